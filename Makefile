@@ -1,0 +1,35 @@
+# Everything runs in .venv, which each target makes when it is missing or out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+LEARNING_RATES := 0.0003 0.001 0.003 0.01
+
+.PHONY: install reproduce-quick reproduce-all test lint clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Minutes on two CPU cores, without any download of data. Its numbers mean nothing beside the paper's.
+reproduce-quick: install
+	$(BIN)/wnrepro cifar --param all --scale quick
+	$(BIN)/wnrepro report --scale quick
+
+# The paper's settings, on a GPU: the four parameterizations at every learning rate of the paper's search.
+reproduce-all: install
+	for lr in $(LEARNING_RATES); do $(BIN)/wnrepro cifar --param all --lr $$lr || exit; done
+	$(BIN)/wnrepro report --scale paper
+
+test: install
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist results/quick .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -exec rm -rf {} +

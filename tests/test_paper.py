@@ -1,0 +1,241 @@
+"""Every rule gives every verdict that it can, on made-up numbers; the published numbers are the paper's."""
+
+import math
+
+import pytest
+
+from wnrepro import paper
+from wnrepro.paper import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED
+from wnrepro.report import verdicts
+from wnrepro.report.claims import FINDERS
+
+inf, nan = math.inf, math.nan
+GOOD = {
+    "wn": [8.4, 8.5, 8.45],
+    "normal": [8.4, 8.45, 8.5],
+    "bn": [8.0, 8.1, 8.05],
+    "wn+mobn": [7.3, 7.35, 7.25],
+}
+
+
+def test_table_2_as_printed() -> None:
+    assert paper.TABLE2 == {"wn": 8.46, "normal": 8.43, "bn": 8.05, "wn+mobn": 7.31}
+    assert sorted(paper.TABLE2_EARLIER.values()) == [9.08, 9.31, 9.6, 10.41, 11.68]
+
+
+def test_every_claim_has_a_rule_at_work() -> None:
+    assert [claim.id for claim in paper.CLAIMS] == list(FINDERS)
+    assert all(claim.claim and claim.where and claim.paper and claim.rule for claim in paper.CLAIMS)
+
+
+def test_t_interval() -> None:
+    low, high = verdicts.t_interval([1.0, 2.0, 3.0])  # 2 ± 4.302653 / √3
+    assert (low, high) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)
+    assert all(math.isnan(end) for end in verdicts.t_interval([1.0]))
+
+
+def test_welch_interval_is_scipys() -> None:
+    from scipy.stats import ttest_ind
+
+    a, b = [1.0, 2.0, 4.0], [2.0, 2.5, 9.0, 5.0]
+    expected = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert verdicts.welch_interval(a, b) == pytest.approx((expected.low, expected.high))
+    assert verdicts.welch_interval([1.0, 1.0], [3.0, 3.0]) == (-2.0, -2.0)
+    assert all(math.isnan(end) for end in verdicts.welch_interval([1.0], [1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("residuals", "expected"),
+    [
+        ([[], []], NOT_RUN),
+        ([[1e-16, 1e-12], [1e-17]], REPRODUCED),
+        ([[1e-16, 1e-9], [1e-17]], NOT_REPRODUCED),
+        ([[nan], [1e-17]], NOT_REPRODUCED),
+        ([[1e-16], []], INCONCLUSIVE),
+    ],
+)
+def test_identities(residuals: list[list[float]], expected: str) -> None:
+    assert verdicts.identities(residuals) == expected
+
+
+@pytest.mark.parametrize(
+    ("means", "variances", "losses", "expected"),
+    [
+        ([], [], [], NOT_RUN),
+        ([1e-5], [0.999, 1.001], [[2.8, 2.8001, 2.8, 2.8]], REPRODUCED),
+        ([1e-5], [0.999, 1.001], [], INCONCLUSIVE),
+        ([], [], [[2.8, 2.8, 2.8, 2.8]], INCONCLUSIVE),
+        ([2e-3], [1.0], [[2.8, 2.8, 2.8, 2.8]], NOT_REPRODUCED),
+        ([1e-5], [0.98], [[2.8, 2.8, 2.8, 2.8]], NOT_REPRODUCED),
+        ([1e-5], [1.0], [[2.8, 2.9, 2.8, 2.8]], NOT_REPRODUCED),
+        ([nan], [1.0], [[2.8, 2.8, 2.8, 2.8]], NOT_REPRODUCED),
+    ],
+)
+def test_same_start(
+    means: list[float], variances: list[float], losses: list[list[float]], expected: str
+) -> None:
+    assert verdicts.same_start(means, variances, losses) == expected
+
+
+@pytest.mark.parametrize(
+    ("errors", "diverged", "expected"),
+    [
+        ({}, [], NOT_RUN),
+        (GOOD, [], REPRODUCED),
+        ({**GOOD, "bn": [8.05]}, [], INCONCLUSIVE),  # one seed
+        ({**GOOD, "bn": []}, [], INCONCLUSIVE),  # missing
+        ({**GOOD, "bn": [7.0, 9.1, 8.05]}, [], INCONCLUSIVE),  # too wide
+        ({**GOOD, "bn": [10.2]}, [], NOT_REPRODUCED),  # grossly off
+        ({**GOOD, "bn": [9.0, 9.1, 9.05]}, [], NOT_REPRODUCED),  # off
+        ({**GOOD, "bn": [7.6, 7.65, 7.62], "wn+mobn": [7.7, 7.75, 7.72]}, [], NOT_REPRODUCED),  # order
+        (GOOD, ["wn"], NOT_REPRODUCED),
+        ({}, ["wn"], NOT_REPRODUCED),
+    ],
+)
+def test_table2(errors: dict[str, list[float]], diverged: list[str], expected: str) -> None:
+    assert verdicts.table2(errors, diverged) == expected
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ({"wn": [], "bn": []}, NOT_RUN),
+        ({"wn": [0.8], "bn": [0.7]}, REPRODUCED),
+        ({"wn": [0.8, 0.9], "bn": [0.7, 0.94]}, REPRODUCED),
+        ({"wn": [0.8, 0.97], "bn": [0.7, 0.7]}, INCONCLUSIVE),
+        ({"wn": [0.8], "bn": []}, INCONCLUSIVE),
+        ({"wn": [0.8], "bn": [1.0]}, NOT_REPRODUCED),
+        ({"wn": [inf], "bn": [0.7]}, NOT_REPRODUCED),
+        ({"wn": [inf, 0.8], "bn": [0.7, 0.7]}, INCONCLUSIVE),
+    ],
+)
+def test_faster(ratios: dict[str, list[float]], expected: str) -> None:
+    assert verdicts.faster(ratios) == expected
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ([], NOT_RUN),
+        ([(0.003, "diverged")], REPRODUCED),
+        ([(0.003, "diverged"), (0.003, "diverged"), (0.01, "untrained")], REPRODUCED),
+        ([(0.003, "trained")], NOT_REPRODUCED),
+        ([(0.003, "unfinished"), (0.01, "trained")], NOT_REPRODUCED),
+        ([(0.003, "diverged"), (0.003, "trained")], INCONCLUSIVE),
+        ([(0.003, "diverged"), (0.01, "trained")], INCONCLUSIVE),
+        ([(0.003, "untrained")], INCONCLUSIVE),
+        ([(0.003, "unfinished")], INCONCLUSIVE),
+        ([(0.01, "diverged")], INCONCLUSIVE),
+    ],
+)
+def test_divergence(outcomes: list[tuple[float, str]], expected: str) -> None:
+    assert verdicts.divergence(outcomes) == expected
+
+
+SLOW, SAME = (1.10, 1.2, 20), (0.98, 1.01, 20)
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ([], NOT_RUN),
+        ([{"bn": SLOW, "wn": SAME}], REPRODUCED),
+        ([{"bn": SLOW, "wn": SAME}] * 2, REPRODUCED),
+        ([{"bn": SAME, "wn": SAME}], NOT_REPRODUCED),
+        ([{"bn": SLOW, "wn": SLOW}], NOT_REPRODUCED),
+        ([{"bn": SLOW, "wn": (1.02, 1.04, 20)}], INCONCLUSIVE),
+        ([{"bn": SLOW, "wn": (0.98, 1.01, 9)}], INCONCLUSIVE),  # few rounds
+        ([{"bn": SLOW}], INCONCLUSIVE),
+        ([{"bn": SLOW, "wn": SAME}, {"bn": SAME, "wn": SAME}], INCONCLUSIVE),  # devices disagree
+    ],
+)
+def test_step_time(devices: list[dict[str, tuple[float, float, int]]], expected: str) -> None:
+    assert verdicts.step_time(devices) == expected
+
+
+@pytest.mark.parametrize(
+    ("mobn", "bn", "minibatches", "expected"),
+    [
+        ([], [], 0, NOT_RUN),
+        ([(0.1, 0.5)] * 3, [(3.0, 2.0)] * 3, 50, REPRODUCED),
+        ([(0.1, 0.5)] * 3, [(3.0, 2.0), (3.0, 2.0), (0.0, 0.0)], 50, REPRODUCED),
+        ([(1.5, 1.9)] * 3, [(3.0, 2.0)] * 3, 50, NOT_REPRODUCED),  # mean-only bn not Gaussian
+        ([(0.1, 0.5)] * 3, [(0.1, 0.0)] * 3, 50, NOT_REPRODUCED),  # bn no more kurtotic
+        ([(0.7, 0.9)] * 3, [(3.0, 2.0)] * 3, 50, INCONCLUSIVE),
+        ([(0.1, 0.5)] * 3, [(0.6, 0.4)] * 3, 50, INCONCLUSIVE),  # larger, but not clearly
+        ([(0.1, 0.5)] * 3, [(3.0, 2.0)] * 3, 29, INCONCLUSIVE),
+        ([(0.1, 0.5)] * 3, [], 50, INCONCLUSIVE),
+    ],
+)
+def test_noise(
+    mobn: list[tuple[float, float]], bn: list[tuple[float, float]], minibatches: int, expected: str
+) -> None:
+    assert verdicts.noise(mobn, bn, minibatches) == expected
+
+
+FLAT = {0.0003: 0.1, 0.001: 0.09, 0.003: 0.1, 0.01: 0.11}
+NARROW = {0.0003: 0.1, 0.001: 0.2, 0.003: inf, 0.01: inf}
+
+
+@pytest.mark.parametrize(
+    ("wn", "normal", "expected"),
+    [
+        ({}, {}, NOT_RUN),
+        (FLAT, NARROW, REPRODUCED),
+        (NARROW, FLAT, NOT_REPRODUCED),
+        (NARROW, NARROW, NOT_REPRODUCED),
+        ({rate: 0.89 for rate in FLAT}, {rate: 0.9 for rate in FLAT}, INCONCLUSIVE),  # nothing trains
+        (FLAT, FLAT, INCONCLUSIVE),  # the grid is too narrow
+        (FLAT, {0.0003: 0.1, 0.001: 0.2}, INCONCLUSIVE),
+        (FLAT, {}, INCONCLUSIVE),
+    ],
+)
+def test_robust_rates(wn: dict[float, float], normal: dict[float, float], expected: str) -> None:
+    assert verdicts.robust_rates(wn, normal) == expected
+
+
+def test_a_rate_that_diverged_never_works() -> None:
+    assert verdicts.working_rates({0.001: inf, 0.003: inf}) == []
+    assert verdicts.working_rates(NARROW) == [0.0003]
+
+
+@pytest.mark.parametrize(
+    ("factors", "early_late", "by_rate", "expected"),
+    [
+        ([], [], [], NOT_RUN),
+        ([1.5] * 10, [(0.3, 0.1)], [[0.2, 0.5]], REPRODUCED),
+        ([1.5] * 9 + [0.9], [(0.3, 0.1)], [[0.2, 0.5, 0.9]], REPRODUCED),
+        ([0.9] * 10, [(0.3, 0.1)], [[0.2, 0.5]], NOT_REPRODUCED),  # shrunk
+        ([1.5] * 10, [(0.1, 0.3)], [[0.2, 0.5]], NOT_REPRODUCED),  # faster and faster
+        ([1.5] * 10, [(0.3, 0.1)], [[0.5, 0.2]], NOT_REPRODUCED),  # less at a larger rate
+        ([1.5] * 7 + [0.9] * 3, [(0.3, 0.1)], [[0.2, 0.5]], INCONCLUSIVE),
+        ([1.5] * 10, [(0.3, 0.1), (0.1, 0.3)], [[0.2, 0.5]], INCONCLUSIVE),
+        ([1.5] * 10, [(0.3, 0.1)], [[0.2, 0.1, 0.5]], INCONCLUSIVE),
+        ([1.5] * 10, [(0.3, 0.1)], [], INCONCLUSIVE),  # one rate
+        ([1.5] * 10, [], [[0.2, 0.5]], INCONCLUSIVE),
+    ],
+)
+def test_growth(
+    factors: list[float], early_late: list[tuple[float, float]], by_rate: list[list[float]], expected: str
+) -> None:
+    assert verdicts.growth(factors, early_late, by_rate) == expected
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ({}, NOT_RUN),
+        ({"wn, c = 3": [0.01, 0.0, -0.01]}, REPRODUCED),
+        ({"wn, c = 3": [0.01]}, INCONCLUSIVE),
+        ({"wn, c = 3": [0.1, -0.1]}, INCONCLUSIVE),
+        ({"wn, c = 3": [0.2, 0.21, 0.2]}, NOT_REPRODUCED),
+        ({"wn, c = 3": [-0.2, -0.21, -0.2]}, NOT_REPRODUCED),
+        ({"wn, c = 3": [0.01, 0.0, -0.01], "wn, c = 5": [0.0, inf]}, NOT_REPRODUCED),
+    ],
+)
+def test_exponential_g(differences: dict[str, list[float]], expected: str) -> None:
+    assert verdicts.exponential_g(differences, direct=0.4) == expected
+
+
+def test_exponential_g_where_nothing_trains() -> None:
+    assert verdicts.exponential_g({"wn, c = 3": [0.01, 0.0, -0.01]}, direct=0.89) == INCONCLUSIVE

@@ -1,0 +1,1 @@
+"""Reproduce every experiment of "Weight Normalization" (Salimans & Kingma 2016)."""

@@ -1,0 +1,5 @@
+"""`python -m wnrepro`: the command line."""
+
+from wnrepro.cli import main
+
+main()

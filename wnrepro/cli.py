@@ -1,0 +1,329 @@
+"""The command line: parse, call, print. Torch is imported inside the commands alone, so that --help is fast."""
+
+import dataclasses
+import inspect
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wnrepro.errors import UserError
+from wnrepro.settings import PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, scale_settings
+
+app = typer.Typer(
+    name="wnrepro",
+    help="Reproduce the experiments of “Weight Normalization” (Salimans & Kingma 2016).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="The data sets: what is there, and fetching them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="where runs and reports live")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", metavar="DIR", help="where the data sets live; or WNREPRO_DATA")
+]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
+Scale = Annotated[
+    str, typer.Option("--scale", metavar="|".join(SCALE_NAMES), help="how much of the paper to run")
+]
+
+RUN_OPTIONS: dict[str, Any] = {
+    "scale": (Scale, "paper"),
+    "results": (Results, Path("results")),
+    "data_dir": (DataDir, None),
+    "device": (
+        Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="what computes")],
+        "auto",
+    ),
+    "resume": (
+        Annotated[
+            bool, typer.Option("--resume/--fresh", help="continue an unfinished run, or start it over")
+        ],
+        True,
+    ),
+    "yes": (
+        Annotated[bool, typer.Option("--yes", help="with --fresh: do not ask before removing a run")],
+        False,
+    ),
+    "quiet": (Annotated[bool, typer.Option("--quiet", help="print nothing but errors")], False),
+    "as_json": (Json, False),
+}
+
+
+def run_command(experiment: str) -> Callable[..., None]:
+    """The command of an experiment: an option for each of its settings, made from the dataclass."""
+
+    def command(**options: Any) -> None:
+        common = {name: options.pop(name) for name in RUN_OPTIONS}
+        params = PARAMS if options["param"] == "all" else (options["param"],)
+        changes = {name: value for name, value in options.items() if name != "param" and value is not None}
+        if common["scale"] not in SCALE_NAMES:
+            raise UserError(f"--scale {common['scale']}: unknown; give one of {', '.join(SCALE_NAMES)}")
+        planned = [scale_settings(experiment, common["scale"], param, **changes) for param in params]
+        raise typer.Exit(run_all(experiment, planned, **common))
+
+    parameters = []
+    for field in dataclasses.fields(SETTINGS[experiment]):
+        kind, choices = field.type, field.metadata.get("choices")
+        if field.name == "param":
+            choices = (*choices, "all")
+        option = typer.Option(
+            "--" + field.name.replace("_", "-"),
+            metavar="|".join(choices) if choices else None,
+            help=f"{field.metadata['help']} ({field.metadata['source']})",
+            show_default=False,
+        )
+        if field.name == "param":
+            annotation, default = Annotated[str, option], inspect.Parameter.empty
+        else:
+            base = {"int": int, "float": float, "str": str}.get(getattr(kind, "__name__", ""), None)
+            if base is None:
+                base = list[int] if "tuple" in str(kind) else float
+            annotation, default = Annotated[base | None, option], None
+        parameters.append(
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+            )
+        )
+    for name, (annotation, default) in RUN_OPTIONS.items():
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        )
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__doc__ = SETTINGS[experiment].__doc__
+    return command
+
+
+app.command("cifar")(run_command("cifar"))
+
+
+def results_folder(results: Path, must_exist: bool = False) -> None:
+    """Raise UserError unless runs can be read and written there."""
+    if results.exists() and not results.is_dir():
+        raise UserError(f"--results {results}: is a file; give a folder")
+    if results.exists() and not os.access(results, os.R_OK | os.W_OK | os.X_OK):
+        raise UserError(
+            f"--results {results}: no permission to read and write there; mend it or give another folder"
+        )
+    if must_exist and not results.exists():
+        raise UserError(
+            f"--results {results}: no such folder; run an experiment first, or give another folder"
+        )
+
+
+def run_all(
+    experiment: str,
+    planned: list[Any],
+    *,
+    scale: str,
+    results: Path,
+    data_dir: Path | None,
+    device: str,
+    resume: bool,
+    yes: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Run these settings one after the other; the exit code: 0, or 1 where a run failed."""
+    results_folder(results)
+    from rich.console import Console
+
+    from wnrepro.experiments.cifar import Cifar
+    from wnrepro.progress import Show
+    from wnrepro.runs import Run
+    from wnrepro.training import choose_device
+
+    console = Console(quiet=quiet or as_json)
+    where = choose_device(device)
+    for settings in planned:
+        Cifar.check(settings, data_dir, where)
+    todo = [Run(results, experiment, scale, settings) for settings in planned]
+    if not resume and not yes:
+        there = [str(run.folder) for run in todo if run.folder.exists()]
+        if there and not sys.stdin.isatty():
+            raise UserError(f"--fresh would remove {', '.join(there)}: add --yes to do so")
+        if there and not typer.confirm(f"Remove {', '.join(there)} and start over?"):
+            raise typer.Exit(1)
+
+    records, failed = [], False
+    for run, settings in zip(todo, planned, strict=True):
+        status = run.finished() if resume else None
+        if status is None:
+            with run, Show(console, run.name, settings.epochs, quiet or as_json) as show:
+                if not resume:
+                    run.clear()
+                try:
+                    status = run.execute(lambda s=settings: Cifar.load(s, data_dir, where), show)["status"]
+                except (UserError, KeyboardInterrupt):
+                    raise
+                except Exception as error:
+                    status, failed = "failed", True
+                    traceback.print_exc()
+                    print(f"{run.folder}: failed, {type(error).__name__}: {error}", file=sys.stderr)
+        record = run.record() or {}
+        records.append({"run": str(run.folder), **record})
+        message = f" ({record['message']})" if record.get("message") else ""
+        console.print(f"{run.folder}: {status}{message}", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(records, indent=2))
+    return 1 if failed else 0
+
+
+@app.command()
+def report(
+    scale: Annotated[
+        str | None,
+        typer.Option("--scale", metavar="|".join(SCALE_NAMES), help="one scale; without it, all there are"),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="only check that every run's files fit; exit 1 if not")
+    ] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Tables, figures and a verdict on every claim, from the runs under --results."""
+    results_folder(results, must_exist=True)
+    from wnrepro import report as reports
+
+    if scale is not None and scale not in SCALE_NAMES:
+        raise UserError(f"--scale {scale}: unknown; give one of {', '.join(SCALE_NAMES)}")
+    scales = [scale] if scale else reports.scales_with_runs(results)
+    if not scales:
+        raise UserError(
+            f"--results {results}: holds no runs; run `wnrepro cifar --param all --scale quick` first"
+        )
+    if check:
+        problems = [problem for name in scales for problem in reports.check(results, name)]
+        for problem in problems:
+            print(problem)
+        raise typer.Exit(1 if problems else 0)
+    for name in scales:
+        print(reports.write_report(results, name))
+
+
+@app.command()
+def bench(
+    experiment: Annotated[str, typer.Argument(metavar="cifar", help="the experiment to time")] = "cifar",
+    rounds: Annotated[int, typer.Option("--rounds", min=2, help="steps timed of each contender")] = 20,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--precision", metavar="fp32|tf32|bf16", help="without it: fp32, and bf16 where the device has it"
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="what computes")
+    ] = "auto",
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Step times of the four parameterizations and of a plain PyTorch loop, interleaved in one run."""
+    if experiment not in SETTINGS:
+        raise UserError(f"bench {experiment}: unknown; give one of {', '.join(SETTINGS)}")
+    for name in precision or ():
+        if name not in PRECISIONS:
+            raise UserError(f"--precision {name}: unknown; give one of {', '.join(PRECISIONS)}")
+    results_folder(results)
+    from rich.console import Console
+
+    from wnrepro import bench as benches
+    from wnrepro.training import choose_device
+
+    console, where = Console(stderr=True), choose_device(device)
+    fast = benches.has_fast_bf16(where)
+    if not precision and not fast:
+        console.print(
+            "bf16 left out: this processor has no instructions for it (--precision bf16 times it all the same)"
+        )
+    precisions = precision or (["fp32", "bf16"] if fast else ["fp32"])
+    with console.status("warming up") as status:
+        figures = benches.cifar(where, precisions, rounds, lambda n: status.update(f"round {n} of {rounds}"))
+    path = benches.store(results, experiment, figures, where)
+    print(json.dumps(figures, indent=2) if as_json else f"{benches.table(figures)}\nwritten to {path}")
+
+
+@data_app.command("status")
+def data_status(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """What is there, its checksums verified, and the free space."""
+    from wnrepro import data
+
+    root = data.data_root(data_dir)
+    files = data.status(data_dir)
+    if as_json:
+        rows = [dataclasses.asdict(file) | {"path": str(file.path)} for file in files]
+        print(json.dumps({"folder": str(root), "free_bytes": data.free_bytes(root), "files": rows}, indent=2))
+        return
+    print(f"{root} ({data.free_bytes(root) / 1e9:.1f} GB free)")
+    for file in files:
+        print(
+            f"  {file.dataset:<16} {file.name:<28} {file.state:<8} {file.bytes / 1e6:8.1f} MB  {file.checksum}"
+        )
+    if any(file.state != "present" for file in files):
+        print("`wnrepro data fetch` downloads what is missing or corrupt")
+
+
+@data_app.command("fetch")
+def data_fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="data sets; without any, all")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Download what is missing; a download that was cut off goes on where it stopped."""
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+    from wnrepro import data
+
+    tasks: dict[str, TaskID] = {}
+    columns = (TextColumn("{task.description}", markup=False), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def show(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name)
+            bar.update(tasks[name], completed=done, total=total)
+
+        data.fetch(names or data.DATASETS, data_dir, show)
+    print(f"{', '.join(names or data.DATASETS)}: complete in {data.data_root(data_dir)}, checksums verified")
+
+
+@app.command()
+def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json: Json = False) -> None:
+    """Python, torch, GPU, data, ROMs, disk and memory: what is wrong, what it costs, how to mend it."""
+    from wnrepro.doctor import diagnose
+
+    findings = diagnose(data_dir, results)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"{finding.state:<8} {finding.name}: {finding.detail}")
+            if finding.costs:
+                print(f"         costs: {finding.costs}")
+            if finding.mend:
+                print(f"         mend:  {finding.mend}")
+    raise typer.Exit(1 if any(finding.state == "problem" for finding in findings) else 0)
+
+
+def main() -> None:
+    """The entry point: a user's mistake is one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"wnrepro: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "\nwnrepro: interrupted; the same command again goes on from the last finished epoch",
+            file=sys.stderr,
+        )
+        sys.exit(130)

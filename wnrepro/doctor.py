@@ -1,0 +1,225 @@
+"""What this machine has and lacks for the experiments, as plain data. Imports torch only when it looks."""
+
+import contextlib
+import importlib.metadata
+import io
+import os
+import platform
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from wnrepro import data
+from wnrepro.errors import UserError
+
+GAMES = ("breakout", "enduro", "seaquest", "space_invaders")  # table 3
+MEMORY_BYTES = (
+    4e9  # whitened CIFAR-10 (0.8 GB), its pixels, torch, one minibatch's activations, and some room
+)
+DISK_BYTES = 1e9  # checkpoints of a few dozen runs
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One look at the machine: `state` is ok, note (works, with a limit) or problem; units are in the texts.
+
+    `detail` says what is there, `costs` what that costs and `mend` how to mend it (both empty when ok).
+    """
+
+    name: str
+    state: str
+    detail: str
+    costs: str = ""
+    mend: str = ""
+
+
+def diagnose(data_dir: Path | None, results_dir: Path) -> list[Finding]:
+    """Every finding, in a reader's order. Hashes the data files, which takes about a second."""
+    return [
+        Finding("python", "ok", f"Python {platform.python_version()} on {platform.platform()}"),
+        *packages(),
+        torch_build(),
+        gpu(),
+        cpu(),
+        memory(),
+        disk("results", results_dir),
+        disk("data folder", data.data_root(data_dir)),
+        *data_sets(data_dir),
+        roms(),
+    ]
+
+
+def unmet(package: str) -> Iterator[str]:
+    """What an installed package requires and is not there, such as `torch>=2.11 (2.9)`."""
+    for line in importlib.metadata.requires(package) or ():
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = "not installed"
+        if version == "not installed" or not requirement.specifier.contains(version, prereleases=True):
+            yield f"{requirement.name}{requirement.specifier} ({version})"
+
+
+def packages() -> list[Finding]:
+    """Whether the installed versions are those that wnrepro and torchvision ask for."""
+    findings = []
+    for package in ("wnrepro", "torchvision"):
+        try:
+            wrong = list(unmet(package))
+        except importlib.metadata.PackageNotFoundError:
+            costs, mend = "versions cannot be checked or recorded", "run `pip install -e .` in the repository"
+            findings.append(
+                Finding(f"{package}'s packages", "problem", f"{package} is not installed", costs, mend)
+            )
+            continue
+        if wrong:
+            detail, costs = f"{package} needs {', '.join(wrong)}", "commands that use them fail or differ"
+            wanted = " ".join(f"'{requirement.split(' (')[0]}'" for requirement in wrong)
+            mend = f"`pip install --upgrade {wanted}` (torch and torchvision always together)"
+            findings.append(Finding(f"{package}'s packages", "problem", detail, costs, mend))
+        else:
+            detail = f"{package} {importlib.metadata.version(package)}, and what it needs"
+            findings.append(Finding(f"{package}'s packages", "ok", detail))
+    return findings
+
+
+def torch_build() -> Finding:
+    """torch's version and the CUDA that it was built for."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        mend = (
+            "install torch and torchvision again, together: `pip install --force-reinstall torch torchvision`"
+        )
+        return Finding("torch", "problem", f"torch does not load: {error}", "nothing can be trained", mend)
+    build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU only"
+    return Finding("torch", "ok", f"torch {torch.__version__}, {build}")
+
+
+def gpu() -> Finding:
+    """The GPUs that torch can use (name, memory, driver), and those that it cannot."""
+    cards = _nvidia_smi()
+    usable = False
+    with contextlib.suppress(ImportError, OSError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns where it finds no driver, which is what is asked here
+        import torch
+
+        usable = torch.cuda.is_available()
+        if usable and not cards:
+            properties = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
+            cards = [f"{p.name}, {p.total_memory / 1e9:.0f} GB" for p in properties]
+    if usable:
+        return Finding("gpu", "ok", "; ".join(cards))
+    if cards:
+        costs = "everything runs on the CPU, hundreds of times slower at scale paper"
+        mend = "update the NVIDIA driver, or install a torch built for the CUDA that the driver supports"
+        return Finding("gpu", "problem", f"torch cannot use {'; '.join(cards)}", costs, mend)
+    costs = "scale paper would take weeks; short (an afternoon) and quick (minutes) are made for the CPU"
+    return Finding("gpu", "note", "no NVIDIA GPU found", costs, "run --scale paper on a machine with one")
+
+
+def _nvidia_smi() -> list[str]:
+    """One `name, memory, driver` a card; none where there is no nvidia-smi or it fails."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [", driver ".join(line.rsplit(", ", 1)) for line in done.stdout.splitlines() if line.strip()]
+
+
+def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
+    """Threads this process may use, and whether the CPU has instructions for bf16 (known on Linux only)."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    lines = dict(line.replace("\t", "").partition(":")[::2] for line in text.splitlines() if ":" in line)
+    model = lines.get("model name", platform.machine()).strip()
+    flags = set(lines.get("flags", lines.get("Features", "")).split())
+    if not flags:
+        return Finding(
+            "cpu", "ok", f"{model}, {threads} threads; its instructions are not known on this system"
+        )
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16") if flag in flags]
+    detail = (
+        f"{model}, {threads} threads, {', '.join(known) or 'no vector instructions that torch looks for'}"
+    )
+    if flags & {"avx512_bf16", "amx_bf16", "bf16"}:
+        return Finding("cpu", "ok", detail)
+    costs = "--precision bf16 works, but this CPU has no bf16 instructions, so it gains little or nothing"
+    return Finding("cpu", "note", detail, costs, "keep --precision fp32 on this CPU")
+
+
+def memory() -> Finding:
+    """The machine's memory."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    detail = f"{total / 1e9:.1f} GB"
+    if total >= MEMORY_BYTES:
+        return Finding("memory", "ok", detail)
+    costs = f"a run on all of CIFAR-10 wants {MEMORY_BYTES / 1e9:.0f} GB, and may be killed"
+    return Finding("memory", "problem", detail, costs, "use --scale quick or short, or a larger machine")
+
+
+def disk(name: str, folder: Path) -> Finding:
+    """Free space where `folder` is or would be made, and whether it can be written."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    free = data.free_bytes(there)
+    detail = f"{free / 1e9:.1f} GB free in {folder}"
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        costs, mend = (
+            "nothing can be stored there",
+            f"give this user the right to write in {there}, or choose another",
+        )
+        return Finding(name, "problem", f"{there} cannot be written", costs, mend)
+    if free < DISK_BYTES:
+        mend = f"free {DISK_BYTES / 1e9:.0f} GB there, or choose another folder"
+        return Finding(name, "problem", detail, "a run or download stops when the disk is full", mend)
+    return Finding(name, "ok", detail)
+
+
+def data_sets(data_dir: Path | None) -> list[Finding]:
+    """One finding a data set: all files there with their checksums, or which are not."""
+    root = data.data_root(data_dir)
+    try:
+        files = data.status(data_dir)
+    except UserError as error:
+        return [Finding("data", "problem", str(error), "experiments on these data fail", "see there")]
+    findings = []
+    for name in data.DATASETS:
+        wrong = [f"{f.name} {f.state}" for f in files if f.dataset == name and f.state != "present"]
+        corrupt = any(f.dataset == name and f.state == "corrupt" for f in files)
+        if not wrong:
+            findings.append(Finding(name, "ok", f"complete in {root}, checksums verified"))
+            continue
+        detail = f"{', '.join(wrong)} in {root}"
+        costs = "experiments on it end at once with an error; quick needs no download"
+        mend = f"run `wnrepro data fetch {name}`, or point --data-dir or WNREPRO_DATA at its files"
+        findings.append(Finding(name, "problem" if corrupt else "note", detail, costs, mend))
+    return findings
+
+
+def roms() -> Finding:
+    """The ROMs of the paper's four games, which come with ale-py, with their checksums."""
+    costs, mend = "dqn cannot run", "install ale-py again: `pip install --force-reinstall ale-py`"
+    try:
+        from ale_py.roms import get_rom_path
+
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints where ALE_ROMS_DIR is set
+            missing = [game for game in GAMES if get_rom_path(game) is None]
+    except (ImportError, OSError) as error:
+        return Finding("roms", "problem", f"the Atari ROMs cannot be read: {error}", costs, mend)
+    if missing:
+        return Finding("roms", "problem", f"ale-py has no ROM of {', '.join(missing)}", costs, mend)
+    return Finding("roms", "ok", f"ale-py {importlib.metadata.version('ale-py')} with {', '.join(GAMES)}")

@@ -1,0 +1,326 @@
+"""CIFAR-10 classification (§5.1, tables 1 and 2, figure 1); settings in `settings.CifarSettings`.
+
+Shapes: B examples, C features of a layer. Images are (B, 3, 32, 32) in memory format channels_last.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wnrepro import data, identities
+from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, data_dependent_init, layers
+from wnrepro.settings import CifarSettings
+from wnrepro.training import Adam, Epoch, Tick, autocast, set_precision
+
+SLOPE = 0.1  # of the leaky ReLU, authors' code
+DROPOUT = 0.5  # table 1
+CLASSES = 10
+TICK_BATCHES = 5  # minibatches between two signs of progress
+TEST_BATCH = 500
+DIVERGED_LOSS = 2 * math.log(CLASSES)  # nats, twice the loss of guessing
+
+
+class Net(nn.Module):
+    """Table 1's network: whitened images (B, 3, 32, 32) → logits (B, 10). Each of its 10 layers is parameterized."""
+
+    def __init__(self, settings: CifarSettings) -> None:
+        super().__init__()
+        param, n = settings.param, settings.width
+        options: dict[str, Any] = {"g_exp": settings.g_exp, "frozen_scale": settings.init == "authors"}
+        self.input_noise = settings.input_noise
+        self.conv1 = Conv2d(3, n, 3, param, padding=1, **options)
+        self.conv2 = Conv2d(n, n, 3, param, padding=1, **options)
+        self.conv3 = Conv2d(n, n, 3, param, padding=1, **options)
+        self.conv4 = Conv2d(n, 2 * n, 3, param, padding=1, **options)
+        self.conv5 = Conv2d(2 * n, 2 * n, 3, param, padding=1, **options)
+        self.conv6 = Conv2d(2 * n, 2 * n, 3, param, padding=1, **options)
+        self.conv7 = Conv2d(2 * n, 2 * n, 3, param, **options)
+        self.conv8 = Conv2d(2 * n, 2 * n, 1, param, **options)
+        self.conv9 = Conv2d(2 * n, 2 * n, 1, param, **options)
+        self.dense = Linear(2 * n, CLASSES, param, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            x = x + self.input_noise * torch.randn_like(x)
+        for conv in (self.conv1, self.conv2, self.conv3):
+            x = F.leaky_relu(conv(x), SLOPE)
+        x = F.dropout(F.max_pool2d(x, 2), DROPOUT, self.training)
+        for conv in (self.conv4, self.conv5, self.conv6):
+            x = F.leaky_relu(conv(x), SLOPE)
+        x = F.dropout(F.max_pool2d(x, 2), DROPOUT, self.training)
+        for conv in (self.conv7, self.conv8, self.conv9):
+            x = F.leaky_relu(conv(x), SLOPE)
+        return self.dense(x.mean((2, 3)))
+
+
+class Cifar:
+    """The experiment: settings and data in, `train()` yields its progress; resumes from `load_state_dict`.
+
+    facts: what is known once the run has begun: parameters, loss on the init batch, the identities' residuals.
+    """
+
+    def __init__(self, settings: CifarSettings, images: data.Images, device: torch.device) -> None:
+        """images: whitened, see `data.whitened`. Seeds torch's global generators with `settings.seed`."""
+        set_precision(settings.precision, device)
+        self.settings, self.device = settings, device
+        # Kept as (N, 32, 32, 3), so that a minibatch of rows is channels_last without a copy of its own.
+        self.train_x, self.test_x = (
+            x.permute(0, 2, 3, 1).contiguous() for x in (images.train_x, images.test_x)
+        )
+        self.train_y, self.test_y = images.train_y, images.test_y
+        torch.manual_seed(settings.seed)
+        self.order = torch.Generator().manual_seed(settings.seed)
+        self.net = Net(settings).to(device, memory_format=torch.channels_last)
+        self.optimizer = Adam(self.net.parameters(), settings.lr)
+        self.epoch = 0
+        self.facts: dict[str, Any] = {
+            "data": images.source,
+            "parameters": sum(p.numel() for p in self.net.parameters()),
+        }
+
+    @staticmethod
+    def check(settings: CifarSettings, data_dir: Path | None, device: torch.device) -> None:
+        """Raise UserError where `load` would: before anything is written or computed."""
+        set_precision(settings.precision, device)
+        if settings.dataset == "cifar10":
+            data.require("cifar10", data_dir)
+
+    @classmethod
+    def load(cls, settings: CifarSettings, data_dir: Path | None, device: torch.device) -> "Cifar":
+        """The experiment on the data that its settings name. Raises UserError where they are not there."""
+        images = data.whitened(
+            settings.dataset,
+            data_dir,
+            settings.zca_epsilon,
+            settings.train_examples,
+            settings.test_examples,
+            device,
+        )
+        return cls(settings, images, device)
+
+    def train(self) -> Iterator[Tick | Epoch]:
+        """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
+
+        A loss that is not finite, or an epoch's median loss over twice that of guessing, ends it as diverged.
+        """
+        s = self.settings
+        n = len(self.train_x) // s.batch_size * s.batch_size
+        while self.epoch < s.epochs:
+            began = time.perf_counter()
+            tables: dict[str, list[dict[str, Any]]] = {}
+            order = torch.randperm(len(self.train_x), generator=self.order).to(self.device)
+            if self.epoch == 0:
+                tables["init"] = self.initialize(order[: s.init_examples])
+                tables["layers"] = self.layer_rows()
+            self.schedule()
+            self.epoch += 1
+
+            self.net.train()
+            losses = torch.empty(n // s.batch_size, device=self.device)
+            wrong = torch.zeros((), device=self.device)
+            for k, index in enumerate(order[:n].split(s.batch_size), start=1):
+                losses[k - 1], logits, y = self.step(index)
+                wrong += (logits.argmax(1) != y).sum()
+                if k % TICK_BATCHES == 0:
+                    yield Tick(self.epoch, k * s.batch_size, n)
+            test_error, test_loss = self.test()
+            row = {
+                "epoch": self.epoch,
+                "seconds": round(time.perf_counter() - began, 3),
+                "train_error": wrong.item() / n,
+                "test_error": test_error,
+                "train_loss": losses.mean().item(),
+                "test_loss": test_loss,
+                "lr": self.optimizer.param_groups[0]["lr"],
+            }
+            diverged = ""
+            typical = losses.median().item()  # the median: every start has a few steps of high loss
+            if not (losses.isfinite().all() and typical <= DIVERGED_LOSS):
+                diverged = f"median training loss {typical:.3g} nats in epoch {self.epoch}, {DIVERGED_LOSS:.3g} is the bound"
+            tables.setdefault("layers", []).extend(self.layer_rows())
+            if s.param in ("bn", "wn+mobn") and self.epoch in s.noise_epochs and not diverged:
+                tables["noise"] = self.noise_rows()
+            yield Epoch(self.epoch, row, tables, diverged)
+            if diverged:
+                return
+
+    def step(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One training step on the images of this index (B,): loss (), logits (B, 10), labels (B,)."""
+        x, y = self.batch(self.train_x, index), self.train_y[index]
+        with autocast(self.settings.precision, self.device):
+            logits = self.net(x)
+        loss = F.cross_entropy(logits.float(), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        if self.settings.v_norm_max is not None:
+            bound_v_norm(self.net, self.settings.v_norm_max)
+        return loss.detach(), logits.detach(), y
+
+    @staticmethod
+    def batch(images: Tensor, index: Tensor | slice) -> Tensor:
+        """Images (B, 3, 32, 32), channels_last, of those kept as (N, 32, 32, 3)."""
+        return images[index].permute(0, 3, 1, 2)
+
+    def schedule(self) -> None:
+        """Set lr and β1 for the epoch to come: lr·min(2 − 2·epoch/epochs, 1), β1 0.9 then 0.5 (authors' code)."""
+        done = self.epoch / self.settings.epochs
+        group = self.optimizer.param_groups[0]
+        group["lr"] = self.settings.lr * min(2 - 2 * done, 1.0)
+        group["beta1"] = 0.9 if done < 0.5 else 0.5
+
+    @torch.no_grad()
+    def test(self) -> tuple[float, float]:
+        """Error (a fraction) and loss (nats) on the test images."""
+        self.net.eval()
+        wrong = torch.zeros((), device=self.device)
+        loss = torch.zeros((), device=self.device)
+        for start in range(0, len(self.test_x), TEST_BATCH):
+            part = slice(start, start + TEST_BATCH)
+            with autocast(self.settings.precision, self.device):
+                logits = self.net(self.batch(self.test_x, part))
+            wrong += (logits.argmax(1) != self.test_y[part]).sum()
+            loss += F.cross_entropy(logits.float(), self.test_y[part], reduction="sum")
+        return wrong.item() / len(self.test_x), loss.item() / len(self.test_x)
+
+    @torch.no_grad()
+    def initialize(self, index: Tensor) -> list[dict[str, Any]]:
+        """The data-dependent init on these images; then the same pass again, to measure what it achieved (C3).
+
+        The second pass sees the same noise and dropout as the first, and leaves the generators where one pass does.
+        """
+        x, y = self.batch(self.train_x, index), self.train_y[index]
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            data_dependent_init(self.net, x)
+        if self.settings.v_norm_max is not None:
+            bound_v_norm(self.net, self.settings.v_norm_max)
+        rows: list[dict[str, Any]] = []
+
+        def record(name: str, output: Tensor) -> None:
+            dims = [d for d in range(output.ndim) if d != 1]
+            variance = output.var(dims, correction=0)
+            rows.append(
+                {
+                    "epoch": 0,
+                    "layer": name,
+                    "mean_abs_max": output.mean(dims).abs().max().item(),
+                    "variance_min": variance.min().item(),
+                    "variance_max": variance.max().item(),
+                }
+            )
+
+        hooks = [
+            layer.register_forward_hook(lambda _layer, _x, output, name=name: record(name, output))
+            for name, layer in layers(self.net)
+        ]
+        self.net.train()
+        loss = F.cross_entropy(self.net(x), y)
+        for hook in hooks:
+            hook.remove()
+        self.facts |= {"init_loss": loss.item(), **identities.measure(self.settings.seed)}
+        return rows
+
+    def layer_rows(self) -> list[dict[str, Any]]:
+        """‖v‖ and g of every layer, as mean, smallest and largest over its units (C14)."""
+        rows = []
+        for name, layer in layers(self.net):
+            v_norm, g = layer.v_norm().detach(), layer.g.detach()
+            row: dict[str, Any] = {"epoch": self.epoch, "layer": name}
+            for label, values in (("v_norm", v_norm), ("g", g)):
+                row |= {
+                    f"{label}_mean": values.mean().item(),
+                    f"{label}_min": values.min().item(),
+                    f"{label}_max": values.max().item(),
+                }
+            rows.append(row)
+        return rows
+
+    @torch.no_grad()
+    def noise_rows(self) -> list[dict[str, Any]]:
+        """The excess kurtosis of the noise that the minibatch statistics add, by layer (C8); see `noise_kurtosis`.
+
+        Measured on a copy, with generators of its own: the run goes on as if it had not been.
+        """
+        s = self.settings
+        net = copy.deepcopy(self.net).train()
+        moments: dict[str, list[Tensor]] = {name: [] for name, _ in layers(net)}
+        for name, layer in layers(net):
+            layer.t.register_forward_hook(lambda _t, _x, t, name=name: moments[name].append(raw_moments(t)))
+        draw = torch.Generator().manual_seed(s.seed)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(s.seed + self.epoch)
+            for _ in range(s.noise_minibatches):
+                index = torch.randperm(len(self.train_x), generator=draw)[: s.batch_size].to(self.device)
+                net(self.batch(self.train_x, index))
+        rows = []
+        for name, values in moments.items():
+            kurtosis = noise_kurtosis(torch.stack(values), variance_too=s.param == "bn").cpu()
+            low, median, high = kurtosis.quantile(
+                torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+            ).tolist()
+            rows.append(
+                {
+                    "epoch": self.epoch,
+                    "layer": name,
+                    "excess_kurtosis_median": median,
+                    "excess_kurtosis_q25": low,
+                    "excess_kurtosis_q75": high,
+                    "minibatches": s.noise_minibatches,
+                }
+            )
+        return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on, torch's global generators apart."""
+        return {
+            "epoch": self.epoch,
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "order": self.order.get_state(),
+            "facts": self.facts,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.epoch, self.facts = state["epoch"], state["facts"]
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.order.set_state(state["order"])
+
+
+def raw_moments(t: Tensor) -> Tensor:
+    """E[t], E[t²], E[t³], E[t⁴] of every feature over a minibatch: t (B, C, …) → (4, C) in float64."""
+    dims = [d for d in range(t.ndim) if d != 1]
+    return torch.stack([t.pow(k).mean(dims, dtype=torch.float64) for k in range(1, 5)])
+
+
+def noise_kurtosis(moments: Tensor, variance_too: bool) -> Tensor:
+    """Excess kurtosis (C,) of the noise in a feature's normalized pre-activations, over examples and minibatches.
+
+    moments: `raw_moments` of K minibatches, (K, 4, C). The noise is what normalizing by the minibatch's statistics
+    gives less what the statistics of all K together would: (t − μ_B)/σ_B − (t − μ)/σ where `variance_too` (bn), and
+    −(μ_B − μ) otherwise (mean-only bn). Both are a·t + c with a and c of the minibatch, so that the moments of the
+    noise follow from those of t. A normal distribution has 0; the estimate from K of its values is about −6/K.
+    """
+    m1, m2, m3, m4 = moments.unbind(1)
+    mean = m1.mean(0)
+    if variance_too:
+        deviation = (m2 - m1.square()).sqrt()
+        all_deviation = (m2.mean(0) - mean.square()).sqrt()
+        a = 1 / deviation - 1 / all_deviation
+        c = mean / all_deviation - m1 / deviation
+    else:
+        a, c = torch.zeros_like(m1), mean - m1
+    n1 = (a * m1 + c).mean(0)
+    n2 = (a**2 * m2 + 2 * a * c * m1 + c**2).mean(0)
+    n3 = (a**3 * m3 + 3 * a**2 * c * m2 + 3 * a * c**2 * m1 + c**3).mean(0)
+    n4 = (a**4 * m4 + 4 * a**3 * c * m3 + 6 * a**2 * c**2 * m2 + 4 * a * c**3 * m1 + c**4).mean(0)
+    variance = n2 - n1**2
+    return (n4 - 4 * n1 * n3 + 6 * n1**2 * n2 - 3 * n1**4) / variance**2 - 3

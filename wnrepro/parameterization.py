@@ -1,0 +1,415 @@
+"""The paper: w = g·v/‖v‖, mean-only batch normalization, data-dependent init (§2, §3, §4, §6).
+
+A layer here is a weighted sum t = w·x and what the parameterization makes of t:
+
+| param     | weight                  | output                               |
+|-----------|-------------------------|--------------------------------------|
+| `normal`  | w = scale·v, scale fixed | t + b                                |
+| `bn`      | w = v                   | g·(t − μ[t])/√(σ²[t] + ε) + b        |
+| `wn`      | w = g·v/‖v‖             | t + b                                |
+| `wn+mobn` | w = g·v/‖v‖             | t − μ[t] + b                         |
+
+A fresh layer has g = ‖v‖ and b = 0, so that `wn` and `normal` start as the very same function where no
+init pass applies (recurrent nets, §3); `data_dependent_init` sets g and b from a batch (eq. 4, 5).
+Shapes: B examples, C output units. The norm is over every dimension of v but the output unit's.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wnrepro.settings import PARAMS
+
+BN_EPSILON = 1e-6  # authors' code
+BN_MOMENTUM = 0.1  # running averages 0.9/0.1, authors' code
+V_STD = 0.05  # §3
+
+
+class ConstantFeatureError(ValueError):
+    """Features of `layer` have zero variance over the init batch, so that 1/σ[t] does not exist."""
+
+    def __init__(self, layer: nn.Module, features: int, name: str = "") -> None:
+        super().__init__(
+            f"data-dependent init: {features} features of layer {name or type(layer).__name__!r} do not vary "
+            "over the init batch; give a larger or more varied batch"
+        )
+        self.layer, self.features = layer, features
+
+
+def unit_norm(v: Tensor, unit_dim: int) -> Tensor:
+    """‖v‖ per output unit: shape of v with every dimension but `unit_dim` 1."""
+    dims = [d for d in range(v.ndim) if d != unit_dim]
+    return torch.linalg.vector_norm(v, dim=dims, keepdim=True)
+
+
+def weight_norm(v: Tensor, g: Tensor, unit_dim: int = 0) -> Tensor:
+    """w = g·v/‖v‖ (eq. 2); g of shape (C,), w of v's shape."""
+    shape = [1] * v.ndim
+    shape[unit_dim] = -1
+    return v * (g.view(shape) / unit_norm(v, unit_dim))
+
+
+class Parameterized(nn.Module):
+    """A weight layer under one of the four parameterizations; the subclasses say what the weighted sum is.
+
+    param: `normal`, `bn`, `wn` or `wn+mobn`.
+    g_exp: c of g = exp(c·s), s learnt in place of g (§6.1); None for g itself.
+    frozen_scale: `normal` after the init pass keeps its scale as a constant factor of the weight, so that
+        the gradient is scaled by it too (authors' code); False folds it into the weight once (§3).
+    v_std: standard deviation of v's elements at the start.
+    mask: of v's shape, 0 where the layer has no weight.
+    """
+
+    unit_dim = 0  # v's output dimension
+    feature_dim = 1  # t's feature dimension
+    mask: Tensor | None
+    scale: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self,
+        v_shape: Sequence[int],
+        units: int,
+        param: str,
+        *,
+        g_exp: float | None = None,
+        frozen_scale: bool = True,
+        v_std: float = V_STD,
+        mask: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if param not in PARAMS:
+            raise ValueError(f"param {param!r} is none of {', '.join(PARAMS)}")
+        self.param = param
+        self.g_exp = g_exp
+        self.frozen_scale = frozen_scale
+        self.initializing = False
+        self.t = nn.Identity()  # where a hook sees t, before the batch statistics
+        self.register_buffer("mask", mask, persistent=False)
+        self.v = nn.Parameter(self.masked(torch.randn(*v_shape) * v_std))
+        self.b = nn.Parameter(torch.zeros(units))
+        if param == "normal":
+            self.register_buffer("scale", torch.ones(units))
+        else:
+            self.gain = nn.Parameter(torch.ones(units))  # g, or s where g = exp(c·s)
+            self.set_g(torch.ones(units) if param == "bn" else self.v_norm())
+        if param in ("bn", "wn+mobn"):
+            self.register_buffer("running_mean", torch.zeros(units))
+        if param == "bn":
+            self.register_buffer("running_var", torch.ones(units))
+
+    def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        """t = w·x, + b where given."""
+        raise TypeError(f"{type(self).__name__} is no layer by itself: use Linear, Conv2d and so on")
+
+    def masked(self, v: Tensor) -> Tensor:
+        """v with the weights that the layer does not have set to 0."""
+        return v if self.mask is None else v * self.mask
+
+    def v_norm(self) -> Tensor:
+        """‖v‖ per output unit, (C,)."""
+        return unit_norm(self.masked(self.v), self.unit_dim).flatten()
+
+    @property
+    def g(self) -> Tensor:
+        """The learnt scale per output unit, (C,); for `normal`, which has none, ‖w‖."""
+        if self.param == "normal":
+            return self.v_norm() * self.scale
+        return self.gain if self.g_exp is None else torch.exp(self.g_exp * self.gain)
+
+    @torch.no_grad()
+    def set_g(self, g: Tensor) -> None:
+        """Set g (of `bn`, `wn`, `wn+mobn`), through s where g = exp(c·s)."""
+        self.gain.copy_(g if self.g_exp is None else g.log() / self.g_exp)
+
+    def weight(self) -> Tensor:
+        """w, of v's shape. In a recurrence call it once a step and give it to `forward`."""
+        v = self.masked(self.v)
+        if self.param == "bn":
+            return v
+        if self.param == "normal":
+            shape = [1] * v.ndim
+            shape[self.unit_dim] = -1
+            return v * self.scale.view(shape)
+        return weight_norm(v, self.g, self.unit_dim)
+
+    def forward(self, x: Tensor, w: Tensor | None = None) -> Tensor:
+        if self.initializing:
+            return self.initialize(x)
+        if w is None:
+            w = self.weight()
+        if self.param in ("normal", "wn"):
+            return self.weighted_sum(x, w, self.b)
+        t = self.t(self.weighted_sum(x, w, None))
+        if self.param == "bn":
+            return self.batch_norm(t)
+        return self.mean_only_batch_norm(t)
+
+    def batch_norm(self, t: Tensor) -> Tensor:
+        """g·(t − μ[t])/√(σ²[t] + ε) + b, with the running averages in evaluation."""
+        rows = t if self.feature_dim == 1 else t.reshape(-1, t.shape[-1])
+        y = F.batch_norm(
+            rows, self.running_mean, self.running_var, self.g, self.b, self.training, BN_MOMENTUM, BN_EPSILON
+        )
+        return y.view_as(t)
+
+    def mean_only_batch_norm(self, t: Tensor) -> Tensor:
+        """t − μ[t] + b (eq. 6), with the running mean in evaluation."""
+        if self.training:
+            mean = t.mean(self.batch_dims(t), dtype=self.b.dtype)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, BN_MOMENTUM)
+        else:
+            mean = self.running_mean
+        return t + self.per_feature(self.b - mean, t).to(t.dtype)
+
+    def batch_dims(self, t: Tensor) -> list[int]:
+        """Every dimension of t but its features'."""
+        feature = self.feature_dim % t.ndim
+        return [d for d in range(t.ndim) if d != feature]
+
+    def per_feature(self, values: Tensor, t: Tensor) -> Tensor:
+        """values (C,) shaped to broadcast over t."""
+        shape = [1] * t.ndim
+        shape[self.feature_dim % t.ndim] = -1
+        return values.view(shape)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> Tensor:
+        """Set g and b from this batch (eq. 5) and return (t − μ[t])/σ[t] (eq. 4).
+
+        Raises ConstantFeatureError when a feature does not vary over the batch.
+        """
+        self.initializing = False
+        v = self.masked(self.v)
+        t = self.weighted_sum(x, v / unit_norm(v, self.unit_dim), None)
+        dims = self.batch_dims(t)
+        mean = t.mean(dims)
+        centred = t - self.per_feature(mean, t)
+        std = centred.square().mean(dims).sqrt()
+        # A constant feature still shows rounding noise, about eps times the size of what was summed.
+        noise = 4 * torch.finfo(t.dtype).eps * torch.maximum(mean.abs(), x.abs().amax())
+        constant = ~(std > noise)
+        if constant.any():
+            raise ConstantFeatureError(self, int(constant.sum()))
+        norm = self.v_norm()
+        if self.param == "normal":
+            self.scale.copy_(1 / (norm * std))
+            if not self.frozen_scale:
+                self.v.copy_(self.weight())
+                self.scale.fill_(1)
+        elif self.param == "bn":  # 1, but for the ε that the normalization will add
+            self.set_g((1 + BN_EPSILON / (norm * std).square()).sqrt())
+        else:
+            self.set_g(1 / std)
+        self.b.zero_()
+        if self.param in ("normal", "wn"):
+            self.b.copy_(-mean / std)
+        elif self.param == "wn+mobn":
+            self.running_mean.copy_(mean / std)
+        else:
+            count = t.numel() // len(mean)
+            self.running_mean.copy_(mean * norm)
+            self.running_var.copy_((std * norm).square() * (count / (count - 1)))
+        return centred / self.per_feature(std, t)
+
+    @torch.no_grad()
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Plain weight and bias of the same function in evaluation: w of v's shape, b of shape (C,)."""
+        w: Tensor = self.weight()
+        b: Tensor = self.b
+        if self.param == "wn+mobn":
+            b = b - self.running_mean
+        elif self.param == "bn":
+            factor = self.g / (self.running_var + BN_EPSILON).sqrt()
+            shape = [1] * w.ndim
+            shape[self.unit_dim] = -1
+            w, b = w * factor.view(shape), b - factor * self.running_mean
+        return w.detach().clone(), b.detach().clone()
+
+    def fold(self) -> nn.Module:
+        """The plain torch layer of the same function in evaluation."""
+        plain = self.plain_layer()
+        w, b = self.folded()
+        plain.weight, plain.bias = nn.Parameter(w), nn.Parameter(b)
+        return plain.train(self.training)
+
+    def plain_layer(self) -> nn.Module:
+        """A torch layer of the same shape, its weight and bias yet to be given."""
+        raise TypeError(f"{type(self).__name__} is no layer by itself: use Linear, Conv2d and so on")
+
+    def extra_repr(self) -> str:
+        return f"{self.param}, v {tuple(self.v.shape)}" + (f", g = exp({self.g_exp}·s)" if self.g_exp else "")
+
+
+class Linear(Parameterized):
+    """Dense layer: x (…, inputs) → (…, units)."""
+
+    feature_dim = -1
+
+    def __init__(self, inputs: int, units: int, param: str, **options: Any) -> None:
+        super().__init__((units, inputs), units, param, **options)
+
+    def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        return F.linear(x, w, b)
+
+    def plain_layer(self) -> nn.Module:
+        units, inputs = self.v.shape
+        return nn.Linear(inputs, units, device="meta")
+
+
+class Conv2d(Parameterized):
+    """Convolution: x (B, inputs, H, W) → (B, units, H', W')."""
+
+    def __init__(
+        self,
+        inputs: int,
+        units: int,
+        kernel: int,
+        param: str,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__((units, inputs, kernel, kernel), units, param, **options)
+        self.stride, self.padding = stride, padding
+
+    def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        return F.conv2d(x, w, b, self.stride, self.padding)
+
+    def plain_layer(self) -> nn.Module:
+        units, inputs, kernel, _ = self.v.shape
+        return nn.Conv2d(inputs, units, kernel, self.stride, self.padding, device="meta")
+
+
+class MaskedConv2d(Conv2d):
+    """Convolution whose weight is 0 where `mask` (units, inputs, kernel, kernel) is; ‖v‖ is of the rest."""
+
+    def __init__(
+        self, inputs: int, units: int, kernel: int, param: str, mask: Tensor, **options: Any
+    ) -> None:
+        super().__init__(inputs, units, kernel, param, mask=mask, **options)
+
+
+class ConvTranspose2d(Parameterized):
+    """Transposed convolution: x (B, inputs, H, W) → (B, units, H', W'); v is (inputs, units, k, k)."""
+
+    unit_dim = 1
+
+    def __init__(
+        self,
+        inputs: int,
+        units: int,
+        kernel: int,
+        param: str,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        output_padding: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__((inputs, units, kernel, kernel), units, param, **options)
+        self.stride, self.padding, self.output_padding = stride, padding, output_padding
+
+    def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        return F.conv_transpose2d(x, w, b, self.stride, self.padding, self.output_padding)
+
+    def plain_layer(self) -> nn.Module:
+        inputs, units, kernel, _ = self.v.shape
+        return nn.ConvTranspose2d(
+            inputs, units, kernel, self.stride, self.padding, self.output_padding, device="meta"
+        )
+
+
+class LSTMCell(nn.Module):
+    """LSTM cell (§5.3) with one g per gate row: x (B, inputs), state (h, c) each (B, units) → new state.
+
+    Batch statistics, where `param` has them, are of the input-to-hidden product alone; the recurrent
+    product is then `normal` under `bn`, `wn` under `wn+mobn`. Gates in torch's order: i, f, g, o.
+    """
+
+    def __init__(self, inputs: int, units: int, param: str, **options: Any) -> None:
+        super().__init__()
+        recurrent = {"bn": "normal", "wn+mobn": "wn"}.get(param, param)
+        self.input = Linear(inputs, 4 * units, param, **options)
+        self.recurrent = Linear(units, 4 * units, recurrent, **options)
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Both weights, to be computed once a step and given to `forward` at every time step."""
+        return self.input.weight(), self.recurrent.weight()
+
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        h, c = state
+        w_input, w_recurrent = self.weights() if weights is None else weights
+        i, f, g, o = (self.input(x, w_input) + self.recurrent(h, w_recurrent)).chunk(4, dim=-1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    def fold(self) -> nn.Module:
+        """The plain torch.nn.LSTMCell of the same function in evaluation."""
+        plain = nn.LSTMCell(self.input.v.shape[1], self.recurrent.v.shape[1], device="meta")
+        (w_input, b_input), (w_recurrent, b_recurrent) = self.input.folded(), self.recurrent.folded()
+        plain.weight_ih, plain.bias_ih = nn.Parameter(w_input), nn.Parameter(b_input)
+        plain.weight_hh, plain.bias_hh = nn.Parameter(w_recurrent), nn.Parameter(b_recurrent)
+        return plain.train(self.training)
+
+
+def layers(model: nn.Module) -> Iterator[tuple[str, Parameterized]]:
+    """Every parameterized layer of the tree with its name, in order."""
+    for name, module in model.named_modules():
+        if isinstance(module, Parameterized):
+            yield name, module
+
+
+@torch.no_grad()
+def data_dependent_init(model: nn.Module, *inputs: Any) -> Any:
+    """Set every g and b from one forward pass of `model(*inputs)` and return its output (§3, eq. 4, 5).
+
+    The pass runs in training mode, as the authors' does: noise and dropout are on. A layer that is called
+    more than once is set by its first call. Raises ConstantFeatureError naming a layer with a feature that
+    is the same for the whole batch, and ValueError naming layers that the pass did not reach.
+    """
+    was_training = model.training
+    named = dict(layers(model))
+    for layer in named.values():
+        layer.initializing = True
+    model.train()
+    try:
+        output = model(*inputs)
+        missed = [name for name, layer in named.items() if layer.initializing]
+    except ConstantFeatureError as error:
+        culprit = next(name for name, layer in named.items() if layer is error.layer)
+        raise ConstantFeatureError(error.layer, error.features, culprit) from None
+    finally:
+        for layer in named.values():
+            layer.initializing = False
+        model.train(was_training)
+    if missed:
+        raise ValueError(f"data-dependent init: the forward pass did not reach {', '.join(missed)}")
+    return output
+
+
+@torch.no_grad()
+def bound_v_norm(model: nn.Module, a: float) -> None:
+    """Scale every v with ‖v‖ > a back to ‖v‖ = a (§6.2). Under `wn` the function stays the same."""
+    for _, layer in layers(model):
+        layer.v.mul_((a / unit_norm(layer.masked(layer.v), layer.unit_dim)).clamp_(max=1))
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """A copy of the model in plain torch layers: the same function in evaluation, for inference."""
+    if isinstance(model, Parameterized | LSTMCell):
+        return model.fold()
+    copy_ = copy.deepcopy(model)
+    for name, child in model._modules.items():  # named_children() skips a layer's second name
+        if child is not None:
+            setattr(copy_, name, fold(child))
+    return copy_

@@ -1,0 +1,70 @@
+"""What a person sees of a running experiment: a live bar on a terminal, plain lines elsewhere."""
+
+import math
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from wnrepro.training import Epoch, Tick
+
+
+def describe(epoch: Epoch) -> str:
+    """An epoch's row in words: errors in per cent, the rest as it is."""
+    parts = []
+    for name, value in epoch.metrics.items():
+        if name.endswith("_error"):
+            parts.append(f"{name.replace('_', ' ')} {value:.2%}")
+        elif name.endswith("_loss"):
+            parts.append(f"{name.replace('_', ' ')} {value:.4g}")
+    return ", ".join(parts)
+
+
+class Show:
+    """Shows a run's events; use as a context manager and call with every event."""
+
+    def __init__(self, console: Console, name: str, epochs: int, quiet: bool) -> None:
+        self.console, self.name, self.epochs = console, name, epochs
+        self.lines = not quiet and not console.is_terminal
+        self.bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("epoch {task.fields[epoch]}/{task.total}"),
+            TextColumn("{task.fields[speed]:.0f} images/s"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[last]}"),
+            console=console,
+            disable=quiet or not console.is_terminal,
+        )
+        self.task: TaskID | None = None
+        self.mark: tuple[float, float] = (math.inf, 0.0)  # images and clock at the epoch's first tick
+
+    def __enter__(self) -> "Show":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, event: Tick | Epoch) -> None:
+        if isinstance(event, Tick):
+            self.tick(event)
+            return
+        if self.task is not None:
+            self.bar.update(self.task, completed=event.epoch, last=describe(event))
+        if self.lines:
+            seconds = event.metrics["seconds"]
+            line = f"{self.name}  epoch {event.epoch}/{self.epochs}  {describe(event)}  {seconds:.1f} s"
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def tick(self, event: Tick) -> None:
+        """Move the bar; it starts where the run goes on, so that the time left is that of this process's speed."""
+        done, clock = event.epoch - 1 + event.done / event.total, time.monotonic()
+        if self.task is None:
+            self.task = self.bar.add_task(
+                self.name, total=self.epochs, completed=done, epoch=event.epoch, speed=0.0, last=""
+            )
+        if event.done <= self.mark[0]:  # a new epoch
+            self.mark = (event.done, clock)
+        speed = (event.done - self.mark[0]) / max(clock - self.mark[1], 1e-9)
+        self.bar.update(self.task, completed=done, epoch=event.epoch, speed=speed)

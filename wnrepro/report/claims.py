@@ -1,0 +1,373 @@
+"""What the runs say about each claim of `paper.CLAIMS`: the numbers, the verdict, and both in words."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from wnrepro import paper
+from wnrepro.paper import CLAIMS, NOT_RUN
+from wnrepro.report import verdicts
+from wnrepro.report.load import Results, Run
+from wnrepro.settings import FIGURE_LR
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on a claim, the numbers in words, and on how much (`n`) and which devices they rest."""
+
+    verdict: str
+    measured: str
+    n: str = "0 seeds"
+    devices: str = "none"
+
+
+def findings(results: Results) -> dict[str, Finding]:
+    """The finding of every claim, by its id."""
+    return {claim.id: FINDERS[claim.id](results) for claim in CLAIMS}
+
+
+def count(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """A fraction as per cent; a dash where there is none."""
+    return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "–"
+
+
+def signed(value: float) -> str:
+    """A relative difference as per cent."""
+    return f"{100 * value:+.1f} %".replace("-", "−")
+
+
+def _found(verdict: str, measured: str, used: Iterable[Run]) -> Finding:
+    used = list(used)
+    n = f"{count(len({run.seed for run in used}), 'seed')}, {count(len(used), 'run')}"
+    return Finding(verdict, measured, n, ", ".join(sorted({run.device for run in used})) or "none")
+
+
+def _identities(results: Results, names: Sequence[str]) -> Finding:
+    used = [run for run in results.runs if any(name in run.facts for name in names)]
+    residuals = [[run.facts[name] for run in used if name in run.facts] for name in names]
+    measured = "; ".join(
+        f"{name} ≤ {max(values):.1e}" if values else f"{name} not measured"
+        for name, values in zip(names, residuals, strict=True)
+    )
+    return _found(verdicts.identities(residuals), measured, used)
+
+
+def _c1(results: Results) -> Finding:
+    return _identities(results, ("eq3_residual", "v_dot_grad_v"))
+
+
+def _c2(results: Results) -> Finding:
+    return _identities(results, ("wn_is_bn_residual",))
+
+
+def _c3(results: Results) -> Finding:
+    with_init = [run for run in results.in_precision if len(run.init)]
+    means = [value for run in with_init for value in run.init["mean_abs_max"]]
+    variances = [
+        value for run in with_init for name in ("variance_min", "variance_max") for value in run.init[name]
+    ]
+    starts: dict[tuple[int, str], dict[str, list[float]]] = {}
+    for run in results.standard:
+        if "init_loss" in run.facts:
+            device = str(run.record.get("device")).split(":")[0]  # a seed draws other numbers on a GPU
+            start = starts.setdefault((run.seed, device), {})
+            start.setdefault(run.param, []).append(run.facts["init_loss"])
+    losses = [
+        [loss for some in start.values() for loss in some] for start in starts.values() if len(start) == 4
+    ]
+    verdict = verdicts.same_start(means, variances, losses)
+    said = []
+    if with_init:
+        said.append(f"|mean| ≤ {max(means):.1e}, variance {min(variances):.4f} to {max(variances):.4f}")
+    if losses:
+        spread = max((max(some) - min(some)) / np.mean(some) for some in losses)
+        said.append(
+            f"the four initial losses spread by ≤ {spread:.1e} of their mean ({count(len(losses), 'seed')})"
+        )
+    elif verdict != NOT_RUN:
+        said.append("no seed with all four initial losses")
+    used = {
+        run.name: run for run in (*with_init, *results.standard) if len(run.init) or "init_loss" in run.facts
+    }
+    return _found(verdict, "; ".join(said) or "no init measured", used.values())
+
+
+def _c4(results: Results) -> Finding:
+    if results.scale != "paper":
+        return Finding(NOT_RUN, f"the test errors at scale {results.scale} are not comparable with table 2")
+    used = [run for run in results.figure1 if run.epochs == paper.EPOCHS and (run.done or run.diverged)]
+    diverged = sorted({run.param for run in used if run.diverged})
+    errors = {
+        param: [100 * run.final("test_error") for run in used if run.param == param and run.done]
+        for param in paper.TABLE2
+    }
+    said = []
+    for param, values in errors.items():
+        low, high = verdicts.t_interval(values)
+        interval = f" [{low:.2f}, {high:.2f}]" if len(values) > 1 else ""
+        if values:
+            said.append(f"{param} {np.mean(values):.2f} %{interval} (n = {len(values)})")
+    said += [f"{param} diverged" for param in diverged]
+    return _found(verdicts.table2(errors, diverged), "; ".join(said) or "no finished run", used)
+
+
+def _c5(results: Results) -> Finding:
+    ratios: dict[str, list[float]] = {"wn": [], "bn": []}
+    used: dict[str, Run] = {}
+    said = []
+    for param, values in ratios.items():
+        for seed in sorted({run.seed for run in results.standard}):
+            ours = _candidates(results, param, seed)
+            normals = [run for run in _candidates(results, "normal", seed) if not run.diverged]
+            trained = [run for run in ours if not run.diverged]
+            if not ours or not normals:
+                continue
+            if not trained:
+                values.append(math.inf)
+                used.update((run.name, run) for run in ours)
+                said.append(f"{param} diverged (seed {seed})")
+                continue
+            shared = min(run.epoch for run in trained + normals)
+            if shared < paper.SHARED_EPOCHS:
+                said.append(f"{param}: only {count(shared, 'shared epoch')} (seed {seed})")
+                continue
+            error, best = min((_mean_error(run, shared), run.lr) for run in trained)
+            baseline, normal_lr = min((_mean_error(run, shared), run.lr) for run in normals)
+            values.append(error / baseline if baseline > 0 else math.inf)
+            used.update((run.name, run) for run in trained + normals)
+            said.append(
+                f"{param} {signed(values[-1] - 1)} (seed {seed}, {count(shared, 'epoch')}; "
+                f"lr {best:g} against {normal_lr:g})"
+            )
+    measured = "; ".join(said) or "no seed with normal and wn or bn"
+    if said:
+        measured = f"mean training error relative to normal's: {measured}"
+    if not any(ratios.values()) and said:
+        return _found(paper.INCONCLUSIVE, measured, used.values())
+    return _found(verdicts.faster(ratios), measured, used.values())
+
+
+def _candidates(results: Results, param: str, seed: int) -> list[Run]:
+    """The finished standard runs of a parameterization and seed, or else the unfinished ones."""
+    runs = [run for run in results.standard if run.param == param and run.seed == seed]
+    return [run for run in runs if run.done or run.diverged] or runs
+
+
+def _mean_error(run: Run, epochs: int) -> float:
+    return float(run.metrics["train_error"].iloc[:epochs].mean())
+
+
+def _c6(results: Results) -> Finding:
+    used = [run for run in results.standard if run.param == "normal" and run.lr >= paper.DIVERGING_LR]
+    outcomes, said = [], []
+    for run in used:
+        outcome = "diverged" if run.diverged else "unfinished"
+        if run.done:
+            outcome = "trained" if run.final("train_error") < paper.TRAINED_ERROR else "untrained"
+        outcomes.append((run.lr, outcome))
+        said.append(f"lr {run.lr:g}, seed {run.seed}: {_outcome(run, outcome)}")
+    measured = "; ".join(said) or f"no run of normal at {paper.DIVERGING_LR:g} or above"
+    return _found(verdicts.divergence(outcomes), measured, used)
+
+
+def _outcome(run: Run, outcome: str) -> str:
+    error = f"training error {percent(run.final('train_error'))}"
+    return {
+        "diverged": f"diverged ({count(run.epoch, 'epoch')} of {run.epochs} logged)",
+        "trained": f"trained to {error}",
+        "untrained": f"neither diverged nor trained ({error})",
+        "unfinished": f"unfinished, {run.state}",
+    }[outcome]
+
+
+def _c7(results: Results) -> Finding:
+    devices, said = [], []
+    rounds: set[int] = set()
+    for bench in results.bench.values():
+        ratios = bench["cifar"]["ratios"]
+        measured = {
+            param: ratios[f"{param} / normal"] for param in ("bn", "wn") if f"{param} / normal" in ratios
+        }
+        devices.append(
+            {param: (ratio["low"], ratio["high"], ratio["n"]) for param, ratio in measured.items()}
+        )
+        rounds.update(ratio["n"] for ratio in measured.values())
+        numbers = ", ".join(
+            f"{param} {signed(ratio['median'] - 1)} [{signed(ratio['low'] - 1)}, {signed(ratio['high'] - 1)}]"
+            for param, ratio in measured.items()
+        )
+        said.append(f"{bench['device_name']}: {numbers or 'bn and wn not measured'}")
+    return Finding(
+        verdicts.step_time(devices),
+        "; ".join(said) or "no step times in results/bench",
+        " or ".join(count(number, "paired round") for number in sorted(rounds)) or "0 rounds",
+        ", ".join(sorted({bench["device_name"] for bench in results.bench.values()})) or "none",
+    )
+
+
+def _c8(results: Results) -> Finding:
+    runs = [run for run in results.figure1 if run.param in ("bn", "wn+mobn") and len(run.noise)]
+    if not runs:
+        return _found(verdicts.noise([], [], 0), "no noise measured", [])
+    tables = {
+        param: pd.concat(
+            [run.noise.assign(seed=run.seed) for run in runs if run.param == param] or [runs[0].noise[:0]]
+        )
+        for param in ("bn", "wn+mobn")
+    }
+    bn, mobn = tables["bn"], tables["wn+mobn"]
+    if bn.empty or mobn.empty:
+        missing = "bn" if bn.empty else "wn+mobn"
+        verdict = verdicts.noise([(0.0, 0.0)] * len(mobn), [(0.0, 0.0)] * len(bn), 0)
+        return _found(verdict, f"{missing} not measured at figure 1's learning rate", runs)
+    both = mobn.merge(bn, on=["seed", "epoch", "layer"], suffixes=("_mobn", "_bn"))
+    minibatches = int(min(bn["minibatches"].min(), mobn["minibatches"].min()))
+    prefix = "excess_kurtosis_"
+    of_mobn = list(zip(both[f"{prefix}median_mobn"], both[f"{prefix}q75_mobn"], strict=True))
+    of_bn = list(zip(both[f"{prefix}median_bn"], both[f"{prefix}q25_bn"], strict=True))
+    verdict = verdicts.noise(of_mobn, of_bn, minibatches)
+    if both.empty:
+        return _found(paper.INCONCLUSIVE, "no seed and epoch at which both were measured", runs)
+    clear = sum(low > high for (_, high), (_, low) in zip(of_mobn, of_bn, strict=True))
+    measured = (
+        f"median excess kurtosis over layers: wn+mobn {np.median([a for a, _ in of_mobn]):.2f}, bn "
+        f"{np.median([b for b, _ in of_bn]):.2f}; bn clearly above in {clear} of {len(both)} layers × "
+        f"measurements (epochs {', '.join(str(epoch) for epoch in sorted(set(both['epoch'])))}; "
+        f"{minibatches} minibatches)"
+    )
+    return _found(verdict, measured, [run for run in runs if run.seed in set(both["seed"])])
+
+
+def _c13(results: Results) -> Finding:
+    used = [run for run in results.standard if run.param in ("wn", "normal") and (run.done or run.diverged)]
+    errors: dict[str, dict[float, float]] = {"wn": {}, "normal": {}}
+    for param, by_rate in errors.items():
+        for rate in sorted({run.lr for run in used if run.param == param}):
+            runs = [run for run in used if run.param == param and run.lr == rate]
+            diverged = any(run.diverged for run in runs)
+            by_rate[rate] = (
+                math.inf if diverged else float(np.mean([run.final("train_error") for run in runs]))
+            )
+    shared = sorted(errors["wn"].keys() & errors["normal"].keys())
+    verdict = verdicts.robust_rates(errors["wn"], errors["normal"])
+    if len(shared) < paper.SWEEP_RATES:
+        rates = ", ".join(f"{rate:g}" for rate in shared) or "none"
+        return _found(verdict, f"learning rates that both have finished: {rates}", used)
+    said = []
+    for param, by_rate in errors.items():
+        works = verdicts.working_rates({rate: by_rate[rate] for rate in shared})
+        numbers = ", ".join(
+            f"{percent(by_rate[rate], 1) if by_rate[rate] < math.inf else 'diverged'} at {rate:g}"
+            for rate in shared
+        )
+        said.append(f"{param} works at {len(works)} of {len(shared)} ({numbers})")
+    return _found(verdict, "final training error: " + "; ".join(said), used)
+
+
+def norms(run: Run) -> pd.DataFrame:
+    """The layer mean of ‖v‖ over its start: one row an epoch (from 0), one column a layer."""
+    table = run.layers.pivot(index="epoch", columns="layer", values="v_norm_mean")
+    return table / table.loc[0]
+
+
+def free_norm_runs(results: Results) -> list[Run]:
+    """The standard runs of wn and wn+mobn, whose ‖v‖ is free, with at least one epoch and not diverged."""
+    return [
+        run
+        for run in results.standard
+        if run.param in ("wn", "wn+mobn") and not run.diverged and run.layers["epoch"].nunique() > 1
+    ]
+
+
+def _c14(results: Results) -> Finding:
+    used = free_norm_runs(results)
+    factors: list[float] = []
+    early_late: list[tuple[float, float]] = []
+    grown: dict[tuple[str, int], dict[float, float]] = {}
+    for run in used:
+        by_epoch = norms(run)
+        factors += list(by_epoch.iloc[-1])
+        log_growth = np.log(by_epoch).mean(axis=1)
+        half = (
+            min(int(log_growth.index[-1]), run.epochs // 2) // 2
+        )  # of the epochs at a constant learning rate
+        if half >= 1:
+            early_late.append((float(log_growth[half]), float(log_growth[2 * half] - log_growth[half])))
+        if run.done:
+            grown.setdefault((run.param, run.seed), {})[run.lr] = float(log_growth.iloc[-1])
+    by_rate = [[by[rate] for rate in sorted(by)] for by in grown.values() if len(by) > 1]
+    verdict = verdicts.growth(factors, early_late, by_rate)
+    if not used:
+        return _found(verdict, "no ‖v‖ logged", [])
+    slower = sum(late < early for early, late in early_late)
+    said = [
+        f"grown in {sum(factor > 1 for factor in factors)} of {len(factors)} layers × runs, median factor "
+        f"{np.median(factors):.2f}",
+        f"growth slows at a constant rate in {slower} of {count(len(early_late), 'run')}",
+    ]
+    for (param, seed), by in grown.items():
+        if len(by) > 1:
+            rates = ", ".join(f"×{math.exp(by[rate]):.2f} at {rate:g}" for rate in sorted(by))
+            said.append(f"{param}, seed {seed}: {rates}")
+    if not by_rate:
+        said.append("a single finished learning rate")
+    return _found(verdict, "; ".join(said), used)
+
+
+def _c15(results: Results) -> Finding:
+    differences: dict[str, list[float]] = {}
+    used: dict[str, Run] = {}
+    direct = {(run.param, run.lr, run.seed): run for run in results.standard if run.done}
+    ours = [run for run in results.in_precision if run.changed.keys() - {"precision"} == {"g_exp"}]
+    pairs = [
+        (run, direct[run.param, run.lr, run.seed])
+        for run in ours
+        if (run.param, run.lr, run.seed) in direct
+        and 1 <= run.settings["g_exp"] <= 5
+        and (run.done or run.diverged)
+    ]
+    for param in sorted({run.param for run in ours}):
+        of_param = [(run, other) for run, other in pairs if run.param == param and run.lr == FIGURE_LR[param]]
+        if of_param:
+            mean = float(np.mean([other.final("test_error") for _, other in of_param]))
+            for run, other in of_param:
+                error = math.inf if run.diverged else run.final("test_error")
+                label = f"{param}, c = {run.settings['g_exp']:g}"
+                differences.setdefault(label, []).append((error - other.final("test_error")) / mean)
+                used.update({run.name: run, other.name: other})
+    direct_error = max((other.final("test_error") for _, other in pairs), default=0.0)
+    said = []
+    for label, values in differences.items():
+        low, high = verdicts.t_interval(values) if np.isfinite(values).all() else (math.nan, math.nan)
+        interval = f" [{signed(low)}, {signed(high)}]" if math.isfinite(low) else ""
+        mean = float(np.mean(values))
+        said.append(
+            f"{label}: {signed(mean) if mean < math.inf else 'diverged'}{interval} (n = {len(values)})"
+        )
+    measured = (
+        "test error relative to direct g: " + "; ".join(said) if said else "no pair of exp(c·s) and direct g"
+    )
+    return _found(verdicts.exponential_g(differences, direct_error), measured, used.values())
+
+
+FINDERS: dict[str, Callable[[Results], Finding]] = {
+    "C1": _c1,
+    "C2": _c2,
+    "C3": _c3,
+    "C4": _c4,
+    "C5": _c5,
+    "C6": _c6,
+    "C7": _c7,
+    "C8": _c8,
+    "C13": _c13,
+    "C14": _c14,
+    "C15": _c15,
+}

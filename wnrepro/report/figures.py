@@ -1,0 +1,392 @@
+"""The report's figures. One colour and line style a parameterization everywhere (Okabe and Ito's palette).
+
+Each function returns None where there is nothing to draw. Objects only, no pyplot: nothing global is changed.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
+
+from wnrepro import paper
+from wnrepro.report.claims import free_norm_runs, norms
+from wnrepro.report.load import Results, Run
+from wnrepro.settings import FIGURE_LR, PARAMS
+
+COLOURS = {"normal": "#000000", "bn": "#D55E00", "wn": "#0072B2", "wn+mobn": "#009E73"}
+LINES: dict[str, Any] = {
+    "normal": (0, (5, 1.5)),
+    "bn": (0, (1, 1)),
+    "wn": "solid",
+    "wn+mobn": (0, (6, 1.5, 1, 1.5)),
+}
+MARKERS = {"normal": "s", "bn": "^", "wn": "o", "wn+mobn": "D"}
+LABELS = {
+    "normal": "normal",
+    "bn": "batch norm.",
+    "wn": "weight norm.",
+    "wn+mobn": "weight norm. + mean-only b.n.",
+}
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.hashsalt": "wnrepro",
+}
+WIDTH = 6.2  # inches
+PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")  # of fractions
+DASHES = (0, (2, 2))  # of marks that are no data
+
+
+def render(figure: Figure) -> dict[str, bytes]:
+    """The figure's files by suffix, the same bytes for the same figure."""
+    files = {}
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, dpi=150, metadata=metadata)
+        files[suffix] = buffer.getvalue()
+    return files
+
+
+def draw(results: Results) -> dict[str, dict[str, bytes]]:
+    """The figures that there is data for: {name: {"png": bytes, "svg": bytes}}."""
+    with matplotlib.rc_context(STYLE):
+        figures = {
+            "figure1": curves(results, "train_error", "training error"),
+            "test_error": curves(results, "test_error", "test error"),
+            "learning_rates": learning_rates(results),
+            "norm_growth": norm_growth(results),
+            "noise_kurtosis": noise_kurtosis(results),
+            "step_time": step_time(results),
+        }
+        return {name: render(figure) for name, figure in figures.items() if figure is not None}
+
+
+def curves(results: Results, column: str, label: str) -> Figure | None:
+    """Figure 1: an error by epoch, every seed's curve (thin) and the mean of the finished ones."""
+    runs = [run for run in results.figure1 if np.isfinite(run.metrics[column].to_numpy(float)).any()]
+    if not runs:
+        return None
+    figure, (axes,) = _figure(height=3.7)
+    epochs = max(run.epochs for run in runs)
+    handles = []
+    for param in PARAMS:
+        seeds = [run for run in runs if run.param == param]
+        if not seeds:
+            continue
+        style: dict[str, Any] = {"color": COLOURS[param], "linestyle": LINES[param]}
+        for run in seeds:
+            axes.plot(run.metrics["epoch"], run.metrics[column], **style, linewidth=0.8, alpha=0.5)
+            if not run.done:
+                _mark_end(axes, run, column)
+        whole = [run for run in seeds if run.done] or seeds
+        shared = min(run.epoch for run in whole)
+        mean = np.mean([run.metrics[column].iloc[:shared] for run in whole], axis=0)
+        axes.plot(range(1, shared + 1), mean, **style, linewidth=1.8)
+        name = f"{LABELS[param]}, lr {FIGURE_LR[param]:g} (n = {len(whole)})"
+        handles.append(Line2D([], [], **style, linewidth=1.8, label=name))
+    highest = max(float(run.metrics[column].max()) for run in runs)
+    lowest = min(float(run.metrics[column].min()) for run in runs)
+    if 0 < lowest < 0.05:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(
+            FixedLocator([base * m for base in (1e-4, 1e-3, 1e-2, 0.1) for m in (1, 2, 5)])
+        )
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(top=2 * highest)
+    else:
+        axes.set_ylim(0, 1.2 * highest)
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(left=0, right=epochs * 1.02)
+    axes.axvline(epochs / 2, color="#777777", linewidth=0.8, linestyle=DASHES, zorder=0)
+    note = f" from epoch {epochs // 2} on the rate falls to 0"
+    if epochs != paper.EPOCHS:
+        note += f"\n (in the paper: epoch {paper.EPOCHS // 2} of {paper.EPOCHS})"
+    axes.annotate(
+        note, (epochs / 2, 1), xycoords=("data", "axes fraction"), va="top", fontsize=7.5, color="#555555"
+    )
+    axes.set_xlabel(f"epoch ({_images(runs)} training images each)")
+    axes.set_ylabel(label)
+    handles += _state_handles(runs)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    return figure
+
+
+def learning_rates(results: Results) -> Figure | None:
+    """C13: the final errors by learning rate, every seed a dot; the runs that diverged along the top."""
+    runs = [run for run in results.standard if run.diverged or run.done]
+    if not runs:
+        return None
+    figure, panels = _figure(height=3.3, columns=2)
+    rates = sorted({run.lr for run in runs})
+    for axes, column, label in zip(
+        panels, ("train_error", "test_error"), ("final training error", "final test error"), strict=True
+    ):
+        for i, param in enumerate(PARAMS):
+            ours = [run for run in runs if run.param == param]
+            dodge = 1.06 ** (i - 1.5)
+            done = [run for run in ours if run.done]
+            style: dict[str, Any] = {"color": COLOURS[param], "markersize": 4.5}
+            axes.plot(
+                [run.lr * dodge for run in done],
+                [run.final(column) for run in done],
+                linestyle="none",
+                marker=MARKERS[param],
+                **style,
+            )
+            by_rate = {rate: [run.final(column) for run in done if run.lr == rate] for rate in rates}
+            means = [(rate * dodge, np.mean(values)) for rate, values in by_rate.items() if values]
+            axes.plot(
+                *zip(*means, strict=True) if means else ([], []), color=COLOURS[param], linestyle=LINES[param]
+            )
+            lost = [run.lr * dodge for run in ours if run.diverged]
+            axes.plot(
+                lost,
+                [0.96] * len(lost),
+                transform=axes.get_xaxis_transform(),
+                linestyle="none",
+                marker="x",
+                markeredgewidth=1.8,
+                **style,
+            )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(rates))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(rates[0] / 1.5, rates[-1] * 1.5)
+        top = max([run.final(column) for run in runs if run.done], default=0.9)
+        axes.set_ylim(0, 1.2 * max(top, 0.001))
+        axes.yaxis.set_major_formatter(PERCENT)
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel(label)
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=COLOURS[param],
+            linestyle=LINES[param],
+            marker=MARKERS[param],
+            markersize=4.5,
+            label=name,
+        )
+        for param, name in LABELS.items()
+        if any(run.param == param for run in runs)
+    ]
+    if any(run.diverged for run in runs):
+        handles.append(
+            Line2D([], [], color="#555555", linestyle="none", marker="x", label="diverged (no error)")
+        )
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    return figure
+
+
+def norm_growth(results: Results) -> Figure | None:
+    """C14: ‖v‖ by epoch over its start, mean over layers; a panel a parameterization, a line a run."""
+    runs = free_norm_runs(results)
+    params = [param for param in PARAMS if any(run.param == param for run in runs)]
+    if not params:
+        return None
+    figure, panels = _figure(height=3.0, columns=len(params), sharey=True)
+    rates = sorted({run.lr for run in runs})
+    shades = dict(zip(rates, np.linspace(0.4, 1, len(rates)) if len(rates) > 1 else [1.0], strict=True))
+    marks = dict(zip(rates, "ovsDP^X*" * (1 + len(rates) // 8), strict=False))
+    for axes, param in zip(panels, params, strict=True):
+        for run in (run for run in runs if run.param == param):
+            mean = np.exp(np.log(norms(run)).mean(axis=1))
+            axes.plot(
+                mean.index,
+                mean,
+                color=COLOURS[param],
+                linestyle=LINES[param],
+                alpha=shades[run.lr],
+                marker=marks[run.lr],
+                markersize=4,
+                markevery=max(1, len(mean) // 8),
+            )
+        axes.axvline(
+            max(run.epochs for run in runs) / 2,
+            color="#777777",
+            linewidth=0.8,
+            linestyle=DASHES,
+            zorder=0,
+        )
+        axes.set_title(LABELS[param])
+        axes.set_xlabel("epoch (dashes: the rate starts to fall)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_ylabel("‖v‖ / ‖v‖ after the init\n(geometric mean over layers)")
+    handles = [
+        Line2D(
+            [],
+            [],
+            color="#555555",
+            marker=marks[rate],
+            markersize=4,
+            alpha=shades[rate],
+            label=f"lr {rate:g}",
+        )
+        for rate in rates
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    return figure
+
+
+def noise_kurtosis(results: Results) -> Figure | None:
+    """C8: excess kurtosis of the noise by layer, a panel an epoch: median and quartiles over features."""
+    runs = [run for run in results.figure1 if len(run.noise)]
+    if not runs:
+        return None
+    epochs = sorted({int(epoch) for run in runs for epoch in run.noise["epoch"]})
+    epochs = epochs if len(epochs) <= 2 else [epochs[0], epochs[-1]]
+    layers = list(dict.fromkeys(layer for run in runs for layer in run.noise["layer"]))
+    figure, panels = _figure(height=3.2, columns=len(epochs), sharey=True)
+    for axes, epoch in zip(panels, epochs, strict=True):
+        for i, run in enumerate(runs):
+            table = run.noise[run.noise["epoch"] == epoch]
+            median = table["excess_kurtosis_median"].to_numpy(float)
+            axes.errorbar(
+                [layers.index(layer) + 0.6 * ((i + 0.5) / len(runs) - 0.5) for layer in table["layer"]],
+                median,
+                yerr=[median - table["excess_kurtosis_q25"], table["excess_kurtosis_q75"] - median],
+                color=COLOURS[run.param],
+                marker=MARKERS[run.param],
+                markersize=4,
+                linestyle="none",
+                elinewidth=1,
+            )
+        axes.axhline(0, color="#777777", linewidth=0.8, zorder=0)
+        axes.set_title(f"after epoch {epoch}")
+        axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", rotation_mode="anchor")
+        axes.grid(False, axis="x")
+        axes.set_xlabel("layer")
+    if max(float(run.noise["excess_kurtosis_q75"].max()) for run in runs) > 10:
+        panels[0].set_yscale("symlog", linthresh=1)
+        panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panels[0].yaxis.set_minor_formatter(NullFormatter())
+    panels[0].set_ylabel("excess kurtosis of the noise\n(0: Gaussian; quartiles over features)")
+    handles = [
+        Line2D([], [], color=COLOURS[p], linestyle="none", marker=MARKERS[p], markersize=4, label=LABELS[p])
+        for p in PARAMS
+        if any(run.param == p for run in runs)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    return figure
+
+
+def step_time(results: Results) -> Figure | None:
+    """C7: step time over normal's, median and 95 % interval by device; the paper's 16 % as a star."""
+    params = [param for param in PARAMS if param != "normal"]
+    ratios = [
+        (bench["device_name"], {p: bench["cifar"]["ratios"].get(f"{p} / normal") for p in params})
+        for bench in results.bench.values()
+    ]
+    ratios = [(device, of) for device, of in ratios if any(of.values())]
+    if not ratios:
+        return None
+    figure, (axes,) = _figure(height=1.3 + 0.85 * len(ratios))
+    ticks = []
+    for i, (device, of) in enumerate(ratios):
+        for j, param in enumerate(params):
+            y = -i * (len(params) + 1) - j
+            ticks.append((y, LABELS[param]))
+            if ratio := of[param]:
+                middle = ratio["median"]
+                axes.errorbar(
+                    100 * (middle - 1),
+                    y,
+                    xerr=[[100 * (middle - ratio["low"])], [100 * (ratio["high"] - middle)]],
+                    color=COLOURS[param],
+                    marker=MARKERS[param],
+                    markersize=5,
+                    capsize=3,
+                )
+            if param == "bn":
+                axes.plot(
+                    100 * (paper.BN_STEP_TIME - 1),
+                    y,
+                    linestyle="none",
+                    marker="*",
+                    markersize=9,
+                    color="#CC79A7",
+                )
+        rounds = " or ".join(str(n) for n in sorted({ratio["n"] for ratio in of.values() if ratio}))
+        axes.text(
+            0.01,
+            -i * (len(params) + 1) + 0.55,
+            f"{device} (n = {rounds} paired rounds)",
+            fontsize=8,
+            transform=axes.get_yaxis_transform(),
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
+    axes.axvline(0, color="#777777", linewidth=0.8, zorder=0)
+    axes.axvline(100 * (paper.NOTICEABLE - 1), color="#777777", linewidth=0.8, linestyle=DASHES, zorder=0)
+    axes.set_ylim(min(y for y, _ in ticks) - 0.6, 1.1)
+    axes.set_yticks(*zip(*ticks, strict=True))
+    axes.grid(False, axis="y")
+    axes.set_xlabel("step time over the normal parameterization's, per cent")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g} %" if value else "0 %"))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+    handles = [
+        Line2D([], [], color="#555555", marker="o", markersize=5, label="median, 95 % interval"),
+        Line2D([], [], color="#CC79A7", marker="*", markersize=9, linestyle="none", label="the paper's bn"),
+        Line2D([], [], color="#777777", linestyle=DASHES, label="noticeable (our threshold)"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    return figure
+
+
+def _figure(height: float, columns: int = 1, sharey: bool = False) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, columns, sharey=sharey, squeeze=False)[0])
+
+
+def _mark_end(axes: Axes, run: Run, column: str) -> None:
+    """A mark where an unfinished or diverged run's curve ends."""
+    finite = run.metrics[np.isfinite(run.metrics[column].to_numpy(float))]
+    axes.plot(
+        finite["epoch"].iloc[-1],
+        finite[column].iloc[-1],
+        color=COLOURS[run.param],
+        marker="x" if run.diverged else ">",
+        markersize=7,
+        markeredgewidth=1.8,
+        clip_on=False,
+    )
+
+
+def _state_handles(runs: Sequence[Run]) -> list[Line2D]:
+    handles = []
+    for marker, label, shown in (
+        ("x", "diverged", any(run.diverged for run in runs)),
+        (">", "not finished", any(not run.done and not run.diverged for run in runs)),
+    ):
+        if shown:
+            handles.append(Line2D([], [], color="#555555", linestyle="none", marker=marker, label=label))
+    return handles
+
+
+def _images(runs: Sequence[Run]) -> str:
+    """`5 000`, or what is known of it."""
+    images = sorted({int(run.settings["train_examples"]) for run in runs if "train_examples" in run.settings})
+    return " or ".join(f"{number:,}".replace(",", "\u2009") for number in images) or "?"

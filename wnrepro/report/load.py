@@ -1,0 +1,344 @@
+"""Reads the runs of a scale, results/<scale>/<experiment>/<variant>/seed-<n>/, and results/bench/.
+
+A run still under way, or one that was killed, is read as far as it got; a file that makes no sense is the
+user's to mend, and the error names it.
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wnrepro.errors import UserError
+from wnrepro.settings import FIGURE_LR, PARAMS, PRECISIONS, SCALE_NAMES, SCALES, SETTINGS
+
+STATUSES = ("running", "done", "diverged", "failed")
+METRICS = ("epoch", "seconds", "train_error", "test_error", "train_loss", "test_loss", "lr")
+LAYERS = ("epoch", "layer", "v_norm_mean", "v_norm_min", "v_norm_max", "g_mean", "g_min", "g_max")
+INIT = ("epoch", "layer", "mean_abs_max", "variance_min", "variance_max")
+NOISE = (
+    "epoch",
+    "layer",
+    "excess_kurtosis_median",
+    "excess_kurtosis_q25",
+    "excess_kurtosis_q75",
+    "minibatches",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory. Of its tables, metrics has a row an epoch, the others one an epoch and layer."""
+
+    path: Path
+    name: str  # <experiment>/<variant>/seed-<n>
+    config: dict[str, Any]
+    record: dict[str, Any]  # run.json
+    metrics: pd.DataFrame
+    layers: pd.DataFrame
+    init: pd.DataFrame
+    noise: pd.DataFrame
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.config["settings"]
+
+    @property
+    def variant(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def param(self) -> str:
+        return self.settings["param"]
+
+    @property
+    def lr(self) -> float:
+        return self.settings["lr"]
+
+    @property
+    def seed(self) -> int:
+        return self.settings["seed"]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs it is meant to run."""
+        return self.settings["epochs"]
+
+    @property
+    def epoch(self) -> int:
+        """Epochs it has logged."""
+        return len(self.metrics)
+
+    @property
+    def done(self) -> bool:
+        return self.record["status"] == "done"
+
+    @property
+    def diverged(self) -> bool:
+        return self.record["status"] == "diverged"
+
+    @property
+    def state(self) -> str:
+        """`done`, or how far it got."""
+        if self.done:
+            return "done"
+        so_far = f"epoch {self.epoch} of {self.epochs}"
+        return so_far if self.record["status"] == "running" else f"{self.record['status']}, {so_far}"
+
+    @property
+    def device(self) -> str:
+        return str(self.record.get("device_name") or self.record.get("device") or "unknown device")
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """The numbers among run.json's facts."""
+        facts = self.record.get("facts") or {}
+        return {name: float(value) for name, value in facts.items() if isinstance(value, int | float)}
+
+    def final(self, column: str) -> float:
+        """The last epoch's value; nan before the first epoch."""
+        return float(self.metrics[column].iloc[-1]) if self.epoch else math.nan
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from the scale's, besides param, lr and seed."""
+        defaults = scale_settings(self.config["experiment"], self.config["scale"])
+        return {
+            name: value
+            for name, value in self.settings.items()
+            if name not in ("param", "lr", "seed") and (name not in defaults or value != defaults[name])
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """All runs of a scale, by parameterization, learning rate, variant and seed, and the step times."""
+
+    folder: Path
+    scale: str
+    runs: tuple[Run, ...]
+    bench: dict[str, dict[str, Any]] = field(default_factory=dict)  # by file name without .json
+
+    @functools.cached_property
+    def precision(self) -> str:
+        """That of most runs at the scale's settings (a tie: the more exact). The claims are judged in it."""
+        used = [
+            run.settings.get("precision", PRECISIONS[0])
+            for run in self.runs
+            if not run.changed.keys() - {"precision"}
+        ]
+        return max(PRECISIONS, key=used.count)
+
+    @functools.cached_property
+    def standard(self) -> tuple[Run, ...]:
+        """The runs at the scale's settings but for param, lr and seed, in `precision`."""
+        return tuple(run for run in self.in_precision if not run.changed.keys() - {"precision"})
+
+    @functools.cached_property
+    def in_precision(self) -> tuple[Run, ...]:
+        return tuple(
+            run for run in self.runs if run.settings.get("precision", PRECISIONS[0]) == self.precision
+        )
+
+    @functools.cached_property
+    def figure1(self) -> tuple[Run, ...]:
+        """The standard runs at figure 1's learning rates."""
+        return tuple(run for run in self.standard if run.lr == FIGURE_LR[run.param])
+
+
+def scale_settings(experiment: str, scale: str) -> dict[str, Any]:
+    """The settings of an experiment at a scale, as JSON has them (a tuple is a list)."""
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(SETTINGS[experiment])}
+    return json.loads(json.dumps({**defaults, **SCALES[experiment][scale]}))
+
+
+def scales_with_runs(results: Path) -> list[str]:
+    """The scales that have a run directory, largest first. UserError if `results` is no readable folder."""
+    return [scale for scale in SCALE_NAMES if _run_folders(results, scale)]
+
+
+def load(results: Path, scale: str) -> Results:
+    """Read everything of one scale. UserError if there is nothing, or a file cannot be understood."""
+    folders = _run_folders(results, scale)
+    if not folders:
+        raise UserError(
+            f"{results / scale} holds no runs (no <experiment>/<variant>/seed-<n>/config.json): train some "
+            f"first, for example `wnrepro cifar --scale {scale}`, or name the folder with --results."
+        )
+    runs = sorted((_run(results / scale, folder) for folder in folders), key=_order)
+    return Results(results, scale, tuple(runs), _bench(results))
+
+
+def check(results: Path, scale: str) -> list[str]:
+    """The problems of runs whose files do not fit together, one sentence each. UserError as `load`."""
+    problems = []
+    for run in load(results, scale).runs:
+        hashed = {key: run.config[key] for key in ("experiment", "scale", "settings")}
+        text = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if run.config["hash"] != digest:
+            problems.append(
+                f"{run.name}: config.json's hash is {run.config['hash']}, its settings have {digest}."
+            )
+        if run.record.get("config_hash", run.config["hash"]) != run.config["hash"]:
+            problems.append(
+                f"{run.name}: run.json was written for the settings {run.record['config_hash']}, config.json "
+                f"holds {run.config['hash']}."
+            )
+        metrics = run.path / "metrics.csv"
+        if run.done or run.diverged:
+            actual = hashlib.sha256(metrics.read_bytes()).hexdigest() if metrics.exists() else "of no file"
+            if run.record.get("metrics_sha256") != actual:
+                problems.append(f"{run.name}: metrics.csv is not the one that run.json has the sha256 of.")
+        behind = 1 if run.record["status"] == "running" else 0  # killed between the two files
+        if abs(run.epoch - run.record["epoch"]) > behind:
+            problems.append(
+                f"{run.name}: metrics.csv has {run.epoch} epochs, run.json {run.record['epoch']}."
+            )
+        if run.done and run.epoch != run.epochs:
+            problems.append(f"{run.name}: done, with {run.epoch} of {run.epochs} epochs.")
+    return problems
+
+
+def _order(run: Run) -> tuple[int, float, str, int]:
+    return PARAMS.index(run.param), run.lr, run.variant, run.seed
+
+
+def _run_folders(results: Path, scale: str) -> list[Path]:
+    try:
+        if not results.is_dir():
+            raise UserError(f"{results} is no folder: name the one that holds the runs with --results.")
+        next(results.iterdir(), None)
+        return sorted(config.parent for config in (results / scale).glob("*/*/seed-*/config.json"))
+    except OSError as error:
+        raise UserError(f"{results} cannot be read ({error.strerror}): check its permissions.") from error
+
+
+def _malformed(path: Path, what: str) -> UserError:
+    return UserError(
+        f"{path} is malformed ({what}): restore it from version control, or move its folder out of the "
+        "results."
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
+    except UnicodeDecodeError as error:
+        raise _malformed(path, "it is no UTF-8 text") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(path))
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate could not be written out again
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, f"no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise _malformed(path, "no JSON object")
+    return value
+
+
+def _expect(path: Path, value: dict[str, Any], **types: type | tuple[type, ...]) -> None:
+    for name, kind in types.items():
+        if not isinstance(value.get(name), kind) or isinstance(value[name], bool):
+            raise _malformed(path, f"`{name}` is missing or of the wrong kind")
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A CSV of numbers, but for `layer`; empty if there is no file. A last line cut short is left out."""
+    text = _text(path) if path.exists() else ""
+    try:
+        header, *rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [list(columns)]
+        if wrong := [name for name in columns if header.count(name) != 1]:
+            raise ValueError(f"not one column {wrong[0]}")
+        for line, row in enumerate(rows, start=2):
+            if len(row) != len(header):
+                raise ValueError(f"line {line} has not the header's {len(header)} fields")
+        table = pd.DataFrame(rows, columns=header)[list(columns)]
+        for name in columns:
+            if name != "layer":
+                table[name] = table[name].astype(int if name == "epoch" else float)
+    except (ValueError, OverflowError, csv.Error) as error:
+        raise _malformed(path, str(error)) from error
+    return table
+
+
+def _run(top: Path, folder: Path) -> Run:
+    path = folder / "config.json"
+    config = _json(path)
+    _expect(path, config, experiment=str, scale=str, settings=dict, hash=str)
+    if config["experiment"] not in SETTINGS:
+        raise _malformed(path, f"no experiment of this version: {config['experiment']}")
+    settings = config["settings"]
+    _expect(path, settings, param=str, lr=(int, float), seed=int, epochs=int)
+    if settings["param"] not in PARAMS:
+        raise _malformed(path, f"no parameterization: {settings['param']}")
+    if not (settings["lr"] > 0 and settings["epochs"] > 0):
+        raise _malformed(path, "lr and epochs must be above 0")
+    if not isinstance(settings.get("g_exp"), int | float | None):
+        raise _malformed(path, "`g_exp` is no number")
+    place = (top.name, folder.parts[-3], folder.parts[-1])
+    if place != (config["scale"], config["experiment"], f"seed-{settings['seed']}"):
+        raise _malformed(path, "it belongs to another scale, experiment or seed than its folder")
+
+    path = folder / "run.json"
+    record = _json(path) if path.exists() else {"status": "running", "epoch": 0}
+    _expect(path, record, status=str, epoch=int)
+    if record["status"] not in STATUSES:
+        raise _malformed(path, f"no status: {record['status']}")
+    for name in ("facts", "git", "versions"):
+        if not isinstance(record.get(name) or {}, dict):
+            raise _malformed(path, f"`{name}` is no object")
+
+    path = folder / "metrics.csv"
+    metrics = _table(path, METRICS)
+    if list(metrics["epoch"]) != list(range(1, len(metrics) + 1)):
+        raise _malformed(path, "its epochs are not 1, 2, 3, …")
+    errors = metrics[["train_error", "test_error"]]
+    if ((errors < 0) | (errors > 1)).any(axis=None):
+        raise _malformed(path, "an error is no fraction from 0 to 1")
+    return Run(
+        folder,
+        folder.relative_to(top).as_posix(),
+        config,
+        record,
+        metrics,
+        _layers(folder / "layers.csv"),
+        _table(folder / "init.csv", INIT),
+        _table(folder / "noise.csv", NOISE),
+    )
+
+
+def _layers(path: Path) -> pd.DataFrame:
+    """layers.csv up to its last whole epoch."""
+    table = _table(path, LAYERS)
+    sizes = table.groupby("epoch").size()
+    if list(sizes.index) != list(range(len(sizes))) or table.duplicated(["epoch", "layer"]).any():
+        raise _malformed(path, "its epochs are not 0, 1, 2, … with every layer once")
+    return table[table["epoch"].map(sizes) == sizes.max()] if len(sizes) else table
+
+
+def _bench(results: Path) -> dict[str, dict[str, Any]]:
+    """The files of results/bench that have ratios of cifar's step times."""
+    found = {}
+    for path in sorted((results / "bench").glob("*.json")):
+        bench = _json(path)
+        if "cifar" in bench:
+            _expect(path, bench, device_name=str, cifar=dict)
+            _expect(path, bench["cifar"], ratios=dict)
+            for name, ratio in bench["cifar"]["ratios"].items():
+                if not isinstance(ratio, dict):
+                    raise _malformed(path, f"the ratio `{name}` is no object")
+                _expect(path, ratio, median=(int, float), low=(int, float), high=(int, float), n=int)
+            found[path.stem] = bench
+    return found

@@ -1,0 +1,191 @@
+"""The report's tables as data frames, and a data frame as Markdown. Errors in the tables are fractions."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wnrepro import paper
+from wnrepro.report import verdicts
+from wnrepro.report.claims import Finding
+from wnrepro.report.load import Results, Run
+from wnrepro.settings import FIGURE_LR, SETTINGS
+
+
+def escape(text: str) -> str:
+    """Text of a run file as Markdown that shows just this text, in one table cell."""
+    text = " ".join(text.split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "\\`*[]|":
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def markdown(table: pd.DataFrame, escaped: bool = True) -> str:
+    """A frame as a Markdown table; `escaped=False` leaves the cells as they are."""
+    rows = [list(table.columns), ["---"] * len(table.columns)]
+    for row in table.itertuples(index=False):
+        rows.append([escape(str(cell)) if escaped else str(cell) for cell in row])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def percent(value: float) -> str:
+    """A fraction in per cent, without the sign; a dash where there is none."""
+    return f"{100 * value:.2f}" if math.isfinite(value) else "–"
+
+
+def interval(low: float, high: float) -> str:
+    return f"{percent(low)} to {percent(high)}" if math.isfinite(low) else "–"
+
+
+def number(value: float) -> str:
+    """A plain number, as short as possible."""
+    return f"{value:g}"
+
+
+def claims(found: dict[str, Finding]) -> pd.DataFrame:
+    """One row a claim."""
+    return pd.DataFrame(
+        [
+            {
+                "id": claim.id,
+                "claim": claim.claim,
+                "where": claim.where,
+                "paper": claim.paper,
+                "measured": found[claim.id].measured,
+                "n": found[claim.id].n,
+                "devices": found[claim.id].devices,
+                "verdict": found[claim.id].verdict,
+                "rule": claim.rule,
+            }
+            for claim in paper.CLAIMS
+        ]
+    )
+
+
+def table2(results: Results) -> pd.DataFrame:
+    """One row a parameterization, in table 2's order: the paper's test error, ours, every seed's."""
+    rows = []
+    for param, published in paper.TABLE2.items():
+        runs = [run for run in results.figure1 if run.param == param]
+        errors = [run.final("test_error") for run in runs if run.done]
+        low, high = verdicts.t_interval(errors)
+        rows.append(
+            {
+                "model": paper.TABLE2_NAMES[param],
+                "param": param,
+                "lr": FIGURE_LR[param],
+                "paper_test_error": round(published / 100, 6),
+                "test_error_mean": float(np.mean(errors)) if errors else math.nan,
+                "test_error_low": low,
+                "test_error_high": high,
+                "n": len(errors),
+                "seeds": "; ".join(_seed(run) for run in runs) or "not run",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _seed(run: Run) -> str:
+    """`seed 1: 8.41`, with the state of a run that is not done."""
+    error = f"seed {run.seed}: {percent(run.final('test_error'))}"
+    return error if run.done else f"{error} ({run.state})"
+
+
+def variants(results: Results) -> pd.DataFrame:
+    """One row a variant: final errors over its finished seeds, and the state of the others."""
+    rows = []
+    for variant in dict.fromkeys(run.variant for run in results.runs):
+        runs = [run for run in results.runs if run.variant == variant]
+        done = [run for run in runs if run.done]
+        test = [run.final("test_error") for run in done]
+        low, high = verdicts.t_interval(test)
+        others = [f"seed {run.seed}: {run.state}" for run in runs if not run.done]
+        rows.append(
+            {
+                "variant": variant,
+                "param": runs[0].param,
+                "lr": runs[0].lr,
+                "other_settings": ", ".join(f"{name} = {value}" for name, value in runs[0].changed.items()),
+                "n": len(done),
+                "train_error_mean": float(np.mean([run.final("train_error") for run in done]))
+                if done
+                else math.nan,
+                "test_error_mean": float(np.mean(test)) if done else math.nan,
+                "test_error_low": low,
+                "test_error_high": high,
+                "unfinished": "; ".join(others),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def step_time(results: Results) -> pd.DataFrame:
+    """One row a device and ratio of step times: median and 95 % interval over paired rounds."""
+    rows = [
+        {
+            "device": bench["device_name"],
+            "ratio": name,
+            **{key: ratio[key] for key in ("median", "low", "high", "n")},
+        }
+        for bench in results.bench.values()
+        for name, ratio in bench["cifar"]["ratios"].items()
+    ]
+    return pd.DataFrame(rows, columns=["device", "ratio", "median", "low", "high", "n"])
+
+
+def settings(results: Results) -> pd.DataFrame:
+    """One row a setting: the paper's value, those of the runs, its help and source."""
+    rows = []
+    for experiment in sorted({run.config["experiment"] for run in results.runs}):
+        used = [run.settings for run in results.runs if run.config["experiment"] == experiment]
+        entries = {entry.name: entry for entry in dataclasses.fields(SETTINGS[experiment])}
+        for name in dict.fromkeys([*entries, *(name for settings in used for name in settings)]):
+            values = dict.fromkeys(_value(settings[name]) for settings in used if name in settings)
+            entry = entries.get(name)
+            rows.append(
+                {
+                    "setting": name,
+                    "default": _value(entry.default) if entry else "",
+                    "runs": ", ".join(values),
+                    "help": entry.metadata["help"] if entry else "not a setting of this version",
+                    "source": entry.metadata["source"] if entry else "",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _value(value: Any) -> str:
+    """A setting's value as config.json has it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def provenance(results: Results) -> pd.DataFrame:
+    """One row a run: how it ended, where, on which code."""
+    rows = []
+    for run in results.runs:
+        git, versions = run.record.get("git") or {}, run.record.get("versions") or {}
+        commit = str(git.get("commit") or "unknown")[:7]
+        rows.append(
+            {
+                "variant": run.variant,
+                "seed": run.seed,
+                "status": run.record["status"],
+                "epoch": run.epoch,
+                "epochs": run.epochs,
+                "train_error": run.final("train_error"),
+                "test_error": run.final("test_error"),
+                "seconds": run.record.get("seconds"),
+                "peak_memory_bytes": run.record.get("peak_memory_bytes"),
+                "device": run.device,
+                "git": f"{commit}, dirty" if git.get("dirty") else commit,
+                "torch": str(versions.get("torch") or "unknown"),
+                "hash": run.config["hash"],
+                "resumed": len(run.record.get("resumed") or []),
+                "message": str(run.record.get("message") or ""),
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,220 @@
+"""The rules of `paper.CLAIMS` as functions from measured numbers to a verdict, and the intervals they use.
+
+A part of a claim holds (True), fails (False) or is open (None). C4's errors are per cent, others fractions.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+from scipy.special import stdtrit
+
+from wnrepro import paper
+from wnrepro.paper import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED
+
+Interval = tuple[float, float]
+
+
+def t_interval(values: Sequence[float]) -> Interval:
+    """95 % t-interval of the mean; (nan, nan) for fewer than two values."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def welch_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
+    """Welch's 95 % interval of mean(a) − mean(b); (nan, nan) if either has fewer than two values."""
+    if min(len(a), len(b)) < 2:
+        return math.nan, math.nan
+    difference = float(np.mean(a) - np.mean(b))
+    square_a, square_b = float(np.var(a, ddof=1)) / len(a), float(np.var(b, ddof=1)) / len(b)
+    square = square_a + square_b
+    if square == 0:
+        return difference, difference
+    freedom = square**2 / (square_a**2 / (len(a) - 1) + square_b**2 / (len(b) - 1))
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(square)
+    return difference - half, difference + half
+
+
+def inside(interval: Interval, low: float, high: float) -> bool | None:
+    """Whether an interval lies within [low, high]: True; wholly outside: False; neither, or unknown: None."""
+    if interval[0] >= low and interval[1] <= high:
+        return True
+    return False if interval[0] > high or interval[1] < low else None
+
+
+def part(holds: bool, fails: bool) -> bool | None:
+    """True, False or, where neither is so, None."""
+    return True if holds else False if fails else None
+
+
+def overall(parts: Sequence[bool | None]) -> str:
+    """One failing part refutes a claim, all together make it."""
+    if any(part is False for part in parts):
+        return NOT_REPRODUCED
+    return REPRODUCED if all(parts) else INCONCLUSIVE
+
+
+def identities(residuals: Sequence[Sequence[float]]) -> str:
+    """C1, C2. residuals: of each identity, one number a run."""
+    if not any(residuals):
+        return NOT_RUN
+    if any(not value <= paper.IDENTITY_LIMIT for values in residuals for value in values):  # nan fails too
+        return NOT_REPRODUCED
+    return REPRODUCED if all(residuals) else INCONCLUSIVE
+
+
+def same_start(means: Sequence[float], variances: Sequence[float], losses: Sequence[Sequence[float]]) -> str:
+    """C3. means, variances: the extremes of every layer and run; losses: the four of a complete seed."""
+    if not len(means) and not len(losses):
+        return NOT_RUN
+    spreads = [(max(four) - min(four)) / np.mean(four) for four in losses]
+    good = (
+        all(value <= paper.INIT_MEAN for value in means)
+        and all(abs(value - 1) <= paper.INIT_VARIANCE for value in variances)
+        and all(spread <= paper.INIT_LOSS for spread in spreads)
+    )
+    if not good:
+        return NOT_REPRODUCED
+    return REPRODUCED if len(means) and losses else INCONCLUSIVE
+
+
+def table2(errors: Mapping[str, Sequence[float]], diverged: Sequence[str] = ()) -> str:
+    """C4. errors: final test errors (%) by parameterization, one a seed; diverged: those that did."""
+    if not any(errors.values()) and not diverged:
+        return NOT_RUN
+    values = {param: errors.get(param, ()) for param in paper.TABLE2}
+    parts: list[bool | None] = [False for _ in diverged]
+    for param, published in paper.TABLE2.items():
+        if len(values[param]) == 1:
+            parts.append(part(holds=False, fails=abs(values[param][0] - published) > paper.ERROR_GROSS))
+        else:
+            margin = paper.ERROR_MARGIN
+            parts.append(inside(t_interval(values[param]), published - margin, published + margin))
+    for better, worse in (("wn+mobn", "bn"), ("bn", "wn"), ("bn", "normal")):
+        low, high = welch_interval(values[better], values[worse])
+        parts.append(part(holds=high < 0, fails=low >= 0))
+    difference = welch_interval(values["wn"], values["normal"])
+    parts.append(inside(difference, -paper.ERROR_MARGIN, paper.ERROR_MARGIN))
+    return overall(parts)
+
+
+def faster(ratios: Mapping[str, Sequence[float]]) -> str:
+    """C5. ratios: of wn and of bn, its mean training error over normal's, one a seed; inf if it diverged."""
+    if not any(ratios.values()):
+        return NOT_RUN
+    parts: list[bool | None] = []
+    for param in ("wn", "bn"):
+        values = np.array(ratios.get(param, ()))
+        some = len(values) > 0
+        parts.append(
+            part(
+                holds=some and bool(np.all(values <= 1 - paper.SPEED_UP)),
+                fails=some and bool(np.all(values >= 1)),
+            )
+        )
+    return overall(parts)
+
+
+def divergence(outcomes: Sequence[tuple[float, str]]) -> str:
+    """C6. outcomes of normal from 0.003 up: (rate, "diverged", "trained", "untrained" or "unfinished")."""
+    if not outcomes:
+        return NOT_RUN
+    at = [outcome for rate, outcome in outcomes if rate == paper.DIVERGING_LR]
+    trained = any(outcome == "trained" for _, outcome in outcomes)
+    if at and all(outcome == "diverged" for outcome in at) and not trained:
+        return REPRODUCED
+    return NOT_REPRODUCED if trained and "diverged" not in at else INCONCLUSIVE
+
+
+def step_time(devices: Sequence[Mapping[str, tuple[float, float, int]]]) -> str:
+    """C7. For each device: of bn and of wn, the (low, high, rounds) of its step time over normal's."""
+    if not devices:
+        return NOT_RUN
+    verdicts = set()
+    for ratios in devices:
+        enough = {
+            param: interval[:2] for param, interval in ratios.items() if interval[2] >= paper.BENCH_ROUNDS
+        }
+        unknown = (math.nan, math.nan)
+        bn_is_slow = inside(enough.get("bn", unknown), paper.NOTICEABLE, math.inf)
+        wn_is_fast = inside(enough.get("wn", unknown), 0, paper.NOTICEABLE)
+        verdicts.add(overall([bn_is_slow, wn_is_fast]))
+    return verdicts.pop() if len(verdicts) == 1 else INCONCLUSIVE
+
+
+def noise(mobn: Sequence[Interval], bn: Sequence[Interval], minibatches: int) -> str:
+    """C8. By layer, at the same seeds and epochs, the excess kurtosis' quartiles over features.
+
+    mobn: (median, upper quartile); bn: (median, lower quartile); minibatches: the fewest of any measurement.
+    """
+    if not mobn and not bn:
+        return NOT_RUN
+    if not mobn or len(mobn) != len(bn) or minibatches < paper.NOISE_MINIBATCHES:
+        return INCONCLUSIVE
+    centre = abs(float(np.median([median for median, _ in mobn])))
+    gaussian = part(holds=centre <= paper.GAUSSIAN_KURTOSIS, fails=centre > paper.HEAVY_KURTOSIS)
+    clear = np.mean([low > high for (_, high), (_, low) in zip(mobn, bn, strict=True)])
+    no_larger = np.mean([b <= a for (a, _), (b, _) in zip(mobn, bn, strict=True)])
+    return overall([gaussian, part(holds=bool(clear > 0.5), fails=bool(no_larger >= 0.5))])
+
+
+def working_rates(errors: Mapping[float, float]) -> list[float]:
+    """C13. The learning rates that work, of {rate: final training error, inf if any seed diverged}."""
+    limit = min(paper.RATE_FACTOR * min(errors.values()) + paper.RATE_MARGIN, paper.UNTRAINED_ERROR)
+    return [rate for rate, error in sorted(errors.items()) if error <= limit]
+
+
+def robust_rates(wn: Mapping[float, float], normal: Mapping[float, float]) -> str:
+    """C13. {rate: final training error, inf if any seed diverged} of wn and of normal."""
+    if not wn and not normal:
+        return NOT_RUN
+    shared = wn.keys() & normal.keys()
+    if len(shared) < paper.SWEEP_RATES:
+        return INCONCLUSIVE
+    of_wn = len(working_rates({rate: wn[rate] for rate in shared}))
+    of_normal = len(working_rates({rate: normal[rate] for rate in shared}))
+    if of_wn == of_normal and of_wn in (0, len(shared)):
+        return INCONCLUSIVE
+    return REPRODUCED if of_wn > of_normal else NOT_REPRODUCED
+
+
+def growth(
+    factors: Sequence[float], early_late: Sequence[tuple[float, float]], by_rate: Sequence[Sequence[float]]
+) -> str:
+    """C14. What ‖v‖ did: parts growth, slowing, rates.
+
+    factors: last ‖v‖ over first, one a run and layer; early_late: log growth in the two halves of the epochs
+    at a constant rate, one pair a run; by_rate: growth at increasing rates, a sequence a seed and
+    parameterization.
+    """
+    if not factors:
+        return NOT_RUN
+    share = float(np.mean([factor > 1 for factor in factors]))
+    grown = part(holds=share >= paper.GROWN_LAYERS, fails=share < paper.SHRUNK_LAYERS)
+    slower = [late < early for early, late in early_late]
+    slowing = part(holds=bool(slower) and all(slower), fails=bool(slower) and not any(slower))
+    ordered = [all(a < b for a, b in pairwise(rates)) for rates in by_rate]
+    reversed_ = [rates[-1] <= rates[0] for rates in by_rate]
+    rates = part(holds=bool(ordered) and all(ordered), fails=bool(ordered) and all(reversed_))
+    return overall([grown, slowing, rates])
+
+
+def exponential_g(differences: Mapping[str, Sequence[float]], direct: float) -> str:
+    """C15. By variant, the relative differences in test error to direct g, one a seed; inf if it diverged.
+
+    direct: test error of direct g, the largest of those compared with.
+    """
+    if not any(differences.values()):
+        return NOT_RUN
+    if direct > paper.UNTRAINED_ERROR:
+        return INCONCLUSIVE
+    parts: list[bool | None] = []
+    for values in differences.values():
+        if any(math.isinf(value) for value in values):
+            parts.append(False)
+        else:
+            parts.append(inside(t_interval(values), -paper.G_MARGIN, paper.G_MARGIN))
+    return overall(parts)

@@ -1,0 +1,379 @@
+"""One run: its directory, its lock, its checkpoint; resume without a row lost, doubled or changed.
+
+results/<scale>/<experiment>/<variant>/seed-<n>/ holds config.json, run.json, metrics.csv and further tables.
+Every file is written whole: temporary file, fsync, rename. After each epoch the tables are written first, then
+the checkpoint, then run.json; a resume cuts the tables back to the checkpoint's epoch. A kill at any byte
+therefore leaves a directory that goes on as if nothing had happened.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import random
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import filelock
+import numpy as np
+import torch
+
+from wnrepro.errors import UserError
+from wnrepro.settings import SETTINGS, CifarSettings, scale_settings
+from wnrepro.training import Epoch, Tick
+
+PACKAGES = ("wnrepro", "torch", "torchvision", "numpy", "scikit-learn")
+
+
+class Experiment(Protocol):
+    """What a run drives: train() yields its progress, the state dict is all that it goes on from."""
+
+    device: torch.device
+    facts: dict[str, Any]
+
+    def train(self) -> Iterator[Tick | Epoch]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+# ------------------------------------------------------------------------------- names and settings
+
+
+def variant(experiment: str, scale: str, settings: CifarSettings) -> str:
+    """The run's name: parameterization, learning rate, and every setting that is not its scale's default."""
+    default = scale_settings(experiment, scale, settings.param)
+    parts = [settings.param, f"lr{settings.lr:g}"]
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name not in ("param", "lr", "seed") and value != getattr(default, field.name):
+            text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            parts.append(f"{field.name}-{text}")
+    return "_".join(parts)
+
+
+def directory(results: Path, experiment: str, scale: str, settings: CifarSettings) -> Path:
+    """Where the run with these settings lives."""
+    return results / scale / experiment / variant(experiment, scale, settings) / f"seed-{settings.seed}"
+
+
+def config(experiment: str, scale: str, settings: CifarSettings) -> dict[str, Any]:
+    """The content of config.json: all settings and their hash."""
+    content = {"experiment": experiment, "scale": scale, "settings": dataclasses.asdict(settings)}
+    content = json.loads(json.dumps(content))  # tuples become lists, as they will be when read back
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return content | {"hash": hashlib.sha256(canonical.encode()).hexdigest()[:16]}
+
+
+# ------------------------------------------------------------------------------- files
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it has its old or its new content, whatever happens."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file whole."""
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is no file. Raises UserError where it is not one."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); mend that, or give another --results"
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not readable as JSON ({error}); mend it, or start over with --fresh"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; mend it, or start over with --fresh")
+    return content
+
+
+class Tables:
+    """The run's CSV files: rows of text by table name, each row with its epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: dict[str, list[dict[str, str]]] = {}
+
+    def cut(self, epoch: int) -> None:
+        """Read what is there, and keep the rows up to this epoch."""
+        for path in sorted(self.folder.glob("*.csv")):
+            with path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            self.rows[path.stem] = [row for row in rows if int(row["epoch"]) <= epoch]
+            self.write(path.stem)
+
+    def append(self, epoch: Epoch) -> None:
+        """Add an epoch's rows, and write the files."""
+        for name, rows in {"metrics": [epoch.metrics], **epoch.tables}.items():
+            self.rows.setdefault(name, []).extend(
+                {column: str(value) for column, value in row.items()} for row in rows
+            )
+            self.write(name)
+
+    def write(self, name: str) -> None:
+        path, rows = self.folder / f"{name}.csv", self.rows[name]
+        if not rows:
+            path.unlink(missing_ok=True)
+            return
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(path, text.getvalue().encode())
+
+
+# ------------------------------------------------------------------------------- state
+
+
+def rng_state() -> dict[str, Any]:
+    """The global generators of torch, its GPUs, numpy and Python, in types that `weights_only` loads."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            position,
+            has_gauss,
+            cached,
+        ],
+        "python": random.getstate(),
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put the global generators back to an `rng_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def save_checkpoint(path: Path, experiment: Experiment, epoch: Epoch, config_hash: str) -> None:
+    """Write a checkpoint whole; the one before stays until this one is on disk."""
+    state = {"epoch": epoch.epoch, "diverged": epoch.diverged, "config_hash": config_hash, "rng": rng_state()}
+    content = io.BytesIO()
+    torch.save(state | {"experiment": experiment.state_dict()}, content)
+    write_whole(path, content.getvalue())
+
+
+def load_checkpoint(path: Path, config_hash: str, device: torch.device) -> dict[str, Any] | None:
+    """The checkpoint, or None where there is none. Raises UserError where it cannot be read or is another run's."""
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{path}: not readable as a checkpoint ({type(error).__name__}); start over with --fresh"
+        ) from error
+    if state.get("config_hash") != config_hash:
+        raise UserError(f"{path}: the checkpoint of a run with other settings; start over with --fresh")
+    return state
+
+
+# ------------------------------------------------------------------------------- provenance
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the code that runs, and whether its files differ from it; nulls outside a git checkout."""
+    package = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            return subprocess.run(
+                ["git", "-C", str(package), *words], capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    if git("ls-files", "--error-unmatch", "runs.py") is None:
+        return {"commit": None, "dirty": None}
+    return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain", "--", ".") != ""}
+
+
+def device_name(device: torch.device) -> str:
+    """GPU name, or processor name and threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What ran the code: device, commit, package versions."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "device": device.type,
+        "device_name": device_name(device),
+        "git": git_state(),
+        "versions": versions,
+    }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest memory so far: of the GPU's allocator, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if platform.system() == "Linux" else 1)
+
+
+# ------------------------------------------------------------------------------- the run
+
+
+class Run:
+    """A run directory, held by this process between `with`'s lines."""
+
+    def __init__(self, results: Path, experiment: str, scale: str, settings: CifarSettings) -> None:
+        assert type(settings) is SETTINGS[experiment]
+        self.folder = directory(results, experiment, scale, settings)
+        self.name = str(self.folder.relative_to(results).parent)
+        self.config = config(experiment, scale, settings)
+        self.epochs = settings.epochs
+        self.lock = filelock.FileLock(self.folder / "lock", timeout=0)
+
+    def record(self) -> dict[str, Any] | None:
+        """run.json, or None before the run has begun. Raises UserError if another configuration is there."""
+        there = read_json(self.folder / "config.json")
+        if there is not None and there.get("hash") != self.config["hash"]:
+            old, new = there.get("settings", {}), self.config["settings"]
+            keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+            raise UserError(
+                f"{self.folder}: holds a run with other settings ({', '.join(keys) or 'hash'}); move it away, "
+                "give another --results, or start over with --fresh"
+            )
+        return read_json(self.folder / "run.json") if there is not None else None
+
+    def finished(self) -> str | None:
+        """`done` or `diverged` where the run has ended so, else None."""
+        record = self.record()
+        status = record.get("status") if record else None
+        return status if status in ("done", "diverged") else None
+
+    def __enter__(self) -> "Run":
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock.acquire()
+        except filelock.Timeout:
+            raise UserError(
+                f"{self.folder}: another process is at this run; wait for it, or end it"
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot be written ({error.strerror}); mend its permissions or give another --results"
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+    def clear(self) -> None:
+        """Remove everything that the run has written."""
+        for path in self.folder.iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def execute(
+        self, load: Callable[[], Experiment], show: Callable[[Tick | Epoch], None] = lambda _: None
+    ) -> dict[str, Any]:
+        """Begin or go on, to the end; the content of run.json then. `show` sees everything that train() yields.
+
+        Raises what the experiment raises, after recording the run as failed; an interruption leaves it as running.
+        """
+        record = self.record()
+        checkpoint_path, config_hash = self.folder / "checkpoint.pt", self.config["hash"]
+        experiment = load()
+        write_json(self.folder / "config.json", self.config)
+        checkpoint = load_checkpoint(checkpoint_path, config_hash, experiment.device) if record else None
+        epoch, diverged = 0, ""
+        if checkpoint:
+            experiment.load_state_dict(checkpoint["experiment"])
+            set_rng_state(checkpoint["rng"])
+            epoch, diverged = checkpoint["epoch"], checkpoint["diverged"]
+        tables = Tables(self.folder)
+        tables.cut(epoch)
+
+        here = provenance(experiment.device)
+        if record:
+            record["resumed"].append({"at": now(), "from_epoch": epoch, **here})
+        else:
+            record = {
+                "status": "running",
+                "message": "",
+                "epoch": 0,
+                "epochs": self.epochs,
+                "config_hash": config_hash,
+            }
+            record |= {"created": now(), "updated": now(), "seconds": 0.0, "peak_memory_bytes": 0, **here}
+            record |= {"facts": {}, "resumed": []}
+        record |= {"status": "running", "message": "", "epoch": epoch}
+
+        def write(**changes: Any) -> None:
+            record.update(changes, updated=now(), facts=experiment.facts)
+            record["seconds"] = round(sum(float(row["seconds"]) for row in tables.rows.get("metrics", [])), 3)
+            record["peak_memory_bytes"] = max(
+                record["peak_memory_bytes"], peak_memory_bytes(experiment.device)
+            )
+            if record["status"] in ("done", "diverged"):
+                content = (self.folder / "metrics.csv").read_bytes()
+                record["metrics_sha256"] = hashlib.sha256(content).hexdigest()
+            write_json(self.folder / "run.json", record)
+
+        write()
+        try:
+            # A run that was killed between its divergence and run.json has nothing left to train.
+            for event in experiment.train() if not diverged else ():
+                if isinstance(event, Epoch):
+                    tables.append(event)
+                    save_checkpoint(checkpoint_path, experiment, event, config_hash)
+                    write(epoch=event.epoch)
+                    diverged = event.diverged
+                show(event)
+        except Exception as error:
+            write(status="failed", message=f"{type(error).__name__}: {error}")
+            raise
+        write(status="diverged" if diverged else "done", message=diverged)
+        return record

@@ -1,0 +1,115 @@
+"""What the experiments' training loops share: what `train()` yields, the authors' Adam, the compute device.
+
+The authors' Adam differs from torch's: ε = 1e-8 stands inside the square root.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from wnrepro.errors import UserError
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Progress inside an epoch: `done` of `total` examples."""
+
+    epoch: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave: the row of metrics.csv, and the rows of further tables by name.
+
+    `diverged` is empty, or the sentence that says how training diverged; the run then ends here.
+    """
+
+    epoch: int
+    metrics: dict[str, Any]
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    diverged: str = ""
+
+
+class Adam(torch.optim.Optimizer):
+    """Adam with ε inside the root (authors' code): p ← p − lr·m̂/√(v̂ + ε).
+
+    The bias corrections 1 − β1ᵗ, 1 − β2ᵗ use the β of the step, also after β1 has changed.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "epsilon": epsilon, "step": 0})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {"m": torch.zeros_like(p), "v": torch.zeros_like(p)}
+            grads = [p.grad for p in params if p.grad is not None]
+            m = [self.state[p]["m"] for p in params]
+            v = [self.state[p]["v"] for p in params]
+            group["step"] += 1
+            beta1, beta2 = group["beta1"], group["beta2"]
+            torch._foreach_lerp_(m, grads, 1 - beta1)
+            torch._foreach_mul_(v, beta2)
+            torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
+            root = torch._foreach_div(v, 1 - beta2 ** group["step"])
+            torch._foreach_add_(root, group["epsilon"])
+            torch._foreach_sqrt_(root)
+            torch._foreach_addcdiv_(params, m, root, -group["lr"] / (1 - beta1 ** group["step"]))
+        return loss
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `auto`, `cpu`, `cuda` or `cuda:N`. Raises UserError where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: no such device; give auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {name}: torch sees no GPU here; `wnrepro doctor` says why, or use cpu")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    return device
+
+
+def set_precision(precision: str, device: torch.device) -> None:
+    """Let matrix products run in tf32 or not; bf16 is `autocast`'s. Raises UserError for tf32 on a CPU."""
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError("--precision tf32: only a GPU has it; on a CPU use fp32 or bf16")
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The context of a forward pass: bf16 matrix products where `precision` says so."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
