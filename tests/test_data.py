@@ -220,9 +220,7 @@ def tar_gz(members: dict[str, bytes]) -> bytes:
 
 
 def test_only_the_expected_members_are_unpacked(server: Server, tmp_path: Path) -> None:
-    server.files["t"] = tar_gz(
-        {"toy/a": b"aa", "../outside": b"no", "/absolute": b"no", "toy/b": b"bb", "c": b""}
-    )
+    server.files["t"] = tar_gz({"toy/a": b"aa", "../outside": b"no", "/absolute": b"no", "toy/b": b"bb", "c": b""})
     members = (File("toy/a", md5(b"aa")), File("toy/b", md5(b"bb")))
     toy = {"toy": [Download(File("t.tar.gz", md5(server.files["t"])), (server.url("t"),), members)]}
     root = tmp_path / "root"
@@ -248,9 +246,7 @@ def test_addresses_and_checksums_are_torchvisions() -> None:
     official = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
     assert cifar.members == tuple(File(f"{CIFAR10.base_folder}/{n}", f"md5:{h}") for n, h in official)
     assert cifar.file == File(CIFAR10.filename, f"md5:{CIFAR10.tgz_md5}") and cifar.urls == (CIFAR10.url,)
-    assert [d.file for d in DATASETS["mnist"]] == [
-        File(f"MNIST/raw/{n}", f"md5:{h}") for n, h in MNIST.resources
-    ]
+    assert [d.file for d in DATASETS["mnist"]] == [File(f"MNIST/raw/{n}", f"md5:{h}") for n, h in MNIST.resources]
     for download, (name, _) in zip(DATASETS["mnist"], MNIST.resources, strict=True):
         assert download.urls == tuple(mirror + name for mirror in MNIST.mirrors)
 
@@ -343,9 +339,7 @@ def test_the_bundled_halves_share_no_digit_and_no_pixel() -> None:
 def test_the_bundled_images_are_made_of_their_half_alone() -> None:
     train, _ = data.bundled_material()
     train.photos[...] = 77
-    x, _ = data._compose(
-        data.Material(0 * train.digits, train.labels, train.photos), 20, np.random.default_rng(1)
-    )
+    x, _ = data._compose(data.Material(0 * train.digits, train.labels, train.photos), 20, np.random.default_rng(1))
     assert (x.float().mean((1, 2, 3)) - 77).abs().max() < 1
 
 

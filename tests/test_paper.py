@@ -71,9 +71,7 @@ def test_identities(residuals: list[list[float]], expected: str) -> None:
         ([nan], [1.0], [[2.8, 2.8, 2.8, 2.8]], NOT_REPRODUCED),
     ],
 )
-def test_same_start(
-    means: list[float], variances: list[float], losses: list[list[float]], expected: str
-) -> None:
+def test_same_start(means: list[float], variances: list[float], losses: list[list[float]], expected: str) -> None:
     assert verdicts.same_start(means, variances, losses) == expected
 
 
@@ -167,9 +165,7 @@ def test_step_time(devices: list[dict[str, tuple[float, float, int]]], expected:
         ([(0.1, 0.5)] * 3, [], 50, INCONCLUSIVE),
     ],
 )
-def test_noise(
-    mobn: list[tuple[float, float]], bn: list[tuple[float, float]], minibatches: int, expected: str
-) -> None:
+def test_noise(mobn: list[tuple[float, float]], bn: list[tuple[float, float]], minibatches: int, expected: str) -> None:
     assert verdicts.noise(mobn, bn, minibatches) == expected
 
 

@@ -486,9 +486,7 @@ def test_constant_features_are_named_and_counted(param: str) -> None:
         last.v[1:3] = 0
         last.v[1:3, 0] = 1
     model[4][1].register_forward_hook(lambda _m, _x, y: torch.cat([torch.ones(len(y), 1), y[:, 1:]], 1))
-    with pytest.raises(
-        ConstantFeatureError, match=r"2 features of layer '4\.2' do not vary .*batch"
-    ) as raised:
+    with pytest.raises(ConstantFeatureError, match=r"2 features of layer '4\.2' do not vary .*batch") as raised:
         data_dependent_init(model, torch.randn(20, 2, 6, 6))
     assert raised.value.layer is last and raised.value.features == 2
 

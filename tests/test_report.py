@@ -149,9 +149,7 @@ def verdict(results: Path, claim: str, scale: str = "short") -> str:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # The whole report
@@ -283,9 +281,7 @@ def test_one_colour_and_line_a_parameterization() -> None:
 
 
 def test_no_torch() -> None:
-    code = (
-        "import sys, wnrepro.report; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
-    )
+    code = "import sys, wnrepro.report; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
 
 

@@ -56,9 +56,7 @@ def start(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
 def gradients(size: float = 1.0, steps: int = 100) -> list[list[Tensor]]:
     """Gradients per step and parameter, about `size` large."""
     draw = torch.Generator().manual_seed(2)
-    return [
-        [size * torch.randn(s, generator=draw, dtype=torch.float64) for s in SHAPES] for _ in range(steps)
-    ]
+    return [[size * torch.randn(s, generator=draw, dtype=torch.float64) for s in SHAPES] for _ in range(steps)]
 
 
 def descend(
@@ -206,14 +204,10 @@ def test_devices_with_two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("cuda:2")
 
 
-@pytest.mark.parametrize(
-    "name", ["gpu", "nonsense", "", "cuda:", "cuda:-1", "cuda:x", "meta", "mps", "CPU", "0"]
-)
+@pytest.mark.parametrize("name", ["gpu", "nonsense", "", "cuda:", "cuda:-1", "cuda:x", "meta", "mps", "CPU", "0"])
 def test_names_that_are_no_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpus(monkeypatch, 2)
-    with pytest.raises(
-        UserError, match=rf"^--device {name}: no such device; give auto, cpu, cuda or cuda:N$"
-    ):
+    with pytest.raises(UserError, match=rf"^--device {name}: no such device; give auto, cpu, cuda or cuda:N$"):
         choose_device(name)
 
 

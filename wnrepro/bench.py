@@ -4,7 +4,6 @@ One round times one training step of every contender, in a new random order; a r
 These machines are noisy: what counts is the median ratio, its interval and n.
 """
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -32,9 +31,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def plain_cifar(
-    images: Images, device: torch.device, precision: str, batch_size: int
-) -> Callable[[], object]:
+def plain_cifar(images: Images, device: torch.device, precision: str, batch_size: int) -> Callable[[], object]:
     """One step of the loop that most people write: torch's weight_norm, DataLoader, contiguous layout, torch's Adam."""
     stages: list[nn.Module] = []
     channels = 3
@@ -99,23 +96,17 @@ def ratio(over: list[float], under: list[float]) -> dict[str, float]:
     ratios = np.array(over) / np.array(under)
     interval = quantile_test(ratios, p=0.5).confidence_interval(0.95)
     low, high = (
-        float(np.nan_to_num(x, nan=edge))
-        for x, edge in zip(interval, (ratios.min(), ratios.max()), strict=True)
+        float(np.nan_to_num(x, nan=edge)) for x, edge in zip(interval, (ratios.min(), ratios.max()), strict=True)
     )
     return {"median": float(np.median(ratios)), "low": low, "high": high, "n": len(ratios)}
 
 
-def cifar(
-    device: torch.device, precisions: list[str], rounds: int, show: Callable[[int], None]
-) -> dict[str, Any]:
+def cifar(device: torch.device, precisions: list[str], rounds: int, show: Callable[[int], None]) -> dict[str, Any]:
     """Time `rounds` steps of each contender on random images; `show` gets the number of each round done."""
     torch.manual_seed(0)
-    images = Images(
-        torch.randn(2000, 3, 32, 32), torch.randint(CLASSES, (2000,)), *2 * [torch.empty(0)], "random"
-    )
-    placed = Images(
-        images.train_x.to(device), images.train_y.to(device), *2 * [torch.empty(0, 3, 32, 32)], "random"
-    )
+    x, y = torch.randn(2000, 3, 32, 32), torch.randint(CLASSES, (2000,))
+    images = Images(x, y, x[:0], y[:0], "random")
+    placed = Images(x.to(device), y.to(device), x[:0], y[:0], "random")
     steps: dict[str, Callable[[], object]] = {}
     for precision in precisions:
         label = "" if precision == "fp32" else f" {precision}"
@@ -143,7 +134,8 @@ def store(results: Path, experiment: str, figures: dict[str, Any], device: torch
     slug = re.sub(r"[^a-z0-9]+", "-", about["device_name"].lower()).strip("-")
     path = results / "bench" / f"{slug}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, (read_json(path) or {}) | {experiment: {**figures, "created": now(), **about}})
+    stored = (read_json(path) or {}) | {"device_name": about["device_name"]}
+    write_json(path, stored | {experiment: {"created": now(), **about, **figures}})
     return path
 
 
@@ -151,11 +143,9 @@ def table(figures: dict[str, Any]) -> str:
     """The figures in lines of text."""
     lines = ["seconds a step (median) and images/s"]
     for name, seconds in figures["seconds"].items():
-        median = float(np.median(json.loads(json.dumps(seconds))))
+        median = float(np.median(seconds))
         lines.append(f"  {name:<16} {median:8.4f} s  {figures['batch_size'] / median:8.1f} images/s")
-    lines.append(
-        f"ratios of step times, paired within a round (median, 95 % interval, n = {figures['rounds']})"
-    )
+    lines.append(f"ratios of step times, paired within a round (median, 95 % interval, n = {figures['rounds']})")
     for name, r in figures["ratios"].items():
         lines.append(f"  {name:<26} {r['median']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]")
     return "\n".join(lines)

@@ -1,11 +1,13 @@
 """The command line: parse, call, print. Torch is imported inside the commands alone, so that --help is fast."""
 
 import dataclasses
+import functools
 import inspect
 import json
 import os
 import sys
 import traceback
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,9 +33,7 @@ DataDir = Annotated[
     Path | None, typer.Option("--data-dir", metavar="DIR", help="where the data sets live; or WNREPRO_DATA")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
-Scale = Annotated[
-    str, typer.Option("--scale", metavar="|".join(SCALE_NAMES), help="how much of the paper to run")
-]
+Scale = Annotated[str, typer.Option("--scale", metavar="|".join(SCALE_NAMES), help="how much of the paper to run")]
 
 RUN_OPTIONS: dict[str, Any] = {
     "scale": (Scale, "paper"),
@@ -44,9 +44,7 @@ RUN_OPTIONS: dict[str, Any] = {
         "auto",
     ),
     "resume": (
-        Annotated[
-            bool, typer.Option("--resume/--fresh", help="continue an unfinished run, or start it over")
-        ],
+        Annotated[bool, typer.Option("--resume/--fresh", help="continue an unfinished run, or start it over")],
         True,
     ),
     "yes": (
@@ -64,34 +62,36 @@ def run_command(experiment: str) -> Callable[..., None]:
     def command(**options: Any) -> None:
         common = {name: options.pop(name) for name in RUN_OPTIONS}
         params = PARAMS if options["param"] == "all" else (options["param"],)
-        changes = {name: value for name, value in options.items() if name != "param" and value is not None}
+        changes = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in options.items()
+            if name != "param" and value is not None
+        }
         if common["scale"] not in SCALE_NAMES:
             raise UserError(f"--scale {common['scale']}: unknown; give one of {', '.join(SCALE_NAMES)}")
         planned = [scale_settings(experiment, common["scale"], param, **changes) for param in params]
         raise typer.Exit(run_all(experiment, planned, **common))
 
     parameters = []
+    kinds = typing.get_type_hints(SETTINGS[experiment])
     for field in dataclasses.fields(SETTINGS[experiment]):
-        kind, choices = field.type, field.metadata.get("choices")
+        choices: tuple[str, ...] = field.metadata.get("choices", ())
         if field.name == "param":
-            choices = (*choices, "all")
+            choices += ("all",)
         option = typer.Option(
             "--" + field.name.replace("_", "-"),
-            metavar="|".join(choices) if choices else None,
+            metavar="|".join(choices) or None,
             help=f"{field.metadata['help']} ({field.metadata['source']})",
-            show_default=False,
         )
-        if field.name == "param":
-            annotation, default = Annotated[str, option], inspect.Parameter.empty
-        else:
-            base = {"int": int, "float": float, "str": str}.get(getattr(kind, "__name__", ""), None)
-            if base is None:
-                base = list[int] if "tuple" in str(kind) else float
-            annotation, default = Annotated[base | None, option], None
+        kind: Any = kinds[field.name]
+        if typing.get_origin(kind) is tuple:
+            kind = list[int]
+        default: Any = inspect.Parameter.empty
+        if field.name != "param":
+            kind, default = kind | None, None
+        annotation = Annotated[kind, option]
         parameters.append(
-            inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
-            )
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
         )
     for name, (annotation, default) in RUN_OPTIONS.items():
         parameters.append(
@@ -111,13 +111,9 @@ def results_folder(results: Path, must_exist: bool = False) -> None:
     if results.exists() and not results.is_dir():
         raise UserError(f"--results {results}: is a file; give a folder")
     if results.exists() and not os.access(results, os.R_OK | os.W_OK | os.X_OK):
-        raise UserError(
-            f"--results {results}: no permission to read and write there; mend it or give another folder"
-        )
+        raise UserError(f"--results {results}: no permission to read and write there; mend it or give another folder")
     if must_exist and not results.exists():
-        raise UserError(
-            f"--results {results}: no such folder; run an experiment first, or give another folder"
-        )
+        raise UserError(f"--results {results}: no such folder; run an experiment first, or give another folder")
 
 
 def run_all(
@@ -162,7 +158,7 @@ def run_all(
                 if not resume:
                     run.clear()
                 try:
-                    status = run.execute(lambda s=settings: Cifar.load(s, data_dir, where), show)["status"]
+                    status = run.execute(functools.partial(Cifar.load, settings, data_dir, where), show)["status"]
                 except (UserError, KeyboardInterrupt):
                     raise
                 except Exception as error:
@@ -197,9 +193,7 @@ def report(
         raise UserError(f"--scale {scale}: unknown; give one of {', '.join(SCALE_NAMES)}")
     scales = [scale] if scale else reports.scales_with_runs(results)
     if not scales:
-        raise UserError(
-            f"--results {results}: holds no runs; run `wnrepro cifar --param all --scale quick` first"
-        )
+        raise UserError(f"--results {results}: holds no runs; run `wnrepro cifar --param all --scale quick` first")
     if check:
         problems = [problem for name in scales for problem in reports.check(results, name)]
         for problem in problems:
@@ -219,9 +213,7 @@ def bench(
             "--precision", metavar="fp32|tf32|bf16", help="without it: fp32, and bf16 where the device has it"
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="what computes")
-    ] = "auto",
+    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="what computes")] = "auto",
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -263,18 +255,14 @@ def data_status(data_dir: DataDir = None, as_json: Json = False) -> None:
         return
     print(f"{root} ({data.free_bytes(root) / 1e9:.1f} GB free)")
     for file in files:
-        print(
-            f"  {file.dataset:<16} {file.name:<28} {file.state:<8} {file.bytes / 1e6:8.1f} MB  {file.checksum}"
-        )
+        print(f"  {file.dataset:<16} {file.name:<28} {file.state:<8} {file.bytes / 1e6:8.1f} MB  {file.checksum}")
     if any(file.state != "present" for file in files):
         print("`wnrepro data fetch` downloads what is missing or corrupt")
 
 
 @data_app.command("fetch")
 def data_fetch(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="data sets; without any, all")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="data sets; without any, all")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Download what is missing; a download that was cut off goes on where it stopped."""

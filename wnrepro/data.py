@@ -499,9 +499,7 @@ def whitened(
 
 
 @functools.lru_cache(maxsize=1)
-def _whitened(
-    dataset: str, root: Path, epsilon: float, train_examples: int, test_examples: int, device: str
-) -> Images:
+def _whitened(dataset: str, root: Path, epsilon: float, train_examples: int, test_examples: int, device: str) -> Images:
     images = load(dataset, root)
     for wanted, there, part in (
         (train_examples, len(images.train_x), "training"),

@@ -18,9 +18,7 @@ from wnrepro import data
 from wnrepro.errors import UserError
 
 GAMES = ("breakout", "enduro", "seaquest", "space_invaders")  # table 3
-MEMORY_BYTES = (
-    4e9  # whitened CIFAR-10 (0.8 GB), its pixels, torch, one minibatch's activations, and some room
-)
+MEMORY_BYTES = 4e9  # whitened CIFAR-10 (0.8 GB), its pixels, torch, one minibatch's activations, and some room
 DISK_BYTES = 1e9  # checkpoints of a few dozen runs
 
 
@@ -76,9 +74,7 @@ def packages() -> list[Finding]:
             wrong = list(unmet(package))
         except importlib.metadata.PackageNotFoundError:
             costs, mend = "versions cannot be checked or recorded", "run `pip install -e .` in the repository"
-            findings.append(
-                Finding(f"{package}'s packages", "problem", f"{package} is not installed", costs, mend)
-            )
+            findings.append(Finding(f"{package}'s packages", "problem", f"{package} is not installed", costs, mend))
             continue
         if wrong:
             detail, costs = f"{package} needs {', '.join(wrong)}", "commands that use them fail or differ"
@@ -96,9 +92,7 @@ def torch_build() -> Finding:
     try:
         import torch
     except (ImportError, OSError) as error:
-        mend = (
-            "install torch and torchvision again, together: `pip install --force-reinstall torch torchvision`"
-        )
+        mend = "install torch and torchvision again, together: `pip install --force-reinstall torch torchvision`"
         return Finding("torch", "problem", f"torch does not load: {error}", "nothing can be trained", mend)
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU only"
     return Finding("torch", "ok", f"torch {torch.__version__}, {build}")
@@ -147,13 +141,9 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     model = lines.get("model name", platform.machine()).strip()
     flags = set(lines.get("flags", lines.get("Features", "")).split())
     if not flags:
-        return Finding(
-            "cpu", "ok", f"{model}, {threads} threads; its instructions are not known on this system"
-        )
+        return Finding("cpu", "ok", f"{model}, {threads} threads; its instructions are not known on this system")
     known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16") if flag in flags]
-    detail = (
-        f"{model}, {threads} threads, {', '.join(known) or 'no vector instructions that torch looks for'}"
-    )
+    detail = f"{model}, {threads} threads, {', '.join(known) or 'no vector instructions that torch looks for'}"
     if flags & {"avx512_bf16", "amx_bf16", "bf16"}:
         return Finding("cpu", "ok", detail)
     costs = "--precision bf16 works, but this CPU has no bf16 instructions, so it gains little or nothing"

@@ -44,9 +44,7 @@ SHARED_EPOCHS = 5  # C5: fewer shared epochs say nothing about a curve
 TRAINED_ERROR = 0.5  # C6: a run of ten classes that ends below it has trained, not diverged
 NOTICEABLE = 1.03  # C7: a step this much slower is noticeable
 BENCH_ROUNDS = 10  # C7: paired rounds
-GAUSSIAN_KURTOSIS = (
-    0.5  # C8: |excess kurtosis| still near a Gaussian's 0 (a logistic law has 1.2, a Laplace law 3)
-)
+GAUSSIAN_KURTOSIS = 0.5  # C8: |excess kurtosis| still near a Gaussian's 0 (a logistic law has 1.2, a Laplace law 3)
 HEAVY_KURTOSIS = 1.0  # C8: |excess kurtosis| no longer near it
 NOISE_MINIBATCHES = 30  # C8: below it one feature's kurtosis has a standard error of more than √(24/30) = 0.9
 UNTRAINED_ERROR = 0.8  # C13, C15: a run of ten classes that ends above it has hardly trained (guessing: 0.9)

@@ -291,9 +291,7 @@ class Conv2d(Parameterized):
 class MaskedConv2d(Conv2d):
     """Convolution whose weight is 0 where `mask` (units, inputs, kernel, kernel) is; ‖v‖ is of the rest."""
 
-    def __init__(
-        self, inputs: int, units: int, kernel: int, param: str, mask: Tensor, **options: Any
-    ) -> None:
+    def __init__(self, inputs: int, units: int, kernel: int, param: str, mask: Tensor, **options: Any) -> None:
         super().__init__(inputs, units, kernel, param, mask=mask, **options)
 
 
@@ -322,9 +320,7 @@ class ConvTranspose2d(Parameterized):
 
     def plain_layer(self) -> nn.Module:
         inputs, units, kernel, _ = self.v.shape
-        return nn.ConvTranspose2d(
-            inputs, units, kernel, self.stride, self.padding, self.output_padding, device="meta"
-        )
+        return nn.ConvTranspose2d(inputs, units, kernel, self.stride, self.padding, self.output_padding, device="meta")
 
 
 class LSTMCell(nn.Module):

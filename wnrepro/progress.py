@@ -29,11 +29,12 @@ class Show:
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("epoch {task.fields[epoch]}/{task.total}"),
+            TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             TextColumn("{task.fields[speed]:.0f} images/s"),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[last]}"),
+            TextColumn("{task.fields[last]}", markup=False),
             console=console,
+            speed_estimate_period=600,
             disable=quiet or not console.is_terminal,
         )
         self.task: TaskID | None = None
@@ -51,7 +52,7 @@ class Show:
             self.tick(event)
             return
         if self.task is not None:
-            self.bar.update(self.task, completed=event.epoch, last=describe(event))
+            self.bar.update(self.task, last=describe(event))
         if self.lines:
             seconds = event.metrics["seconds"]
             line = f"{self.name}  epoch {event.epoch}/{self.epochs}  {describe(event)}  {seconds:.1f} s"
@@ -59,10 +60,10 @@ class Show:
 
     def tick(self, event: Tick) -> None:
         """Move the bar; it starts where the run goes on, so that the time left is that of this process's speed."""
-        done, clock = event.epoch - 1 + event.done / event.total, time.monotonic()
+        done, clock = (event.epoch - 1) * event.total + event.done, time.monotonic()
         if self.task is None:
             self.task = self.bar.add_task(
-                self.name, total=self.epochs, completed=done, epoch=event.epoch, speed=0.0, last=""
+                self.name, total=self.epochs * event.total, completed=done, epoch=event.epoch, speed=0.0, last=""
             )
         if event.done <= self.mark[0]:  # a new epoch
             self.mark = (event.done, clock)

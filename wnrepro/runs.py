@@ -104,13 +104,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); mend that, or give another --results"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or give another --results") from error
     except ValueError as error:
-        raise UserError(
-            f"{path}: not readable as JSON ({error}); mend it, or start over with --fresh"
-        ) from error
+        raise UserError(f"{path}: not readable as JSON ({error}); mend it, or start over with --fresh") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object; mend it, or start over with --fresh")
     return content
@@ -134,9 +130,7 @@ class Tables:
     def append(self, epoch: Epoch) -> None:
         """Add an epoch's rows, and write the files."""
         for name, rows in {"metrics": [epoch.metrics], **epoch.tables}.items():
-            self.rows.setdefault(name, []).extend(
-                {column: str(value) for column, value in row.items()} for row in rows
-            )
+            self.rows.setdefault(name, []).extend({column: str(value) for column, value in row.items()} for row in rows)
             self.write(name)
 
     def write(self, name: str) -> None:
@@ -298,9 +292,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock.acquire()
         except filelock.Timeout:
-            raise UserError(
-                f"{self.folder}: another process is at this run; wait for it, or end it"
-            ) from None
+            raise UserError(f"{self.folder}: another process is at this run; wait for it, or end it") from None
         except OSError as error:
             raise UserError(
                 f"{self.folder}: cannot be written ({error.strerror}); mend its permissions or give another --results"
@@ -354,9 +346,7 @@ class Run:
         def write(**changes: Any) -> None:
             record.update(changes, updated=now(), facts=experiment.facts)
             record["seconds"] = round(sum(float(row["seconds"]) for row in tables.rows.get("metrics", [])), 3)
-            record["peak_memory_bytes"] = max(
-                record["peak_memory_bytes"], peak_memory_bytes(experiment.device)
-            )
+            record["peak_memory_bytes"] = max(record["peak_memory_bytes"], peak_memory_bytes(experiment.device))
             if record["status"] in ("done", "diverged"):
                 content = (self.folder / "metrics.csv").read_bytes()
                 record["metrics_sha256"] = hashlib.sha256(content).hexdigest()

@@ -39,9 +39,7 @@ class CifarSettings:
     width: int = setting(
         96, "feature maps of the first three layers; the next six have twice as many", "table 1", least=1
     )
-    input_noise: float = setting(
-        0.15, "standard deviation of the noise on the whitened input", "table 1", least=0
-    )
+    input_noise: float = setting(0.15, "standard deviation of the noise on the whitened input", "table 1", least=0)
     zca_epsilon: float = setting(1e-5, "added to the eigenvalues of the covariance", "authors' code", above=0)
     init_examples: int = setting(500, "images of the data-dependent init", "authors' code", least=2)
     init: str = setting(
@@ -51,9 +49,7 @@ class CifarSettings:
         choices=("authors", "folded"),
     )
     g_exp: float | None = setting(None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", above=0)
-    v_norm_max: float | None = setting(
-        None, "hard bound a on every norm ‖v‖; without it no bound", "§6.2", above=0
-    )
+    v_norm_max: float | None = setting(None, "hard bound a on every norm ‖v‖; without it no bound", "§6.2", above=0)
     precision: str = setting(
         "fp32", "arithmetic of the matrix products: tf32 needs a GPU", "our choice", choices=PRECISIONS
     )
@@ -102,9 +98,7 @@ def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> C
     for field in dataclasses.fields(SETTINGS[experiment]):
         check(field, values.get(field.name, field.default))
     if values.get("g_exp") is not None and param == "normal":
-        raise UserError(
-            "--g-exp: the parameterization normal has no g to learn; leave it out, or give another --param"
-        )
+        raise UserError("--g-exp: the parameterization normal has no g to learn; leave it out, or give another --param")
     return SETTINGS[experiment](**values)
 
 

@@ -71,13 +71,11 @@ class Cifar:
         set_precision(settings.precision, device)
         self.settings, self.device = settings, device
         # Kept as (N, 32, 32, 3), so that a minibatch of rows is channels_last without a copy of its own.
-        self.train_x, self.test_x = (
-            x.permute(0, 2, 3, 1).contiguous() for x in (images.train_x, images.test_x)
-        )
+        self.train_x, self.test_x = (x.permute(0, 2, 3, 1).contiguous() for x in (images.train_x, images.test_x))
         self.train_y, self.test_y = images.train_y, images.test_y
         torch.manual_seed(settings.seed)
         self.order = torch.Generator().manual_seed(settings.seed)
-        self.net = Net(settings).to(device, memory_format=torch.channels_last)
+        self.net = Net(settings).to(device).to(memory_format=torch.channels_last)
         self.optimizer = Adam(self.net.parameters(), settings.lr)
         self.epoch = 0
         self.facts: dict[str, Any] = {
@@ -143,7 +141,9 @@ class Cifar:
             diverged = ""
             typical = losses.median().item()  # the median: every start has a few steps of high loss
             if not (losses.isfinite().all() and typical <= DIVERGED_LOSS):
-                diverged = f"median training loss {typical:.3g} nats in epoch {self.epoch}, {DIVERGED_LOSS:.3g} is the bound"
+                diverged = (
+                    f"median training loss {typical:.3g} nats in epoch {self.epoch}, {DIVERGED_LOSS:.3g} is the bound"
+                )
             tables.setdefault("layers", []).extend(self.layer_rows())
             if s.param in ("bn", "wn+mobn") and self.epoch in s.noise_epochs and not diverged:
                 tables["noise"] = self.noise_rows()
@@ -262,9 +262,7 @@ class Cifar:
         rows = []
         for name, values in moments.items():
             kurtosis = noise_kurtosis(torch.stack(values), variance_too=s.param == "bn").cpu()
-            low, median, high = kurtosis.quantile(
-                torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-            ).tolist()
+            low, median, high = kurtosis.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
             rows.append(
                 {
                     "epoch": self.epoch,

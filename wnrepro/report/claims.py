@@ -71,32 +71,24 @@ def _c2(results: Results) -> Finding:
 def _c3(results: Results) -> Finding:
     with_init = [run for run in results.in_precision if len(run.init)]
     means = [value for run in with_init for value in run.init["mean_abs_max"]]
-    variances = [
-        value for run in with_init for name in ("variance_min", "variance_max") for value in run.init[name]
-    ]
+    variances = [value for run in with_init for name in ("variance_min", "variance_max") for value in run.init[name]]
     starts: dict[tuple[int, str], dict[str, list[float]]] = {}
     for run in results.standard:
         if "init_loss" in run.facts:
             device = str(run.record.get("device")).split(":")[0]  # a seed draws other numbers on a GPU
             start = starts.setdefault((run.seed, device), {})
             start.setdefault(run.param, []).append(run.facts["init_loss"])
-    losses = [
-        [loss for some in start.values() for loss in some] for start in starts.values() if len(start) == 4
-    ]
+    losses = [[loss for some in start.values() for loss in some] for start in starts.values() if len(start) == 4]
     verdict = verdicts.same_start(means, variances, losses)
     said = []
     if with_init:
         said.append(f"|mean| ≤ {max(means):.1e}, variance {min(variances):.4f} to {max(variances):.4f}")
     if losses:
         spread = max((max(some) - min(some)) / np.mean(some) for some in losses)
-        said.append(
-            f"the four initial losses spread by ≤ {spread:.1e} of their mean ({count(len(losses), 'seed')})"
-        )
+        said.append(f"the four initial losses spread by ≤ {spread:.1e} of their mean ({count(len(losses), 'seed')})")
     elif verdict != NOT_RUN:
         said.append("no seed with all four initial losses")
-    used = {
-        run.name: run for run in (*with_init, *results.standard) if len(run.init) or "init_loss" in run.facts
-    }
+    used = {run.name: run for run in (*with_init, *results.standard) if len(run.init) or "init_loss" in run.facts}
     return _found(verdict, "; ".join(said) or "no init measured", used.values())
 
 
@@ -193,12 +185,8 @@ def _c7(results: Results) -> Finding:
     rounds: set[int] = set()
     for bench in results.bench.values():
         ratios = bench["cifar"]["ratios"]
-        measured = {
-            param: ratios[f"{param} / normal"] for param in ("bn", "wn") if f"{param} / normal" in ratios
-        }
-        devices.append(
-            {param: (ratio["low"], ratio["high"], ratio["n"]) for param, ratio in measured.items()}
-        )
+        measured = {param: ratios[f"{param} / normal"] for param in ("bn", "wn") if f"{param} / normal" in ratios}
+        devices.append({param: (ratio["low"], ratio["high"], ratio["n"]) for param, ratio in measured.items()})
         rounds.update(ratio["n"] for ratio in measured.values())
         numbers = ", ".join(
             f"{param} {signed(ratio['median'] - 1)} [{signed(ratio['low'] - 1)}, {signed(ratio['high'] - 1)}]"
@@ -218,9 +206,7 @@ def _c8(results: Results) -> Finding:
     if not runs:
         return _found(verdicts.noise([], [], 0), "no noise measured", [])
     tables = {
-        param: pd.concat(
-            [run.noise.assign(seed=run.seed) for run in runs if run.param == param] or [runs[0].noise[:0]]
-        )
+        param: pd.concat([run.noise.assign(seed=run.seed) for run in runs if run.param == param] or [runs[0].noise[:0]])
         for param in ("bn", "wn+mobn")
     }
     bn, mobn = tables["bn"], tables["wn+mobn"]
@@ -253,9 +239,7 @@ def _c13(results: Results) -> Finding:
         for rate in sorted({run.lr for run in used if run.param == param}):
             runs = [run for run in used if run.param == param and run.lr == rate]
             diverged = any(run.diverged for run in runs)
-            by_rate[rate] = (
-                math.inf if diverged else float(np.mean([run.final("train_error") for run in runs]))
-            )
+            by_rate[rate] = math.inf if diverged else float(np.mean([run.final("train_error") for run in runs]))
     shared = sorted(errors["wn"].keys() & errors["normal"].keys())
     verdict = verdicts.robust_rates(errors["wn"], errors["normal"])
     if len(shared) < paper.SWEEP_RATES:
@@ -265,8 +249,7 @@ def _c13(results: Results) -> Finding:
     for param, by_rate in errors.items():
         works = verdicts.working_rates({rate: by_rate[rate] for rate in shared})
         numbers = ", ".join(
-            f"{percent(by_rate[rate], 1) if by_rate[rate] < math.inf else 'diverged'} at {rate:g}"
-            for rate in shared
+            f"{percent(by_rate[rate], 1) if by_rate[rate] < math.inf else 'diverged'} at {rate:g}" for rate in shared
         )
         said.append(f"{param} works at {len(works)} of {len(shared)} ({numbers})")
     return _found(verdict, "final training error: " + "; ".join(said), used)
@@ -296,9 +279,7 @@ def _c14(results: Results) -> Finding:
         by_epoch = norms(run)
         factors += list(by_epoch.iloc[-1])
         log_growth = np.log(by_epoch).mean(axis=1)
-        half = (
-            min(int(log_growth.index[-1]), run.epochs // 2) // 2
-        )  # of the epochs at a constant learning rate
+        half = min(int(log_growth.index[-1]), run.epochs // 2) // 2  # of the epochs at a constant learning rate
         if half >= 1:
             early_late.append((float(log_growth[half]), float(log_growth[2 * half] - log_growth[half])))
         if run.done:
@@ -330,9 +311,7 @@ def _c15(results: Results) -> Finding:
     pairs = [
         (run, direct[run.param, run.lr, run.seed])
         for run in ours
-        if (run.param, run.lr, run.seed) in direct
-        and 1 <= run.settings["g_exp"] <= 5
-        and (run.done or run.diverged)
+        if (run.param, run.lr, run.seed) in direct and 1 <= run.settings["g_exp"] <= 5 and (run.done or run.diverged)
     ]
     for param in sorted({run.param for run in ours}):
         of_param = [(run, other) for run, other in pairs if run.param == param and run.lr == FIGURE_LR[param]]
@@ -349,12 +328,8 @@ def _c15(results: Results) -> Finding:
         low, high = verdicts.t_interval(values) if np.isfinite(values).all() else (math.nan, math.nan)
         interval = f" [{signed(low)}, {signed(high)}]" if math.isfinite(low) else ""
         mean = float(np.mean(values))
-        said.append(
-            f"{label}: {signed(mean) if mean < math.inf else 'diverged'}{interval} (n = {len(values)})"
-        )
-    measured = (
-        "test error relative to direct g: " + "; ".join(said) if said else "no pair of exp(c·s) and direct g"
-    )
+        said.append(f"{label}: {signed(mean) if mean < math.inf else 'diverged'}{interval} (n = {len(values)})")
+    measured = "test error relative to direct g: " + "; ".join(said) if said else "no pair of exp(c·s) and direct g"
     return _found(verdicts.exponential_g(differences, direct_error), measured, used.values())
 
 

@@ -109,9 +109,7 @@ def curves(results: Results, column: str, label: str) -> Figure | None:
     lowest = min(float(run.metrics[column].min()) for run in runs)
     if 0 < lowest < 0.05:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(
-            FixedLocator([base * m for base in (1e-4, 1e-3, 1e-2, 0.1) for m in (1, 2, 5)])
-        )
+        axes.yaxis.set_major_locator(FixedLocator([base * m for base in (1e-4, 1e-3, 1e-2, 0.1) for m in (1, 2, 5)]))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylim(top=2 * highest)
     else:
@@ -123,9 +121,7 @@ def curves(results: Results, column: str, label: str) -> Figure | None:
     note = f" from epoch {epochs // 2} on the rate falls to 0"
     if epochs != paper.EPOCHS:
         note += f"\n (in the paper: epoch {paper.EPOCHS // 2} of {paper.EPOCHS})"
-    axes.annotate(
-        note, (epochs / 2, 1), xycoords=("data", "axes fraction"), va="top", fontsize=7.5, color="#555555"
-    )
+    axes.annotate(note, (epochs / 2, 1), xycoords=("data", "axes fraction"), va="top", fontsize=7.5, color="#555555")
     axes.set_xlabel(f"epoch ({_images(runs)} training images each)")
     axes.set_ylabel(label)
     handles += _state_handles(runs)
@@ -157,9 +153,7 @@ def learning_rates(results: Results) -> Figure | None:
             )
             by_rate = {rate: [run.final(column) for run in done if run.lr == rate] for rate in rates}
             means = [(rate * dodge, np.mean(values)) for rate, values in by_rate.items() if values]
-            axes.plot(
-                *zip(*means, strict=True) if means else ([], []), color=COLOURS[param], linestyle=LINES[param]
-            )
+            axes.plot(*zip(*means, strict=True) if means else ([], []), color=COLOURS[param], linestyle=LINES[param])
             lost = [run.lr * dodge for run in ours if run.diverged]
             axes.plot(
                 lost,
@@ -194,9 +188,7 @@ def learning_rates(results: Results) -> Figure | None:
         if any(run.param == param for run in runs)
     ]
     if any(run.diverged for run in runs):
-        handles.append(
-            Line2D([], [], color="#555555", linestyle="none", marker="x", label="diverged (no error)")
-        )
+        handles.append(Line2D([], [], color="#555555", linestyle="none", marker="x", label="diverged (no error)"))
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
 

@@ -130,9 +130,7 @@ class Results:
     def precision(self) -> str:
         """That of most runs at the scale's settings (a tie: the more exact). The claims are judged in it."""
         used = [
-            run.settings.get("precision", PRECISIONS[0])
-            for run in self.runs
-            if not run.changed.keys() - {"precision"}
+            run.settings.get("precision", PRECISIONS[0]) for run in self.runs if not run.changed.keys() - {"precision"}
         ]
         return max(PRECISIONS, key=used.count)
 
@@ -143,9 +141,7 @@ class Results:
 
     @functools.cached_property
     def in_precision(self) -> tuple[Run, ...]:
-        return tuple(
-            run for run in self.runs if run.settings.get("precision", PRECISIONS[0]) == self.precision
-        )
+        return tuple(run for run in self.runs if run.settings.get("precision", PRECISIONS[0]) == self.precision)
 
     @functools.cached_property
     def figure1(self) -> tuple[Run, ...]:
@@ -184,9 +180,7 @@ def check(results: Path, scale: str) -> list[str]:
         text = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         if run.config["hash"] != digest:
-            problems.append(
-                f"{run.name}: config.json's hash is {run.config['hash']}, its settings have {digest}."
-            )
+            problems.append(f"{run.name}: config.json's hash is {run.config['hash']}, its settings have {digest}.")
         if run.record.get("config_hash", run.config["hash"]) != run.config["hash"]:
             problems.append(
                 f"{run.name}: run.json was written for the settings {run.record['config_hash']}, config.json "
@@ -199,9 +193,7 @@ def check(results: Path, scale: str) -> list[str]:
                 problems.append(f"{run.name}: metrics.csv is not the one that run.json has the sha256 of.")
         behind = 1 if run.record["status"] == "running" else 0  # killed between the two files
         if abs(run.epoch - run.record["epoch"]) > behind:
-            problems.append(
-                f"{run.name}: metrics.csv has {run.epoch} epochs, run.json {run.record['epoch']}."
-            )
+            problems.append(f"{run.name}: metrics.csv has {run.epoch} epochs, run.json {run.record['epoch']}.")
         if run.done and run.epoch != run.epochs:
             problems.append(f"{run.name}: done, with {run.epoch} of {run.epochs} epochs.")
     return problems
@@ -223,8 +215,7 @@ def _run_folders(results: Path, scale: str) -> list[Path]:
 
 def _malformed(path: Path, what: str) -> UserError:
     return UserError(
-        f"{path} is malformed ({what}): restore it from version control, or move its folder out of the "
-        "results."
+        f"{path} is malformed ({what}): restore it from version control, or move its folder out of the results."
     )
 
 

@@ -111,9 +111,7 @@ def variants(results: Results) -> pd.DataFrame:
                 "lr": runs[0].lr,
                 "other_settings": ", ".join(f"{name} = {value}" for name, value in runs[0].changed.items()),
                 "n": len(done),
-                "train_error_mean": float(np.mean([run.final("train_error") for run in done]))
-                if done
-                else math.nan,
+                "train_error_mean": float(np.mean([run.final("train_error") for run in done])) if done else math.nan,
                 "test_error_mean": float(np.mean(test)) if done else math.nan,
                 "test_error_low": low,
                 "test_error_high": high,

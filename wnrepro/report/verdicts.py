@@ -135,9 +135,7 @@ def step_time(devices: Sequence[Mapping[str, tuple[float, float, int]]]) -> str:
         return NOT_RUN
     verdicts = set()
     for ratios in devices:
-        enough = {
-            param: interval[:2] for param, interval in ratios.items() if interval[2] >= paper.BENCH_ROUNDS
-        }
+        enough = {param: interval[:2] for param, interval in ratios.items() if interval[2] >= paper.BENCH_ROUNDS}
         unknown = (math.nan, math.nan)
         bn_is_slow = inside(enough.get("bn", unknown), paper.NOTICEABLE, math.inf)
         wn_is_fast = inside(enough.get("wn", unknown), 0, paper.NOTICEABLE)

@@ -60,9 +60,7 @@ def write_report(results: Path, scale: str) -> Path:
     }
     drawn = figures.draw(read)
     text = _report(read, found, frames, list(drawn), check(results, scale))
-    files = {
-        f"tables/{name}.csv": frame.to_csv(index=False, lineterminator="\n") for name, frame in frames.items()
-    }
+    files = {f"tables/{name}.csv": frame.to_csv(index=False, lineterminator="\n") for name, frame in frames.items()}
     folder = results / scale
     try:
         for name, content in files.items():
@@ -75,9 +73,7 @@ def write_report(results: Path, scale: str) -> Path:
                 (folder / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
         _write(folder / "report.md", text.encode())
     except OSError as error:
-        raise UserError(
-            f"The report cannot be written to {folder} ({error.strerror}): make it writable."
-        ) from error
+        raise UserError(f"The report cannot be written to {folder} ({error.strerror}): make it writable.") from error
     return folder / "report.md"
 
 
@@ -109,9 +105,7 @@ def _report(
     if problems:
         parts.append("**Files that do not fit together; do not trust these runs:**")
         parts.append("\n".join(f"- {escape(problem)}" for problem in problems))
-    counts = [
-        (verdict, sum(finding.verdict == verdict for finding in found.values())) for verdict in VERDICTS
-    ]
+    counts = [(verdict, sum(finding.verdict == verdict for finding in found.values())) for verdict in VERDICTS]
     parts.append(
         f"{len(CLAIMS)} claims: " + ", ".join(f"{times} {verdict}" for verdict, times in counts) + ". "
         f"{len(results.runs)} runs, {sum(run.done for run in results.runs)} done, "
@@ -175,8 +169,7 @@ def _table2(results: Results, table: pd.DataFrame) -> str:
             "Paper": table["paper_test_error"].map(percent),
             "Ours": table["test_error_mean"].map(percent),
             "95 % interval": [
-                interval(*pair)
-                for pair in zip(table["test_error_low"], table["test_error_high"], strict=True)
+                interval(*pair) for pair in zip(table["test_error_low"], table["test_error_high"], strict=True)
             ],
             "n": table["n"],
             "Every seed": table["seeds"],
@@ -208,8 +201,7 @@ def _variants(table: pd.DataFrame) -> str:
                 "Training error": table["train_error_mean"].map(percent),
                 "Test error": table["test_error_mean"].map(percent),
                 "95 % interval": [
-                    interval(*pair)
-                    for pair in zip(table["test_error_low"], table["test_error_high"], strict=True)
+                    interval(*pair) for pair in zip(table["test_error_low"], table["test_error_high"], strict=True)
                 ],
                 "Not finished": table["unfinished"],
             }
@@ -261,8 +253,7 @@ def _runs(table: pd.DataFrame) -> str:
                     for status in table["status"]
                 ],
                 "Epoch": [
-                    f"{epoch} of {epochs}"
-                    for epoch, epochs in zip(table["epoch"], table["epochs"], strict=True)
+                    f"{epoch} of {epochs}" for epoch, epochs in zip(table["epoch"], table["epochs"], strict=True)
                 ],
                 "Training error (%)": table["train_error"].map(percent),
                 "Test error (%)": table["test_error"].map(percent),
