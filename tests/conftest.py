@@ -1,10 +1,21 @@
 """Small random images and small settings that several test modules share."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from wnrepro.data import Images
 from wnrepro.settings import CifarSettings, scale_settings
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The tests' tensors are tiny: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make_images() -> Images:

@@ -1,6 +1,6 @@
 """The recorded identities hold to rounding, and each figure would show it if one did not."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,14 +10,6 @@ from wnrepro import identities
 from wnrepro.parameterization import Parameterized, weight_norm
 
 NAMES = ("eq3_residual", "v_dot_grad_v", "eq7_residual", "wn_is_bn_residual")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("seed", range(5))

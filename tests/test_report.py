@@ -16,7 +16,7 @@ from wnrepro.errors import UserError
 from wnrepro.report import check, figures, scales_with_runs, write_report
 from wnrepro.report.claims import FINDERS, findings
 from wnrepro.report.figures import COLOURS, LINES
-from wnrepro.report.load import load, scale_settings
+from wnrepro.report.load import load, scale_defaults
 from wnrepro.report.tables import escape
 from wnrepro.settings import FIGURE_LR, PARAMS
 
@@ -46,7 +46,7 @@ def make_run(
 ) -> Path:
     """A made-up run directory: errors fall from 0.9 at `speed` an epoch; `logged` epochs of it are there."""
     lr = FIGURE_LR[param] if lr is None else lr
-    settings = {**scale_settings("cifar", scale), "param": param, "lr": lr, "seed": seed, **changed}
+    settings = {**scale_defaults("cifar", scale), "param": param, "lr": lr, "seed": seed, **changed}
     config: dict[str, Any] = {"experiment": "cifar", "scale": scale, "settings": settings}
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
     config["hash"] = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -129,7 +129,7 @@ def run_all(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    """Run these settings one after the other; the exit code: 0, or 1 where a run failed."""
+    """Run these settings one after the other; the exit code: 0, 1 where a run failed, 130 after Ctrl-C."""
     results_folder(results)
     from rich.console import Console
 
@@ -159,8 +159,15 @@ def run_all(
                     run.clear()
                 try:
                     status = run.execute(functools.partial(Cifar.load, settings, data_dir, where), show)["status"]
-                except (UserError, KeyboardInterrupt):
+                except UserError:
                     raise
+                except KeyboardInterrupt:
+                    typer.echo(
+                        f"wnrepro: {run.folder} interrupted; the same command again goes on from the last "
+                        "finished epoch",
+                        err=True,
+                    )
+                    return 130
                 except Exception as error:
                     status, failed = "failed", True
                     traceback.print_exc()
@@ -273,7 +280,8 @@ def data_fetch(
 
     tasks: dict[str, TaskID] = {}
     columns = (TextColumn("{task.description}", markup=False), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
 
         def show(name: str, done: int, total: int | None) -> None:
             if name not in tasks:
@@ -305,7 +313,7 @@ def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json
 def main() -> None:
     """The entry point: a user's mistake is one sentence and exit code 2."""
     try:
-        app()
+        app(prog_name="wnrepro")
     except UserError as error:
         print(f"wnrepro: {error}", file=sys.stderr)
         sys.exit(2)

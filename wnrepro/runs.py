@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from wnrepro.errors import UserError
-from wnrepro.settings import SETTINGS, CifarSettings, scale_settings
+from wnrepro.settings import SETTINGS, CifarSettings, config_hash, scale_settings
 from wnrepro.training import Epoch, Tick
 
 PACKAGES = ("wnrepro", "torch", "torchvision", "numpy", "scikit-learn")
@@ -68,10 +68,9 @@ def directory(results: Path, experiment: str, scale: str, settings: CifarSetting
 
 def config(experiment: str, scale: str, settings: CifarSettings) -> dict[str, Any]:
     """The content of config.json: all settings and their hash."""
-    content = {"experiment": experiment, "scale": scale, "settings": dataclasses.asdict(settings)}
-    content = json.loads(json.dumps(content))  # tuples become lists, as they will be when read back
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return content | {"hash": hashlib.sha256(canonical.encode()).hexdigest()[:16]}
+    values = json.loads(json.dumps(dataclasses.asdict(settings)))  # tuples become lists, as when read back
+    content = {"experiment": experiment, "scale": scale, "settings": values}
+    return content | {"hash": config_hash(**content)}
 
 
 # ------------------------------------------------------------------------------- files
@@ -176,15 +175,15 @@ def set_rng_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
-def save_checkpoint(path: Path, experiment: Experiment, epoch: Epoch, config_hash: str) -> None:
+def save_checkpoint(path: Path, experiment: Experiment, epoch: Epoch, digest: str) -> None:
     """Write a checkpoint whole; the one before stays until this one is on disk."""
-    state = {"epoch": epoch.epoch, "diverged": epoch.diverged, "config_hash": config_hash, "rng": rng_state()}
+    state = {"epoch": epoch.epoch, "diverged": epoch.diverged, "config_hash": digest, "rng": rng_state()}
     content = io.BytesIO()
     torch.save(state | {"experiment": experiment.state_dict()}, content)
     write_whole(path, content.getvalue())
 
 
-def load_checkpoint(path: Path, config_hash: str, device: torch.device) -> dict[str, Any] | None:
+def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
     """The checkpoint, or None where there is none. Raises UserError where it cannot be read or is another run's."""
     if not path.exists():
         return None
@@ -194,7 +193,7 @@ def load_checkpoint(path: Path, config_hash: str, device: torch.device) -> dict[
         raise UserError(
             f"{path}: not readable as a checkpoint ({type(error).__name__}); start over with --fresh"
         ) from error
-    if state.get("config_hash") != config_hash:
+    if state.get("config_hash") != digest:
         raise UserError(f"{path}: the checkpoint of a run with other settings; start over with --fresh")
     return state
 
@@ -316,10 +315,10 @@ class Run:
         Raises what the experiment raises, after recording the run as failed; an interruption leaves it as running.
         """
         record = self.record()
-        checkpoint_path, config_hash = self.folder / "checkpoint.pt", self.config["hash"]
+        checkpoint_path, digest = self.folder / "checkpoint.pt", self.config["hash"]
         experiment = load()
         write_json(self.folder / "config.json", self.config)
-        checkpoint = load_checkpoint(checkpoint_path, config_hash, experiment.device) if record else None
+        checkpoint = load_checkpoint(checkpoint_path, digest) if record else None
         epoch, diverged = 0, ""
         if checkpoint:
             experiment.load_state_dict(checkpoint["experiment"])
@@ -337,7 +336,7 @@ class Run:
                 "message": "",
                 "epoch": 0,
                 "epochs": self.epochs,
-                "config_hash": config_hash,
+                "config_hash": digest,
             }
             record |= {"created": now(), "updated": now(), "seconds": 0.0, "peak_memory_bytes": 0, **here}
             record |= {"facts": {}, "resumed": []}
@@ -358,7 +357,7 @@ class Run:
             for event in experiment.train() if not diverged else ():
                 if isinstance(event, Epoch):
                     tables.append(event)
-                    save_checkpoint(checkpoint_path, experiment, event, config_hash)
+                    save_checkpoint(checkpoint_path, experiment, event, digest)
                     write(epoch=event.epoch)
                     diverged = event.diverged
                 show(event)

@@ -5,6 +5,8 @@ A field's default is the paper's; `SCALES` says what the smaller scales change. 
 """
 
 import dataclasses
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +102,13 @@ def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> C
     if values.get("g_exp") is not None and param == "normal":
         raise UserError("--g-exp: the parameterization normal has no g to learn; leave it out, or give another --param")
     return SETTINGS[experiment](**values)
+
+
+def config_hash(experiment: str, scale: str, settings: dict[str, Any]) -> str:
+    """16 hex digits that tell one configuration from another: of sha256 over its canonical JSON."""
+    content = {"experiment": experiment, "scale": scale, "settings": settings}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def check(field: dataclasses.Field[Any], value: Any) -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wnrepro import data, identities
+from wnrepro.errors import UserError
 from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, data_dependent_init, layers
 from wnrepro.settings import CifarSettings
 from wnrepro.training import Adam, Epoch, Tick, autocast, keep_memory, set_precision
@@ -88,6 +89,18 @@ class Cifar:
     def check(settings: CifarSettings, data_dir: Path | None, device: torch.device) -> None:
         """Raise UserError where `load` would: before anything is written or computed."""
         set_precision(settings.precision, device)
+        for name in ("batch_size", "init_examples"):
+            if getattr(settings, name) > settings.train_examples:
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(settings, name)}: there are only "
+                    f"{settings.train_examples} training images; give fewer"
+                )
+        sizes = zip(("train_examples", "test_examples"), data.SIZES[settings.dataset], strict=True)
+        for name, size in sizes:
+            if getattr(settings, name) > size:
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(settings, name)}: {settings.dataset} has {size}; give fewer"
+                )
         if settings.dataset == "cifar10":
             data.require("cifar10", data_dir)
 

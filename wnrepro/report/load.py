@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from wnrepro.errors import UserError
-from wnrepro.settings import FIGURE_LR, PARAMS, PRECISIONS, SCALE_NAMES, SCALES, SETTINGS
+from wnrepro.settings import FIGURE_LR, PARAMS, PRECISIONS, SCALE_NAMES, SCALES, SETTINGS, config_hash
 
 STATUSES = ("running", "done", "diverged", "failed")
 METRICS = ("epoch", "seconds", "train_error", "test_error", "train_loss", "test_loss", "lr")
@@ -109,7 +109,7 @@ class Run:
     @property
     def changed(self) -> dict[str, Any]:
         """The settings that differ from the scale's, besides param, lr and seed."""
-        defaults = scale_settings(self.config["experiment"], self.config["scale"])
+        defaults = scale_defaults(self.config["experiment"], self.config["scale"])
         return {
             name: value
             for name, value in self.settings.items()
@@ -149,7 +149,7 @@ class Results:
         return tuple(run for run in self.standard if run.lr == FIGURE_LR[run.param])
 
 
-def scale_settings(experiment: str, scale: str) -> dict[str, Any]:
+def scale_defaults(experiment: str, scale: str) -> dict[str, Any]:
     """The settings of an experiment at a scale, as JSON has them (a tuple is a list)."""
     defaults = {entry.name: entry.default for entry in dataclasses.fields(SETTINGS[experiment])}
     return json.loads(json.dumps({**defaults, **SCALES[experiment][scale]}))
@@ -176,9 +176,7 @@ def check(results: Path, scale: str) -> list[str]:
     """The problems of runs whose files do not fit together, one sentence each. UserError as `load`."""
     problems = []
     for run in load(results, scale).runs:
-        hashed = {key: run.config[key] for key in ("experiment", "scale", "settings")}
-        text = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        digest = config_hash(*(run.config[key] for key in ("experiment", "scale", "settings")))
         if run.config["hash"] != digest:
             problems.append(f"{run.name}: config.json's hash is {run.config['hash']}, its settings have {digest}.")
         if run.record.get("config_hash", run.config["hash"]) != run.config["hash"]:
