@@ -38,7 +38,7 @@ def tiny():
 
     def make(param: str = "wn", **changes: object) -> CifarSettings:
         small = {"epochs": 4, "train_examples": 200, "test_examples": 100, "width": 4, "batch_size": 20}
-        small |= {"init_examples": 100, "noise_epochs": (2,), "noise_minibatches": 5}
+        small |= {"init_examples": 100, "noise_epochs": (2,), "noise_minibatches": 5, "decay_from": 2}
         return scale_settings("cifar", "quick", param, **(small | changes))
 
     return make

@@ -70,7 +70,7 @@ def reference_net(experiment: Cifar) -> nn.Module:
 def test_training_equals_a_plain_loop(images, tiny):
     """Two epochs of wn in float64 against plain torch with the authors' Adam in ten lines."""
     double = Images(images.train_x.double(), images.train_y, images.test_x.double(), images.test_y, "")
-    settings = tiny("wn", epochs=2, test_examples=100)
+    settings = tiny("wn", epochs=2, decay_from=1)
     experiment = Cifar(settings, double, CPU)
     experiment.net.double()
     state = copy.deepcopy(experiment)
@@ -90,7 +90,7 @@ def test_training_equals_a_plain_loop(images, tiny):
             net.train()
             x = double.train_x[permutation[:100]].contiguous(memory_format=torch.channels_last)
             net(x + 0.15 * torch.randn_like(x))  # the pass that measures the init
-        lr, beta1 = 0.003 * min(2 - 2 * epoch / 2, 1), 0.9 if epoch < 1 else 0.5
+        lr, beta1 = 0.003, 0.9 if epoch < 1 else 0.5  # lr·min(2 − epoch/1, 1)
         losses, wrong = [], 0
         for index in permutation.split(20):
             x, y = double.train_x[index].contiguous(memory_format=torch.channels_last), double.train_y[index]
@@ -124,7 +124,7 @@ def test_training_equals_a_plain_loop(images, tiny):
 
 
 def test_the_schedule_is_the_authors(images, tiny):
-    experiment = Cifar(tiny("wn", epochs=200), images, CPU)
+    experiment = Cifar(tiny("wn", epochs=200, decay_from=100), images, CPU)
     for epoch in range(200):
         experiment.epoch = epoch
         experiment.schedule()
@@ -132,6 +132,12 @@ def test_the_schedule_is_the_authors(images, tiny):
         assert group["lr"] == pytest.approx(0.003 * min(2.0 - epoch / 100.0, 1.0))
         assert group["beta1"] == (0.9 if epoch < 100 else 0.5)
         assert (group["beta2"], group["epsilon"]) == (0.999, 1e-8)
+
+
+def test_a_run_shorter_than_the_constant_epochs_is_the_start_of_a_longer_one(images, tiny):
+    short, long = (rows(Cifar(tiny("wn", epochs=n, decay_from=3), images, CPU)) for n in (2, 4))
+    assert short == long[:2]
+    assert [row["lr"] for row in long] == [0.003, 0.003, 0.003, 0.003] and len(long) == 4
 
 
 def test_all_four_start_as_the_same_function(images, tiny):

@@ -1,12 +1,17 @@
 """Step times, side by side: the four parameterizations and a plain PyTorch loop, interleaved in one run.
 
-One round times one training step of every contender, in a new random order; a ratio is paired within the round.
-These machines are noisy: what counts is the median ratio, its interval and n.
+Every contender lives in a process of its own, so that neither memory nor threads of one help or hinder another.
+One round times one training step of each, one at a time and in a new random order; a ratio is paired within the
+round. These machines are noisy: what counts is the median ratio, its interval and n.
 """
 
+import dataclasses
+import multiprocessing
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +26,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from wnrepro.data import Images
 from wnrepro.experiments.cifar import CLASSES, DROPOUT, SLOPE, Cifar
 from wnrepro.runs import now, provenance, read_json, write_json
-from wnrepro.settings import PARAMS, scale_settings
+from wnrepro.settings import PARAMS, CifarSettings
+from wnrepro.training import autocast
 
 WARM_UP_STEPS = 2
+PLAIN = "plain wn"
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -31,23 +38,31 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def plain_cifar(images: Images, device: torch.device, precision: str, batch_size: int) -> Callable[[], object]:
+def random_images(settings: CifarSettings, device: torch.device) -> Images:
+    """Twenty minibatches of noise: a step takes as long on them as on photographs."""
+    torch.manual_seed(0)
+    count = 20 * settings.batch_size
+    x, y = torch.randn(count, 3, 32, 32, device=device), torch.randint(CLASSES, (count,), device=device)
+    return Images(x, y, x[:0], y[:0], "random")
+
+
+def plain_step(settings: CifarSettings, device: torch.device) -> Callable[[], object]:
     """One step of the loop that most people write: torch's weight_norm, DataLoader, contiguous layout, torch's Adam."""
     stages: list[nn.Module] = []
-    channels = 3
-    for number, (maps, kernel, padding) in enumerate(
-        [(96, 3, 1)] * 3 + [(192, 3, 1)] * 3 + [(192, 3, 0)] + [(192, 1, 0)] * 2
-    ):
+    channels, n = 3, settings.width
+    shapes = [(n, 3, 1)] * 3 + [(2 * n, 3, 1)] * 3 + [(2 * n, 3, 0)] + [(2 * n, 1, 0)] * 2
+    for number, (maps, kernel, padding) in enumerate(shapes):
         stages += [weight_norm(nn.Conv2d(channels, maps, kernel, padding=padding)), nn.LeakyReLU(SLOPE)]
         if number in (2, 5):
             stages += [nn.MaxPool2d(2), nn.Dropout(DROPOUT)]
         channels = maps
     stages += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), weight_norm(nn.Linear(channels, CLASSES))]
     net = nn.Sequential(*stages).to(device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.003)
-    loader = DataLoader(TensorDataset(images.train_x, images.train_y), batch_size, shuffle=True)
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.lr)
+    images = random_images(settings, torch.device("cpu"))
+    loader = DataLoader(TensorDataset(images.train_x, images.train_y), settings.batch_size, shuffle=True)
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+    def batches() -> Iterator[list[Tensor]]:
         while True:
             yield from loader
 
@@ -55,8 +70,8 @@ def plain_cifar(images: Images, device: torch.device, precision: str, batch_size
 
     def step() -> object:
         x, y = (part.to(device) for part in next(endless))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            logits = net(x + 0.15 * torch.randn_like(x))
+        with autocast(settings.precision, device):
+            logits = net(x + settings.input_noise * torch.randn_like(x))
         loss = F.cross_entropy(logits.float(), y)
         optimizer.zero_grad()
         loss.backward()
@@ -66,18 +81,33 @@ def plain_cifar(images: Images, device: torch.device, precision: str, batch_size
     return step
 
 
-def our_cifar(param: str, images: Images, device: torch.device, precision: str) -> Callable[[], object]:
-    """One step of the experiment at the paper's settings."""
-    experiment = Cifar(scale_settings("cifar", "paper", param, precision=precision), images, device)
-    experiment.initialize(torch.arange(500, device=device))
+def our_step(settings: CifarSettings, device: torch.device) -> Callable[[], object]:
+    """One step of the experiment."""
+    images = random_images(settings, device)
+    experiment = Cifar(settings, images, device)
+    experiment.initialize(torch.arange(settings.init_examples, device=device))
     experiment.net.train()
-    draw = torch.Generator().manual_seed(0)
 
     def step() -> object:
-        index = torch.randperm(len(images.train_x), generator=draw)[:100].to(device)
-        return experiment.step(index)[0]
+        index = torch.randperm(len(images.train_x), generator=experiment.order)[: settings.batch_size]
+        return experiment.step(index.to(device))[0]
 
     return step
+
+
+def contender(
+    pipe: Connection,
+    make: Callable[[CifarSettings, torch.device], Callable[[], object]],
+    settings: CifarSettings,
+    device: torch.device,
+) -> None:
+    """What a contender's process does: warm up, then time a step at every word from the pipe, until False."""
+    step = make(settings, device)
+    for _ in range(WARM_UP_STEPS):
+        timed(step, device)
+    pipe.send("ready")
+    while pipe.recv():
+        pipe.send(timed(step, device))
 
 
 def timed(step: Callable[[], object], device: torch.device) -> float:
@@ -101,31 +131,44 @@ def ratio(over: list[float], under: list[float]) -> dict[str, float]:
     return {"median": float(np.median(ratios)), "low": low, "high": high, "n": len(ratios)}
 
 
-def cifar(device: torch.device, precisions: list[str], rounds: int, show: Callable[[int], None]) -> dict[str, Any]:
-    """Time `rounds` steps of each contender on random images; `show` gets the number of each round done."""
-    torch.manual_seed(0)
-    x, y = torch.randn(2000, 3, 32, 32), torch.randint(CLASSES, (2000,))
-    images = Images(x, y, x[:0], y[:0], "random")
-    placed = Images(x.to(device), y.to(device), x[:0], y[:0], "random")
-    steps: dict[str, Callable[[], object]] = {}
+def cifar(
+    device: torch.device,
+    precisions: list[str],
+    rounds: int,
+    settings: CifarSettings,
+    show: Callable[[str], None],
+) -> dict[str, Any]:
+    """Time `rounds` steps of each contender; `show` gets a word on where it is."""
+    entrants: dict[str, tuple[Callable[..., Any], CifarSettings]] = {}
     for precision in precisions:
         label = "" if precision == "fp32" else f" {precision}"
-        steps |= {param + label: our_cifar(param, placed, device, precision) for param in PARAMS}
-        steps[f"plain wn{label}"] = plain_cifar(images, device, precision, batch_size=100)
-    for step in steps.values():
-        for _ in range(WARM_UP_STEPS):
-            step()
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    order = np.random.default_rng(0)
-    for number in range(rounds):
-        for name in order.permutation(list(steps)):
-            seconds[name].append(timed(steps[name], device))
-        show(number + 1)
-    pairs = [("plain wn", "wn"), ("bn", "normal"), ("wn", "normal"), ("wn+mobn", "normal")]
-    if "bf16" in precisions:
-        pairs += [("plain wn", "wn bf16"), ("plain wn bf16", "wn bf16")]
+        for param in PARAMS:
+            changed = dataclasses.replace(settings, param=param, precision=precision)
+            entrants[param + label] = our_step, changed
+        entrants[PLAIN + label] = plain_step, dataclasses.replace(settings, precision=precision)
+    seconds: dict[str, list[float]] = {name: [] for name in entrants}
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as ending:
+        pipes: dict[str, Connection] = {}
+        for name, (make, changed) in entrants.items():
+            show(f"warming up {name}")
+            pipes[name], there = context.Pipe()
+            process = context.Process(target=contender, args=(there, make, changed, device), daemon=True)
+            process.start()
+            there.close()
+            ending.callback(process.join)
+            ending.callback(pipes[name].send, False)
+            pipes[name].recv()
+        order = np.random.default_rng(0)
+        for number in range(rounds):
+            show(f"round {number + 1} of {rounds}")
+            for name in order.permutation(list(entrants)):
+                pipes[name].send(True)
+                seconds[name].append(pipes[name].recv())
+    pairs = [(PLAIN, "wn"), ("bn", "normal"), ("wn", "normal"), ("wn+mobn", "normal")]
+    pairs += [(PLAIN, f"wn {precision}") for precision in precisions if precision != "fp32"]
     ratios = {f"{a} / {b}": ratio(seconds[a], seconds[b]) for a, b in pairs if a in seconds and b in seconds}
-    return {"rounds": rounds, "batch_size": 100, "seconds": seconds, "ratios": ratios}
+    return {"rounds": rounds, "batch_size": settings.batch_size, "seconds": seconds, "ratios": ratios}
 
 
 def store(results: Path, experiment: str, figures: dict[str, Any], device: torch.device) -> Path:

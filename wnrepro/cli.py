@@ -243,8 +243,9 @@ def bench(
             "bf16 left out: this processor has no instructions for it (--precision bf16 times it all the same)"
         )
     precisions = precision or (["fp32", "bf16"] if fast else ["fp32"])
-    with console.status("warming up") as status:
-        figures = benches.cifar(where, precisions, rounds, lambda n: status.update(f"round {n} of {rounds}"))
+    with console.status("") as status:
+        settings = scale_settings(experiment, "paper", "wn")
+        figures = benches.cifar(where, precisions, rounds, settings, status.update)
     path = benches.store(results, experiment, figures, where)
     print(json.dumps(figures, indent=2) if as_json else f"{benches.table(figures)}\nwritten to {path}")
 

@@ -33,7 +33,10 @@ class CifarSettings:
     param: str = setting("wn", "parameterization of every weight layer", "§2 to §4", choices=PARAMS)
     lr: float = setting(0.003, "Adam's learning rate in the first half of the epochs", "figure 1", above=0)
     seed: int = setting(1, "seed of the weights, the data order, noise and dropout", "our choice", least=0)
-    epochs: int = setting(200, "epochs; the second half has β1 = 0.5 and lr falling to 0", "§5.1", least=1)
+    epochs: int = setting(200, "epochs", "§5.1", least=1)
+    decay_from: int = setting(
+        100, "epochs with lr as given and β1 = 0.9; from there lr falls to 0 and β1 is 0.5", "§5.1", least=1
+    )
     batch_size: int = setting(100, "minibatch size", "§5.1", least=2)
     dataset: str = setting("cifar10", "images to train on", "§5.1", choices=("cifar10", "bundled"))
     train_examples: int = setting(50_000, "training images (the first so many)", "§5.1", least=100)
@@ -66,14 +69,15 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
     "cifar": {
         "paper": {},
         "short": {
-            "epochs": 8,
+            "epochs": 6,
             "train_examples": 4000,
             "test_examples": 1000,
-            "noise_epochs": (8,),
+            "noise_epochs": (6,),
             "noise_minibatches": 50,
         },
         "quick": {
             "epochs": 10,
+            "decay_from": 5,
             "dataset": "bundled",
             "train_examples": 1500,
             "test_examples": 500,

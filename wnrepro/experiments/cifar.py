@@ -184,11 +184,11 @@ class Cifar:
         return images[index].permute(0, 3, 1, 2)
 
     def schedule(self) -> None:
-        """Set lr and β1 for the epoch to come: lr·min(2 − 2·epoch/epochs, 1), β1 0.9 then 0.5 (authors' code)."""
-        done = self.epoch / self.settings.epochs
-        group = self.optimizer.param_groups[0]
-        group["lr"] = self.settings.lr * min(2 - 2 * done, 1.0)
-        group["beta1"] = 0.9 if done < 0.5 else 0.5
+        """Set lr and β1 for the epoch to come (§5.1): lr·min(2 − epoch/100, 1) in the paper's 200 epochs."""
+        s, group = self.settings, self.optimizer.param_groups[0]
+        decays = self.epoch >= s.decay_from
+        group["lr"] = s.lr * (s.epochs - self.epoch) / (s.epochs - s.decay_from) if decays else s.lr
+        group["beta1"] = 0.5 if decays else 0.9
 
     @torch.no_grad()
     def test(self) -> tuple[float, float]:
