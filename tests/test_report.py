@@ -18,11 +18,18 @@ from wnrepro.report.claims import FINDERS, findings
 from wnrepro.report.figures import COLOURS, LINES
 from wnrepro.report.load import load, scale_defaults
 from wnrepro.report.tables import escape
-from wnrepro.settings import FIGURE_LR, PARAMS
+from wnrepro.settings import FIGURE_LR, PARAMS, SCALES
 
 LAYERS = [f"conv{i}" for i in range(1, 10)] + ["dense"]
 SPEED = {"normal": 0.16, "bn": 0.42, "wn": 0.36, "wn+mobn": 0.38}
 FINAL = {"normal": 8.43, "bn": 8.05, "wn": 8.46, "wn+mobn": 7.31}
+
+
+@pytest.fixture(autouse=True)
+def made_up_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scale short as these tests count on it, whatever the real one is."""
+    short = {"epochs": 8, "decay_from": 4, "noise_epochs": (1, 8), "noise_minibatches": 50}
+    monkeypatch.setitem(SCALES["cifar"], "short", short | {"train_examples": 5000, "test_examples": 2000})
 
 
 def write_csv(path: Path, columns: str, rows: list[list[Any]]) -> None:
@@ -178,7 +185,7 @@ def test_report_has_everything_and_is_the_same_twice(tmp_path: Path) -> None:
     assert "| weight norm. + mean-only b.n. | 0.003 | 7.31 | 7.26 | – | 1 | seed 1: 7.26 |" in text
     assert "Maxout" in text
     assert "0123456" in text and "AMD EPYC, 2 threads" in text
-    assert "Adam's learning rate in the first half of the epochs" in text
+    assert "Adam's learning rate" in text
     assert text.count("do not trust") == 0
 
 
@@ -480,7 +487,7 @@ def test_c8_pairs_seeds_and_epochs(tmp_path: Path) -> None:
     make_run(tmp_path, "wn+mobn")
     finding = FINDERS["C8"](load(tmp_path, "short"))
     assert finding.verdict == paper.REPRODUCED
-    assert "in 10 of 10 layers × measurements (epochs 8; 50 minibatches)" in finding.measured
+    assert "in 20 of 20 layers × measurements (epochs 1, 8; 50 minibatches)" in finding.measured
     assert finding.n == "1 seed, 2 runs"
 
 

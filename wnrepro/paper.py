@@ -28,6 +28,7 @@ TABLE2_EARLIER = {
     "ALL-CNN-C (Springenberg et al., 2015)": 9.08,
 }
 EPOCHS = 200  # §5.1
+DECAY_FROM = 100  # §5.1
 LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01)  # §5.1, those searched
 DIVERGING_LR = 0.003  # figure 1, of the normal parameterization
 BN_STEP_TIME = 1.16  # §5.1: bn's step time over normal's

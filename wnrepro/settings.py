@@ -31,7 +31,7 @@ class CifarSettings:
     """CIFAR-10 classification (§5.1, tables 1 and 2, figure 1)."""
 
     param: str = setting("wn", "parameterization of every weight layer", "§2 to §4", choices=PARAMS)
-    lr: float = setting(0.003, "Adam's learning rate in the first half of the epochs", "figure 1", above=0)
+    lr: float = setting(0.003, "Adam's learning rate", "figure 1", above=0)
     seed: int = setting(1, "seed of the weights, the data order, noise and dropout", "our choice", least=0)
     epochs: int = setting(200, "epochs", "§5.1", least=1)
     decay_from: int = setting(

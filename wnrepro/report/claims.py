@@ -279,7 +279,7 @@ def _c14(results: Results) -> Finding:
         by_epoch = norms(run)
         factors += list(by_epoch.iloc[-1])
         log_growth = np.log(by_epoch).mean(axis=1)
-        half = min(int(log_growth.index[-1]), run.epochs // 2) // 2  # of the epochs at a constant learning rate
+        half = min(int(log_growth.index[-1]), run.decay_from) // 2  # of the epochs at a constant learning rate
         if half >= 1:
             early_late.append((float(log_growth[half]), float(log_growth[2 * half] - log_growth[half])))
         if run.done:

@@ -117,11 +117,12 @@ def curves(results: Results, column: str, label: str) -> Figure | None:
     axes.yaxis.set_major_formatter(PERCENT)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(left=0, right=epochs * 1.02)
-    axes.axvline(epochs / 2, color="#777777", linewidth=0.8, linestyle=DASHES, zorder=0)
-    note = f" from epoch {epochs // 2} on the rate falls to 0"
-    if epochs != paper.EPOCHS:
-        note += f"\n (in the paper: epoch {paper.EPOCHS // 2} of {paper.EPOCHS})"
-    axes.annotate(note, (epochs / 2, 1), xycoords=("data", "axes fraction"), va="top", fontsize=7.5, color="#555555")
+    decay_from = max(run.decay_from for run in runs)
+    note = f"the paper: {paper.EPOCHS} epochs of 50 000 images, the rate falls from {paper.DECAY_FROM} on"
+    if decay_from < epochs:
+        axes.axvline(decay_from, color="#777777", linewidth=0.8, linestyle=DASHES, zorder=0)
+        note += f"\ndashes: here it falls from {decay_from} on"
+    axes.annotate(note, (0.99, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=7.5, color="#555555")
     axes.set_xlabel(f"epoch ({_images(runs)} training images each)")
     axes.set_ylabel(label)
     handles += _state_handles(runs)
@@ -216,15 +217,11 @@ def norm_growth(results: Results) -> Figure | None:
                 markersize=4,
                 markevery=max(1, len(mean) // 8),
             )
-        axes.axvline(
-            max(run.epochs for run in runs) / 2,
-            color="#777777",
-            linewidth=0.8,
-            linestyle=DASHES,
-            zorder=0,
-        )
+        decay_from = max(run.decay_from for run in runs)
+        if decay_from < max(run.epochs for run in runs):
+            axes.axvline(decay_from, color="#777777", linewidth=0.8, linestyle=DASHES, zorder=0)
         axes.set_title(LABELS[param])
-        axes.set_xlabel("epoch (dashes: the rate starts to fall)")
+        axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("‖v‖ / ‖v‖ after the init\n(geometric mean over layers)")
     handles = [

@@ -72,6 +72,11 @@ class Run:
         return self.settings["epochs"]
 
     @property
+    def decay_from(self) -> int:
+        """Epochs at a constant learning rate."""
+        return min(self.settings["decay_from"], self.epochs)
+
+    @property
     def epoch(self) -> int:
         """Epochs it has logged."""
         return len(self.metrics)
@@ -269,11 +274,11 @@ def _run(top: Path, folder: Path) -> Run:
     if config["experiment"] not in SETTINGS:
         raise _malformed(path, f"no experiment of this version: {config['experiment']}")
     settings = config["settings"]
-    _expect(path, settings, param=str, lr=(int, float), seed=int, epochs=int)
+    _expect(path, settings, param=str, lr=(int, float), seed=int, epochs=int, decay_from=int)
     if settings["param"] not in PARAMS:
         raise _malformed(path, f"no parameterization: {settings['param']}")
-    if not (settings["lr"] > 0 and settings["epochs"] > 0):
-        raise _malformed(path, "lr and epochs must be above 0")
+    if not (settings["lr"] > 0 and settings["epochs"] > 0 and settings["decay_from"] > 0):
+        raise _malformed(path, "lr, epochs and decay_from must be above 0")
     if not isinstance(settings.get("g_exp"), int | float | None):
         raise _malformed(path, "`g_exp` is no number")
     place = (top.name, folder.parts[-3], folder.parts[-1])

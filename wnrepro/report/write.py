@@ -25,11 +25,10 @@ CLAIM_FIGURE = {
 }
 CAPTIONS = {
     "figure1": "Training error by epoch at figure 1's learning rates: every seed (thin) and the mean of the "
-    f"finished ones. Dashes: half of the epochs, where the rate starts to fall; in the paper epoch "
-    f"{paper.EPOCHS // 2} of {paper.EPOCHS}.",
+    "finished ones. Dashes: where the rate starts to fall.",
     "test_error": "Test error by epoch, same runs.",
     "learning_rates": "Final errors by learning rate (C6, C13): a dot a seed, lines through the means.",
-    "norm_growth": "Growth of ‖v‖ (C14): a line a run.",
+    "norm_growth": "Growth of ‖v‖ (C14): a line a run. Dashes: where the rate starts to fall.",
     "noise_kurtosis": "Excess kurtosis of the normalization noise by layer (C8), at the first and the last "
     "epoch measured: median and quartiles over features.",
     "step_time": "Step time over that of the normal parameterization (C7), 95 % intervals.",
