@@ -72,9 +72,11 @@ def test_every_setting_is_an_option_with_its_source(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     code, printed, _ = run("cifar", "--help")
     assert code == 0
+    text = " ".join(printed.replace("│", "").split())
     for name, field in CifarSettings.__dataclass_fields__.items():
         assert "--" + name.replace("_", "-") in printed
-        assert f"({field.metadata['source']})" in " ".join(printed.replace("│", "").split())
+        assert f"({field.metadata['source']}" in text
+    assert "epochs (§5.1; default: 200, short 6, quick 10)" in text
 
 
 def test_all_runs_the_four_and_prints_json(run, random_images, tmp_path):

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from wnrepro.errors import UserError
-from wnrepro.settings import PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, scale_settings
+from wnrepro.settings import FIGURE_LR, PARAMS, PRECISIONS, SCALE_NAMES, SCALES, SETTINGS, scale_settings
 
 app = typer.Typer(
     name="wnrepro",
@@ -56,6 +56,16 @@ RUN_OPTIONS: dict[str, Any] = {
 }
 
 
+def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
+    """A setting's default at every scale, for its help."""
+    if field.name == "lr":
+        return "; default: " + ", ".join(f"{param} {lr:g}" for param, lr in FIGURE_LR.items())
+    if field.name == "param" or field.default is None:
+        return ""
+    scales = [f"{name} {values[field.name]}" for name, values in SCALES[experiment].items() if field.name in values]
+    return f"; default: {', '.join([str(field.default), *scales])}"
+
+
 def run_command(experiment: str) -> Callable[..., None]:
     """The command of an experiment: an option for each of its settings, made from the dataclass."""
 
@@ -81,7 +91,7 @@ def run_command(experiment: str) -> Callable[..., None]:
         option = typer.Option(
             "--" + field.name.replace("_", "-"),
             metavar="|".join(choices) or None,
-            help=f"{field.metadata['help']} ({field.metadata['source']})",
+            help=f"{field.metadata['help']} ({field.metadata['source']}{default_text(experiment, field)})",
         )
         kind: Any = kinds[field.name]
         if typing.get_origin(kind) is tuple:
