@@ -2,6 +2,9 @@
 
 import io
 import math
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -233,3 +236,29 @@ def test_autocast(precision: str, dtype: torch.dtype) -> None:
     with autocast(precision, torch.device("cpu")):
         assert (x @ x).dtype == dtype
     assert (x @ x).dtype == torch.float32
+
+
+FAULTS = """
+import resource, torch
+from wnrepro.training import keep_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.empty(2**24).fill_(0)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+given_back = faults()
+keep_memory()
+for _ in range(4):
+    faults()
+print(given_back, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keep_memory is for glibc's allocator")
+def test_kept_memory_is_not_mapped_again() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, done.stdout.split())
+    assert given_back > 100 and kept < given_back / 10

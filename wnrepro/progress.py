@@ -8,9 +8,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from wnrepro.training import Epoch, Tick
 
+NAME_WIDTH = 20
+
 
 def describe(epoch: Epoch) -> str:
-    """An epoch's row in words: errors in per cent, the rest as it is."""
+    """An epoch's row in words: errors in per cent, losses in nats."""
     parts = []
     for name, value in epoch.metrics.items():
         if name.endswith("_error"):
@@ -18,6 +20,12 @@ def describe(epoch: Epoch) -> str:
         elif name.endswith("_loss"):
             parts.append(f"{name.replace('_', ' ')} {value:.4g}")
     return ", ".join(parts)
+
+
+def short(name: str) -> str:
+    """A run's name without its scale and experiment, cut to fit beside a bar."""
+    variant = name.rsplit("/", 1)[-1]
+    return variant if len(variant) <= NAME_WIDTH else variant[: NAME_WIDTH - 1] + "…"
 
 
 class Show:
@@ -28,7 +36,7 @@ class Show:
         self.lines = not quiet and not console.is_terminal
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=12),
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             TextColumn("{task.fields[speed]:.0f} images/s"),
             TimeRemainingColumn(elapsed_when_finished=True),
@@ -52,7 +60,9 @@ class Show:
             self.tick(event)
             return
         if self.task is not None:
-            self.bar.update(self.task, last=describe(event))
+            errors = {name: value for name, value in event.metrics.items() if name.endswith("_error")}
+            last = " ".join(f"{name.removesuffix('_error')} {value:.1%}" for name, value in errors.items())
+            self.bar.update(self.task, last=last)
         if self.lines:
             seconds = event.metrics["seconds"]
             line = f"{self.name}  epoch {event.epoch}/{self.epochs}  {describe(event)}  {seconds:.1f} s"
@@ -63,7 +73,7 @@ class Show:
         done, clock = (event.epoch - 1) * event.total + event.done, time.monotonic()
         if self.task is None:
             self.task = self.bar.add_task(
-                self.name, total=self.epochs * event.total, completed=done, epoch=event.epoch, speed=0.0, last=""
+                short(self.name), total=self.epochs * event.total, completed=done, epoch=event.epoch, speed=0.0, last=""
             )
         if event.done <= self.mark[0]:  # a new epoch
             self.mark = (event.done, clock)

@@ -70,7 +70,8 @@ class Cifar:
     def __init__(self, settings: CifarSettings, images: data.Images, device: torch.device) -> None:
         """images: whitened, see `data.whitened`. Seeds torch's global generators with `settings.seed`."""
         set_precision(settings.precision, device)
-        keep_memory()
+        if device.type == "cpu":
+            keep_memory()
         self.settings, self.device = settings, device
         # Kept as (N, 32, 32, 3), so that a minibatch of rows is channels_last without a copy of its own.
         self.train_x, self.test_x = (x.permute(0, 2, 3, 1).contiguous() for x in (images.train_x, images.test_x))
