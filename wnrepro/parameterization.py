@@ -46,11 +46,16 @@ def unit_norm(v: Tensor, unit_dim: int) -> Tensor:
     return torch.linalg.vector_norm(v, dim=dims, keepdim=True)
 
 
+def along(values: Tensor, x: Tensor, dim: int) -> Tensor:
+    """values (C,) shaped to broadcast over x along its dimension `dim`, which has C elements."""
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    return values.view(shape)
+
+
 def weight_norm(v: Tensor, g: Tensor, unit_dim: int = 0) -> Tensor:
     """w = g·v/‖v‖ (eq. 2); g of shape (C,), w of v's shape."""
-    shape = [1] * v.ndim
-    shape[unit_dim] = -1
-    return v * (g.view(shape) / unit_norm(v, unit_dim))
+    return v * (along(g, v, unit_dim) / unit_norm(v, unit_dim))
 
 
 class Parameterized(nn.Module):
@@ -133,9 +138,7 @@ class Parameterized(nn.Module):
         if self.param == "bn":
             return v
         if self.param == "normal":
-            shape = [1] * v.ndim
-            shape[self.unit_dim] = -1
-            return v * self.scale.view(shape)
+            return v * along(self.scale, v, self.unit_dim)
         return weight_norm(v, self.g, self.unit_dim)
 
     def forward(self, x: Tensor, w: Tensor | None = None) -> Tensor:
@@ -166,18 +169,12 @@ class Parameterized(nn.Module):
                 self.running_mean.lerp_(mean, BN_MOMENTUM)
         else:
             mean = self.running_mean
-        return t + self.per_feature(self.b - mean, t).to(t.dtype)
+        return t + along(self.b - mean, t, self.feature_dim).to(t.dtype)
 
     def batch_dims(self, t: Tensor) -> list[int]:
         """Every dimension of t but its features'."""
         feature = self.feature_dim % t.ndim
         return [d for d in range(t.ndim) if d != feature]
-
-    def per_feature(self, values: Tensor, t: Tensor) -> Tensor:
-        """values (C,) shaped to broadcast over t."""
-        shape = [1] * t.ndim
-        shape[self.feature_dim % t.ndim] = -1
-        return values.view(shape)
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
@@ -190,7 +187,7 @@ class Parameterized(nn.Module):
         t = self.weighted_sum(x, v / unit_norm(v, self.unit_dim), None)
         dims = self.batch_dims(t)
         mean = t.mean(dims)
-        centred = t - self.per_feature(mean, t)
+        centred = t - along(mean, t, self.feature_dim)
         std = centred.square().mean(dims).sqrt()
         # A constant feature still shows rounding noise, about eps times the size of what was summed.
         noise = 4 * torch.finfo(t.dtype).eps * torch.maximum(mean.abs(), x.abs().amax())
@@ -216,7 +213,7 @@ class Parameterized(nn.Module):
             count = t.numel() // len(mean)
             self.running_mean.copy_(mean * norm)
             self.running_var.copy_((std * norm).square() * (count / (count - 1)))
-        return centred / self.per_feature(std, t)
+        return centred / along(std, t, self.feature_dim)
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
@@ -227,9 +224,7 @@ class Parameterized(nn.Module):
             b = b - self.running_mean
         elif self.param == "bn":
             factor = self.g / (self.running_var + BN_EPSILON).sqrt()
-            shape = [1] * w.ndim
-            shape[self.unit_dim] = -1
-            w, b = w * factor.view(shape), b - factor * self.running_mean
+            w, b = w * along(factor, w, self.unit_dim), b - factor * self.running_mean
         return w.detach().clone(), b.detach().clone()
 
     def fold(self) -> nn.Module:
