@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -50,11 +49,9 @@ def test_the_real_entry_point_on_the_bundled_images(tmp_path):
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "done" and record["facts"]["data"].startswith("bundled")
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    began = time.monotonic()
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0 and again.stdout == f"{folder}: done\n"
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    assert time.monotonic() - began < 60
 
 
 def test_help_imports_no_torch():
