@@ -213,8 +213,7 @@ def report(
         raise UserError(f"--results {results}: holds no runs; run `wnrepro cifar --param all --scale quick` first")
     if check:
         problems = [problem for name in scales for problem in reports.check(results, name)]
-        for problem in problems:
-            print(problem)
+        print("\n".join(problems) or f"every run's files fit: scale {', '.join(scales)}")
         raise typer.Exit(1 if problems else 0)
     for name in scales:
         print(reports.write_report(results, name))
