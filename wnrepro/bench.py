@@ -76,7 +76,7 @@ def plain_step(settings: CifarSettings, device: torch.device) -> Callable[[], ob
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss
+        return loss.detach()
 
     return step
 
