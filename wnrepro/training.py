@@ -113,7 +113,7 @@ def keep_memory() -> None:
     """Let this process keep the memory that it frees, instead of getting it anew from the system at every step.
 
     glibc maps every tensor over 32 MiB afresh and unmaps it when freed, so that each step touches its pages for the
-    first time: about 15 % of a CIFAR-10 step on a CPU (`wnrepro bench`). Without glibc it does nothing.
+    first time; LOG.md says what that costs. Without glibc it does nothing.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
