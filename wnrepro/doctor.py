@@ -146,7 +146,7 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     detail = f"{model}, {threads} threads, {', '.join(known) or 'no vector instructions that torch looks for'}"
     if flags & {"avx512_bf16", "amx_bf16", "bf16"}:
         return Finding("cpu", "ok", detail)
-    costs = "--precision bf16 works, but this CPU has no bf16 instructions, so it gains little or nothing"
+    costs = "--precision bf16 works, but this CPU has no bf16 instructions, and is many times slower"
     return Finding("cpu", "note", detail, costs, "keep --precision fp32 on this CPU")
 
 
