@@ -21,7 +21,8 @@ SCALE_NAMES = ("paper", "short", "quick")
 def setting(default: Any, help: str, source: str, **check: Any) -> Any:
     """A dataclass field: `help` for people, `source` (paper section, authors' code, our choice), and its check.
 
-    check: `choices=(...)` the values allowed, or `above=x` / `least=x` the bound of a number.
+    check: `choices=(...)` the values allowed, or `above=x` / `least=x` the bound of a number (each one, of a tuple);
+    `only=d`: the setting belongs to the data set d, and is None for the others.
     """
     return dataclasses.field(default=default, metadata={"help": help, "source": source, **check})
 
@@ -64,7 +65,70 @@ class CifarSettings:
     noise_minibatches: int = setting(200, "minibatches of such a measurement", "our choice", least=4)
 
 
-# What the smaller scales change. Everything else is the paper's.
+@dataclass(frozen=True)
+class CvaeSettings:
+    """Convolutional variational auto-encoders of MNIST and CIFAR-10 (§5.2, figure 2)."""
+
+    param: str = setting("wn", "parameterization of every weight layer", "§2 to §4", choices=PARAMS)
+    dataset: str = setting("mnist", "data set, and with it the model", "§5.2", choices=("mnist", "cifar10"))
+    lr: float = setting(0.002, "Adamax's learning rate α", "§5.2", above=0)
+    seed: int = setting(1, "seed of the weights, the data order and the latent noise", "our choice", least=0)
+    epochs: int = setting(400, "epochs", "our choice", least=1)
+    batch_size: int = setting(100, "minibatch size", "our choice; CIFAR-10: authors' code", least=2)
+    data: str = setting(
+        "real", "`bundled`: images made from what the packages bring along", "our choice", choices=("real", "bundled")
+    )
+    binarization: str | None = setting(
+        "larochelle",
+        "MNIST's pixels: `larochelle` (his fixed binarization), or `seeded` (drawn once from MNIST's grey values)",
+        "authors' code",
+        choices=("larochelle", "seeded"),
+        only="mnist",
+    )
+    train_examples: int = setting(60_000, "training images (the first so many)", "authors' code", least=100)
+    test_examples: int = setting(10_000, "test images (the first so many)", "authors' code", least=100)
+    maps: tuple[int, ...] = setting(
+        (16, 32, 32), "feature maps of each sequence; CIFAR-10: of every level", "§5.2", least=1
+    )
+    depths: tuple[int, ...] = setting((2, 2, 2), "residual units of each sequence, or of each level", "§5.2", least=1)
+    hidden: int | None = setting(450, "units of the dense layer", "§5.2", least=1, only="mnist")
+    latents: int = setting(32, "latent units; CIFAR-10: latent maps of every residual unit", "IAF paper", least=1)
+    iaf_depth: int = setting(2, "autoregressive steps of the posterior; 0: a diagonal Gaussian", "IAF paper", least=0)
+    iaf_width: int = setting(320, "units, or maps, of the autoregressive network's hidden layers", "IAF paper", least=1)
+    free_bits: float = setting(
+        0.0, "nats of KL that a latent unit or map has for free, on the minibatch's average", "authors' code", least=0
+    )
+    polyak_epochs: float = setting(
+        10.0, "epochs that the average of the parameters extends over; evaluation uses the average", "§5.2", above=0
+    )
+    init_examples: int = setting(500, "images of the data-dependent init", "our choice", least=2)
+    init: str = setting(
+        "authors",
+        "`normal` only: `authors` multiplies w by the frozen init scale, `folded` folds it into w once",
+        "authors' code; §3",
+        choices=("authors", "folded"),
+    )
+    g_exp: float | None = setting(None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", above=0)
+    v_norm_max: float | None = setting(None, "hard bound a on every norm ‖v‖; without it no bound", "§6.2", above=0)
+    precision: str = setting(
+        "fp32", "arithmetic of the matrix products: tf32 needs a GPU", "our choice", choices=PRECISIONS
+    )
+
+
+Settings = CifarSettings | CvaeSettings
+
+# What the smaller scales change. Everything else is the paper's. The VAE's two models have a column each.
+CVAE_CIFAR10: dict[str, Any] = {
+    "binarization": None,
+    "hidden": None,
+    "batch_size": 16,
+    "train_examples": 50_000,
+    "maps": (160,),
+    "depths": (10, 10),
+    "iaf_depth": 1,
+    "iaf_width": 160,
+    "free_bits": 0.25,
+}
 SCALES: dict[str, dict[str, dict[str, Any]]] = {
     "cifar": {
         "paper": {},
@@ -87,22 +151,78 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
             "noise_minibatches": 30,
         },
     },
+    "cvae": {
+        "paper": {"mnist": {}, "cifar10": CVAE_CIFAR10},
+        "short": {
+            "mnist": {"epochs": 4},
+            "cifar10": CVAE_CIFAR10
+            | {
+                "epochs": 4,
+                "train_examples": 10_000,
+                "test_examples": 1000,
+                "maps": (32,),
+                "depths": (1, 1),
+                "latents": 16,
+                "iaf_width": 32,
+                "init_examples": 100,
+            },
+        },
+        "quick": {
+            "mnist": {
+                "data": "bundled",
+                "epochs": 10,
+                "train_examples": 2000,
+                "test_examples": 500,
+                "batch_size": 50,
+                "maps": (4, 8, 8),
+                "hidden": 64,
+                "latents": 8,
+                "iaf_width": 32,
+                "init_examples": 200,
+            },
+            "cifar10": CVAE_CIFAR10
+            | {
+                "data": "bundled",
+                "epochs": 5,
+                "train_examples": 1600,
+                "test_examples": 400,
+                "maps": (16,),
+                "depths": (1, 1),
+                "latents": 8,
+                "iaf_width": 16,
+                "init_examples": 100,
+            },
+        },
+    },
 }
 
 # Figure 1: the learning rate of each parameterization ("0.003 leads to divergence" for normal).
 FIGURE_LR = {"normal": 0.0003, "bn": 0.003, "wn": 0.003, "wn+mobn": 0.003}
 
-SETTINGS: dict[str, type[CifarSettings]] = {"cifar": CifarSettings}
+SETTINGS: dict[str, type[Settings]] = {"cifar": CifarSettings, "cvae": CvaeSettings}
 
 
-def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> CifarSettings:
+def scale_changes(experiment: str, scale: str, dataset: str | None = None) -> dict[str, Any]:
+    """What a scale changes of an experiment's defaults; cvae has a model a data set (without one: mnist)."""
+    changes = SCALES[experiment][scale]
+    return changes.get(dataset or "mnist", {}) if experiment == "cvae" else changes
+
+
+def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> Settings:
     """The settings of an experiment at a scale: paper's defaults, the scale's, figure 1's lr, then `changes`.
 
-    Raises UserError for a value that a field's check refuses.
+    Raises UserError for a value that a field's check refuses, or that belongs to another data set.
     """
-    values = {"param": param, "lr": FIGURE_LR.get(param), **SCALES[experiment][scale], **changes}
+    values = {"param": param, **scale_changes(experiment, scale, changes.get("dataset"))}
+    if experiment == "cifar":
+        values["lr"] = FIGURE_LR.get(param)
+    values |= changes
     for field in dataclasses.fields(SETTINGS[experiment]):
-        check(field, values.get(field.name, field.default))
+        value = values.get(field.name, field.default)
+        check(field, value)
+        only = field.metadata.get("only")
+        if only and value is not None and values.get("dataset", only) != only:
+            raise UserError(f"{option(field)} {value}: belongs to --dataset {only} alone; leave it out")
     if values.get("g_exp") is not None and param == "normal":
         raise UserError("--g-exp: the parameterization normal has no g to learn; leave it out, or give another --param")
     return SETTINGS[experiment](**values)
@@ -115,14 +235,18 @@ def config_hash(experiment: str, scale: str, settings: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def option(field: dataclasses.Field[Any]) -> str:
+    """The field's option on the command line."""
+    return "--" + field.name.replace("_", "-")
+
+
 def check(field: dataclasses.Field[Any], value: Any) -> None:
     """Raise UserError unless the field's metadata allows this value."""
-    option, rules = "--" + field.name.replace("_", "-"), field.metadata
-    if value is None:
-        return
-    if "choices" in rules and value not in rules["choices"]:
-        raise UserError(f"{option} {value}: unknown; give one of {', '.join(rules['choices'])}")
-    if "above" in rules and not rules["above"] < value < math.inf:
-        raise UserError(f"{option} {value:g}: give a number above {rules['above']:g}")
-    if "least" in rules and not rules["least"] <= value < math.inf:
-        raise UserError(f"{option} {value:g}: give a number of at least {rules['least']:g}")
+    rules = field.metadata
+    if "choices" in rules and value is not None and value not in rules["choices"]:
+        raise UserError(f"{option(field)} {value}: unknown; give one of {', '.join(rules['choices'])}")
+    for number in value if isinstance(value, tuple) else () if value is None else (value,):
+        if "above" in rules and not rules["above"] < number < math.inf:
+            raise UserError(f"{option(field)} {number:g}: give a number above {rules['above']:g}")
+        if "least" in rules and not rules["least"] <= number < math.inf:
+            raise UserError(f"{option(field)} {number:g}: give a number of at least {rules['least']:g}")
