@@ -1,4 +1,4 @@
-"""Checksums, downloads from a real local server, the bundled set's split, ZCA against its definition."""
+"""Checksums, downloads from a real local server, binarizations, the bundled sets' split, ZCA against its definition."""
 
 import gzip
 import hashlib
@@ -26,10 +26,16 @@ from wnrepro.data import DATASETS, Download, File, Zca
 from wnrepro.errors import UserError
 
 REAL = os.environ.get("WNREPRO_DATA", "")
-needs_cifar10 = pytest.mark.skipif(
-    not (Path(REAL) / "cifar-10-batches-py/data_batch_1").is_file() or not REAL,
-    reason="the real CIFAR-10 is not under WNREPRO_DATA",
-)
+
+
+def needs(name: str, file: str) -> pytest.MarkDecorator:
+    missing = not REAL or not (Path(REAL) / file).is_file()
+    return pytest.mark.skipif(missing, reason=f"the real {name} is not under WNREPRO_DATA")
+
+
+needs_cifar10 = needs("CIFAR-10", "cifar-10-batches-py/data_batch_1")
+needs_mnist = needs("MNIST", "MNIST/raw/train-images-idx3-ubyte")
+needs_binarized_mnist = needs("binarized MNIST", "binarized_mnist/binarized_mnist_train.amat")
 
 
 def md5(content: bytes) -> str:
@@ -341,6 +347,207 @@ def test_the_bundled_images_are_made_of_their_half_alone() -> None:
     train.photos[...] = 77
     x, _ = data._compose(data.Material(0 * train.digits, train.labels, train.photos), 20, np.random.default_rng(1))
     assert (x.float().mean((1, 2, 3)) - 77).abs().max() < 1
+
+
+# ---------------------------------------------------------------------------------- binarized MNIST
+
+AMAT = {"train": 5, "valid": 3, "test": 4}  # images in each of the small files made below
+
+
+def make_binarized_mnist(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """Small .amat files of noise, and their checksums in place of the official ones. Returns their lines of 0 and 1."""
+    rng = np.random.default_rng(1)
+    lines = {part: rng.integers(2, size=(count, 784)) for part, count in AMAT.items()}
+    (root / "binarized_mnist").mkdir()
+    downloads = []
+    for part, rows in lines.items():
+        content = "".join(" ".join(map(str, row)) + "\n" for row in rows).encode()
+        path = f"binarized_mnist/binarized_mnist_{part}.amat"
+        (root / path).write_bytes(content)
+        downloads.append(Download(File(path, f"sha256:{hashlib.sha256(content).hexdigest()}"), ()))
+    monkeypatch.setitem(DATASETS, "binarized_mnist", tuple(downloads))
+    return lines
+
+
+def make_mnist(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """Small MNIST files whose images are 0, 255 or 64 throughout, in this order, and their checksums."""
+    (root / "MNIST/raw").mkdir(parents=True)
+    grey, files = {}, []
+    for half, count in {"train": 6, "t10k": 3}.items():
+        grey[half] = np.broadcast_to(
+            np.array([0, 255, 64], np.uint8).repeat(count // 3)[:, None, None], (count, 28, 28)
+        )
+        for name, sizes, values in (
+            (f"{half}-images-idx3-ubyte", (0x0803, count, 28, 28), grey[half]),
+            (f"{half}-labels-idx1-ubyte", (0x0801, count), np.zeros(count, np.uint8)),
+        ):
+            content = np.array(sizes, ">u4").tobytes() + values.tobytes()
+            (root / "MNIST/raw" / name).write_bytes(content)
+            files.append(File(f"MNIST/raw/{name}", md5(content)))
+    monkeypatch.setitem(DATASETS, "mnist", tuple(Download(file, ()) for file in files))
+    return grey
+
+
+def rows(x: torch.Tensor) -> list[list[int]]:
+    return x.flatten(1).tolist()
+
+
+def test_binarized_mnist_is_train_and_then_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = make_binarized_mnist(tmp_path, monkeypatch)
+    found = data.binarized_mnist(tmp_path)
+    assert found.train_x.shape == (8, 1, 28, 28) and found.train_x.dtype == torch.uint8
+    assert found.test_x.shape == (4, 1, 28, 28) and found.test_x.dtype == torch.uint8
+    assert rows(found.train_x) == [*lines["train"].tolist(), *lines["valid"].tolist()]
+    assert sorted(rows(found.test_x)) == sorted(lines["test"].tolist())
+    assert torch.equal(found.test_x, data.binarized_mnist(tmp_path).test_x), "one order"
+
+
+def test_seeded_mnist_draws_each_pixel_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_mnist(tmp_path, monkeypatch)
+    found = data.seeded_mnist(tmp_path)
+    assert found.train_x.shape == (6, 1, 28, 28) and found.train_x.dtype == torch.uint8
+    assert found.test_x.shape == (3, 1, 28, 28)
+    for x in (found.train_x, found.test_x):
+        black, white, grey = x.flatten(1).split(len(x) // 3)
+        assert (black == 0).all() and (white == 1).all(), "0 is never ink, 255 always"
+        assert ((grey == 0) | (grey == 1)).all()
+        assert abs(grey.float().mean() - 64 / 255) < 4 * (0.25 * 0.75 / grey.numel()) ** 0.5
+    assert not torch.equal(found.train_x[4], found.train_x[5]), "each image has a draw of its own"
+    again = data.seeded_mnist(tmp_path)
+    assert torch.equal(found.train_x, again.train_x) and torch.equal(found.test_x, again.test_x)
+    assert str(data.MNIST_SEED) in found.source
+
+
+@needs_binarized_mnist
+def test_real_binarized_mnist() -> None:
+    found = data.binarized_mnist(Path(REAL))
+    assert (len(found.train_x), len(found.test_x)) == data.pixel_sizes("mnist", "real") == (60_000, 10_000)
+    assert set(found.train_x.unique().tolist()) == set(found.test_x.unique().tolist()) == {0, 1}
+    for x in (found.train_x, found.test_x):
+        assert x.float().mean().item() == pytest.approx(0.1307, abs=0.003)
+    for part, place in (("train", 0), ("valid", 50_000)):
+        with (Path(REAL) / f"binarized_mnist/binarized_mnist_{part}.amat").open() as file:
+            first = [int(digit) for digit in file.readline().split()]
+        assert rows(found.train_x[place : place + 1]) == [first]
+    # A digit has its ink in the middle.
+    assert found.train_x[:, :, 10:18, 10:18].float().mean() > 0.3
+    assert not found.train_x[:, :, :, 0].float().mean() > 1e-4
+    # In the file of test images the 980 zeros come first: they have no ink in the very middle.
+    thousand = found.test_x[:1000, 0, 13:15, 13:15].float().mean()
+    assert thousand.item() == pytest.approx(found.test_x[:, 0, 13:15, 13:15].float().mean().item(), abs=0.05)
+
+
+@needs_mnist
+def test_real_seeded_mnist() -> None:
+    found = data.seeded_mnist(Path(REAL))
+    assert (len(found.train_x), len(found.test_x)) == (60_000, 10_000)
+    assert set(found.train_x.unique().tolist()) == {0, 1}
+    raw = np.fromfile(Path(REAL) / "MNIST/raw/train-images-idx3-ubyte", np.uint8)[16:].reshape(60_000, 1, 28, 28)
+    assert found.train_x.float().mean().item() == pytest.approx(raw.mean() / 255, abs=1e-3)
+    certain = torch.from_numpy((raw == 0) | (raw == 255))
+    assert torch.equal(found.train_x[certain] * 255, torch.from_numpy(raw)[certain])
+    digest = hashlib.sha256(found.train_x.numpy().tobytes() + found.test_x.numpy().tobytes()).hexdigest()
+    assert digest == "01e3b9eb8997b9451f6fc11cc2be212410747ff913b4a4241ffbf7ebe914853d", (
+        "the same draw on every machine"
+    )
+
+
+# ---------------------------------------------------------------------------------- the bundled digits
+
+
+def test_the_bundled_digits() -> None:
+    found = data.bundled_digits()
+    assert (len(found.train_x), len(found.test_x)) == data.pixel_sizes("mnist", "bundled")
+    for x in (found.train_x, found.test_x):
+        assert x.shape[1:] == (1, 28, 28) and set(x.unique().tolist()) == {0, 1}
+        assert 0.1 < x.float().mean() < 0.2
+        assert not x[:, :, :2].any() and not x[:, :, :, :2].any(), "a margin, as MNIST has"
+    digest = hashlib.sha256(found.train_x.numpy().tobytes() + found.test_x.numpy().tobytes()).hexdigest()
+    assert digest == "748140d8681f3cf421474ebbdcf40a128044d8794dda7dad76c056fd40decc6b", (
+        "the same images on every machine"
+    )
+
+
+def test_no_bundled_test_digit_is_a_training_one() -> None:
+    found = data.bundled_digits()
+
+    def inks(x: torch.Tensor) -> set[bytes]:
+        """The digits, wherever they lie: each cut to its ink."""
+        cut = (image[image.any(1)][:, image.any(0)] for image in x[:, 0].numpy())
+        return {bytes(ink.shape) + ink.tobytes() for ink in cut}
+
+    assert len(inks(found.train_x)) > 1000
+    assert not inks(found.train_x) & inks(found.test_x)
+
+
+# ---------------------------------------------------------------------------------- the auto-encoders' images
+
+
+@pytest.mark.parametrize(
+    ("dataset", "kind", "source"),
+    [("mnist", "bundled", "scikit-learn's digits, magn"), ("cifar10", "bundled", "crops")],
+)
+def test_bundled_pixels_need_no_files(dataset: str, kind: str, source: str, tmp_path: Path) -> None:
+    data.require_pixels(dataset, kind, "larochelle" if dataset == "mnist" else None, tmp_path)
+    found = data.pixels(dataset, kind, None, 30, 20, tmp_path)
+    shape = (1, 28, 28) if dataset == "mnist" else (3, 32, 32)
+    assert found.train_x.shape == (30, *shape) and found.test_x.shape == (20, *shape)
+    assert found.train_x.dtype == torch.uint8 and source in found.source
+    whole = data.bundled_digits() if dataset == "mnist" else data.bundled()
+    assert torch.equal(found.train_x, whole.train_x[:30]) and torch.equal(found.test_x, whole.test_x[:20])
+
+
+def test_pixels_of_real_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_binarized_mnist(tmp_path, monkeypatch)
+    make_mnist(tmp_path, monkeypatch)
+    fixed = data.pixels("mnist", "real", "larochelle", 6, 2, tmp_path)
+    assert torch.equal(fixed.train_x, data.binarized_mnist(tmp_path).train_x[:6])
+    assert torch.equal(fixed.test_x, data.binarized_mnist(tmp_path).test_x[:2]) and "Larochelle" in fixed.source
+    drawn = data.pixels("mnist", "real", "seeded", 6, 2, tmp_path)
+    assert torch.equal(drawn.train_x, data.seeded_mnist(tmp_path).train_x) and "seed" in drawn.source
+
+
+def test_pixels_of_real_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randint(256, (80, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    small = data.Images(x[:60], torch.zeros(60), x[60:], torch.zeros(20), "small")
+    monkeypatch.setattr(data, "cifar10", lambda data_dir: small)
+    found = data.pixels("cifar10", "real", None, 30, 10, None)
+    assert torch.equal(found.train_x, x[:30]) and torch.equal(found.test_x, x[60:70]) and found.source == "small"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "binarization", "files"),
+    [("mnist", "larochelle", "binarized_mnist"), ("mnist", "seeded", "mnist"), ("cifar10", None, "cifar10")],
+)
+def test_missing_pixels_name_files_and_what_to_do(
+    dataset: str, binarization: str | None, files: str, tmp_path: Path
+) -> None:
+    for ask in (
+        lambda: data.require_pixels(dataset, "real", binarization, tmp_path),
+        lambda: data.pixels(dataset, "real", binarization, 100, 100, tmp_path),
+    ):
+        with pytest.raises(UserError) as told:
+            ask()
+        for download in DATASETS[files]:
+            for file in download.wanted:
+                assert file.path in str(told.value) and file.checksum.replace(":", " ") in str(told.value)
+        assert f"wnrepro data fetch {files}`" in str(told.value) and str(tmp_path) in str(told.value)
+        assert ("--binarization seeded" in str(told.value)) == (binarization == "larochelle")
+
+
+def test_the_binarization_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert data.binarization_at_hand(tmp_path) == "larochelle", "nothing is there"
+    make_mnist(tmp_path, monkeypatch)
+    assert data.binarization_at_hand(tmp_path) == "seeded"
+    make_binarized_mnist(tmp_path, monkeypatch)
+    assert data.binarization_at_hand(tmp_path) == "larochelle"
+    corrupt = tmp_path / "binarized_mnist/binarized_mnist_valid.amat"
+    corrupt.write_bytes(corrupt.read_bytes()[:-1])
+    assert data.binarization_at_hand(tmp_path) == "larochelle", "a corrupt file is not passed over in silence"
+    with pytest.raises(UserError, match=r"binarized_mnist_valid\.amat corrupt"):
+        data.require_pixels("mnist", "real", "larochelle", tmp_path)
+    corrupt.unlink()
+    assert data.binarization_at_hand(tmp_path) == "seeded", "one of the three is missing"
 
 
 # ---------------------------------------------------------------------------------- whitening

@@ -120,10 +120,11 @@ def test_data_sets(tmp_path: Path) -> None:
     corrupt = tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte"
     corrupt.parent.mkdir(parents=True)
     corrupt.write_bytes(b"?")
-    cifar10, mnist, _ = doctor.data_sets(tmp_path)
+    cifar10, mnist, binarized = doctor.data_sets(tmp_path)
     assert cifar10.state == "note" and "data_batch_1 missing" in cifar10.detail
     assert mnist.state == "problem" and "t10k-labels-idx1-ubyte corrupt" in mnist.detail
-    assert "wnrepro data fetch mnist" in mnist.mend
+    assert "wnrepro data fetch mnist" in mnist.mend and "cvae --binarization seeded" in mnist.costs
+    assert binarized.state == "note" and "cvae --binarization larochelle" in binarized.costs
 
 
 def test_roms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,9 @@
-"""Images as tensors: CIFAR-10, a bundled set that needs no download, ZCA whitening, checksums and downloads.
+"""Images as tensors: CIFAR-10, binarized MNIST, bundled sets that need no download; whitening, checksums, downloads.
 
-Pixels are uint8, N×3×32×32; the networks see `(x − 127.5) / 128`, ZCA-whitened (§5.1). Nothing is unpickled
-or unpacked before its checksum was verified. torch, torchvision and scikit-learn are imported where they are
-used, so that looking after the files needs none of them.
+Pixels are uint8, N×3×32×32 in 0..255 or N×1×28×28 in 0..1. The classifiers see `(x − 127.5) / 128`, ZCA-whitened
+(§5.1), the auto-encoders the pixels themselves. Nothing is unpickled or unpacked before its checksum was verified.
+torch, torchvision and scikit-learn are imported where they are used, so that looking after the files needs none of
+them.
 """
 
 from __future__ import annotations
@@ -161,6 +162,10 @@ def _listing(files: Iterable[File]) -> str:
     return "".join(f"\n  {file.path}  {file.checksum.replace(':', ' ')}" for file in files)
 
 
+# What else the user can do where a data set is not there.
+INSTEAD = {"binarized_mnist": "give --binarization seeded, which needs nothing but MNIST's own files (`mnist`), or "}
+
+
 def require(dataset: str, data_dir: Path | None) -> Path:
     """The data folder, if every file of `dataset` is there with its official checksum; else UserError."""
     root = data_root(data_dir)
@@ -170,8 +175,8 @@ def require(dataset: str, data_dir: Path | None) -> Path:
         states = ", ".join(f"{Path(file.path).name} {state}" for file, state in wrong.items())
         raise UserError(
             f"The data set {dataset} is not complete in {root} ({states}): run "
-            f"`wnrepro data fetch {dataset}`, or copy these files there, or point --data-dir or WNREPRO_DATA "
-            f"at the folder that has them:{_listing(wrong)}"
+            f"`wnrepro data fetch {dataset}`, or {INSTEAD.get(dataset, '')}copy these files there, or point "
+            f"--data-dir or WNREPRO_DATA at the folder that has them:{_listing(wrong)}"
         )
     return root
 
@@ -437,7 +442,129 @@ def _magnify(small: int, large: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(small)))
 
 
-SIZES = {"cifar10": (50_000, 10_000), "bundled": (BUNDLED_TRAIN, BUNDLED_TEST)}  # training, test
+# ---------------------------------------------------------------------------------- images without labels
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images alone: uint8 (N, 1, 28, 28) in 0..1, or (N, 3, 32, 32) in 0..255; `source` says in words what they are."""
+
+    train_x: torch.Tensor
+    test_x: torch.Tensor
+    source: str
+
+
+MNIST_SEED = 1602_07868  # for numpy's RandomState, whose stream is the same in all versions
+DIGITS_TRAIN, DIGITS_TEST = 4_000, 500
+SIZES = {  # training, test
+    "cifar10": (50_000, 10_000),
+    "bundled": (BUNDLED_TRAIN, BUNDLED_TEST),
+    "mnist": (60_000, 10_000),
+    "digits": (DIGITS_TRAIN, DIGITS_TEST),
+}
+BUNDLED_FOR = {"cifar10": "bundled", "mnist": "digits"}  # what stands in for a data set that is not at hand
+
+
+def pixel_sizes(dataset: str, data: str) -> tuple[int, int]:
+    """How many training and test images `pixels` has; its arguments."""
+    return SIZES[BUNDLED_FOR[dataset] if data == "bundled" else dataset]
+
+
+def pixels(
+    dataset: str, data: str, binarization: str | None, train_examples: int, test_examples: int, data_dir: Path | None
+) -> Pixels:
+    """The first so many images of each half of `mnist` or `cifar10`, `real` or what is `bundled` in its place.
+
+    binarization: `larochelle` or `seeded`, which real MNIST alone asks for. Raises as `require_pixels`.
+    """
+    images: Images | Pixels
+    if data == "bundled":
+        images = bundled_digits() if dataset == "mnist" else bundled()
+    elif dataset == "cifar10":
+        images = cifar10(data_dir)
+    else:
+        images = binarized_mnist(data_dir) if binarization == "larochelle" else seeded_mnist(data_dir)
+    return Pixels(images.train_x[:train_examples], images.test_x[:test_examples], images.source)
+
+
+def require_pixels(dataset: str, data: str, binarization: str | None, data_dir: Path | None) -> None:
+    """Raise UserError unless the files that `pixels` reads are complete; it reads none for what is bundled."""
+    if data == "real":
+        require({"larochelle": "binarized_mnist", "seeded": "mnist", None: dataset}[binarization], data_dir)
+
+
+def binarization_at_hand(data_dir: Path | None) -> str:
+    """The binarization whose files are there, by name alone: `seeded` where only MNIST's are, else `larochelle`."""
+    root = data_root(data_dir)
+
+    def there(dataset: str) -> bool:
+        return all((root / file.path).is_file() for download in DATASETS[dataset] for file in download.wanted)
+
+    return "seeded" if there("mnist") and not there("binarized_mnist") else "larochelle"
+
+
+def binarized_mnist(data_dir: Path | None) -> Pixels:
+    """Larochelle's fixed binarization: his 50,000 training and then 10,000 validation images; 10,000 test images.
+
+    His file of test images is sorted by digit; here they are in an order drawn once, so that the first so many
+    stand for all of them. UserError unless each file's checksum is right.
+    """
+    import torch
+
+    root = require("binarized_mnist", data_dir)
+
+    def read(part: str) -> torch.Tensor:
+        """Lines of 784 digits, 0 or 1, each with a blank or the line's end behind it."""
+        text = np.fromfile(root / f"binarized_mnist/binarized_mnist_{part}.amat", np.uint8)
+        return torch.from_numpy(text.reshape(-1, 1, 28, 28, 2)[..., 0] - ord("0"))
+
+    train, test = torch.cat([read("train"), read("valid")]), read("test")
+    test = test[np.random.RandomState(MNIST_SEED).permutation(len(test))]
+    return Pixels(train, test, "MNIST, Larochelle's fixed binarization, sha256 verified")
+
+
+def seeded_mnist(data_dir: Path | None) -> Pixels:
+    """MNIST (60,000 + 10,000 images) from torchvision's files, each pixel drawn once with probability grey / 255.
+
+    Always the same draw. UserError unless each file's checksum is right.
+    """
+    import torch
+    from torchvision.datasets import MNIST
+
+    root = require("mnist", data_dir)
+    rng = np.random.RandomState(MNIST_SEED)
+
+    def draw(train: bool) -> torch.Tensor:
+        grey = MNIST(root, train=train).data.numpy()[:, None]
+        return torch.from_numpy((rng.randint(255, size=grey.shape, dtype=np.uint8) < grey).astype(np.uint8))
+
+    source = f"MNIST, binarized once by seed {MNIST_SEED} (drawn with probability grey/255), md5 verified"
+    return Pixels(draw(train=True), draw(train=False), source)
+
+
+@functools.lru_cache(maxsize=1)
+def bundled_digits() -> Pixels:
+    """Binary 28×28 digits that need no download: scikit-learn's, 8×8 pixels magnified to 20×20, in random places.
+
+    Always the same images; the test half's digits are others than the training half's. Their bound means nothing
+    beside the paper's.
+    """
+    import torch
+
+    rng = np.random.default_rng(1602_07868)
+
+    def place(digits: np.ndarray, count: int) -> torch.Tensor:
+        grey = _magnify(8, 20) @ digits[rng.integers(len(digits), size=count)] @ _magnify(8, 20).T
+        ink = grey > 0.5 - 1e-9  # a half is ink, however it was rounded
+        down, right = rng.integers(2, 7, size=(2, count))
+        x = np.zeros((count, 1, 28, 28), np.uint8)
+        for n in range(count):
+            x[n, 0, down[n] : down[n] + 20, right[n] : right[n] + 20] = ink[n]
+        return torch.from_numpy(x)
+
+    train, test = bundled_material()
+    halves = place(train.digits, DIGITS_TRAIN), place(test.digits, DIGITS_TEST)
+    return Pixels(*halves, source="bundled: scikit-learn's digits, magnified and binarized")
 
 
 # ---------------------------------------------------------------------------------- whitening

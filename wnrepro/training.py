@@ -1,6 +1,6 @@
-"""What the experiments' training loops share: what `train()` yields, the authors' Adam, the compute device.
+"""What the experiments' training loops share: what `train()` yields, optimizers, Polyak average, compute device.
 
-The authors' Adam differs from torch's: ε = 1e-8 stands inside the square root.
+The authors' Adam differs from torch's: ε = 1e-8 stands inside the square root; their Adamax has no bias correction.
 """
 
 import contextlib
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from wnrepro.errors import UserError
 
@@ -81,6 +82,63 @@ class Adam(torch.optim.Optimizer):
             torch._foreach_sqrt_(root)
             torch._foreach_addcdiv_(params, m, root, -group["lr"] / (1 - beta1 ** group["step"]))
         return loss
+
+
+class Adamax(torch.optim.Optimizer):
+    """Adamax without bias correction (authors' code): m ← β1·m + (1−β1)·∇, u ← max(β2·u, |∇| + ε), p ← p − lr·m/u.
+
+    torch's divides lr by 1 − β1ᵗ.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "epsilon": epsilon})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {"m": torch.zeros_like(p), "u": torch.zeros_like(p)}
+            grads = [p.grad for p in params if p.grad is not None]
+            m = [self.state[p]["m"] for p in params]
+            u = [self.state[p]["u"] for p in params]
+            torch._foreach_lerp_(m, grads, 1 - group["beta1"])
+            size = torch._foreach_abs(grads)
+            torch._foreach_add_(size, group["epsilon"])
+            torch._foreach_mul_(u, group["beta2"])
+            torch._foreach_maximum_(u, size)
+            torch._foreach_addcdiv_(params, m, u, -group["lr"])
+        return loss
+
+
+def polyak_average(model: nn.Module, updates: float) -> AveragedModel:
+    """The exponential moving average of a model's parameters and buffers over about so many updates (§5.2).
+
+    Call its `update_parameters(model)` after each update. It is bias-corrected: the weight of the newest parameters
+    is (1 − d)/(1 − dᵗ) at update t, d = 1 − 1/updates, so that the first weights count for no more than the others.
+    """
+    decay = 1 - 1 / max(updates, 1)
+
+    def average(averages: Any, current: Any, averaged: Tensor | int) -> None:
+        torch._foreach_lerp_(averages, current, (1 - decay) / (1 - decay ** (int(averaged) + 1)))
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 def choose_device(name: str) -> torch.device:

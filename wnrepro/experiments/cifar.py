@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from wnrepro import data, identities
 from wnrepro.errors import UserError
-from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, data_dependent_init, layers
+from wnrepro.measurements import layer_rows, measured_init
+from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, layers
 from wnrepro.settings import CifarSettings
 from wnrepro.training import Adam, Epoch, Tick, autocast, keep_memory, set_precision
 
@@ -131,7 +132,7 @@ class Cifar:
             order = torch.randperm(len(self.train_x), generator=self.order).to(self.device)
             if self.epoch == 0:
                 tables["init"] = self.initialize(order[: s.init_examples])
-                tables["layers"] = self.layer_rows()
+                tables["layers"] = layer_rows(self.net, self.epoch)
             self.schedule()
             self.epoch += 1
 
@@ -159,7 +160,7 @@ class Cifar:
                 diverged = (
                     f"median training loss {typical:.3g} nats in epoch {self.epoch}, {DIVERGED_LOSS:.3g} is the bound"
                 )
-            tables.setdefault("layers", []).extend(self.layer_rows())
+            tables.setdefault("layers", []).extend(layer_rows(self.net, self.epoch))
             if s.param in ("bn", "wn+mobn") and self.epoch in s.noise_epochs and not diverged:
                 tables["noise"] = self.noise_rows()
             yield Epoch(self.epoch, row, tables, diverged)
@@ -207,54 +208,10 @@ class Cifar:
 
     @torch.no_grad()
     def initialize(self, index: Tensor) -> list[dict[str, Any]]:
-        """The data-dependent init on these images; then the same pass again, to measure what it achieved (C3).
-
-        The second pass sees the same noise and dropout as the first, and leaves the generators where one pass does.
-        """
-        x, y = self.batch(self.train_x, index), self.train_y[index]
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            data_dependent_init(self.net, x)
-        if self.settings.v_norm_max is not None:
-            bound_v_norm(self.net, self.settings.v_norm_max)
-        rows: list[dict[str, Any]] = []
-
-        def record(name: str, output: Tensor) -> None:
-            dims = [d for d in range(output.ndim) if d != 1]
-            variance = output.var(dims, correction=0)
-            rows.append(
-                {
-                    "epoch": 0,
-                    "layer": name,
-                    "mean_abs_max": output.mean(dims).abs().max().item(),
-                    "variance_min": variance.min().item(),
-                    "variance_max": variance.max().item(),
-                }
-            )
-
-        hooks = [
-            layer.register_forward_hook(lambda _layer, _x, output, name=name: record(name, output))
-            for name, layer in layers(self.net)
-        ]
-        self.net.train()
-        loss = F.cross_entropy(self.net(x), y)
-        for hook in hooks:
-            hook.remove()
+        """The data-dependent init on these images; what it achieved, as rows of init.csv."""
+        logits, rows = measured_init(self.net, self.batch(self.train_x, index), self.settings.v_norm_max)
+        loss = F.cross_entropy(logits, self.train_y[index])
         self.facts |= {"init_loss": loss.item(), **identities.measure(self.settings.seed)}
-        return rows
-
-    def layer_rows(self) -> list[dict[str, Any]]:
-        """‖v‖ and g of every layer, as mean, smallest and largest over its units (C14)."""
-        rows = []
-        for name, layer in layers(self.net):
-            v_norm, g = layer.v_norm().detach(), layer.g.detach()
-            row: dict[str, Any] = {"epoch": self.epoch, "layer": name}
-            for label, values in (("v_norm", v_norm), ("g", g)):
-                row |= {
-                    f"{label}_mean": values.mean().item(),
-                    f"{label}_min": values.min().item(),
-                    f"{label}_max": values.max().item(),
-                }
-            rows.append(row)
         return rows
 
     @torch.no_grad()

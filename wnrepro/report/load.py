@@ -17,10 +17,24 @@ from typing import Any
 import pandas as pd
 
 from wnrepro.errors import UserError
-from wnrepro.settings import FIGURE_LR, PARAMS, PRECISIONS, SCALE_NAMES, SCALES, SETTINGS, config_hash
+from wnrepro.settings import FIGURE_LR, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, scale_changes
 
 STATUSES = ("running", "done", "diverged", "failed")
-METRICS = ("epoch", "seconds", "train_error", "test_error", "train_loss", "test_loss", "lr")
+BOUNDS = (
+    "epoch",
+    "seconds",
+    "train_bound_nats",
+    "test_bound_nats",
+    "test_bound_nats_raw",
+    "kl_nats",
+    "reconstruction_nats",
+)
+# The columns of metrics.csv, by experiment and, where it has a model for each, data set.
+METRICS: dict[tuple[str, str | None], tuple[str, ...]] = {
+    ("cifar", None): ("epoch", "seconds", "train_error", "test_error", "train_loss", "test_loss", "lr"),
+    ("cvae", "mnist"): BOUNDS,
+    ("cvae", "cifar10"): (*BOUNDS, "test_bits_per_dim"),
+}
 LAYERS = ("epoch", "layer", "v_norm_mean", "v_norm_min", "v_norm_max", "g_mean", "g_min", "g_max")
 INIT = ("epoch", "layer", "mean_abs_max", "variance_min", "variance_max")
 NOISE = (
@@ -51,6 +65,15 @@ class Run:
         return self.config["settings"]
 
     @property
+    def experiment(self) -> str:
+        return self.config["experiment"]
+
+    @property
+    def dataset(self) -> str | None:
+        """The data set, where the experiment has a model for each: such runs are experiments of their own."""
+        return self.settings["dataset"] if self.experiment == "cvae" else None
+
+    @property
     def variant(self) -> str:
         return self.path.parent.name
 
@@ -73,7 +96,7 @@ class Run:
 
     @property
     def decay_from(self) -> int:
-        """Epochs at a constant learning rate."""
+        """Epochs at a constant learning rate (of cifar)."""
         return min(self.settings["decay_from"], self.epochs)
 
     @property
@@ -114,7 +137,7 @@ class Run:
     @property
     def changed(self) -> dict[str, Any]:
         """The settings that differ from the scale's, besides param, lr and seed."""
-        defaults = scale_defaults(self.config["experiment"], self.config["scale"])
+        defaults = scale_defaults(self.experiment, self.config["scale"], self.dataset)
         return {
             name: value
             for name, value in self.settings.items()
@@ -124,12 +147,31 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """All runs of a scale, by parameterization, learning rate, variant and seed, and the step times."""
+    """All runs of a scale, by experiment, parameterization, learning rate, variant and seed, and the step times.
+
+    What it says of settings is meant of the runs of one experiment and data set: see `of` and `parts`.
+    """
 
     folder: Path
     scale: str
     runs: tuple[Run, ...]
     bench: dict[str, dict[str, Any]] = field(default_factory=dict)  # by file name without .json
+
+    def of(self, experiment: str, dataset: str | None = None) -> "Results":
+        """Those of an experiment alone, and of one data set where it has a model for each."""
+        runs = tuple(run for run in self.runs if (run.experiment, run.dataset) == (experiment, dataset))
+        return dataclasses.replace(self, runs=runs)
+
+    @property
+    def parts(self) -> "dict[str, Results]":
+        """The results of every experiment and data set that has runs, by name: `cifar`, `cvae mnist`, …"""
+        found = {" ".join(filter(None, key)): self.of(*key) for key in METRICS}
+        return {name: part for name, part in found.items() if part.runs}
+
+    @functools.cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The scale's settings."""
+        return scale_defaults(self.runs[0].experiment, self.scale, self.runs[0].dataset)
 
     @functools.cached_property
     def precision(self) -> str:
@@ -142,22 +184,37 @@ class Results:
     @functools.cached_property
     def standard(self) -> tuple[Run, ...]:
         """The runs at the scale's settings but for param, lr and seed, in `precision`."""
-        return tuple(run for run in self.in_precision if not run.changed.keys() - {"precision"})
+        return self.changing()
 
     @functools.cached_property
     def in_precision(self) -> tuple[Run, ...]:
         return tuple(run for run in self.runs if run.settings.get("precision", PRECISIONS[0]) == self.precision)
 
+    def changing(self, *names: str) -> tuple[Run, ...]:
+        """The runs in `precision` that differ from the scale's settings in none but these, param, lr and seed."""
+        return tuple(run for run in self.in_precision if not run.changed.keys() - {"precision", *names})
+
     @functools.cached_property
     def figure1(self) -> tuple[Run, ...]:
-        """The standard runs at figure 1's learning rates."""
+        """Of cifar: the standard runs at figure 1's learning rates."""
         return tuple(run for run in self.standard if run.lr == FIGURE_LR[run.param])
 
+    @functools.cached_property
+    def figure2(self) -> tuple[Run, ...]:
+        """Of a data set of cvae: the runs at the scale's settings but for param, seed and epochs.
 
-def scale_defaults(experiment: str, scale: str) -> dict[str, Any]:
-    """The settings of an experiment at a scale, as JSON has them (a tuple is a list)."""
+        Where a parameterization has several of a seed, the one that got furthest.
+        """
+        runs = [run for run in self.changing("epochs") if run.lr == self.defaults["lr"]]
+        longest = {(run.param, run.seed): run for run in sorted(runs, key=lambda run: (run.epoch, run.epochs))}
+        return tuple(run for run in runs if longest[run.param, run.seed] is run)
+
+
+def scale_defaults(experiment: str, scale: str, dataset: str | None = None) -> dict[str, Any]:
+    """The settings of an experiment (and data set, see `Run`) at a scale, as JSON has them (a tuple is a list)."""
     defaults = {entry.name: entry.default for entry in dataclasses.fields(SETTINGS[experiment])}
-    return json.loads(json.dumps({**defaults, **SCALES[experiment][scale]}))
+    defaults |= scale_changes(experiment, scale, dataset)
+    return json.loads(json.dumps(defaults | ({"dataset": dataset} if dataset else {})))
 
 
 def scales_with_runs(results: Path) -> list[str]:
@@ -202,8 +259,9 @@ def check(results: Path, scale: str) -> list[str]:
     return problems
 
 
-def _order(run: Run) -> tuple[int, float, str, int]:
-    return PARAMS.index(run.param), run.lr, run.variant, run.seed
+def _order(run: Run) -> tuple[int, int, float, str, int]:
+    model = list(METRICS).index((run.experiment, run.dataset))
+    return model, PARAMS.index(run.param), run.lr, run.variant, run.seed
 
 
 def _run_folders(results: Path, scale: str) -> list[Path]:
@@ -271,18 +329,26 @@ def _run(top: Path, folder: Path) -> Run:
     path = folder / "config.json"
     config = _json(path)
     _expect(path, config, experiment=str, scale=str, settings=dict, hash=str)
-    if config["experiment"] not in SETTINGS:
-        raise _malformed(path, f"no experiment of this version: {config['experiment']}")
-    settings = config["settings"]
-    _expect(path, settings, param=str, lr=(int, float), seed=int, epochs=int, decay_from=int)
+    experiment, settings = config["experiment"], config["settings"]
+    if experiment not in SETTINGS:
+        raise _malformed(path, f"no experiment of this version: {experiment}")
+    _expect(path, settings, param=str, lr=(int, float), seed=int, epochs=int)
     if settings["param"] not in PARAMS:
         raise _malformed(path, f"no parameterization: {settings['param']}")
-    if not (settings["lr"] > 0 and settings["epochs"] > 0 and settings["decay_from"] > 0):
-        raise _malformed(path, "lr, epochs and decay_from must be above 0")
-    if not isinstance(settings.get("g_exp"), int | float | None):
-        raise _malformed(path, "`g_exp` is no number")
+    above_0 = ["lr", "epochs"]
+    if experiment == "cifar":
+        _expect(path, settings, decay_from=int)
+        above_0.append("decay_from")
+    if not all(settings[name] > 0 for name in above_0):
+        raise _malformed(path, f"{', '.join(above_0)} must be above 0")
+    for name in ("g_exp", "v_norm_max"):
+        if not isinstance(settings.get(name), int | float | None):
+            raise _malformed(path, f"`{name}` is no number")
+    dataset = settings.get("dataset") if experiment == "cvae" else None
+    if (experiment, str(dataset) if dataset else None) not in METRICS:
+        raise _malformed(path, f"no data set of {experiment}: {dataset}")
     place = (top.name, folder.parts[-3], folder.parts[-1])
-    if place != (config["scale"], config["experiment"], f"seed-{settings['seed']}"):
+    if place != (config["scale"], experiment, f"seed-{settings['seed']}"):
         raise _malformed(path, "it belongs to another scale, experiment or seed than its folder")
 
     path = folder / "run.json"
@@ -295,10 +361,10 @@ def _run(top: Path, folder: Path) -> Run:
             raise _malformed(path, f"`{name}` is no object")
 
     path = folder / "metrics.csv"
-    metrics = _table(path, METRICS)
+    metrics = _table(path, METRICS[experiment, dataset])
     if list(metrics["epoch"]) != list(range(1, len(metrics) + 1)):
         raise _malformed(path, "its epochs are not 1, 2, 3, …")
-    errors = metrics[["train_error", "test_error"]]
+    errors = metrics.filter(items=["train_error", "test_error"])
     if ((errors < 0) | (errors > 1)).any(axis=None):
         raise _malformed(path, "an error is no fraction from 0 to 1")
     return Run(
@@ -323,16 +389,21 @@ def _layers(path: Path) -> pd.DataFrame:
 
 
 def _bench(results: Path) -> dict[str, dict[str, Any]]:
-    """The files of results/bench that have ratios of cifar's step times."""
+    """The files of results/bench that have ratios of an experiment's step times."""
     found = {}
     for path in sorted((results / "bench").glob("*.json")):
         bench = _json(path)
-        if "cifar" in bench:
-            _expect(path, bench, device_name=str, cifar=dict)
-            _expect(path, bench["cifar"], ratios=dict)
-            for name, ratio in bench["cifar"]["ratios"].items():
+        for experiment in SETTINGS.keys() & bench.keys():
+            _expect(path, bench, **{"device_name": str, experiment: dict})
+            _expect(path, bench[experiment], ratios=dict)
+            for name, ratio in bench[experiment]["ratios"].items():
                 if not isinstance(ratio, dict):
                     raise _malformed(path, f"the ratio `{name}` is no object")
                 _expect(path, ratio, median=(int, float), low=(int, float), high=(int, float), n=int)
             found[path.stem] = bench
     return found
+
+
+def ratios(bench: dict[str, Any], experiment: str) -> dict[str, dict[str, Any]]:
+    """An experiment's ratios of step times, by name; none where it was not timed."""
+    return bench[experiment]["ratios"] if experiment in bench else {}
