@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from wnrepro.errors import UserError
-from wnrepro.settings import FIGURE_LR, PARAMS, PRECISIONS, SCALE_NAMES, SCALES, SETTINGS, scale_settings
+from wnrepro.settings import FIGURE_LR, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, scale_changes, scale_settings
 
 app = typer.Typer(
     name="wnrepro",
@@ -54,23 +54,64 @@ RUN_OPTIONS: dict[str, Any] = {
     "quiet": (Annotated[bool, typer.Option("--quiet", help="print nothing but errors")], False),
     "as_json": (Json, False),
 }
+MORE_OPTIONS: dict[str, dict[str, Any]] = {
+    "cvae": {
+        "importance_samples": (
+            Annotated[
+                int | None,
+                typer.Option(
+                    "--importance-samples",
+                    min=1,
+                    metavar="K",
+                    help="after the last epoch, estimate log p(x) of the test images by K samples each",
+                ),
+            ],
+            None,
+        ),
+    },
+}
 
 
 def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
     """A setting's default at every scale, for its help."""
-    if field.name == "lr":
+    if field.name == "lr" and experiment == "cifar":
         return "; default: " + ", ".join(f"{param} {lr:g}" for param, lr in FIGURE_LR.items())
     if field.name == "param" or field.default is None:
         return ""
-    scales = [f"{name} {values[field.name]}" for name, values in SCALES[experiment].items() if field.name in values]
-    return f"; default: {', '.join([str(field.default), *scales])}"
+
+    def text(value: Any) -> str:
+        return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    datasets = field_choices(experiment, "dataset") if experiment == "cvae" else (None,)
+    defaults = []
+    for dataset in datasets:
+        if field.metadata.get("only", dataset) != dataset:
+            continue
+        values = [
+            (name, text(changes[field.name]))
+            for name in SCALE_NAMES
+            if field.name in (changes := scale_changes(experiment, name, dataset))
+        ]
+        at_paper = dict(values).pop("paper", text(field.default))
+        others = [f"{name} {value}" for name, value in values if value != at_paper]
+        defaults.append(", ".join([at_paper, *others]))
+    if len(set(defaults)) > 1:
+        defaults = [f"{dataset} {default}" for dataset, default in zip(datasets, defaults, strict=True)]
+    return f"; default: {'; '.join(dict.fromkeys(defaults))}"
+
+
+def field_choices(experiment: str, name: str) -> tuple[str, ...]:
+    """The values that a setting may have."""
+    return next(f.metadata["choices"] for f in dataclasses.fields(SETTINGS[experiment]) if f.name == name)
 
 
 def run_command(experiment: str) -> Callable[..., None]:
     """The command of an experiment: an option for each of its settings, made from the dataclass."""
 
+    run_options = RUN_OPTIONS | MORE_OPTIONS.get(experiment, {})
+
     def command(**options: Any) -> None:
-        common = {name: options.pop(name) for name in RUN_OPTIONS}
+        common = {name: options.pop(name) for name in run_options}
         params = PARAMS if options["param"] == "all" else (options["param"],)
         changes = {
             name: tuple(value) if isinstance(value, list) else value
@@ -80,6 +121,8 @@ def run_command(experiment: str) -> Callable[..., None]:
         if common["scale"] not in SCALE_NAMES:
             raise UserError(f"--scale {common['scale']}: unknown; give one of {', '.join(SCALE_NAMES)}")
         planned = [scale_settings(experiment, common["scale"], param, **changes) for param in params]
+        if experiment == "cvae" and "binarization" not in changes:
+            planned = [with_binarization(settings, **common) for settings in planned]
         raise typer.Exit(run_all(experiment, planned, **common))
 
     parameters = []
@@ -103,7 +146,7 @@ def run_command(experiment: str) -> Callable[..., None]:
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
         )
-    for name, (annotation, default) in RUN_OPTIONS.items():
+    for name, (annotation, default) in run_options.items():
         parameters.append(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
         )
@@ -113,7 +156,24 @@ def run_command(experiment: str) -> Callable[..., None]:
     return command
 
 
-app.command("cifar")(run_command("cifar"))
+for name in SETTINGS:
+    app.command(name)(run_command(name))
+
+
+def with_binarization(settings: Any, *, data_dir: Path | None, quiet: bool, as_json: bool, **_: Any) -> Any:
+    """The settings with the binarization of MNIST whose files are there; none for other data."""
+    from wnrepro import data
+
+    kind = None
+    if (settings.dataset, settings.data) == ("mnist", "real"):
+        kind = data.binarization_at_hand(data_dir)
+        if kind == "seeded" and not quiet and not as_json:
+            typer.echo(
+                f"Larochelle's binarized MNIST is not in {data.data_root(data_dir)}: MNIST is binarized by a fixed "
+                "seed, which moves the bound by 1 to 2 nats",
+                err=True,
+            )
+    return dataclasses.replace(settings, binarization=kind)
 
 
 def results_folder(results: Path, must_exist: bool = False) -> None:
@@ -138,20 +198,21 @@ def run_all(
     yes: bool,
     quiet: bool,
     as_json: bool,
+    importance_samples: int | None = None,
 ) -> int:
     """Run these settings one after the other; the exit code: 0, 1 where a run failed, 130 after Ctrl-C."""
     results_folder(results)
     from rich.console import Console
 
-    from wnrepro.experiments.cifar import Cifar
+    from wnrepro.experiments import experiment_class
     from wnrepro.progress import Show
     from wnrepro.runs import Run
     from wnrepro.training import choose_device
 
     console = Console(quiet=quiet or as_json)
-    where = choose_device(device)
+    where, kind = choose_device(device), experiment_class(experiment)
     for settings in planned:
-        Cifar.check(settings, data_dir, where)
+        kind.check(settings, data_dir, where)
     todo = [Run(results, experiment, scale, settings) for settings in planned]
     if not resume and not yes:
         there = [str(run.folder) for run in todo if run.folder.exists()]
@@ -163,12 +224,13 @@ def run_all(
     records, failed = [], False
     for run, settings in zip(todo, planned, strict=True):
         status = run.finished() if resume else None
+        load = functools.partial(kind.load, settings, data_dir, where)
         if status is None:
             with run, Show(console, run.name, settings.epochs, quiet or as_json) as show:
                 if not resume:
                     run.clear()
                 try:
-                    status = run.execute(functools.partial(Cifar.load, settings, data_dir, where), show)["status"]
+                    status = run.execute(load, show)["status"]
                 except UserError:
                     raise
                 except KeyboardInterrupt:
@@ -182,6 +244,16 @@ def run_all(
                     status, failed = "failed", True
                     traceback.print_exc()
                     print(f"{run.folder}: failed, {type(error).__name__}: {error}", file=sys.stderr)
+        if importance_samples and status == "done":
+            with run, console.status(f"{run.name}: {importance_samples} samples an image"):
+                facts = run.add_facts(load, lambda trained: trained.log_likelihood(importance_samples))["facts"]
+            console.print(
+                f"{run.folder}: log p(x) ≈ {facts['log_likelihood_nats']:.2f} nats, by {importance_samples} samples an "
+                "image",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         record = run.record() or {}
         records.append({"run": str(run.folder), **record})
         message = f" ({record['message']})" if record.get("message") else ""

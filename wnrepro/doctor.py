@@ -19,12 +19,12 @@ from wnrepro.errors import UserError
 
 GAMES = ("breakout", "enduro", "seaquest", "space_invaders")  # table 3
 MEMORY_BYTES = 4e9  # whitened CIFAR-10 (0.8 GB), its pixels, torch, one minibatch's activations, and some room
+DISK_BYTES = 1e9  # checkpoints of a few dozen runs
 USES = {  # what reads a data set
-    "cifar10": "cifar, and cvae --dataset cifar10,",
+    "cifar10": "cifar, cvae --dataset cifar10",
     "mnist": "cvae --binarization seeded",
     "binarized_mnist": "cvae --binarization larochelle",
 }
-DISK_BYTES = 1e9  # checkpoints of a few dozen runs
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def data_sets(data_dir: Path | None) -> list[Finding]:
             findings.append(Finding(name, "ok", f"complete in {root}, checksums verified"))
             continue
         detail = f"{', '.join(wrong)} in {root}"
-        costs = f"without it {USES[name]} ends at once with an error; --scale quick needs no download"
+        costs = f"these end at once with an error: {USES[name]} (but --scale quick needs no download)"
         mend = f"run `wnrepro data fetch {name}`, or point --data-dir or WNREPRO_DATA at its files"
         findings.append(Finding(name, "problem" if corrupt else "note", detail, costs, mend))
     return findings

@@ -12,14 +12,29 @@ NAME_WIDTH = 20
 
 
 def describe(epoch: Epoch) -> str:
-    """An epoch's row in words: errors in per cent, losses in nats."""
+    """An epoch's row in words: errors in per cent, losses and bounds in nats."""
     parts = []
     for name, value in epoch.metrics.items():
         if name.endswith("_error"):
             parts.append(f"{name.replace('_', ' ')} {value:.2%}")
         elif name.endswith("_loss"):
             parts.append(f"{name.replace('_', ' ')} {value:.4g}")
+        elif name.endswith("_bound_nats"):
+            parts.append(f"{name.removesuffix('_nats').replace('_', ' ')} {value:.2f} nats")
+        elif name == "test_bits_per_dim":
+            parts.append(f"{value:.3f} bits/dim")
     return ", ".join(parts)
+
+
+def brief(epoch: Epoch) -> str:
+    """The same for the end of a bar."""
+    parts = []
+    for name, value in epoch.metrics.items():
+        if name.endswith("_error"):
+            parts.append(f"{name.removesuffix('_error')} {value:.1%}")
+        elif name.endswith("_bound_nats"):
+            parts.append(f"{name.removesuffix('_bound_nats')} {value:.1f} nats")
+    return " ".join(parts)
 
 
 def short(name: str) -> str:
@@ -60,9 +75,7 @@ class Show:
             self.tick(event)
             return
         if self.task is not None:
-            errors = {name: value for name, value in event.metrics.items() if name.endswith("_error")}
-            last = " ".join(f"{name.removesuffix('_error')} {value:.1%}" for name, value in errors.items())
-            self.bar.update(self.task, last=last)
+            self.bar.update(self.task, last=brief(event))
         if self.lines:
             seconds = event.metrics["seconds"]
             line = f"{self.name}  epoch {event.epoch}/{self.epochs}  {describe(event)}  {seconds:.1f} s"

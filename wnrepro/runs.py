@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from wnrepro.errors import UserError
-from wnrepro.settings import SETTINGS, CifarSettings, config_hash, scale_settings
+from wnrepro.settings import SETTINGS, Settings, config_hash, scale_settings
 from wnrepro.training import Epoch, Tick
 
 PACKAGES = ("wnrepro", "torch", "torchvision", "numpy", "scikit-learn")
@@ -49,10 +49,14 @@ class Experiment(Protocol):
 # ------------------------------------------------------------------------------- names and settings
 
 
-def variant(experiment: str, scale: str, settings: CifarSettings) -> str:
-    """The run's name: parameterization, learning rate, and every setting that is not its scale's default."""
-    default = scale_settings(experiment, scale, settings.param)
-    parts = [settings.param, f"lr{settings.lr:g}"]
+def variant(experiment: str, scale: str, settings: Settings) -> str:
+    """The run's name: parameterization, learning rate, and every setting that is not its scale's default.
+
+    Those of cvae begin with the data set, on which the defaults depend.
+    """
+    named = {"dataset": settings.dataset} if experiment == "cvae" else {}
+    default = scale_settings(experiment, scale, settings.param, **named)
+    parts = [*named.values(), settings.param, f"lr{settings.lr:g}"]
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if field.name not in ("param", "lr", "seed") and value != getattr(default, field.name):
@@ -61,12 +65,12 @@ def variant(experiment: str, scale: str, settings: CifarSettings) -> str:
     return "_".join(parts)
 
 
-def directory(results: Path, experiment: str, scale: str, settings: CifarSettings) -> Path:
+def directory(results: Path, experiment: str, scale: str, settings: Settings) -> Path:
     """Where the run with these settings lives."""
     return results / scale / experiment / variant(experiment, scale, settings) / f"seed-{settings.seed}"
 
 
-def config(experiment: str, scale: str, settings: CifarSettings) -> dict[str, Any]:
+def config(experiment: str, scale: str, settings: Settings) -> dict[str, Any]:
     """The content of config.json: all settings and their hash."""
     values = json.loads(json.dumps(dataclasses.asdict(settings)))  # tuples become lists, as when read back
     content = {"experiment": experiment, "scale": scale, "settings": values}
@@ -260,7 +264,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 class Run:
     """A run directory, held by this process between `with`'s lines."""
 
-    def __init__(self, results: Path, experiment: str, scale: str, settings: CifarSettings) -> None:
+    def __init__(self, results: Path, experiment: str, scale: str, settings: Settings) -> None:
         assert type(settings) is SETTINGS[experiment]
         self.folder = directory(results, experiment, scale, settings)
         self.name = str(self.folder.relative_to(results).parent)
@@ -366,3 +370,24 @@ class Run:
             raise
         write(status="diverged" if diverged else "done", message=diverged)
         return record
+
+    def add_facts(self, load: Callable[[], Experiment], measure: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Measure the experiment at its last checkpoint, and put what came out among run.json's facts; its content.
+
+        Raises UserError where there is no checkpoint.
+        """
+        record, experiment = self.record(), load()
+        assert record is not None
+        self.restore(experiment)
+        record["facts"] |= measure(experiment)
+        write_json(self.folder / "run.json", record)
+        return record
+
+    def restore(self, experiment: Experiment) -> None:
+        """Take the experiment to the run's last checkpoint. Raises UserError where there is none."""
+        checkpoint = load_checkpoint(self.folder / "checkpoint.pt", self.config["hash"])
+        if checkpoint is None:
+            raise UserError(
+                f"{self.folder}: has no checkpoint.pt (checkpoints are not committed); train the run here first"
+            )
+        experiment.load_state_dict(checkpoint["experiment"])

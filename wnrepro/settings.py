@@ -157,7 +157,7 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
             "mnist": {"epochs": 4},
             "cifar10": CVAE_CIFAR10
             | {
-                "epochs": 4,
+                "epochs": 12,
                 "train_examples": 10_000,
                 "test_examples": 1000,
                 "maps": (32,),
@@ -170,6 +170,7 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
         "quick": {
             "mnist": {
                 "data": "bundled",
+                "binarization": None,
                 "epochs": 10,
                 "train_examples": 2000,
                 "test_examples": 500,
