@@ -169,6 +169,83 @@ def test_noise(mobn: list[tuple[float, float]], bn: list[tuple[float, float]], m
     assert verdicts.noise(mobn, bn, minibatches) == expected
 
 
+STEADY, LOOSE = [-84.0, -84.01, -83.99], [-85.0, -85.3, -84.7]
+GOOD_BOUNDS = (STEADY, LOOSE, 400)
+
+
+@pytest.mark.parametrize(
+    ("datasets", "expected"),
+    [
+        ([([], [], 0)] * 2, NOT_RUN),
+        ([GOOD_BOUNDS] * 2, REPRODUCED),
+        ([GOOD_BOUNDS, ([], [], 0)], INCONCLUSIVE),
+        ([GOOD_BOUNDS, (STEADY, LOOSE, 99)], INCONCLUSIVE),  # not converged
+        ([GOOD_BOUNDS, (STEADY[:2], LOOSE[:2], 400)], INCONCLUSIVE),  # two seeds
+        ([GOOD_BOUNDS, ([-84.0, -84.2, -83.8], LOOSE, 400)], INCONCLUSIVE),  # better, no steadier
+        ([GOOD_BOUNDS, (STEADY, [-84.0, -84.3, -83.7], 400)], INCONCLUSIVE),  # steadier, no better
+        ([GOOD_BOUNDS, (STEADY, STEADY, 400)], INCONCLUSIVE),  # the same
+        ([GOOD_BOUNDS, (STEADY, [-83.0, -83.02, -82.98], 400)], NOT_REPRODUCED),  # worse
+        ([GOOD_BOUNDS, (STEADY, [-83.0, -83.02, -82.98], 99)], INCONCLUSIVE),
+        ([GOOD_BOUNDS, ([-83.0, -83.3, -82.7], [-85.0, -85.01, -84.99], 400)], NOT_REPRODUCED),  # better, less steady
+        ([GOOD_BOUNDS, ([*STEADY, -inf], [*LOOSE, -85.0], 400)], NOT_REPRODUCED),  # wn diverges
+        ([GOOD_BOUNDS, ([*STEADY, -84.0], [*LOOSE, -inf], 400)], INCONCLUSIVE),  # normal does
+        ([GOOD_BOUNDS, ([*STEADY, -inf], [*LOOSE, -inf], 400)], INCONCLUSIVE),
+        ([GOOD_BOUNDS, ([*STEADY, nan], [*LOOSE, -85.0], 400)], INCONCLUSIVE),
+    ],
+)
+def test_better_bound(datasets: list[tuple[list[float], list[float], int]], expected: str) -> None:
+    assert verdicts.better_bound(datasets) == expected
+
+
+def test_the_f_test_is_scipys() -> None:
+    from scipy.stats import f
+
+    factor = f.ppf(0.95, 2, 2)  # 19
+    for share, expected in ((1.01, REPRODUCED), (0.99, INCONCLUSIVE)):
+        normal = [-90 + value * math.sqrt(share * factor) for value in (0.1, 0.0, -0.1)]
+        assert verdicts.better_bound([([-84.1, -84.0, -83.9], normal, 100)]) == expected
+
+
+HELPED, HURT, SAME_ERROR = (-83.0, -84.0, 400), (-85.0, -84.0, 400), ([0.01, 0.0, -0.01], 200)
+
+
+@pytest.mark.parametrize(
+    ("cvae", "classification", "expected"),
+    [
+        ([], [], NOT_RUN),
+        ([HELPED, HELPED, HURT], [SAME_ERROR], REPRODUCED),
+        ([HELPED, HELPED, HURT, HURT], [SAME_ERROR], INCONCLUSIVE),  # half of them
+        ([HELPED, HELPED], [SAME_ERROR], INCONCLUSIVE),
+        ([HELPED, HELPED, (-83.0, -84.0, 99)], [SAME_ERROR], INCONCLUSIVE),  # not converged
+        ([HURT, HURT, HURT], [SAME_ERROR], NOT_REPRODUCED),
+        ([HURT, HURT, (-inf, -84.0, 400)], [], NOT_REPRODUCED),
+        ([HELPED, HURT, (-84.0, -inf, 400)], [SAME_ERROR], REPRODUCED),
+        ([HELPED] * 3, [], INCONCLUSIVE),
+        ([], [SAME_ERROR], INCONCLUSIVE),
+        ([HELPED] * 3, [SAME_ERROR, ([0.1, 0.1, 0.11], 200)], REPRODUCED),
+        ([HELPED] * 3, [([-0.1, -0.1, -0.11], 200)], NOT_REPRODUCED),  # it helps
+        ([HELPED] * 3, [([-0.1, -0.1, -0.11], 99)], INCONCLUSIVE),
+        ([HELPED] * 3, [([0.0, 0.01], 200)], INCONCLUSIVE),  # two seeds
+        ([HELPED] * 3, [([-0.1, -0.1, nan], 200)], INCONCLUSIVE),
+    ],
+)
+def test_bounded_norm(
+    cvae: list[tuple[float, float, int]], classification: list[tuple[list[float], int]], expected: str
+) -> None:
+    assert verdicts.bounded_norm(cvae, classification) == expected
+
+
+def test_the_iaf_papers_bounds() -> None:
+    assert list(paper.IAF_MNIST.values()) == [
+        (-84.08, 0.10),
+        (-82.02, 0.08),
+        (-81.17, 0.08),
+        (-80.93, 0.09),
+        (-80.80, 0.07),
+    ]
+    assert list(paper.IAF_CIFAR10.values()) == [3.28, 3.11]
+
+
 FLAT = {0.0003: 0.1, 0.001: 0.09, 0.003: 0.1, 0.01: 0.11}
 NARROW = {0.0003: 0.1, 0.001: 0.2, 0.003: inf, 0.01: inf}
 

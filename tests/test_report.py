@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 
 from wnrepro import paper
@@ -16,7 +17,7 @@ from wnrepro.errors import UserError
 from wnrepro.report import check, figures, scales_with_runs, write_report
 from wnrepro.report.claims import FINDERS, findings
 from wnrepro.report.figures import COLOURS, LINES
-from wnrepro.report.load import load, scale_defaults
+from wnrepro.report.load import METRICS, load, scale_defaults
 from wnrepro.report.tables import escape
 from wnrepro.settings import FIGURE_LR, PARAMS, SCALES
 
@@ -30,6 +31,8 @@ def made_up_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scale short as these tests count on it, whatever the real one is."""
     short = {"epochs": 8, "decay_from": 4, "noise_epochs": (1, 8), "noise_minibatches": 50}
     monkeypatch.setitem(SCALES["cifar"], "short", short | {"train_examples": 5000, "test_examples": 2000})
+    of_cifar10 = SCALES["cvae"]["paper"]["cifar10"] | {"epochs": 6, "train_examples": 5000, "maps": (32,)}
+    monkeypatch.setitem(SCALES["cvae"], "short", {"mnist": {"epochs": 120}, "cifar10": of_cifar10})
 
 
 def write_csv(path: Path, columns: str, rows: list[list[Any]]) -> None:
@@ -54,14 +57,9 @@ def make_run(
     """A made-up run directory: errors fall from 0.9 at `speed` an epoch; `logged` epochs of it are there."""
     lr = FIGURE_LR[param] if lr is None else lr
     settings = {**scale_defaults("cifar", scale), "param": param, "lr": lr, "seed": seed, **changed}
-    config: dict[str, Any] = {"experiment": "cifar", "scale": scale, "settings": settings}
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
-    config["hash"] = hashlib.sha256(text.encode()).hexdigest()[:16]
     variant = "_".join([f"{param}_lr{lr}", *(f"{name}-{value}" for name, value in changed.items())])
     folder = results / scale / "cifar" / variant / f"seed-{seed}"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-
+    config = make_config(folder, "cifar", scale, settings)
     epochs = settings["epochs"]
     logged = epochs if logged is None else logged
     speed = (SPEED[param] if speed is None else speed) * (1 + 0.01 * seed)
@@ -74,6 +72,68 @@ def make_run(
         rows[-1][2:6] = [0.9, 0.9, "nan", "inf"]
     write_csv(folder / "metrics.csv", "epoch,seconds,train_error,test_error,train_loss,test_loss,lr", rows)
 
+    make_layers(folder, lr, logged)
+    if param in ("bn", "wn+mobn"):
+        middle = {"bn": 2.0, "wn+mobn": -0.1}[param]
+        noise = [
+            [epoch, name, middle + 0.1 * i * (param == "bn"), middle - 0.3, middle + 0.4 + 0.1 * i, 50]
+            for epoch in settings["noise_epochs"]
+            if epoch <= logged
+            for i, name in enumerate(LAYERS)
+        ]
+        columns = "epoch,layer,excess_kurtosis_median,excess_kurtosis_q25,excess_kurtosis_q75,minibatches"
+        write_csv(folder / "noise.csv", columns, noise)
+    facts = {"init_loss": 2.81 + 1e-6 * seed, **(facts or {})}
+    make_record(folder, config, status, logged, facts, record)
+    return folder
+
+
+def make_vae(
+    results: Path,
+    param: str = "wn",
+    dataset: str = "mnist",
+    lr: float = 0.002,
+    seed: int = 1,
+    scale: str = "short",
+    status: str = "done",
+    logged: int | None = None,
+    bound: float = -84.0,
+    facts: dict[str, Any] | None = None,
+    record: dict[str, Any] | None = None,
+    **changed: Any,
+) -> Path:
+    """A made-up run of a VAE: the bound rises from far below to `bound` at its last epoch; raw stays 1 nat below."""
+    settings = {**scale_defaults("cvae", scale, dataset), "param": param, "lr": lr, "seed": seed, **changed}
+    variant = "_".join([dataset, f"{param}_lr{lr}", *(f"{name}-{value}" for name, value in changed.items())])
+    folder = results / scale / "cvae" / variant / f"seed-{seed}"
+    config = make_config(folder, "cvae", scale, settings)
+    epochs = settings["epochs"]
+    logged = epochs if logged is None else logged
+    rows: list[list[Any]] = []
+    for epoch in range(1, logged + 1):
+        test = bound - 400 * (math.exp(-epoch) - math.exp(-epochs)) - 10 * (1 / epoch - 1 / epochs)
+        rows.append([epoch, 7.5, test + 0.5, test, test - 1, 25.0, test + 25.0])
+        if dataset == "cifar10":
+            rows[-1].append(-test / (3072 * math.log(2)))
+    if status == "diverged" and rows:
+        rows[-1][2:] = ["nan", "-inf", "nan", "inf", "nan", "inf"][: len(rows[-1]) - 2]
+    write_csv(folder / "metrics.csv", ",".join(METRICS["cvae", dataset]), rows)
+    make_layers(folder, lr, logged)
+    facts = {"data": "binarized by Larochelle", "init_loss": 543.2 + 1e-5 * seed, **(facts or {})}
+    make_record(folder, config, status, logged, facts, record)
+    return folder
+
+
+def make_config(folder: Path, experiment: str, scale: str, settings: dict[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = {"experiment": experiment, "scale": scale, "settings": settings}
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    config["hash"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return config
+
+
+def make_layers(folder: Path, lr: float, logged: int) -> None:
     growth = 0.02 + 30 * lr
     norms = [
         [epoch, name, norm, 0.9 * norm, 1.1 * norm, 1.0, 0.5, 1.5]
@@ -88,35 +148,34 @@ def make_run(
     )
     init = [[0, name, 1e-6, 0.9999, 1.0001] for name in LAYERS]
     write_csv(folder / "init.csv", "epoch,layer,mean_abs_max,variance_min,variance_max", init)
-    if param in ("bn", "wn+mobn"):
-        middle = {"bn": 2.0, "wn+mobn": -0.1}[param]
-        noise = [
-            [epoch, name, middle + 0.1 * i * (param == "bn"), middle - 0.3, middle + 0.4 + 0.1 * i, 50]
-            for epoch in settings["noise_epochs"]
-            if epoch <= logged
-            for i, name in enumerate(LAYERS)
-        ]
-        columns = "epoch,layer,excess_kurtosis_median,excess_kurtosis_q25,excess_kurtosis_q75,minibatches"
-        write_csv(folder / "noise.csv", columns, noise)
+
+
+def make_record(
+    folder: Path,
+    config: dict[str, Any],
+    status: str,
+    logged: int,
+    facts: dict[str, Any],
+    record: dict[str, Any] | None,
+) -> None:
     residuals = {"eq3_residual": 1e-16, "v_dot_grad_v": 2e-17, "wn_is_bn_residual": 1e-15}
     run = {
         "status": status,
         "message": "",
         "epoch": logged,
-        "epochs": epochs,
+        "epochs": config["settings"]["epochs"],
         "config_hash": config["hash"],
         "seconds": 101.5 * logged,
         "device": "cpu",
         "device_name": "AMD EPYC, 2 threads",
         "git": {"commit": "0123456789abcdef" * 2 + "01234567", "dirty": False},
         "versions": {"torch": "2.13.0"},
-        "facts": {"parameters": 1405546, "init_loss": 2.81 + 1e-6 * seed, **residuals, **(facts or {})},
+        "facts": {"parameters": 1405546, **residuals, **facts},
         "resumed": [],
         "metrics_sha256": hashlib.sha256((folder / "metrics.csv").read_bytes()).hexdigest(),
         **(record or {}),
     }
     (folder / "run.json").write_text(json.dumps(run))
-    return folder
 
 
 def make_bench(results: Path, bn: float = 1.08, wn: float = 1.0, name: str = "cpu") -> None:
@@ -126,7 +185,11 @@ def make_bench(results: Path, bn: float = 1.08, wn: float = 1.0, name: str = "cp
     }
     ratios["wn / plain wn"] = {"median": 0.7, "low": 0.69, "high": 0.71, "n": 20}
     (results / "bench").mkdir(parents=True, exist_ok=True)
-    bench = {"device_name": f"AMD EPYC ({name})", "cifar": {"rounds": 20, "ratios": ratios}}
+    of_cifar, of_cvae = (
+        {"rounds": 20, "ratios": ratios},
+        {"rounds": 20, "ratios": {"bn / normal": ratios["bn / normal"]}},
+    )
+    bench = {"device_name": f"AMD EPYC ({name})", "cifar": of_cifar, "cvae": of_cvae}
     (results / "bench" / f"{name}.json").write_text(json.dumps(bench))
 
 
@@ -143,6 +206,17 @@ def make_all(results: Path, scale: str = "short", seeds: tuple[int, ...] = (1,))
     make_run(results, "normal", lr=0.01, scale=scale, status="diverged", logged=1)
     make_run(results, "wn", scale=scale, g_exp=3.0)
     make_bench(results)
+
+
+def make_vaes(results: Path, scale: str = "short", datasets: tuple[str, ...] = ("mnist", "cifar10")) -> None:
+    """Both data sets, three seeds of wn and normal, one of bn and wn+mobn; one diverges, one is under way."""
+    for dataset in datasets:
+        middle = -84.0 if dataset == "mnist" else -9000.0
+        for seed, offset in ((1, 0.0), (2, 0.1), (3, -0.1)):
+            make_vae(results, "wn", dataset, seed=seed, scale=scale, bound=middle + offset)
+            make_vae(results, "normal", dataset, seed=seed, scale=scale, bound=middle - 2 + 12 * offset)
+        make_vae(results, "bn", dataset, scale=scale, status="running", logged=3, bound=middle - 1)
+        make_vae(results, "wn+mobn", dataset, scale=scale, status="diverged", logged=4, bound=middle - 3)
 
 
 @pytest.fixture
@@ -175,7 +249,7 @@ def test_report_has_everything_and_is_the_same_twice(tmp_path: Path) -> None:
         assert first[f"short/figures/{name}.png"].startswith(b"\x89PNG")
         assert len(first[f"short/figures/{name}.png"]) < 200_000
         assert b"<svg" in first[f"short/figures/{name}.svg"]
-    tables = {name.removeprefix("short/tables/") for name in first if name.startswith("short/tables/")}
+    tables = {path.name for path in (tmp_path / "short" / "tables").iterdir()}
     assert tables == {f"{n}.csv" for n in ("claims", "table2", "variants", "step_time", "settings", "runs")}
     for claim in paper.CLAIMS:
         assert f"| {claim.id} |" in text
@@ -224,6 +298,120 @@ def test_a_figure_of_an_earlier_report_goes(tmp_path: Path, monkeypatch: pytest.
     assert not any(file.exists() for file in files)
 
 
+def test_report_of_the_vaes_alone_is_the_same_twice(tmp_path: Path) -> None:
+    make_vaes(tmp_path)
+    path = write_report(tmp_path, "short")
+    first = snapshot(tmp_path)
+    write_report(tmp_path, "short")
+    assert snapshot(tmp_path) == first
+    text = path.read_text()
+    assert {file.stem for file in (tmp_path / "short" / "figures").iterdir()} == {"figure2", "bound_raw"}
+    for name in ("figure2", "bound_raw"):
+        assert f"figures/{name}.png" in text
+        assert first[f"short/figures/{name}.png"].startswith(b"\x89PNG")
+    tables = {file.name for file in (tmp_path / "short" / "tables").iterdir()}
+    assert tables == {"claims.csv", "bounds.csv", "settings.csv", "runs.csv"}
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings[1:] == [
+        "## Claims",
+        "## Figure 2: convolutional VAEs",
+        "## Settings",
+        "### cvae mnist",
+        "### cvae cifar10",
+        "## Runs",
+    ]
+    assert "fp32 (cvae mnist), fp32 (cvae cifar10)" in text
+    # −84 ± 4.3027 · 0.1 / √3
+    assert "| mnist | mnist_wn_lr0.002 |  | 120 | 3 | −84.00 | −84.25 to −83.75 | – | 25.00 | – |" in text
+    assert "| mnist | mnist_bn_lr0.002 |  | 120 | 0 | – | – | – | – | – | seed 1: epoch 3 of 120 |" in text
+    assert (
+        "| mnist | mnist_wn+mobn_lr0.002 |  | 120 | 0 | – | – | – | – | – | seed 1: diverged, epoch 4 of 120 |" in text
+    )
+    assert "| −9000.00 | −9000.25 to −8999.75 | 4.227 |" in text
+    assert "| mnist | IAF paper: diagonal Gaussian |  |  |  | −84.08 ± 0.10 |" in text
+    assert "| cifar10 | IAF paper: its best model |  |  |  |  |  | 3.11 |" in text
+    assert "Our posterior of MNIST is IAF of depth 2, width 320. At scale `short` our rows cannot be" in text
+    assert "| cvae | cifar10_wn_lr0.002 | 1 | done | 6 of 6 | test bound −9000.00 nats, 4.227 bits per dim. |" in text
+    assert "nan" not in text and "inf " not in text
+    assert check(tmp_path, "short") == []
+
+
+@pytest.mark.usefixtures("text_only")
+def test_report_of_both_experiments(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    make_vae(tmp_path)
+    make_bench(tmp_path)
+    text = write_report(tmp_path, "short").read_text()
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings[1:] == [
+        "## Claims",
+        "## Table 2: test error on CIFAR-10 (%)",
+        "## Every variant of the CIFAR-10 classifier",
+        "## Figure 2: convolutional VAEs",
+        "## Step time",
+        "## Settings",
+        "### cifar",
+        "### cvae mnist",
+        "## Runs",
+    ]
+    assert "| cvae | AMD EPYC (cpu) | bn / normal | 1.080 | 1.070 to 1.090 | 20 |" in text
+    assert "IAF paper: its best model" not in text  # no CIFAR-10 runs
+    assert "| dataset | mnist | mnist |" in text
+    # A data set is no setting of its own: nothing has changed.
+    assert all(not run.changed for run in load(tmp_path, "short").runs)
+    # Tables of what is gone go with it.
+    (tmp_path / "short" / "cvae").rename(tmp_path / "moved")
+    assert "VAEs" not in write_report(tmp_path, "short").read_text()
+    assert not (tmp_path / "short" / "tables" / "bounds.csv").exists()
+
+
+def test_figures_of_the_vaes(tmp_path: Path) -> None:
+    make_vaes(tmp_path)
+    with matplotlib.rc_context(figures.STYLE):
+        figure = figures.figure2(load(tmp_path, "short"))
+        assert figure is not None
+        mnist, cifar10 = figure.axes
+        assert [axes.get_title() for axes in figure.axes] == ["MNIST", "CIFAR-10"]
+        low, high = mnist.get_ylim()
+        assert -100 < low < -84 < high < -80  # the epochs that are far below are cut off
+        assert cifar10.yaxis_inverted() and "bits per dim." in cifar10.get_ylabel()
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+            "normal (n = 3, 3)",
+            "batch norm. (n = 0, 0)",
+            "weight norm. (n = 3, 3)",
+            "weight norm. + mean-only b.n. (n = 0, 0)",
+            "diverged",
+            "not finished",
+        ]
+        for dataset, title in (("mnist", "MNIST"), ("cifar10", "CIFAR-10")):
+            make_vaes(tmp_path / dataset, datasets=(dataset,))
+            alone = figures.figure2(load(tmp_path / dataset, "short"))
+            assert alone is not None
+            assert [axes.get_title() for axes in alone.axes] == [title]
+        raw = figures.bound_raw(load(tmp_path, "short").of("cvae", "mnist"))
+        assert raw is not None
+        assert len(raw.axes[0].lines) == 4
+    make_vae(tmp_path, scale="quick")
+    figure = figures.figure2(load(tmp_path, "quick"))
+    assert figure is not None
+    assert figure.axes[0].get_title() == "bundled images in place of MNIST"
+
+
+def test_figures_of_diverged_and_hardly_begun_vaes(tmp_path: Path) -> None:
+    folder = make_vae(tmp_path, status="diverged", logged=3, bound=-1e6)
+    edit(folder / "metrics.csv", "nan,-inf,nan,inf,nan", "nan,nan,nan,nan,nan")
+    assert set(figures.draw(load(tmp_path, "short"))) == {"figure2"}
+    make_vae(tmp_path, "normal", status="running", logged=0)
+    make_vae(tmp_path, "bn", status="running", logged=1)
+    assert set(figures.draw(load(tmp_path, "short"))) == {"figure2"}
+    for seed in (2, 3):  # one epoch of both is lost
+        path = make_vae(tmp_path, seed=seed) / "metrics.csv"
+        lines = path.read_text().splitlines()
+        lines[5] = "5,7.5,nan,nan,inf,1,1"
+        path.write_text("\n".join(lines) + "\n")
+    assert set(figures.draw(load(tmp_path, "short"))) == {"figure2", "bound_raw"}
+
+
 @pytest.mark.usefixtures("text_only")
 def test_quick_is_marked_and_paper_is_not(tmp_path: Path) -> None:
     make_run(tmp_path, scale="quick")
@@ -258,8 +446,10 @@ def test_the_precision_of_most_runs_is_judged(tmp_path: Path) -> None:
     make_run(tmp_path, "wn")
     for param in ("wn", "bn"):
         make_run(tmp_path, param, precision="bf16")
-    results = load(tmp_path, "short")
+    make_vae(tmp_path, precision="tf32")
+    results = load(tmp_path, "short").of("cifar")
     assert results.precision == "bf16"
+    assert load(tmp_path, "short").of("cvae", "mnist").precision == "tf32"
     assert {run.variant for run in results.standard} == {
         "wn_lr0.003_precision-bf16",
         "bn_lr0.003_precision-bf16",
@@ -271,10 +461,10 @@ def test_text_of_run_files_is_escaped(tmp_path: Path) -> None:
     message = "a|b\nc<img src=x>\\|`d`\ud7ff"
     make_run(tmp_path, status="failed", logged=1, record={"message": message, "device_name": "<b>|x"})
     text = write_report(tmp_path, "short").read_text()
-    row = next(line for line in text.splitlines() if line.startswith("| wn_lr0.003 | 1 | failed"))
+    row = next(line for line in text.splitlines() if line.startswith("| cifar | wn_lr0.003 | 1 | failed"))
     assert r"a\|b c&lt;img src=x&gt;\\\|\`d\`" in row
     assert "<img" not in text and "<b>" not in text
-    header = next(line for line in text.splitlines() if line.startswith("| Variant | Seed"))
+    header = next(line for line in text.splitlines() if line.startswith("| Experiment | Variant | Seed"))
     assert row.replace(r"\|", "").count("|") == header.count("|")
 
 
@@ -339,6 +529,56 @@ def test_a_malformed_file_is_named(tmp_path: Path, name: str, content: str) -> N
     assert str(folder / name) in str(error.value)
     assert "restore it" in str(error.value)
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.csv", "epoch,seconds,train_bound_nats\n1,7.5,-90\n"),
+        ("metrics.csv", ",".join(METRICS["cvae", "mnist"]) + "\n1,7.5,-90,x,-90,1,1\n"),
+        ("metrics.csv", ",".join(METRICS["cvae", "mnist"]) + "\n2,7.5,-90,-90,-90,1,1\n"),
+        ("metrics.csv", ",".join(METRICS["cvae", "mnist"]) + "\n1,7.5,-90,-90\n"),
+    ],
+)
+def test_a_malformed_file_of_a_vae_is_named(tmp_path: Path, name: str, content: str) -> None:
+    make_run(tmp_path)
+    folder = make_vae(tmp_path)
+    (folder / name).write_text(content)
+    with pytest.raises(UserError) as error:
+        load(tmp_path, "short")
+    assert str(folder / name) in str(error.value)
+
+
+def test_a_vae_of_cifar10_needs_its_bits(tmp_path: Path) -> None:
+    folder = make_vae(tmp_path, dataset="cifar10")
+    edit(folder / "metrics.csv", "test_bits_per_dim", "bits")
+    with pytest.raises(UserError, match=r"metrics\.csv is malformed \(not one column test_bits_per_dim\)"):
+        load(tmp_path, "short")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"dataset": "mnist"', '"dataset": "svhn"', "no data set of cvae: svhn"),
+        ('"dataset": "mnist"', '"dataset": null', "`dataset` is missing"),
+        ('"epochs": 120', '"epochs": 0', "lr, epochs must be above 0"),
+        ('"v_norm_max": null', '"v_norm_max": "x"', "`v_norm_max` is no number"),
+    ],
+)
+def test_settings_that_no_vae_has(tmp_path: Path, old: str, new: str, said: str) -> None:
+    folder = make_vae(tmp_path)
+    edit(folder / "config.json", old, new)
+    with pytest.raises(UserError, match=f"config.json is malformed .{said}"):
+        load(tmp_path, "short")
+
+
+@pytest.mark.usefixtures("text_only")
+def test_text_of_a_vaes_files_is_escaped(tmp_path: Path) -> None:
+    make_vae(tmp_path, facts={"data": "<img src=x>|`d`", "log_likelihood_nats": -80.25, "importance_samples": 128})
+    make_vae(tmp_path, seed=2, facts={"log_likelihood_nats": -70.0, "importance_samples": 5})
+    text = write_report(tmp_path, "short").read_text()
+    assert "<img" not in text
+    assert r"| 25.00 | −80.25 (K = 128, n = 1) |  | &lt;img src=x&gt;\|\`d\`; binarized by Larochelle |" in text
 
 
 def test_files_that_are_no_text_or_in_the_wrong_place(tmp_path: Path) -> None:
@@ -413,6 +653,7 @@ def test_verdicts_on_a_good_reproduction(tmp_path: Path) -> None:
     assert {claim: finding.verdict for claim, finding in found.items()} == {
         **dict.fromkeys(("C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C13", "C14"), paper.REPRODUCED),
         "C15": paper.INCONCLUSIVE,
+        **dict.fromkeys(("C9", "C16"), paper.NOT_RUN),
     }
     assert found["C4"].n == "3 seeds, 12 runs"
     assert found["C7"].n == "20 paired rounds"
@@ -439,6 +680,31 @@ def test_c3_needs_all_four_of_a_seed(tmp_path: Path) -> None:
     make_run(tmp_path, "wn+mobn", seed=2)
     assert verdict(tmp_path, "C3") == paper.INCONCLUSIVE
     make_run(tmp_path, "wn+mobn", facts={"init_loss": 2.9})
+    assert verdict(tmp_path, "C3") == paper.NOT_REPRODUCED
+
+
+def test_c3_compares_within_an_experiment_and_data_set(tmp_path: Path) -> None:
+    for param in PARAMS:
+        make_run(tmp_path, param)
+    make_vae(tmp_path)
+    make_vae(tmp_path, dataset="cifar10", facts={"init_loss": 9000.0})
+    assert verdict(tmp_path, "C3") == paper.REPRODUCED
+    for param in ("normal", "bn", "wn+mobn"):
+        make_vae(tmp_path, param)
+    finding = FINDERS["C3"](load(tmp_path, "short"))
+    assert finding.verdict == paper.REPRODUCED
+    assert "(2 starts)" in finding.measured
+    make_vae(tmp_path, seed=2)
+    for param in ("normal", "bn", "wn+mobn"):
+        make_vae(tmp_path, param, seed=2, facts={"init_loss": 550.0})
+    assert verdict(tmp_path, "C3") == paper.NOT_REPRODUCED
+
+
+def test_c3_reads_the_init_of_every_run(tmp_path: Path) -> None:
+    for param in PARAMS:
+        make_run(tmp_path, param)
+    folder = make_vae(tmp_path, v_norm_max=0.25)
+    edit(folder / "init.csv", "0.9999", "0.9")
     assert verdict(tmp_path, "C3") == paper.NOT_REPRODUCED
 
 
@@ -505,3 +771,149 @@ def test_c15_pairs_by_seed(tmp_path: Path) -> None:
     assert verdict(tmp_path, "C15") == paper.REPRODUCED
     make_run(tmp_path, g_exp=1.0, status="diverged", logged=1)
     assert verdict(tmp_path, "C15") == paper.NOT_REPRODUCED
+
+
+def make_pairs(results: Path, wn: list[float], normal: list[float], dataset: str = "mnist", **how: Any) -> None:
+    for seed, (ours, theirs) in enumerate(zip(wn, normal, strict=True), start=1):
+        make_vae(results, "wn", dataset, seed=seed, bound=ours, **how)
+        make_vae(results, "normal", dataset, seed=seed, bound=theirs, **how)
+
+
+def test_c9_reproduced_needs_both_data_sets(tmp_path: Path) -> None:
+    steady = [-85.0, -84.99, -85.01]
+    make_pairs(tmp_path, steady, [-86.0, -85.8, -86.2])
+    finding = FINDERS["C9"](load(tmp_path, "short"))
+    assert finding.verdict == paper.INCONCLUSIVE
+    assert finding.measured == (
+        "final test bound, wn − normal, nats: mnist: +1.00 [+0.53, +1.47], standard deviation 0.01 against 0.20 "
+        "(3 seeds, 120 epochs; scale paper has 400); cifar10: no seed with both"
+    )
+    make_pairs(tmp_path, steady, [-86.0, -85.8, -86.2], "cifar10", epochs=120)
+    assert verdict(tmp_path, "C9") == paper.REPRODUCED
+
+
+def test_c9_without_convergence_is_inconclusive(tmp_path: Path) -> None:
+    for dataset in paper.FIGURE2:
+        make_pairs(tmp_path, [-86.0, -85.0, -87.0], [-84.0, -84.01, -83.99], dataset, epochs=99)
+    finding = FINDERS["C9"](load(tmp_path, "short"))
+    assert finding.verdict == paper.INCONCLUSIVE
+    assert "99 epochs" in finding.measured and finding.measured.count("not converged") == 2
+
+
+def test_c9_worse_or_with_two_seeds(tmp_path: Path) -> None:
+    make_pairs(tmp_path, [-86.0, -86.1], [-84.0, -84.1])
+    assert verdict(tmp_path, "C9") == paper.INCONCLUSIVE
+    make_vae(tmp_path, "wn", seed=3, bound=-86.2)
+    assert verdict(tmp_path, "C9") == paper.INCONCLUSIVE
+    make_vae(tmp_path, "normal", seed=3, bound=-84.1)
+    assert verdict(tmp_path, "C9") == paper.NOT_REPRODUCED
+
+
+def test_c9_compares_at_the_last_epoch_that_three_seeds_share(tmp_path: Path) -> None:
+    make_pairs(tmp_path, [-84.0, -84.2, -84.1], [-85.0, -85.1, -85.2])
+    make_vae(tmp_path, "wn", seed=4, status="running", logged=5)  # begun, and far below
+    make_vae(tmp_path, "normal", seed=4, bound=-85.1)
+    make_vae(tmp_path, "wn", seed=1, logged=20, epochs=20, bound=-70.0)  # an earlier, shorter run
+    finding = FINDERS["C9"](load(tmp_path, "short"))
+    assert "(3 seeds, 120 epochs;" in finding.measured
+    assert finding.n == "3 seeds, 6 runs"
+
+
+def test_c9_of_other_rates_or_settings_is_not_run(tmp_path: Path) -> None:
+    make_pairs(tmp_path, [-84.0], [-85.0], lr=0.001)
+    make_pairs(tmp_path, [-84.0], [-85.0], iaf_depth=0)
+    make_vae(tmp_path, "wn")
+    make_vae(tmp_path, "normal", status="running", logged=0)
+    make_run(tmp_path, "wn")
+    make_run(tmp_path, "normal")
+    assert verdict(tmp_path, "C9") == paper.NOT_RUN
+
+
+def test_c9_never_averages_a_diverged_run(tmp_path: Path) -> None:
+    make_pairs(tmp_path, [-84.0, -84.2], [-85.0, -85.1])
+    make_vae(tmp_path, "wn", seed=3)
+    make_vae(tmp_path, "normal", seed=3, status="diverged", logged=2)
+    finding = FINDERS["C9"](load(tmp_path, "short"))
+    assert finding.verdict == paper.INCONCLUSIVE
+    assert "−84.00 against diverged" in finding.measured
+    make_vae(tmp_path, "wn", seed=4, status="diverged", logged=2)
+    make_vae(tmp_path, "normal", seed=4)
+    finding = FINDERS["C9"](load(tmp_path, "short"))
+    assert finding.verdict == paper.NOT_REPRODUCED
+    assert "diverged against −84.00" in finding.measured
+
+
+def make_bounded(results: Path, bounds: list[float], **how: Any) -> None:
+    """Seeds without a bound on ‖v‖ that end at −84 nats, and with it at these."""
+    for seed, bound in enumerate(bounds, start=1):
+        make_vae(results, seed=seed, **how)
+        make_vae(results, seed=seed, bound=bound, v_norm_max=0.25, **how)
+
+
+def make_bounded_classifiers(results: Path, errors: list[float], **changed: Any) -> None:
+    for seed, error in enumerate(errors, start=1):
+        make_run(results, seed=seed, scale="paper", test_error=0.08)
+        make_run(results, seed=seed, scale="paper", test_error=error, v_norm_max=0.25, **changed)
+
+
+def test_c16_of_both_parts(tmp_path: Path) -> None:
+    make_bounded(tmp_path, [-83.5, -83.6, -84.5], scale="paper")
+    finding = FINDERS["C16"](load(tmp_path, "paper"))
+    assert finding.verdict == paper.INCONCLUSIVE
+    assert "better in 2 of 3 pairs: mnist, wn, lr 0.002, seed 1: −83.50 against −84.00 (400 epochs)" in finding.measured
+    make_bounded_classifiers(tmp_path, [0.08, 0.081, 0.079], polyak_epochs=10.0)
+    finding = FINDERS["C16"](load(tmp_path, "paper"))
+    assert finding.verdict == paper.REPRODUCED
+    assert "cifar, wn, averaged: test error +0.0 % [−3.1 %, +3.1 %] (n = 3, 200 epochs)" in finding.measured
+
+
+def test_c16_fails_where_it_helps_the_classifier(tmp_path: Path) -> None:
+    make_bounded_classifiers(tmp_path, [0.070, 0.071, 0.069])
+    assert verdict(tmp_path, "C16", "paper") == paper.NOT_REPRODUCED
+
+
+def test_c16_fails_where_it_never_helps_the_vae(tmp_path: Path) -> None:
+    make_bounded(tmp_path, [-84.5, -84.6])
+    assert verdict(tmp_path, "C16") == paper.INCONCLUSIVE
+    make_vae(tmp_path, "wn+mobn")
+    make_vae(tmp_path, "wn+mobn", status="diverged", logged=2, v_norm_max=0.25)
+    assert verdict(tmp_path, "C16") == paper.NOT_REPRODUCED
+
+
+def test_c16_counts_converged_pairs_of_the_papers_bound_alone(tmp_path: Path) -> None:
+    make_vae(tmp_path)
+    make_vae(tmp_path, v_norm_max=0.5)
+    make_vae(tmp_path, "normal")
+    make_vae(tmp_path, "normal", v_norm_max=0.25)
+    make_vae(tmp_path, v_norm_max=0.25, iaf_depth=0)
+    make_vae(tmp_path, v_norm_max=0.25, seed=2)  # no partner
+    assert verdict(tmp_path, "C16") == paper.NOT_RUN
+    make_bounded(tmp_path / "brief", [-84.5] * 4, epochs=99)
+    make_run(tmp_path / "brief")
+    make_run(tmp_path / "brief", v_norm_max=0.25, test_error=0.01)
+    finding = FINDERS["C16"](load(tmp_path / "brief", "short"))
+    assert finding.verdict == paper.INCONCLUSIVE
+    assert "better in 0 of 4 pairs" in finding.measured and "(n = 1, 8 epochs)" in finding.measured
+
+
+def test_c16_leaves_a_diverged_classifier_open(tmp_path: Path) -> None:
+    make_bounded_classifiers(tmp_path, [0.070, 0.071, 0.069])
+    make_run(tmp_path, seed=4, scale="paper", test_error=0.08)
+    make_run(tmp_path, seed=4, scale="paper", status="diverged", logged=3, v_norm_max=0.25)
+    finding = FINDERS["C16"](load(tmp_path, "paper"))
+    assert finding.verdict == paper.INCONCLUSIVE
+    assert "test error diverged in a seed (n = 4" in finding.measured
+
+
+def test_c7_is_of_cifar_alone(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    make_bench(tmp_path, bn=1.0)
+    assert verdict(tmp_path, "C7") == paper.NOT_REPRODUCED
+    path = tmp_path / "bench" / "cpu.json"
+    bench = json.loads(path.read_text())
+    path.write_text(json.dumps({name: bench[name] for name in ("device_name", "cvae")}))
+    assert verdict(tmp_path, "C7") == paper.NOT_RUN
+    assert set(load(tmp_path, "short").bench) == {"cpu"}
+    edit(path, '"median"', '"middle"')
+    with pytest.raises(UserError, match=r"cpu\.json"):
+        load(tmp_path, "short")

@@ -21,12 +21,15 @@ import torch.nn.functional as F
 from scipy.stats import quantile_test
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
-from wnrepro.data import Images
+from wnrepro.data import Images, Pixels
 from wnrepro.experiments.cifar import CLASSES, DROPOUT, SLOPE, Cifar
+from wnrepro.experiments.cvae import Cvae, MnistVae
+from wnrepro.parameterization import fold
 from wnrepro.runs import now, provenance, read_json, write_json
-from wnrepro.settings import PARAMS, CifarSettings
+from wnrepro.settings import PARAMS, CifarSettings, CvaeSettings, Settings
 from wnrepro.training import autocast
 
 WARM_UP_STEPS = 2
@@ -38,6 +41,9 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+Step = Callable[[], object]
+
+
 def random_images(settings: CifarSettings, device: torch.device) -> Images:
     """Twenty minibatches of noise: a step takes as long on them as on photographs."""
     torch.manual_seed(0)
@@ -46,8 +52,27 @@ def random_images(settings: CifarSettings, device: torch.device) -> Images:
     return Images(x, y, x[:0], y[:0], "random")
 
 
-def plain_step(settings: CifarSettings, device: torch.device) -> Callable[[], object]:
-    """One step of the loop that most people write: torch's weight_norm, DataLoader, contiguous layout, torch's Adam."""
+def random_pixels(settings: CvaeSettings) -> Pixels:
+    """Twenty minibatches of black and white noise."""
+    torch.manual_seed(0)
+    x = torch.randint(2, (20 * settings.batch_size, *MnistVae.shape), dtype=torch.uint8)
+    return Pixels(x, x[:0], "random")
+
+
+def endless(loader: DataLoader[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    while True:
+        yield from loader
+
+
+def plain_step(settings: Settings, device: torch.device) -> Step:
+    """One step of the loop that most people write: torch's layers, weight_norm, optimizer and DataLoader, contiguous.
+
+    The VAE's masks are not kept up there, which saves the plain loop some work.
+    """
+    return plain_cifar(settings, device) if isinstance(settings, CifarSettings) else plain_cvae(settings, device)
+
+
+def plain_cifar(settings: CifarSettings, device: torch.device) -> Step:
     stages: list[nn.Module] = []
     channels, n = 3, settings.width
     shapes = [(n, 3, 1)] * 3 + [(2 * n, 3, 1)] * 3 + [(2 * n, 3, 0)] + [(2 * n, 1, 0)] * 2
@@ -60,16 +85,11 @@ def plain_step(settings: CifarSettings, device: torch.device) -> Callable[[], ob
     net = nn.Sequential(*stages).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.lr)
     images = random_images(settings, torch.device("cpu"))
-    loader = DataLoader(TensorDataset(images.train_x, images.train_y), settings.batch_size, shuffle=True)
-
-    def batches() -> Iterator[list[Tensor]]:
-        while True:
-            yield from loader
-
-    endless = batches()
+    dataset = TensorDataset(images.train_x, images.train_y)
+    batches = endless(DataLoader(dataset, settings.batch_size, shuffle=True))
 
     def step() -> object:
-        x, y = (part.to(device) for part in next(endless))
+        x, y = (part.to(device) for part in next(batches))
         with autocast(settings.precision, device):
             logits = net(x + settings.input_noise * torch.randn_like(x))
         loss = F.cross_entropy(logits.float(), y)
@@ -81,24 +101,53 @@ def plain_step(settings: CifarSettings, device: torch.device) -> Callable[[], ob
     return step
 
 
-def our_step(settings: CifarSettings, device: torch.device) -> Callable[[], object]:
+def plain_cvae(settings: CvaeSettings, device: torch.device) -> Step:
+    torch.manual_seed(settings.seed)
+    net = fold(MnistVae(dataclasses.replace(settings, param="normal"))).to(device)  # the same model in torch's layers
+    for module in list(net.modules()):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            weight_norm(module, dim=1 if isinstance(module, nn.ConvTranspose2d) else 0)
+    optimizer = torch.optim.Adamax(net.parameters(), lr=settings.lr)
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn())
+    dataset = TensorDataset(random_pixels(settings).train_x)
+    batches = endless(DataLoader(dataset, settings.batch_size, shuffle=True))
+
+    def step() -> object:
+        (x,) = next(batches)
+        with autocast(settings.precision, device):
+            log_p_x, kl = net(x.to(device))
+        loss = kl.sum(1).mean() - log_p_x.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update_parameters(net)
+        return loss.detach()
+
+    return step
+
+
+def our_step(settings: Settings, device: torch.device) -> Step:
     """One step of the experiment."""
-    images = random_images(settings, device)
-    experiment = Cifar(settings, images, device)
+    experiment: Cifar | Cvae
+    if isinstance(settings, CifarSettings):
+        experiment = Cifar(settings, random_images(settings, device), device)
+    else:
+        experiment = Cvae(settings, random_pixels(settings), device)
     experiment.initialize(torch.arange(settings.init_examples, device=device))
     experiment.net.train()
 
     def step() -> object:
-        index = torch.randperm(len(images.train_x), generator=experiment.order)[: settings.batch_size]
-        return experiment.step(index.to(device))[0]
+        index = torch.randperm(len(experiment.train_x), generator=experiment.order)[: settings.batch_size]
+        result = experiment.step(index.to(device))
+        return result[0] if isinstance(result, tuple) else result
 
     return step
 
 
 def contender(
     pipe: Connection,
-    make: Callable[[CifarSettings, torch.device], Callable[[], object]],
-    settings: CifarSettings,
+    make: Callable[[Any, torch.device], Step],
+    settings: Settings,
     device: torch.device,
 ) -> None:
     """What a contender's process does: warm up, then time a step at every word from the pipe, until False."""
@@ -110,7 +159,7 @@ def contender(
         pipe.send(timed(step, device))
 
 
-def timed(step: Callable[[], object], device: torch.device) -> float:
+def timed(step: Step, device: torch.device) -> float:
     """Seconds of one step, the device's work included."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -131,15 +180,15 @@ def ratio(over: list[float], under: list[float]) -> dict[str, float]:
     return {"median": float(np.median(ratios)), "low": low, "high": high, "n": len(ratios)}
 
 
-def cifar(
+def measure(
     device: torch.device,
     precisions: list[str],
     rounds: int,
-    settings: CifarSettings,
+    settings: Settings,
     show: Callable[[str], None],
 ) -> dict[str, Any]:
     """Time `rounds` steps of each contender; `show` gets a word on where it is."""
-    entrants: dict[str, tuple[Callable[..., Any], CifarSettings]] = {}
+    entrants: dict[str, tuple[Callable[..., Step], Settings]] = {}
     for precision in precisions:
         label = "" if precision == "fp32" else f" {precision}"
         for param in PARAMS:

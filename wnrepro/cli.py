@@ -292,8 +292,35 @@ def report(
 
 
 @app.command()
+def sample(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N")],
+    count: Annotated[int, typer.Option("--count", min=1, max=1000, help="samples, and reconstructions")] = 64,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the latent noise")] = 1,
+    data_dir: DataDir = None,
+    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="what computes")] = "auto",
+) -> None:
+    """Samples of a trained model, and reconstructions beside their originals, as PNG files in the run's directory."""
+    from wnrepro.experiments import experiment_class
+    from wnrepro.runs import open_run
+    from wnrepro.training import choose_device
+
+    there = open_run(run)
+    kind, where = experiment_class(there.experiment), choose_device(device)
+    if not hasattr(kind, "pictures"):
+        raise UserError(f"{run}: a run of {there.experiment}, which generates no images; give one of cvae")
+    kind.check(there.settings, data_dir, where)
+    with there:
+        trained = kind.load(there.settings, data_dir, where)
+        there.restore(trained)
+        for path in there.write_pictures(trained.pictures(count, seed)):
+            print(path)
+
+
+@app.command()
 def bench(
-    experiment: Annotated[str, typer.Argument(metavar="cifar", help="the experiment to time")] = "cifar",
+    experiment: Annotated[
+        str, typer.Argument(metavar="cifar|cvae", help="the experiment to time; cvae is MNIST's")
+    ] = "cifar",
     rounds: Annotated[int, typer.Option("--rounds", min=2, help="steps timed of each contender")] = 20,
     precision: Annotated[
         list[str] | None,
@@ -326,7 +353,7 @@ def bench(
     precisions = precision or (["fp32", "bf16"] if fast else ["fp32"])
     with console.status("") as status:
         settings = scale_settings(experiment, "paper", "wn")
-        figures = benches.cifar(where, precisions, rounds, settings, status.update)
+        figures = benches.measure(where, precisions, rounds, settings, status.update)
     path = benches.store(results, experiment, figures, where)
     print(json.dumps(figures, indent=2) if as_json else f"{benches.table(figures)}\nwritten to {path}")
 

@@ -63,7 +63,7 @@ HEAVY_KURTOSIS = 1.0  # C8: |excess kurtosis| no longer near it
 NOISE_MINIBATCHES = 30  # C8: below it one feature's kurtosis has a standard error of more than √(24/30) = 0.9
 SEEDS = 3  # C9, C16: fewer give no interval worth the name
 CONVERGED_EPOCHS = 100  # C9, C16: before them a run says nothing of what it converges to
-BETTER_TAIL = 0.05  # C9: size of the one-sided F test of the variances
+F_TEST = 0.05  # C9: size of the one-sided F test of the variances
 UNTRAINED_ERROR = 0.8  # C13, C15: a run of ten classes that ends above it has hardly trained (guessing: 0.9)
 RATE_FACTOR, RATE_MARGIN = 1.1, 0.02  # C13: a rate works if its error ≤ 1.1 · best + 0.02
 SWEEP_RATES = 3  # C13: learning rates that both parameterizations have tried
@@ -171,18 +171,18 @@ CLAIMS = (
         "By data set, at the scale's settings but any number of epochs: test bound (Polyak average) of wn and of "
         f"normal, by seed, at the last epoch that {SEEDS} seeds share. Two parts. Better: the 95 % interval of wn − "
         "normal, paired by seed, lies wholly above 0 (fails if wholly below, or if wn alone diverges in a seed). "
-        f"Steadier: normal's variance over seeds is above wn's by a one-sided F test at {BETTER_TAIL:.0%} (fails if "
-        f"wn's is above normal's). Where fewer than {SEEDS} seeds are shared, or fewer than {CONVERGED_EPOCHS} epochs "
-        "(nothing has converged), both parts are open; so is the rest of a data set with a diverged run. Reproduced "
-        "if both parts hold on both data sets, not reproduced if one fails, else inconclusive.",
+        f"Steadier: normal's variance over seeds is above wn's by a one-sided F test at {F_TEST:.0%} (fails if "
+        "wn's is above normal's by that test). A diverged run leaves open what it does not make fail. With fewer than "
+        f"{SEEDS} shared seeds, or fewer than {CONVERGED_EPOCHS} shared epochs (nothing has converged), both parts are "
+        "open. Reproduced if both hold on both data sets, not reproduced if one fails on either, else inconclusive.",
     ),
     Claim(
         "C13",
         "wn works over a wider range of learning rates than normal",
         "§6.2",
         "no number given",
-        f"On CIFAR-10's classes, a rate works if it does not diverge and its final training error is ≤ {UNTRAINED_ERROR:.0%} and ≤ "
-        f"{RATE_FACTOR:g} · (the parameterization's best) + {RATE_MARGIN:g}. Over the rates that both have "
+        f"On CIFAR-10, a rate works if it does not diverge and its final training error is ≤ {UNTRAINED_ERROR:.0%} "
+        f"and ≤ {RATE_FACTOR:g} · (the parameterization's best) + {RATE_MARGIN:g}. Over the rates that both have "
         f"finished (≥ {SWEEP_RATES}, else inconclusive): reproduced if wn works at more of them than "
         "normal; inconclusive if both work at all or at none; else not reproduced.",
     ),
@@ -191,8 +191,8 @@ CLAIMS = (
         "‖v‖ grows during training, more at a larger learning rate, and its growth slows down",
         "§6.2",
         "no number given",
-        "CIFAR-10 classifiers of wn and wn+mobn without a bound on ‖v‖. Three parts. Growth: the layer mean of ‖v‖ ends "
-        f"above its start in ≥ {GROWN_LAYERS:.0%} of the layers (fails below {SHRUNK_LAYERS:.0%}). Slowing, "
+        "CIFAR-10 classifiers of wn and wn+mobn without a bound on ‖v‖. Three parts. Growth: the layer mean of ‖v‖ "
+        f"ends above its start in ≥ {GROWN_LAYERS:.0%} of the layers (fails below {SHRUNK_LAYERS:.0%}). Slowing, "
         "while the learning rate is constant: less growth in the later half of those epochs, in every run "
         "(fails if in none). Rates: more growth at each larger rate (fails if the largest grows no more "
         "than the smallest). Reproduced if all three hold, not reproduced if one fails, else inconclusive; "
@@ -213,12 +213,13 @@ CLAIMS = (
         f"Bounding ‖v‖ ≤ {V_NORM_MAX:g} with Polyak averaging often helps the CVAE, and does not help classification",
         "§6.2",
         "no number given",
-        f"Runs that differ in the bound ‖v‖ ≤ {V_NORM_MAX:g} alone, at the same learning rate and seed, ≥ "
-        f"{CONVERGED_EPOCHS} epochs (fewer: open). CVAE, by pair: test bound (Polyak average) at the last shared "
-        f"epoch, a diverged run being the worse one; holds if the bounded run is better in more than {MOST_PAIRS:.0%} of ≥ "
-        f"{FEWEST_PAIRS} pairs, fails if in none of them. Classification (the bounded run may average its parameters, "
-        "too), by parameterization at figure 1's learning rate: final test error relative to the mean without the "
-        f"bound; holds if its 95 % interval over ≥ {SEEDS} seeds does not lie wholly below 0, else fails; open where a "
-        "run diverges. Reproduced if both hold, not reproduced if one fails, else inconclusive.",
+        f"Runs of wn and wn+mobn with the bound ‖v‖ ≤ {V_NORM_MAX:g}, each beside the one without it but equal in all "
+        f"else, over ≥ {CONVERGED_EPOCHS} epochs (fewer: open). CVAE, by pair: test bound (Polyak average) at the last "
+        "shared epoch, a diverged run being the worse one; holds if the bounded run is better in more than "
+        f"{MOST_PAIRS:.0%} of ≥ {FEWEST_PAIRS} pairs, fails if in none of them. Classification, by parameterization at "
+        "figure 1's learning rate (the bounded runs with Polyak averaging or without): difference in final test error, "
+        f"by seed, over the mean without the bound; fails if its 95 % interval over ≥ {SEEDS} seeds lies wholly below "
+        "0, else holds; open where a run diverges. Reproduced if both hold, not reproduced if one fails, else "
+        "inconclusive.",
     ),
 )

@@ -14,6 +14,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import random
@@ -27,6 +28,8 @@ from typing import Any, Protocol
 import filelock
 import numpy as np
 import torch
+from torch import Tensor
+from torchvision.utils import save_image
 
 from wnrepro.errors import UserError
 from wnrepro.settings import SETTINGS, Settings, config_hash, scale_settings
@@ -266,6 +269,7 @@ class Run:
 
     def __init__(self, results: Path, experiment: str, scale: str, settings: Settings) -> None:
         assert type(settings) is SETTINGS[experiment]
+        self.experiment, self.settings = experiment, settings
         self.folder = directory(results, experiment, scale, settings)
         self.name = str(self.folder.relative_to(results).parent)
         self.config = config(experiment, scale, settings)
@@ -391,3 +395,32 @@ class Run:
                 f"{self.folder}: has no checkpoint.pt (checkpoints are not committed); train the run here first"
             )
         experiment.load_state_dict(checkpoint["experiment"])
+
+    def write_pictures(self, pictures: dict[str, Tensor]) -> list[Path]:
+        """Write grids of images (N, C, H, W) in 0..1 as <name>.png; their paths."""
+        paths = []
+        for name, images in pictures.items():
+            content = io.BytesIO()
+            columns = math.ceil(math.sqrt(len(images)))
+            save_image(images, content, format="png", nrow=columns, padding=2, pad_value=0.5)
+            paths.append(self.folder / f"{name}.png")
+            write_whole(paths[-1], content.getvalue())
+        return paths
+
+
+def open_run(folder: Path) -> Run:
+    """The run that lives in this directory. Raises UserError where none of this version does."""
+    folder = folder.absolute()
+    content = read_json(folder / "config.json")
+    if content is None:
+        raise UserError(f"{folder}: holds no run (no config.json); give a directory …/<variant>/seed-<n>")
+    try:
+        experiment, scale, values = content["experiment"], content["scale"], content["settings"]
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        run = Run(folder.parents[3], experiment, scale, scale_settings(experiment, scale, **values))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{folder}/config.json: not of a run of this version ({error}); train it again") from error
+    if run.folder != folder:
+        raise UserError(f"{folder}: its settings belong to {run.folder}; move it there")
+    run.record()
+    return run

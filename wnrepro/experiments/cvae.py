@@ -308,7 +308,7 @@ class LadderVae(nn.Module):
         s, param, n = settings, settings.param, settings.maps[0]
         options: dict[str, Any] = {"g_exp": s.g_exp, "frozen_scale": s.init == "authors"}
         self.first = Conv2d(3, n, 5, param, stride=2, padding=2, **options)
-        self.units = nn.ModuleList(
+        self.units: Any = nn.ModuleList(
             LadderUnit(s, halve=level > 0 and number == 0, **options)
             for level, depth in enumerate(s.depths)
             for number in range(depth)
@@ -323,7 +323,7 @@ class LadderVae(nn.Module):
         posteriors = []
         h = self.first(self.show(x) - 0.5)
         for unit in self.units:
-            h, posterior = unit.up(h)  # type: ignore[operator]
+            h, posterior = unit.up(h)
             posteriors.append(posterior)
         return posteriors
 
@@ -337,7 +337,7 @@ class LadderVae(nn.Module):
         h = self.top.view(1, -1, 1, 1).expand(count, -1, self.top_size, self.top_size)
         kls = []
         for unit, posterior in zip(reversed(self.units), reversed(posteriors), strict=True):
-            h, kl = unit.down(h, posterior)  # type: ignore[operator]
+            h, kl = unit.down(h, posterior)
             kls.append(kl)
         mean = RESIDUAL * F.pixel_shuffle(self.last(F.elu(h)), 2).float() + 0.5
         return mean.clamp(0.5 / PIXEL_VALUES, 1 - 0.5 / PIXEL_VALUES), kls
@@ -538,14 +538,14 @@ class Cvae:
 
     @torch.no_grad()
     def pictures(self, count: int, seed: int) -> dict[str, Tensor]:
-        """By name: `samples` (count, C, H, W), and `reconstructions` (2·count, C, H, W), each test image followed by
-        its reconstruction; values in 0..1, by the averaged parameters.
+        """By name: `samples` (count, C, H, W), and `reconstructions` (count, C, H, 2·W), test images each beside its
+        reconstruction; values in 0..1, by the averaged parameters.
         """
-        net = self.average.module.eval()
+        net: Any = self.average.module.eval()
         x = self.batch(self.test_x, slice(0, count))
         with self.generators(seed):
             samples, reconstructions = net.sample(count), net.reconstruct(x)
-        pairs = torch.stack([net.show(x), reconstructions], 1).flatten(0, 1)
+        pairs = torch.cat([net.show(x), reconstructions], 3)
         return {"samples": samples.cpu(), "reconstructions": pairs.cpu()}
 
     def state_dict(self) -> dict[str, Any]:

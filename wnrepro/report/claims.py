@@ -10,7 +10,7 @@ import pandas as pd
 from wnrepro import paper
 from wnrepro.paper import CLAIMS, NOT_RUN
 from wnrepro.report import verdicts
-from wnrepro.report.load import Results, Run
+from wnrepro.report.load import Results, Run, longest, scale_defaults, step_ratios
 from wnrepro.settings import FIGURE_LR
 
 
@@ -44,6 +44,11 @@ def signed(value: float) -> str:
     return f"{100 * value:+.1f} %".replace("-", "−")
 
 
+def nats(value: float, sign: str = "") -> str:
+    """A bound in nats, without the unit (`sign="+"`: a difference); a dash where there is none."""
+    return f"{value:{sign}.2f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
 def _found(verdict: str, measured: str, used: Iterable[Run]) -> Finding:
     used = list(used)
     n = f"{count(len({run.seed for run in used}), 'seed')}, {count(len(used), 'run')}"
@@ -69,15 +74,16 @@ def _c2(results: Results) -> Finding:
 
 
 def _c3(results: Results) -> Finding:
-    with_init = [run for run in results.in_precision if len(run.init)]
+    parts = results.parts
+    with_init = [run for part in parts.values() for run in part.in_precision if len(run.init)]
+    with_loss = [run for part in parts.values() for run in part.standard if "init_loss" in run.facts]
     means = [value for run in with_init for value in run.init["mean_abs_max"]]
     variances = [value for run in with_init for name in ("variance_min", "variance_max") for value in run.init[name]]
-    starts: dict[tuple[int, str], dict[str, list[float]]] = {}
-    for run in results.standard:
-        if "init_loss" in run.facts:
-            device = str(run.record.get("device")).split(":")[0]  # a seed draws other numbers on a GPU
-            start = starts.setdefault((run.seed, device), {})
-            start.setdefault(run.param, []).append(run.facts["init_loss"])
+    starts: dict[tuple[str, str | None, int, str], dict[str, list[float]]] = {}
+    for run in with_loss:
+        device = str(run.record.get("device")).split(":")[0]  # a seed draws other numbers on a GPU
+        start = starts.setdefault((run.experiment, run.dataset, run.seed, device), {})
+        start.setdefault(run.param, []).append(run.facts["init_loss"])
     losses = [[loss for some in start.values() for loss in some] for start in starts.values() if len(start) == 4]
     verdict = verdicts.same_start(means, variances, losses)
     said = []
@@ -85,14 +91,15 @@ def _c3(results: Results) -> Finding:
         said.append(f"|mean| ≤ {max(means):.1e}, variance {min(variances):.4f} to {max(variances):.4f}")
     if losses:
         spread = max((max(some) - min(some)) / np.mean(some) for some in losses)
-        said.append(f"the four initial losses spread by ≤ {spread:.1e} of their mean ({count(len(losses), 'seed')})")
+        said.append(f"the four initial losses spread by ≤ {spread:.1e} of their mean ({count(len(losses), 'start')})")
     elif verdict != NOT_RUN:
-        said.append("no seed with all four initial losses")
-    used = {run.name: run for run in (*with_init, *results.standard) if len(run.init) or "init_loss" in run.facts}
+        said.append("no start with all four initial losses")
+    used = {run.name: run for run in (*with_init, *with_loss)}
     return _found(verdict, "; ".join(said) or "no init measured", used.values())
 
 
 def _c4(results: Results) -> Finding:
+    results = results.of("cifar")
     if results.scale != "paper":
         return Finding(NOT_RUN, f"the test errors at scale {results.scale} are not comparable with table 2")
     used = [run for run in results.figure1 if run.epochs == paper.EPOCHS and (run.done or run.diverged)]
@@ -112,6 +119,7 @@ def _c4(results: Results) -> Finding:
 
 
 def _c5(results: Results) -> Finding:
+    results = results.of("cifar")
     ratios: dict[str, list[float]] = {"wn": [], "bn": []}
     used: dict[str, Run] = {}
     said = []
@@ -158,6 +166,7 @@ def _mean_error(run: Run, epochs: int) -> float:
 
 
 def _c6(results: Results) -> Finding:
+    results = results.of("cifar")
     used = [run for run in results.standard if run.param == "normal" and run.lr >= paper.DIVERGING_LR]
     outcomes, said = [], []
     for run in used:
@@ -183,9 +192,10 @@ def _outcome(run: Run, outcome: str) -> str:
 def _c7(results: Results) -> Finding:
     devices, said = [], []
     rounds: set[int] = set()
-    for bench in results.bench.values():
-        ratios = bench["cifar"]["ratios"]
-        measured = {param: ratios[f"{param} / normal"] for param in ("bn", "wn") if f"{param} / normal" in ratios}
+    benches = [bench for bench in results.bench.values() if "cifar" in bench]  # §5.1
+    for bench in benches:
+        by_name = step_ratios(bench, "cifar")
+        measured = {param: by_name[f"{param} / normal"] for param in ("bn", "wn") if f"{param} / normal" in by_name}
         devices.append({param: (ratio["low"], ratio["high"], ratio["n"]) for param, ratio in measured.items()})
         rounds.update(ratio["n"] for ratio in measured.values())
         numbers = ", ".join(
@@ -195,13 +205,14 @@ def _c7(results: Results) -> Finding:
         said.append(f"{bench['device_name']}: {numbers or 'bn and wn not measured'}")
     return Finding(
         verdicts.step_time(devices),
-        "; ".join(said) or "no step times in results/bench",
+        "; ".join(said) or "no step times of cifar in results/bench",
         " or ".join(count(number, "paired round") for number in sorted(rounds)) or "0 rounds",
-        ", ".join(sorted({bench["device_name"] for bench in results.bench.values()})) or "none",
+        ", ".join(sorted({bench["device_name"] for bench in benches})) or "none",
     )
 
 
 def _c8(results: Results) -> Finding:
+    results = results.of("cifar")
     runs = [run for run in results.figure1 if run.param in ("bn", "wn+mobn") and len(run.noise)]
     if not runs:
         return _found(verdicts.noise([], [], 0), "no noise measured", [])
@@ -232,7 +243,59 @@ def _c8(results: Results) -> Finding:
     return _found(verdict, measured, [run for run in runs if run.seed in set(both["seed"])])
 
 
+def _reach(run: Run) -> int:
+    """The epochs that a run can be compared over: one that diverged stays so to its end."""
+    return run.epochs if run.diverged else run.epoch
+
+
+def _bound(run: Run, epochs: int) -> float:
+    """The test bound in nats after so many epochs; −inf of a run that diverged."""
+    return -math.inf if run.diverged else float(run.metrics["test_bound_nats"].iloc[epochs - 1])
+
+
+def _or_diverged(value: float) -> str:
+    return "diverged" if value == -math.inf else nats(value)
+
+
+def _c9(results: Results) -> Finding:
+    compared: list[tuple[list[float], list[float], int]] = []
+    used: list[Run] = []
+    said = []
+    for dataset in paper.FIGURE2:
+        runs = {(run.param, run.seed): run for run in results.of("cvae", dataset).figure2 if _reach(run)}
+        seeds = sorted(seed for param, seed in runs if param == "wn" and ("normal", seed) in runs)
+        pairs = [(runs["wn", seed], runs["normal", seed]) for seed in seeds]
+        shared = sorted((min(map(_reach, pair)) for pair in pairs), reverse=True)
+        epochs = shared[min(len(shared), paper.SEEDS) - 1] if pairs else 0
+        pairs = [pair for pair in pairs if min(map(_reach, pair)) >= epochs]
+        wn, normal = ([_bound(pair[i], epochs) for pair in pairs] for i in (0, 1))
+        compared.append((wn, normal, epochs))
+        used += [run for pair in pairs for run in pair]
+        said.append(f"{dataset}: {_compared_bounds(wn, normal, epochs)}")
+        if pairs:
+            schedule = scale_defaults("cvae", "paper", dataset)["epochs"]
+            said[-1] += f" ({count(len(pairs), 'seed')}, {count(epochs, 'epoch')}; scale paper has {schedule})"
+    measured = "final test bound, wn − normal, nats: " + "; ".join(said) if used else "no seed with wn and normal"
+    return _found(verdicts.better_bound(compared), measured, used)
+
+
+def _compared_bounds(wn: Sequence[float], normal: Sequence[float], epochs: int) -> str:
+    """The difference and both spreads over seeds in words, or every seed's two bounds where one is lost."""
+    if not wn:
+        return "no seed with both"
+    if not np.isfinite([*wn, *normal]).all():
+        return ", ".join(f"{_or_diverged(a)} against {_or_diverged(b)}" for a, b in zip(wn, normal, strict=True))
+    differences = [a - b for a, b in zip(wn, normal, strict=True)]
+    text = nats(float(np.mean(differences)), "+")
+    if len(wn) > 1:
+        low, high = verdicts.t_interval(differences)
+        spreads = [float(np.std(values, ddof=1)) for values in (wn, normal)]
+        text += f" [{nats(low, '+')}, {nats(high, '+')}], standard deviation {spreads[0]:.2f} against {spreads[1]:.2f}"
+    return text if epochs >= paper.CONVERGED_EPOCHS else f"{text}, not converged"
+
+
 def _c13(results: Results) -> Finding:
+    results = results.of("cifar")
     used = [run for run in results.standard if run.param in ("wn", "normal") and (run.done or run.diverged)]
     errors: dict[str, dict[float, float]] = {"wn": {}, "normal": {}}
     for param, by_rate in errors.items():
@@ -271,6 +334,7 @@ def free_norm_runs(results: Results) -> list[Run]:
 
 
 def _c14(results: Results) -> Finding:
+    results = results.of("cifar")
     used = free_norm_runs(results)
     factors: list[float] = []
     early_late: list[tuple[float, float]] = []
@@ -304,14 +368,14 @@ def _c14(results: Results) -> Finding:
 
 
 def _c15(results: Results) -> Finding:
+    results = results.of("cifar")
     differences: dict[str, list[float]] = {}
     used: dict[str, Run] = {}
-    direct = {(run.param, run.lr, run.seed): run for run in results.standard if run.done}
     ours = [run for run in results.in_precision if run.changed.keys() - {"precision"} == {"g_exp"}]
     pairs = [
-        (run, direct[run.param, run.lr, run.seed])
-        for run in ours
-        if (run.param, run.lr, run.seed) in direct and 1 <= run.settings["g_exp"] <= 5 and (run.done or run.diverged)
+        (run, other)
+        for run, other in _pairs(ours, [run for run in results.standard if run.done])
+        if 1 <= run.settings["g_exp"] <= 5 and (run.done or run.diverged)
     ]
     for param in sorted({run.param for run in ours}):
         of_param = [(run, other) for run, other in pairs if run.param == param and run.lr == FIGURE_LR[param]]
@@ -333,6 +397,67 @@ def _c15(results: Results) -> Finding:
     return _found(verdicts.exponential_g(differences, direct_error), measured, used.values())
 
 
+def _c16(results: Results) -> Finding:
+    used: dict[str, Run] = {}
+    said = []
+    bounds: list[tuple[float, float, int]] = []
+    for dataset in paper.FIGURE2:
+        part = results.of("cvae", dataset)
+        bounded, free_runs = _bounded(part.changing("epochs", "v_norm_max")), part.changing("epochs")
+        for run, free in _pairs(longest(bounded), longest(free_runs)):
+            epochs = min(_reach(run), _reach(free))
+            if epochs and not (run.diverged and free.diverged):
+                bounds.append((_bound(run, epochs), _bound(free, epochs), epochs))
+                used.update({run.name: run, free.name: free})
+                said.append(
+                    f"{dataset}, {run.param}, lr {run.lr:g}, seed {run.seed}: {_or_diverged(bounds[-1][0])} against "
+                    f"{_or_diverged(bounds[-1][1])} ({count(epochs, 'epoch')})"
+                )
+    if bounds:
+        better = sum(bounded > free for bounded, free, _ in bounds)
+        said = [f"test bound in nats better in {better} of {count(len(bounds), 'pair')}: " + "; ".join(said)]
+    differences: dict[str, tuple[list[float], int]] = {}
+    part = results.of("cifar")
+    finished = [run for run in part.figure1 if run.done or run.diverged]
+    bounded = [run for run in _bounded(part.changing("v_norm_max", "polyak_epochs")) if run.done or run.diverged]
+    pairs = _pairs(bounded, finished)
+    for label in dict.fromkeys(_bounded_label(run) for run, _ in pairs):
+        ours = [pair for pair in pairs if _bounded_label(pair[0]) == label]
+        mean = float(np.mean([free.final("test_error") for _, free in ours]))
+        values = [
+            math.nan if run.diverged or free.diverged else (run.final("test_error") - free.final("test_error")) / mean
+            for run, free in ours
+        ]
+        epochs = min(_reach(run) for pair in ours for run in pair)
+        differences[label] = values, epochs
+        used.update((run.name, run) for pair in ours for run in pair)
+        low, high = verdicts.t_interval(values)
+        interval = f" [{signed(low)}, {signed(high)}]" if math.isfinite(low) else ""
+        average = float(np.mean(values))
+        number = signed(average) if math.isfinite(average) else "diverged in a seed"
+        said.append(f"cifar, {label}: test error {number}{interval} (n = {len(values)}, {count(epochs, 'epoch')})")
+    measured = "; ".join(said) or f"no pair with and without ‖v‖ ≤ {paper.V_NORM_MAX:g}"
+    return _found(verdicts.bounded_norm(bounds, list(differences.values())), measured, used.values())
+
+
+def _bounded(runs: Iterable[Run]) -> list[Run]:
+    """Those of wn and wn+mobn with the paper's bound on ‖v‖."""
+    return [
+        run for run in runs if run.param in ("wn", "wn+mobn") and run.settings.get("v_norm_max") == paper.V_NORM_MAX
+    ]
+
+
+def _pairs(runs: Iterable[Run], others: Iterable[Run]) -> list[tuple[Run, Run]]:
+    """Each run with the one of `others` that has its parameterization, learning rate and seed."""
+    by_key = {(run.param, run.lr, run.seed): run for run in others}
+    return [(run, by_key[key]) for run in runs if (key := (run.param, run.lr, run.seed)) in by_key]
+
+
+def _bounded_label(run: Run) -> str:
+    """The parameterization, and whether the run's parameters were averaged for evaluation."""
+    return f"{run.param}, averaged" if "polyak_epochs" in run.changed else run.param
+
+
 FINDERS: dict[str, Callable[[Results], Finding]] = {
     "C1": _c1,
     "C2": _c2,
@@ -342,7 +467,9 @@ FINDERS: dict[str, Callable[[Results], Finding]] = {
     "C6": _c6,
     "C7": _c7,
     "C8": _c8,
+    "C9": _c9,
     "C13": _c13,
     "C14": _c14,
     "C15": _c15,
+    "C16": _c16,
 }

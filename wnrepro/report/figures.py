@@ -23,8 +23,8 @@ from matplotlib.ticker import (
 
 from wnrepro import paper
 from wnrepro.report.claims import free_norm_runs, norms
-from wnrepro.report.load import Results, Run
-from wnrepro.settings import FIGURE_LR, PARAMS
+from wnrepro.report.load import Results, Run, step_ratios
+from wnrepro.settings import FIGURE_LR, PARAMS, SETTINGS
 
 COLOURS = {"normal": "#000000", "bn": "#D55E00", "wn": "#0072B2", "wn+mobn": "#009E73"}
 LINES: dict[str, Any] = {
@@ -56,6 +56,7 @@ STYLE: Any = {
 WIDTH = 6.2  # inches
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")  # of fractions
 DASHES = (0, (2, 2))  # of marks that are no data
+DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 
 
 def render(figure: Figure) -> dict[str, bytes]:
@@ -70,13 +71,16 @@ def render(figure: Figure) -> dict[str, bytes]:
 
 def draw(results: Results) -> dict[str, dict[str, bytes]]:
     """The figures that there is data for: {name: {"png": bytes, "svg": bytes}}."""
+    cifar = results.of("cifar")
     with matplotlib.rc_context(STYLE):
         figures = {
-            "figure1": curves(results, "train_error", "training error"),
-            "test_error": curves(results, "test_error", "test error"),
-            "learning_rates": learning_rates(results),
-            "norm_growth": norm_growth(results),
-            "noise_kurtosis": noise_kurtosis(results),
+            "figure1": curves(cifar, "train_error", "training error"),
+            "test_error": curves(cifar, "test_error", "test error"),
+            "learning_rates": learning_rates(cifar),
+            "norm_growth": norm_growth(cifar),
+            "noise_kurtosis": noise_kurtosis(cifar),
+            "figure2": figure2(results),
+            "bound_raw": bound_raw(results.of("cvae", "mnist")),
             "step_time": step_time(results),
         }
         return {name: render(figure) for name, figure in figures.items() if figure is not None}
@@ -128,6 +132,138 @@ def curves(results: Results, column: str, label: str) -> Figure | None:
     handles += _state_handles(runs)
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
+
+
+def figure2(results: Results) -> Figure | None:
+    """Figure 2: the test bound of the VAEs by epoch, a panel a data set; higher is better in both.
+
+    Every seed's curve (thin), the mean of the finished ones and its standard error. MNIST in nats; CIFAR-10 in bits
+    per dimension, on an inverted axis.
+    """
+    panels = {dataset: _with_values(results.of("cvae", dataset).figure2, "test_bound_nats") for dataset in DATASETS}
+    panels = {dataset: runs for dataset, runs in panels.items() if runs}
+    if not panels:
+        return None
+    figure, all_axes = _figure(height=4.0, columns=len(panels))
+    shown = [run for runs in panels.values() for run in runs]
+    finished: dict[str, list[int]] = {param: [] for param in PARAMS if any(run.param == param for run in shown)}
+    for axes, (dataset, runs) in zip(all_axes, panels.items(), strict=True):
+        in_bits = dataset == "cifar10"
+        column = "test_bits_per_dim" if in_bits else "test_bound_nats"
+        first = _limit_from_epoch(axes, runs, [column], lowest_is_best=in_bits)
+        for i, param in enumerate(finished):
+            seeds = [run for run in runs if run.param == param]
+            style: dict[str, Any] = {"color": COLOURS[param], "linestyle": LINES[param]}
+            for run in seeds:
+                axes.plot(run.metrics["epoch"], run.metrics[column], **style, linewidth=0.8, alpha=0.5)
+                if not run.done:
+                    _mark_end(axes, run, column, (min(axes.get_ylim()), max(axes.get_ylim())))
+            done = [run for run in seeds if run.done]
+            if done:
+                mean, error = _mean_and_error(done, column)
+                every = max(1, len(mean) // 10)
+                axes.errorbar(
+                    range(1, len(mean) + 1),
+                    mean,
+                    yerr=error if len(done) > 1 else None,
+                    **style,
+                    linewidth=1.8,
+                    elinewidth=1,
+                    capsize=2,
+                    errorevery=(i * every // len(finished), every),
+                )
+            finished[param].append(len(done))
+        axes.set_ylabel("test bound (bits per dim., axis inverted)" if in_bits else "test bound (nats)")
+        axes.set_title(_data_name(dataset, runs))
+        _epoch_axis(axes, runs, first)
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=COLOURS[param],
+            linestyle=LINES[param],
+            linewidth=1.8,
+            label=f"{LABELS[param]} (n = {', '.join(map(str, numbers))})",
+        )
+        for param, numbers in finished.items()
+    ]
+    figure.legend(handles=handles + _state_handles(shown), loc="outside upper center", ncols=2)
+    return figure
+
+
+def bound_raw(results: Results) -> Figure | None:
+    """What the Polyak average is worth: MNIST's test bound of the averaged and of the raw parameters by epoch."""
+    runs = [run for run in results.figure2 if run.done and run.param in ("normal", "wn")]
+    if not runs:
+        return None
+    figure, (axes,) = _figure(height=3.2)
+    kinds = {"test_bound_nats": ("averaged", 1.8, 1.0), "test_bound_nats_raw": ("raw", 1.2, 0.45)}
+    first = _limit_from_epoch(axes, runs, list(kinds))
+    for param in PARAMS:
+        seeds = [run for run in runs if run.param == param]
+        for column, (kind, width, alpha) in kinds.items() if seeds else ():
+            mean, _ = _mean_and_error(seeds, column)
+            axes.plot(
+                range(1, len(mean) + 1),
+                mean,
+                color=COLOURS[param],
+                linestyle="solid",
+                linewidth=width,
+                alpha=alpha,
+                marker=MARKERS[param],
+                markersize=4,
+                markevery=max(1, len(mean) // 8),
+                label=f"{LABELS[param]}, {kind} (n = {len(seeds)})",
+            )
+    axes.set_ylabel("test bound (nats)")
+    axes.set_title(_data_name("mnist", runs))
+    _epoch_axis(axes, runs, first)
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def _with_values(runs: Sequence[Run], column: str) -> list[Run]:
+    """The runs that have a finite value in this column."""
+    return [run for run in runs if np.isfinite(run.metrics[column].to_numpy(float)).any()]
+
+
+def _mean_and_error(runs: Sequence[Run], column: str) -> tuple[np.ndarray, np.ndarray]:
+    """By epoch, over the epochs that all have: the mean over runs and its standard error (0 of a single run)."""
+    shared = min(run.epoch for run in runs)
+    values = np.array([run.metrics[column].iloc[:shared] for run in runs], dtype=float)
+    with np.errstate(invalid="ignore"):  # inf − inf, which is then drawn as a gap
+        error = values.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else np.zeros(shared)
+        return values.mean(axis=0), error
+
+
+def _limit_from_epoch(axes: Axes, runs: Sequence[Run], columns: Sequence[str], lowest_is_best: bool = False) -> int:
+    """Let the y axis span these columns from an early epoch on, the better end on top; returns that epoch.
+
+    The first epochs lie so far below that the rest would be a line; a diverged run sets no limit.
+    """
+    whole = [run for run in runs if not run.diverged] or list(runs)
+    longest = max(run.epoch for run in whole)
+    first = min(max(2, 1 + longest // 20), longest)
+    late = [run.metrics[run.metrics["epoch"] >= first][columns].to_numpy(float).ravel() for run in whole]
+    values = np.concatenate(late)
+    values = values[np.isfinite(values)]
+    if len(values):
+        low, high = float(values.min()), float(values.max())
+        room = 0.06 * (high - low) or 0.5
+        axes.set_ylim(*((high + room, low - room) if lowest_is_best else (low - room, high + room)))
+    return first
+
+
+def _epoch_axis(axes: Axes, runs: Sequence[Run], first: int) -> None:
+    axes.set_xlim(left=0, right=max(run.epochs for run in runs) * 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
+    axes.set_xlabel(f"epoch ({_images(runs)} training images each)\ny axis: fits epoch {first} and later")
+
+
+def _data_name(dataset: str, runs: Sequence[Run]) -> str:
+    """`MNIST`; or what stands in its place."""
+    bundled = any(run.settings.get("data") == "bundled" for run in runs)
+    return f"bundled images in place of {DATASETS[dataset]}" if bundled else DATASETS[dataset]
 
 
 def learning_rates(results: Results) -> Figure | None:
@@ -283,18 +419,19 @@ def noise_kurtosis(results: Results) -> Figure | None:
 
 
 def step_time(results: Results) -> Figure | None:
-    """C7: step time over normal's, median and 95 % interval by device; the paper's 16 % as a star."""
+    """C7: step time over normal's, median and 95 % interval by experiment and device; the paper's 16 % as a star."""
     params = [param for param in PARAMS if param != "normal"]
     ratios = [
-        (bench["device_name"], {p: bench["cifar"]["ratios"].get(f"{p} / normal") for p in params})
+        (experiment, bench["device_name"], {p: step_ratios(bench, experiment).get(f"{p} / normal") for p in params})
+        for experiment in SETTINGS
         for bench in results.bench.values()
     ]
-    ratios = [(device, of) for device, of in ratios if any(of.values())]
+    ratios = [entry for entry in ratios if any(entry[-1].values())]
     if not ratios:
         return None
     figure, (axes,) = _figure(height=1.3 + 0.85 * len(ratios))
     ticks = []
-    for i, (device, of) in enumerate(ratios):
+    for i, (experiment, device, of) in enumerate(ratios):
         for j, param in enumerate(params):
             y = -i * (len(params) + 1) - j
             ticks.append((y, LABELS[param]))
@@ -309,7 +446,7 @@ def step_time(results: Results) -> Figure | None:
                     markersize=5,
                     capsize=3,
                 )
-            if param == "bn":
+            if param == "bn" and experiment == "cifar":
                 axes.plot(
                     100 * (paper.BN_STEP_TIME - 1),
                     y,
@@ -322,7 +459,7 @@ def step_time(results: Results) -> Figure | None:
         axes.text(
             0.01,
             -i * (len(params) + 1) + 0.55,
-            f"{device} (n = {rounds} paired rounds)",
+            f"{experiment}, {device} (n = {rounds} paired rounds)",
             fontsize=8,
             transform=axes.get_yaxis_transform(),
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
@@ -337,7 +474,7 @@ def step_time(results: Results) -> Figure | None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     handles = [
         Line2D([], [], color="#555555", marker="o", markersize=5, label="median, 95 % interval"),
-        Line2D([], [], color="#CC79A7", marker="*", markersize=9, linestyle="none", label="the paper's bn"),
+        Line2D([], [], color="#CC79A7", marker="*", markersize=9, linestyle="none", label="the paper's bn, cifar"),
         Line2D([], [], color="#777777", linestyle=DASHES, label="noticeable (our threshold)"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
@@ -350,12 +487,12 @@ def _figure(height: float, columns: int = 1, sharey: bool = False) -> tuple[Figu
     return figure, list(figure.subplots(1, columns, sharey=sharey, squeeze=False)[0])
 
 
-def _mark_end(axes: Axes, run: Run, column: str) -> None:
-    """A mark where an unfinished or diverged run's curve ends."""
+def _mark_end(axes: Axes, run: Run, column: str, within: tuple[float, float] = (-np.inf, np.inf)) -> None:
+    """A mark where an unfinished or diverged run's curve ends; on the edge where that is not `within`."""
     finite = run.metrics[np.isfinite(run.metrics[column].to_numpy(float))]
     axes.plot(
         finite["epoch"].iloc[-1],
-        finite[column].iloc[-1],
+        np.clip(finite[column].iloc[-1], *within),
         color=COLOURS[run.param],
         marker="x" if run.diverged else ">",
         markersize=7,

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,13 +202,15 @@ class Results:
 
     @functools.cached_property
     def figure2(self) -> tuple[Run, ...]:
-        """Of a data set of cvae: the runs at the scale's settings but for param, seed and epochs.
+        """Of a data set of cvae: the runs at the scale's settings but for param, seed and epochs; `longest`."""
+        return longest(run for run in self.changing("epochs") if run.lr == self.defaults["lr"])
 
-        Where a parameterization has several of a seed, the one that got furthest.
-        """
-        runs = [run for run in self.changing("epochs") if run.lr == self.defaults["lr"]]
-        longest = {(run.param, run.seed): run for run in sorted(runs, key=lambda run: (run.epoch, run.epochs))}
-        return tuple(run for run in runs if longest[run.param, run.seed] is run)
+
+def longest(runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Of the runs of each parameterization, learning rate and seed, the one that got furthest."""
+    runs = sorted(runs, key=_order)
+    best = {(run.param, run.lr, run.seed): run for run in sorted(runs, key=lambda run: (run.epoch, run.epochs))}
+    return tuple(run for run in runs if best[run.param, run.lr, run.seed] is run)
 
 
 def scale_defaults(experiment: str, scale: str, dataset: str | None = None) -> dict[str, Any]:
@@ -344,8 +347,11 @@ def _run(top: Path, folder: Path) -> Run:
     for name in ("g_exp", "v_norm_max"):
         if not isinstance(settings.get(name), int | float | None):
             raise _malformed(path, f"`{name}` is no number")
-    dataset = settings.get("dataset") if experiment == "cvae" else None
-    if (experiment, str(dataset) if dataset else None) not in METRICS:
+    dataset = None
+    if experiment == "cvae":
+        _expect(path, settings, dataset=str)
+        dataset = settings["dataset"]
+    if (experiment, dataset) not in METRICS:
         raise _malformed(path, f"no data set of {experiment}: {dataset}")
     place = (top.name, folder.parts[-3], folder.parts[-1])
     if place != (config["scale"], experiment, f"seed-{settings['seed']}"):
@@ -393,7 +399,7 @@ def _bench(results: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted((results / "bench").glob("*.json")):
         bench = _json(path)
-        for experiment in SETTINGS.keys() & bench.keys():
+        for experiment in [name for name in SETTINGS if name in bench]:
             _expect(path, bench, **{"device_name": str, experiment: dict})
             _expect(path, bench[experiment], ratios=dict)
             for name, ratio in bench[experiment]["ratios"].items():
@@ -404,6 +410,6 @@ def _bench(results: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def ratios(bench: dict[str, Any], experiment: str) -> dict[str, dict[str, Any]]:
+def step_ratios(bench: dict[str, Any], experiment: str) -> dict[str, dict[str, Any]]:
     """An experiment's ratios of step times, by name; none where it was not timed."""
     return bench[experiment]["ratios"] if experiment in bench else {}

@@ -1,4 +1,7 @@
-"""The report's tables as data frames, and a data frame as Markdown. Errors in the tables are fractions."""
+"""The report's tables as data frames, and a data frame as Markdown. Errors in the tables are fractions.
+
+Bounds are in nats, per image. A table of an experiment without runs has no rows.
+"""
 
 import dataclasses
 import json
@@ -11,7 +14,7 @@ import pandas as pd
 from wnrepro import paper
 from wnrepro.report import verdicts
 from wnrepro.report.claims import Finding
-from wnrepro.report.load import Results, Run
+from wnrepro.report.load import Results, Run, scale_defaults, step_ratios
 from wnrepro.settings import FIGURE_LR, SETTINGS
 
 
@@ -69,8 +72,9 @@ def claims(found: dict[str, Finding]) -> pd.DataFrame:
 def table2(results: Results) -> pd.DataFrame:
     """One row a parameterization, in table 2's order: the paper's test error, ours, every seed's."""
     rows = []
-    for param, published in paper.TABLE2.items():
-        runs = [run for run in results.figure1 if run.param == param]
+    cifar = results.of("cifar")
+    for param, published in paper.TABLE2.items() if cifar.runs else ():
+        runs = [run for run in cifar.figure1 if run.param == param]
         errors = [run.final("test_error") for run in runs if run.done]
         low, high = verdicts.t_interval(errors)
         rows.append(
@@ -96,58 +100,120 @@ def _seed(run: Run) -> str:
 
 
 def variants(results: Results) -> pd.DataFrame:
-    """One row a variant: final errors over its finished seeds, and the state of the others."""
+    """One row a variant of cifar: final errors over its finished seeds, and the state of the others."""
     rows = []
-    for variant in dict.fromkeys(run.variant for run in results.runs):
-        runs = [run for run in results.runs if run.variant == variant]
+    for variant, runs in _by_variant(results.of("cifar")).items():
         done = [run for run in runs if run.done]
         test = [run.final("test_error") for run in done]
         low, high = verdicts.t_interval(test)
-        others = [f"seed {run.seed}: {run.state}" for run in runs if not run.done]
         rows.append(
             {
                 "variant": variant,
                 "param": runs[0].param,
                 "lr": runs[0].lr,
-                "other_settings": ", ".join(f"{name} = {value}" for name, value in runs[0].changed.items()),
+                "other_settings": _changes(runs[0]),
                 "n": len(done),
-                "train_error_mean": float(np.mean([run.final("train_error") for run in done])) if done else math.nan,
-                "test_error_mean": float(np.mean(test)) if done else math.nan,
+                "train_error_mean": mean([run.final("train_error") for run in done]),
+                "test_error_mean": mean(test),
                 "test_error_low": low,
                 "test_error_high": high,
-                "unfinished": "; ".join(others),
+                "unfinished": _unfinished(runs),
             }
         )
     return pd.DataFrame(rows)
 
 
+def bounds(results: Results) -> pd.DataFrame:
+    """One row a variant of cvae: final bound and its parts over the finished seeds, and the state of the others.
+
+    log_likelihood: by importance sampling, of the runs with the most samples; `n` of its own.
+    """
+    rows = []
+    for dataset in paper.FIGURE2:
+        for variant, runs in _by_variant(results.of("cvae", dataset)).items():
+            done = [run for run in runs if run.done]
+            test = [run.final("test_bound_nats") for run in done]
+            low, high = verdicts.t_interval(test)
+            samples = max((run.facts.get("importance_samples", 0) for run in done), default=0)
+            estimated = [run for run in done if samples and run.facts.get("importance_samples") == samples]
+            known = [run.facts["log_likelihood_nats"] for run in estimated if "log_likelihood_nats" in run.facts]
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "data": "; ".join(sorted({str((run.record.get("facts") or {}).get("data", "")) for run in runs})),
+                    "variant": variant,
+                    "param": runs[0].param,
+                    "lr": runs[0].lr,
+                    "other_settings": _changes(runs[0]),
+                    "epochs": runs[0].epochs,
+                    "n": len(done),
+                    "test_bound_nats_mean": mean(test),
+                    "test_bound_nats_low": low,
+                    "test_bound_nats_high": high,
+                    "test_bits_per_dim_mean": (
+                        mean([run.final("test_bits_per_dim") for run in done]) if dataset == "cifar10" else math.nan
+                    ),
+                    "kl_nats_mean": mean([run.final("kl_nats") for run in done]),
+                    "log_likelihood_nats_mean": mean(known),
+                    "importance_samples": int(samples),
+                    "log_likelihood_n": len(known),
+                    "unfinished": _unfinished(runs),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def mean(values: list[float]) -> float:
+    """nan of no values."""
+    return float(np.mean(values)) if values else math.nan
+
+
+def _by_variant(results: Results) -> dict[str, list[Run]]:
+    return {
+        variant: [run for run in results.runs if run.variant == variant]
+        for variant in dict.fromkeys(run.variant for run in results.runs)
+    }
+
+
+def _changes(run: Run) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in run.changed.items())
+
+
+def _unfinished(runs: list[Run]) -> str:
+    return "; ".join(f"seed {run.seed}: {run.state}" for run in runs if not run.done)
+
+
 def step_time(results: Results) -> pd.DataFrame:
-    """One row a device and ratio of step times: median and 95 % interval over paired rounds."""
+    """One row an experiment, device and ratio of step times: median and 95 % interval over paired rounds."""
     rows = [
         {
+            "experiment": experiment,
             "device": bench["device_name"],
             "ratio": name,
             **{key: ratio[key] for key in ("median", "low", "high", "n")},
         }
+        for experiment in SETTINGS
         for bench in results.bench.values()
-        for name, ratio in bench["cifar"]["ratios"].items()
+        for name, ratio in step_ratios(bench, experiment).items()
     ]
-    return pd.DataFrame(rows, columns=["device", "ratio", "median", "low", "high", "n"])
+    return pd.DataFrame(rows, columns=["experiment", "device", "ratio", "median", "low", "high", "n"])
 
 
 def settings(results: Results) -> pd.DataFrame:
-    """One row a setting: the paper's value, those of the runs, its help and source."""
+    """One row an experiment (and data set) and setting: the paper's value, those of the runs, its help and source."""
     rows = []
-    for experiment in sorted({run.config["experiment"] for run in results.runs}):
-        used = [run.settings for run in results.runs if run.config["experiment"] == experiment]
-        entries = {entry.name: entry for entry in dataclasses.fields(SETTINGS[experiment])}
+    for part, of_part in results.parts.items():
+        first, used = of_part.runs[0], [run.settings for run in of_part.runs]
+        entries = {entry.name: entry for entry in dataclasses.fields(SETTINGS[first.experiment])}
+        defaults = scale_defaults(first.experiment, "paper", first.dataset)
         for name in dict.fromkeys([*entries, *(name for settings in used for name in settings)]):
             values = dict.fromkeys(_value(settings[name]) for settings in used if name in settings)
             entry = entries.get(name)
             rows.append(
                 {
+                    "experiment": part,
                     "setting": name,
-                    "default": _value(entry.default) if entry else "",
+                    "default": _value(defaults[name]) if entry else "",
                     "runs": ", ".join(values),
                     "help": entry.metadata["help"] if entry else "not a setting of this version",
                     "source": entry.metadata["source"] if entry else "",
@@ -162,20 +228,22 @@ def _value(value: Any) -> str:
 
 
 def provenance(results: Results) -> pd.DataFrame:
-    """One row a run: how it ended, where, on which code."""
+    """One row a run: how it ended, with which of its experiment's final numbers, where, on which code."""
     rows = []
+    finals = ("train_error", "test_error", "test_bound_nats", "test_bits_per_dim")
+    shown = [name for name in finals if any(name in run.metrics for run in results.runs)]
     for run in results.runs:
         git, versions = run.record.get("git") or {}, run.record.get("versions") or {}
         commit = str(git.get("commit") or "unknown")[:7]
         rows.append(
             {
+                "experiment": run.experiment,
                 "variant": run.variant,
                 "seed": run.seed,
                 "status": run.record["status"],
                 "epoch": run.epoch,
                 "epochs": run.epochs,
-                "train_error": run.final("train_error"),
-                "test_error": run.final("test_error"),
+                **{name: run.final(name) if name in run.metrics else math.nan for name in shown},
                 "seconds": run.record.get("seconds"),
                 "peak_memory_bytes": run.record.get("peak_memory_bytes"),
                 "device": run.device,

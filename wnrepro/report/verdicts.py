@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import fdtri, stdtrit
 
 from wnrepro import paper
 from wnrepro.paper import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED
@@ -159,6 +159,28 @@ def noise(mobn: Sequence[Interval], bn: Sequence[Interval], minibatches: int) ->
     return overall([gaussian, part(holds=bool(clear > 0.5), fails=bool(no_larger >= 0.5))])
 
 
+def better_bound(datasets: Sequence[tuple[Sequence[float], Sequence[float], int]]) -> str:
+    """C9. By data set: final bounds in nats of wn and of normal, by seed (−inf: diverged), and after how many epochs.
+
+    Two parts a data set: better, and steadier over seeds.
+    """
+    if not any(wn for wn, _, _ in datasets):
+        return NOT_RUN
+    parts: list[bool | None] = []
+    for wn, normal, epochs in datasets:
+        if len(wn) < paper.SEEDS or epochs < paper.CONVERGED_EPOCHS:
+            parts.append(None)
+        elif not np.isfinite([*wn, *normal]).all():
+            parts.append(part(holds=False, fails=any(a == -math.inf < b for a, b in zip(wn, normal, strict=True))))
+        else:
+            low, high = t_interval([a - b for a, b in zip(wn, normal, strict=True)])
+            parts.append(part(holds=low > 0, fails=high < 0))
+            ours, theirs = float(np.var(wn, ddof=1)), float(np.var(normal, ddof=1))
+            factor = float(fdtri(len(wn) - 1, len(wn) - 1, 1 - paper.F_TEST))
+            parts.append(part(holds=theirs > factor * ours, fails=ours > factor * theirs))
+    return overall(parts)
+
+
 def working_rates(errors: Mapping[float, float]) -> list[float]:
     """C13. The learning rates that work, of {rate: final training error, inf if any seed diverged}."""
     limit = min(paper.RATE_FACTOR * min(errors.values()) + paper.RATE_MARGIN, paper.UNTRAINED_ERROR)
@@ -215,4 +237,26 @@ def exponential_g(differences: Mapping[str, Sequence[float]], direct: float) -> 
             parts.append(False)
         else:
             parts.append(inside(t_interval(values), -paper.G_MARGIN, paper.G_MARGIN))
+    return overall(parts)
+
+
+def bounded_norm(
+    cvae: Sequence[tuple[float, float, int]], classification: Sequence[tuple[Sequence[float], int]]
+) -> str:
+    """C16. What ‖v‖ ≤ a does: part CVAE, part classification.
+
+    cvae: by pair the final bounds in nats with it and without (−inf: diverged), and after how many epochs;
+    classification: by variant the differences in test error, one a seed, relative to the error without it
+    (not finite: diverged), and after how many epochs.
+    """
+    if not cvae and not classification:
+        return NOT_RUN
+    better = [bounded > free for bounded, free, epochs in cvae if epochs >= paper.CONVERGED_EPOCHS]
+    enough = len(better) >= paper.FEWEST_PAIRS
+    often = enough and sum(better) > paper.MOST_PAIRS * len(better)
+    parts = [part(holds=often, fails=enough and not any(better))]
+    for differences, epochs in classification or [((), 0)]:
+        known = epochs >= paper.CONVERGED_EPOCHS and len(differences) >= paper.SEEDS and np.isfinite(differences).all()
+        high = t_interval(differences)[1] if known else math.nan
+        parts.append(part(holds=high >= 0, fails=high < 0))
     return overall(parts)
