@@ -1,6 +1,7 @@
 """The convolutional VAEs: autoregressive masks, the bound, the likelihoods, training, pictures."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -20,7 +21,7 @@ from wnrepro.experiments.cvae import (
     log_normal,
     sample_normal,
 )
-from wnrepro.parameterization import data_dependent_init, layers
+from wnrepro.parameterization import layers
 from wnrepro.settings import PARAMS, CvaeSettings, scale_settings
 from wnrepro.training import Epoch, Tick
 
@@ -118,7 +119,7 @@ def test_the_log_determinant_is_the_sum_that_the_bound_uses(convolutional):
     def f(z: Tensor) -> Tensor:
         return autoregress(steps, z, torch.zeros_like(z), context)[0]
 
-    out, log_q = autoregress(steps, z, torch.zeros_like(z), context)
+    _, log_q = autoregress(steps, z, torch.zeros_like(z), context)
     jacobian = torch.autograd.functional.jacobian(f, z).reshape(z.numel(), z.numel())
     assert log_q.sum().item() == pytest.approx(-torch.linalg.slogdet(jacobian).logabsdet.item(), rel=1e-10)
     assert abs(log_q.sum().item()) > 0.1
@@ -160,3 +161,208 @@ def test_normal_densities_are_torchs():
     assert torch.allclose(log_normal(z, mean, log_std), normal.log_prob(z))
     sample, log_q = sample_normal(mean, log_std)
     assert torch.allclose(log_q, normal.log_prob(sample))
+
+
+# ------------------------------------------------------------------------------- the bound
+
+
+def test_with_an_enumerable_latent_the_bound_is_below_and_more_samples_climb_towards_the_likelihood():
+    """z has 4 values, so that p(x) and the expectation of every estimate are sums."""
+    torch.manual_seed(0)
+    joint = torch.randn(4, dtype=torch.float64) - 3  # log p(x, z)
+    log_q = torch.log_softmax(torch.randn(4, dtype=torch.float64), 0)
+    truth = torch.logsumexp(joint, 0).item()
+    log_weights = joint - log_q
+    estimates = []
+    for k in (1, 2, 3, 5):
+        tuples = torch.cartesian_prod(*[torch.arange(4)] * k).reshape(-1, k)
+        probability = log_q[tuples].sum(1).exp()
+        estimates.append((probability * log_mean_exp(log_weights[tuples].T)).sum().item())
+    assert estimates[0] == pytest.approx((log_q.exp() * log_weights).sum().item())  # the lower bound
+    assert estimates == sorted(estimates) and estimates[-1] < truth
+    exact = log_mean_exp((joint - torch.log_softmax(joint, 0))[:, None]).item()  # q is the posterior
+    assert exact == pytest.approx(truth)
+
+
+@pytest.mark.parametrize("iaf_depth", [0, 2])
+def test_the_models_bound_is_below_its_likelihood_and_importance_sampling_climbs_towards_it(pixels, iaf_depth):
+    """One latent unit, so that p(x) is an integral over a fine grid."""
+    experiment = Cvae(tiny(latents=1, iaf_depth=iaf_depth, epochs=12, lr=0.01), pixels["mnist"], CPU)
+    list(experiment.train())
+    x, model = pixels["mnist"].train_x, experiment.net.eval()
+    with torch.no_grad():
+        grid = torch.linspace(-6, 6, 601)[:, None]
+        logits = model.decoder(grid)
+        images = x[:3].float()
+
+        truth = []
+        for image in images:
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, image.expand_as(logits), reduction="none")
+            joint = log_normal(grid[:, 0].double()) - loss.double().sum((1, 2, 3))
+            truth.append(joint.logsumexp(0) + math.log(12 / 600))
+        weights = [log_p - kl.sum(1) for log_p, kl in (model(image.expand(1000, -1, -1, -1)) for image in images)]
+    log_weights, truth = torch.stack(weights, 1).double(), torch.stack(truth)  # (1000, 3), (3,)
+    by_k = [log_mean_exp(log_weights.view(k, 1000 // k, 3)).mean(0) for k in (1, 10, 100, 1000)]
+    error = log_weights.std(0) / math.sqrt(1000)
+    assert (by_k[0] < truth + 3 * error).all() and (truth - by_k[0]).max() > 0.1
+    assert all((a < b).all() for a, b in itertools.pairwise(by_k))
+    assert (by_k[-1] - truth < 0.1).all() and (truth - by_k[-1] < 0.2 * (truth - by_k[0]) + 0.05).all()
+
+
+def test_free_bits_are_free_on_the_minibatchs_average(pixels):
+    experiment = Cvae(tiny(free_bits=0.5), pixels["mnist"], CPU)
+    kl = torch.tensor([[0.0, 2.0, 0.9], [0.2, 1.0, -0.1]])
+    assert experiment.penalty(kl).item() == pytest.approx(0.5 + 1.5 + 0.5)
+    assert Cvae(tiny(), pixels["mnist"], CPU).penalty(kl).item() == pytest.approx(0.1 + 1.5 + 0.4)
+
+
+# ------------------------------------------------------------------------------- models and training
+
+
+def epochs(experiment: Cvae) -> list[Epoch]:
+    return [event for event in experiment.train() if isinstance(event, Epoch)]
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_all_four_start_as_the_same_function_with_unit_variance(pixels, dataset):
+    losses, states = {}, {}
+    for param in PARAMS:
+        experiment = Cvae(tiny(param, dataset), pixels[dataset], CPU)
+        rows = experiment.initialize(torch.arange(60))
+        assert {row["layer"] for row in rows} == {name for name, _ in layers(experiment.net)}
+        for row in rows:
+            assert row["mean_abs_max"] < 1e-3, row
+            assert row["variance_min"] == pytest.approx(1, abs=1e-2) == row["variance_max"], row
+        losses[param], states[param] = experiment.facts["init_loss"], torch.get_rng_state()
+    assert max(losses.values()) - min(losses.values()) < 1e-3 * abs(losses["wn"])
+    assert all(torch.equal(state, states["wn"]) for state in states.values())
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+@pytest.mark.parametrize("param", PARAMS)
+def test_training_learns_and_a_resumed_experiment_goes_on_bit_for_bit(pixels, dataset, param):
+    settings = tiny(param, dataset)
+    expected = epochs(Cvae(settings, pixels[dataset], CPU))
+    assert expected[-1].metrics["test_bound_nats_raw"] > expected[0].metrics["test_bound_nats_raw"]
+
+    first = Cvae(settings, pixels[dataset], CPU)
+    next(event for event in first.train() if isinstance(event, Epoch) and event.epoch == 2)
+    state, rng = copy.deepcopy(first.state_dict()), torch.get_rng_state()
+    second = Cvae(settings, pixels[dataset], CPU)
+    second.load_state_dict(state)
+    torch.set_rng_state(rng)
+    (last,) = epochs(second)
+    assert last.metrics | {"seconds": 0} == expected[-1].metrics | {"seconds": 0}
+    assert last.tables == expected[-1].tables
+
+
+def test_the_rows_are_as_documented(pixels):
+    names = "epoch,seconds,train_bound_nats,test_bound_nats,test_bound_nats_raw,kl_nats,reconstruction_nats"
+    for dataset, more in (("mnist", []), ("cifar10", ["test_bits_per_dim"])):
+        row = epochs(Cvae(tiny("wn", dataset, epochs=1), pixels[dataset], CPU))[0].metrics
+        assert list(row) == names.split(",") + more
+        assert row["test_bound_nats"] == pytest.approx(row["reconstruction_nats"] - row["kl_nats"])
+    assert row["test_bits_per_dim"] == pytest.approx(-row["test_bound_nats"] / 3072 / math.log(2))
+
+
+def test_evaluation_uses_the_average_and_changes_nothing(pixels):
+    experiment = Cvae(tiny(epochs=1), pixels["mnist"], CPU)
+    events = list(experiment.train())
+    row = events[-1].metrics
+    before = torch.get_rng_state()
+    reconstruction, kl = experiment.test(experiment.average.module)
+    assert reconstruction - kl == row["test_bound_nats"] != row["test_bound_nats_raw"]
+    assert torch.equal(torch.get_rng_state(), before)
+    # One update: the average is the parameters themselves.
+    fresh = Cvae(tiny(), pixels["mnist"], CPU)
+    fresh.initialize(torch.arange(60))
+    fresh.net.train()
+    fresh.step(torch.arange(20))
+    assert fresh.test(fresh.average.module) == fresh.test(fresh.net)
+
+
+def test_seeds_differ_and_a_seed_repeats(pixels):
+    one, again, two = (
+        epochs(Cvae(tiny(seed=seed, epochs=1), pixels["mnist"], CPU))[0].metrics["test_bound_nats"]
+        for seed in (1, 1, 2)
+    )
+    assert one == again != two
+
+
+def test_the_log_likelihood_is_above_the_bound_and_grows_with_samples(pixels):
+    experiment = Cvae(tiny(epochs=2), pixels["mnist"], CPU)
+    bound = epochs(experiment)[-1].metrics["test_bound_nats"]
+    estimates = [experiment.log_likelihood(samples) for samples in (1, 5, 50)]
+    assert estimates[0]["log_likelihood_nats"] == pytest.approx(bound, abs=1e-3)
+    values = [estimate["log_likelihood_nats"] for estimate in estimates]
+    assert values == sorted(values) and values[0] < values[-1]
+    assert [estimate["importance_samples"] for estimate in estimates] == [1, 5, 50]
+
+
+def test_divergence_is_an_outcome(pixels):
+    events = epochs(Cvae(tiny("normal", lr=100.0), pixels["mnist"], CPU))
+    assert len(events) == 1 and "median training bound" in events[0].diverged
+
+
+def test_the_bound_on_v_holds_after_every_step(pixels):
+    for param in ("wn", "normal"):
+        epoch = epochs(Cvae(tiny(param, v_norm_max=0.25, epochs=1), pixels["mnist"], CPU))[0]
+        assert all(row["v_norm_max"] <= 0.25 * (1 + 1e-6) for row in epoch.tables["layers"])
+
+
+@pytest.mark.parametrize("iaf_depth", [0, 1, 3])
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_any_depth_of_the_posterior_trains(pixels, dataset, iaf_depth):
+    experiment = Cvae(tiny("wn", dataset, iaf_depth=iaf_depth, epochs=1), pixels[dataset], CPU)
+    (epoch,) = epochs(experiment)
+    assert math.isfinite(epoch.metrics["test_bound_nats"])
+    assert sum(isinstance(m, Made | ConvMade) for m in experiment.net.modules()) == iaf_depth * (
+        1 if dataset == "mnist" else 2
+    )
+
+
+def test_exponential_scale_trains(pixels):
+    result = epochs(Cvae(tiny("wn", g_exp=3.0), pixels["mnist"], CPU))
+    assert result[-1].metrics["test_bound_nats_raw"] > result[0].metrics["test_bound_nats_raw"]
+
+
+def test_ticks_count_the_images_of_each_epoch(pixels):
+    ticks = [e for e in Cvae(tiny(epochs=2, batch_size=5), pixels["mnist"], CPU).train() if isinstance(e, Tick)]
+    assert [(t.epoch, t.done, t.total) for t in ticks] == [(e, d, 120) for e in (1, 2) for d in (50, 100)]
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_pictures_show_samples_and_originals_beside_reconstructions(pixels, dataset):
+    experiment = Cvae(tiny("wn", dataset, epochs=1), pixels[dataset], CPU)
+    list(experiment.train())
+    before = torch.get_rng_state()
+    pictures = experiment.pictures(6, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    channels, height, width = experiment.net.shape
+    assert pictures["samples"].shape == (6, channels, height, width)
+    assert pictures["reconstructions"].shape == (6, channels, height, 2 * width)
+    originals = pictures["reconstructions"][..., :width]
+    assert torch.equal(originals, experiment.net.show(pixels[dataset].test_x[:6]))
+    for images in pictures.values():
+        assert images.min() >= 0 and images.max() <= 1
+    assert torch.equal(experiment.pictures(6, seed=3)["samples"], pictures["samples"])
+    assert not torch.equal(experiment.pictures(6, seed=4)["samples"], pictures["samples"])
+
+
+def test_settings_are_the_papers():
+    s = CvaeSettings()
+    assert (s.maps, s.depths, s.hidden, s.latents, s.lr, s.polyak_epochs) == (
+        (16, 32, 32),
+        (2, 2, 2),
+        450,
+        32,
+        0.002,
+        10,
+    )
+    model = MnistVae(s)
+    assert sum(isinstance(m, nn.ELU) for m in model.modules()) == 8
+    s = scale_settings("cvae", "paper", "wn", dataset="cifar10")
+    assert (s.maps, s.depths, s.free_bits, s.batch_size, s.latents) == ((160,), (10, 10), 0.25, 16, 32)
+    with torch.device("meta"):
+        ladder = LadderVae(s)
+    assert len(ladder.units) == 20 and sum(unit.halve for unit in ladder.units) == 1
