@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LEARNING_RATES := 0.0003 0.001 0.003 0.01
+SEEDS := 1 2 3
 
 .PHONY: install reproduce-quick reproduce-all test lint clean
 
@@ -15,11 +16,15 @@ install: .venv/installed
 # Minutes on two CPU cores, without any download of data. Its numbers mean nothing beside the paper's.
 reproduce-quick: install
 	$(BIN)/wnrepro cifar --param all --scale quick
+	$(BIN)/wnrepro cvae --dataset mnist --param all --scale quick
+	$(BIN)/wnrepro cvae --dataset cifar10 --param all --scale quick
 	$(BIN)/wnrepro report --scale quick
 
-# The paper's settings, on a GPU: the four parameterizations at every learning rate of the paper's search.
+# The paper's settings, on a GPU: the classifier at every learning rate of the paper's search, the VAEs by seed.
 reproduce-all: install
 	for lr in $(LEARNING_RATES); do $(BIN)/wnrepro cifar --param all --lr $$lr || exit; done
+	for seed in $(SEEDS); do $(BIN)/wnrepro cvae --dataset mnist --param all --seed $$seed || exit; done
+	for seed in $(SEEDS); do $(BIN)/wnrepro cvae --dataset cifar10 --param all --seed $$seed || exit; done
 	$(BIN)/wnrepro report --scale paper
 
 test: install

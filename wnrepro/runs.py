@@ -125,12 +125,12 @@ class Tables:
         self.folder = folder
         self.rows: dict[str, list[dict[str, str]]] = {}
 
-    def cut(self, epoch: int) -> None:
-        """Read what is there, and keep the rows up to this epoch."""
+    def cut(self, epoch: int | None) -> None:
+        """Read what is there, and keep the rows up to this epoch; none without one, not those of epoch 0 either."""
         for path in sorted(self.folder.glob("*.csv")):
             with path.open(newline="") as file:
                 rows = list(csv.DictReader(file))
-            self.rows[path.stem] = [row for row in rows if int(row["epoch"]) <= epoch]
+            self.rows[path.stem] = [row for row in rows if epoch is not None and int(row["epoch"]) <= epoch]
             self.write(path.stem)
 
     def append(self, epoch: Epoch) -> None:
@@ -333,7 +333,7 @@ class Run:
             set_rng_state(checkpoint["rng"])
             epoch, diverged = checkpoint["epoch"], checkpoint["diverged"]
         tables = Tables(self.folder)
-        tables.cut(epoch)
+        tables.cut(epoch if checkpoint else None)
 
         here = provenance(experiment.device)
         if record:
