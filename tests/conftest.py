@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from wnrepro.data import Images
-from wnrepro.settings import CifarSettings, scale_settings
+from wnrepro.data import Images, Pixels
+from wnrepro.settings import CifarSettings, Settings, scale_settings
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,23 @@ def make_images() -> Images:
     y = torch.randint(10, (300,), generator=draw)
     x += torch.randn(10, 3, 1, 1, generator=draw)[y]
     return Images(x[:200], y[:200], x[200:], y[200:], "random images")
+
+
+def make_pixels(dataset: str) -> Pixels:
+    """200 training and 100 test images for the auto-encoders: smooth blobs, binary or in colour."""
+    shape, scale = ((1, 7, 7), 4) if dataset == "mnist" else ((3, 8, 8), 4)
+    grey = torch.rand(300, *shape, generator=torch.Generator().manual_seed(0))
+    grey = torch.nn.functional.interpolate(grey, scale_factor=scale, mode="bilinear")
+    x = (grey > 0.6 if dataset == "mnist" else 255 * grey).to(torch.uint8)
+    return Pixels(x[:200], x[200:], f"random blobs for {dataset}")
+
+
+def tiny_cvae(param: str = "wn", dataset: str = "mnist", **changes: object) -> Settings:
+    """Settings of an auto-encoder whose epochs take a moment."""
+    small = {"epochs": 4, "train_examples": 200, "test_examples": 100, "batch_size": 20, "init_examples": 60}
+    small |= {"latents": 3, "iaf_width": 6}
+    small |= {"maps": (2, 4, 4), "depths": (1, 1, 1), "hidden": 12} if dataset == "mnist" else {"maps": (6,)}
+    return scale_settings("cvae", "quick", param, **({"dataset": dataset} | small | changes))
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,23 @@
 """The command line: what it runs, what it prints, and one clear sentence with exit code 2 for every mistake."""
 
+import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from test_data import make_binarized_mnist, make_mnist
 
 from wnrepro.cli import main
+from wnrepro.data import DATASETS
 from wnrepro.experiments.cifar import Cifar
-from wnrepro.settings import PARAMS, CifarSettings
+from wnrepro.experiments.cvae import Cvae
+from wnrepro.settings import PARAMS, CifarSettings, CvaeSettings
 
 TINY = ["--scale", "quick", "--epochs", "2", "--width", "4"]
 TINY += ["--train-examples", "200", "--test-examples", "100", "--init-examples", "100"]
@@ -134,6 +140,9 @@ def test_a_failed_run_is_exit_code_1_and_goes_on_later(run, random_images, tmp_p
     assert [entry["from_epoch"] for entry in json.loads(record.read_text())["resumed"]] == [1]
 
 
+CVAE = "cvae --param wn --scale quick"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -154,6 +163,44 @@ def test_a_failed_run_is_exit_code_1_and_goes_on_later(run, random_images, tmp_p
             "--batch-size 101: there are only 100",
         ),
         ("cifar --param wn --scale quick --train-examples 100", "--init-examples 500: there are only 100"),
+        (f"{CVAE} --dataset imagenet", "--dataset imagenet: unknown; give one of mnist, cifar10"),
+        (f"{CVAE} --data fetched", "--data fetched: unknown; give one of real, bundled"),
+        (f"{CVAE} --dataset cifar10 --hidden 20", "--hidden 20: belongs to --dataset mnist alone; leave it out"),
+        (
+            f"{CVAE} --dataset cifar10 --binarization seeded",
+            "--binarization seeded: belongs to --dataset mnist alone; leave it out",
+        ),
+        (f"{CVAE} --binarization drawn", "--binarization drawn: unknown; give one of larochelle, seeded"),
+        (f"{CVAE} --maps 4 --maps 8", "--maps: mnist needs 3 of them, not 2; give --maps 3 times"),
+        (f"{CVAE} --dataset cifar10 --maps 4 --maps 8", "--maps: cifar10 needs 1 of them, not 2"),
+        (f"{CVAE} --depths 2", "--depths: mnist needs 3 of them, not 1"),
+        (f"{CVAE} --dataset cifar10{6 * ' --depths 1'}", "--depths: cifar10 needs 1 to 5 of them, not 6"),
+        (f"{CVAE} --depths 1 --depths 0 --depths 1", "--depths 0: give a number of at least 1"),
+        (f"{CVAE} --latents 0", "--latents 0: give a number of at least 1"),
+        (f"{CVAE} --free-bits -1", "--free-bits -1: give a number of at least 0"),
+        (f"{CVAE} --free-bits nan", "--free-bits nan: give a number of at least 0"),
+        (f"{CVAE} --polyak-epochs 0", "--polyak-epochs 0: give a number above 0"),
+        (f"{CVAE} --polyak-epochs inf", "--polyak-epochs inf: give a number above 0"),
+        (f"{CVAE} --iaf-depth -1", "--iaf-depth -1: give a number of at least 0"),
+        (f"{CVAE} --iaf-width 0", "--iaf-width 0: give a number of at least 1"),
+        (f"{CVAE} --train-examples 4001", "--train-examples 4001: mnist (bundled) has 4000; give fewer"),
+        (f"{CVAE} --test-examples 501", "--test-examples 501: mnist (bundled) has 500; give fewer"),
+        (f"{CVAE} --dataset cifar10 --train-examples 12001", "--train-examples 12001: cifar10 (bundled) has 12000"),
+        (f"{CVAE} --scale paper --train-examples 60001", "--train-examples 60001: mnist (real) has 60000; give fewer"),
+        (f"{CVAE} --train-examples 100 --init-examples 101", "--init-examples 101: there are only 100 training images"),
+        (f"{CVAE} --train-examples 200 --batch-size 201", "--batch-size 201: there are only 200 training images"),
+        (f"{CVAE} --precision tf32 --device cpu", "--precision tf32: only a GPU has it"),
+        (f"{CVAE} --param normal --g-exp 3", "--g-exp: the parameterization normal has no g"),
+        (f"{CVAE} --scale short --data-dir {{tmp}}/empty", "binarized_mnist is not complete in {tmp}/empty"),
+        (f"{CVAE} --scale short --data-dir {{tmp}}/empty", "give --binarization seeded, which needs nothing but"),
+        (f"{CVAE} --scale short --dataset cifar10 --data-dir {{tmp}}/empty", "cifar10 is not complete in {tmp}/empty"),
+        (
+            f"{CVAE} --scale paper --binarization seeded --data-dir {{tmp}}/empty",
+            "The data set mnist is not complete in {tmp}/empty",
+        ),
+        ("sample {tmp}/none", "{tmp}/none: holds no run (no config.json); give a directory"),
+        ("sample {tmp}/empty", "{tmp}/empty: holds no run (no config.json); give a directory"),
+        ("sample {tmp}/file", "{tmp}/file"),
         ("report --results {tmp}/none", "--results {tmp}/none: no such folder"),
         ("report --results {tmp}/empty", "--results {tmp}/empty: holds no runs"),
         ("report --results {tmp}/empty --scale big", "--scale big: unknown"),
@@ -167,7 +214,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(run, tmp_path, words, says
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
     words = words.format(tmp=tmp_path).split()
-    if "--results" not in words and words[0] in ("cifar", "bench"):
+    if "--results" not in words and words[0] in ("cifar", "cvae", "bench"):
         words += ["--results", f"{tmp_path}/results"]
     code, printed, error = run(*words)
     assert (code, printed) == (2, "")
@@ -175,10 +222,306 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(run, tmp_path, words, says
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("words", ["cifar", "cifar --param wn --epochs many", "cifar --param wn --no-such", "nonsense"])
-def test_what_the_parser_refuses_is_exit_code_2(run, words):
+@pytest.mark.parametrize(
+    "words",
+    [
+        "cifar",
+        "cifar --param wn --epochs many",
+        "cifar --param wn --no-such",
+        "cifar --param wn --importance-samples 3",
+        "cvae",
+        "cvae --param wn --maps 4,8,8",
+        "cvae --param wn --importance-samples 0",
+        "cvae --param wn --importance-samples many",
+        "sample",
+        "sample results --count 0",
+        "sample results --seed -1",
+        "nonsense",
+    ],
+)
+def test_what_the_parser_refuses_is_exit_code_2(run, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
     code, printed, error = run(*words.split())
     assert code == 2 and printed == "" and "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------- cvae and sample
+
+SMALL = ["--scale", "quick", "--epochs", "1", "--train-examples", "100", "--test-examples", "100"]
+SMALL += ["--init-examples", "60", "--batch-size", "20"]
+SMALL_FOLDER = "_epochs-1_batch_size-20_train_examples-100_test_examples-100_init_examples-60"
+
+
+def vae_folder(results: Path, dataset: str, param: str = "wn", lr: str = "0.002") -> Path:
+    return results / f"quick/cvae/{dataset}_{param}_lr{lr}{SMALL_FOLDER}/seed-1"
+
+
+def entry_point(*words: object) -> subprocess.CompletedProcess[str]:
+    """The installed command, where no data set is."""
+    command = [str(Path(sys.executable).with_name("wnrepro")), *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WNREPRO_DATA": "/no/data"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def trained_vaes(tmp_path_factory) -> tuple[Path, dict[str, subprocess.CompletedProcess[str]]]:
+    """A results folder with a finished run of each data set, and what the real entry point said as it made them."""
+    results = tmp_path_factory.mktemp("vaes")
+    return results, {
+        dataset: entry_point("cvae", "--dataset", dataset, "--param", "wn", *SMALL, "--results", results)
+        for dataset in ("mnist", "cifar10")
+    }
+
+
+@pytest.fixture
+def vaes(trained_vaes, tmp_path) -> Path:
+    """A results folder of the test's own with these two runs."""
+    return shutil.copytree(trained_vaes[0], tmp_path / "results")
+
+
+def state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file, when it was written and what it holds."""
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_cvae_by_the_real_entry_point_on_bundled_data(trained_vaes, dataset):
+    results, said = trained_vaes
+    done, folder = said[dataset], vae_folder(results, dataset)
+    assert (done.returncode, done.stderr) == (0, "")
+    line, end = done.stdout.splitlines()
+    assert line.startswith(f"{folder.parent.relative_to(results)}  epoch 1/1  train bound -")
+    assert " nats, test bound -" in line and ("bits/dim" in line) == (dataset == "cifar10")
+    assert end == f"{folder}: done"
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "run.json", "metrics.csv", "layers.csv", "init.csv", "checkpoint.pt", "lock")
+    }
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "done" and record["facts"]["data"].startswith("bundled")
+    assert json.loads((folder / "config.json").read_text())["settings"]["binarization"] is None
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_a_finished_vae_is_skipped(run, vaes, monkeypatch, dataset):
+    folder = vae_folder(vaes, dataset)
+    before = state(folder)
+    monkeypatch.setattr(Cvae, "load", classmethod(lambda *_: pytest.fail("it needs no data")))
+    words = ("cvae", "--dataset", dataset, "--param", "wn", *SMALL, "--results", vaes)
+    assert run(*words) == (0, f"{folder}: done\n", "")
+    assert state(folder) == before
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_importance_samples_of_a_finished_run_are_taken_without_training(run, vaes, monkeypatch, dataset):
+    folder = vae_folder(vaes, dataset)
+    before, record = state(folder), json.loads((folder / "run.json").read_text())
+    monkeypatch.setattr(Cvae, "train", lambda _: pytest.fail("it has been trained"))
+    words = ("cvae", "--dataset", dataset, "--param", "wn", *SMALL, "--results", vaes)
+    code, printed, error = run(*words, "--importance-samples", 3)
+    facts = json.loads((folder / "run.json").read_text())["facts"]
+    estimate = facts["log_likelihood_nats"]
+    says = f"{folder}: log p(x) ≈ {estimate:.2f} nats, by 3 samples an image"
+    assert (code, printed, error) == (0, f"{says}\n{folder}: done\n", "")
+    after = state(folder)
+    assert {name for name in before if before[name][1] != after[name][1]} == {
+        "run.json"
+    } and before.keys() == after.keys()
+    added = {"log_likelihood_nats": estimate, "importance_samples": 3}
+    assert json.loads(after["run.json"][1]) == record | {"facts": record["facts"] | added}
+    with (folder / "metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert 0 < estimate - float(row["test_bound_nats"]) < 40, "3 samples bring the bound nearer to log p(x)"
+
+    code, printed, _ = run(*words, "--importance-samples", 1, "--json")
+    (listed,) = json.loads(printed)
+    assert code == 0 and listed["facts"]["importance_samples"] == 1
+    assert listed["facts"]["log_likelihood_nats"] == pytest.approx(float(row["test_bound_nats"]), abs=0.01), (
+        "1 sample, of the test's seed, is the bound"
+    )
+
+
+def test_importance_samples_after_training_in_one_command(run, tmp_path):
+    words = ("cvae", "--param", "bn", *SMALL, "--results", tmp_path, "--importance-samples", 2)
+    code, printed, _ = run(*words)
+    folder = vae_folder(tmp_path, "mnist", "bn")
+    assert code == 0 and "epoch 1/1" in printed and "by 2 samples an image" in printed
+    assert json.loads((folder / "run.json").read_text())["facts"]["importance_samples"] == 2
+    assert run(*words, "--quiet") == (0, "", "")
+
+
+def test_importance_samples_without_a_checkpoint_are_a_mistake(run, vaes):
+    folder = vae_folder(vaes, "mnist")
+    (folder / "checkpoint.pt").unlink()
+    before = state(folder)
+    code, printed, error = run("cvae", "--param", "wn", *SMALL, "--results", vaes, "--importance-samples", 2)
+    assert (code, printed) == (2, "") and error.startswith(f"wnrepro: {folder}: has no checkpoint.pt")
+    assert state(folder) == before
+
+
+@pytest.mark.parametrize(("dataset", "param"), [("mnist", "wn"), ("cifar10", "bn")])
+def test_divergence_of_a_vae_is_a_result(run, tmp_path, dataset, param):
+    words = ("cvae", "--dataset", dataset, "--param", param, "--lr", "1e6", *SMALL, "--results", tmp_path)
+    code, printed, error = run(*words)
+    folder = vae_folder(tmp_path, dataset, param, "1e+06")
+    assert (code, error) == (0, "") and f"{folder}: diverged (median training bound" in printed
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "diverged" and record["epoch"] == 1 and "is the limit" in record["message"]
+    before = state(folder)
+    code, printed, error = run(*words, "--importance-samples", 3)  # skipped, and there is nothing to estimate
+    assert (code, error) == (0, "") and printed == f"{folder}: diverged ({record['message']})\n"
+    assert state(folder) == before
+
+
+def test_help_of_cvae_tells_the_defaults_by_data_set(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    code, printed, _ = run("cvae", "--help")
+    text = " ".join(printed.replace("│", "").split())
+    assert code == 0
+    for name, field in CvaeSettings.__dataclass_fields__.items():
+        assert "--" + name.replace("_", "-") in printed
+        assert f"({field.metadata['source']}" in text
+    for says in (
+        "--dataset mnist|cifar10 data set, and with it the model (§5.2; default: mnist)",
+        "epochs (our choice; default: mnist 400, short 4, quick 10; cifar10 400, short 12, quick 5)",
+        "minibatch size (our choice; CIFAR-10: authors' code; default: mnist 100, quick 50; cifar10 16)",
+        "Adamax's learning rate α (§5.2; default: 0.002)",
+        "(§5.2; default: mnist 16 32 32, quick 4 8 8; cifar10 160, short 32, quick 16)",
+        "units of the dense layer (§5.2; default: 450, quick 64)",
+        "authors' code; default: mnist 0.0; cifar10 0.25)",
+        "--importance-samples K",
+    ):
+        assert says in text, says
+    assert "None" not in text
+
+
+def test_help_of_cvae_and_sample_imports_no_torch():
+    for command in ("cvae", "sample"):
+        code = (
+            f"import sys\nsys.argv = ['wnrepro', '{command}', '--help']\nfrom wnrepro.cli import main\n"
+            "try:\n    main()\nfinally:\n    assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+# What MNIST's files allow. make_mnist and make_binarized_mnist write a handful of images with checksums of their own.
+
+HANDFUL = ["--scale", "short", "--epochs", "1", "--batch-size", "2", "--init-examples", "6"]
+HANDFUL += ["--maps", "2", "--maps", "2", "--maps", "2", "--hidden", "8", "--latents", "2", "--iaf-width", "4"]
+
+
+def test_where_only_mnist_is_its_pixels_are_drawn_by_a_seed(run, tmp_path, monkeypatch):
+    make_mnist(tmp_path, monkeypatch)
+    words = ("cvae", "--param", "wn", *HANDFUL, "--data-dir", tmp_path, "--results")
+    code, printed, error = run(*words, tmp_path / "a")
+    assert code == 0 and "done" in printed
+    assert error == (
+        f"Larochelle's binarized MNIST is not in {tmp_path}: MNIST is binarized by a fixed seed, which moves the bound "
+        "by 1 to 2 nats\n"
+    )
+    (path,) = (tmp_path / "a").rglob("config.json")
+    assert path.parent.parent.name.startswith("mnist_wn_lr0.002_epochs-1_batch_size-2_binarization-seeded_")
+    assert json.loads(path.read_text())["settings"]["binarization"] == "seeded"
+    assert "binarized once by seed" in json.loads(path.with_name("run.json").read_text())["facts"]["data"]
+
+    before = state(path.parent)
+    code, printed, error = run(*words, tmp_path / "a", "--binarization", "seeded")  # the same run, as asked for
+    assert (code, printed, error) == (0, f"{path.parent}: done\n", "") and state(path.parent) == before
+    assert run(*words, tmp_path / "b", "--quiet") == (0, "", "")
+    assert run(*words, tmp_path / "c", "--json")[2] == ""
+
+
+def test_the_note_on_the_seed_is_printed_once(run, tmp_path, monkeypatch):
+    make_mnist(tmp_path, monkeypatch)
+    words = ("cvae", "--param", "all", *HANDFUL, "--data-dir", tmp_path, "--results", tmp_path / "results")
+    monkeypatch.setattr("wnrepro.cli.run_all", lambda *_, **__: 0)
+    code, _, error = run(*words)
+    assert code == 0 and error.count("MNIST is binarized by a fixed seed") == 1
+
+
+def test_where_larochelles_files_are_they_are_taken(run, tmp_path, monkeypatch):
+    make_binarized_mnist(tmp_path, monkeypatch)
+    code, _, error = run("cvae", "--param", "wn", *HANDFUL, "--data-dir", tmp_path, "--results", tmp_path / "a")
+    assert (code, error) == (0, "")
+    (path,) = (tmp_path / "a").rglob("config.json")
+    assert json.loads(path.read_text())["settings"]["binarization"] == "larochelle"
+    assert "binarization" not in path.parent.parent.name
+    assert "Larochelle" in json.loads(path.with_name("run.json").read_text())["facts"]["data"]
+
+
+def test_larochelles_binarization_is_not_replaced_where_it_was_asked_for(run, tmp_path, monkeypatch):
+    make_mnist(tmp_path, monkeypatch)
+    before = sorted(tmp_path.rglob("*"))
+    words = ("cvae", "--param", "wn", *HANDFUL, "--data-dir", tmp_path, "--results", tmp_path / "results")
+    code, printed, error = run(*words, "--binarization", "larochelle")
+    assert (code, printed) == (2, "") and "Traceback" not in error
+    assert error.startswith(f"wnrepro: The data set binarized_mnist is not complete in {tmp_path} (")
+    assert "give --binarization seeded, which needs nothing but MNIST's own files" in error
+    for download in DATASETS["binarized_mnist"]:
+        assert download.file.path in error and download.file.checksum.replace(":", " ") in error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("dataset", "side"), [("mnist", 28), ("cifar10", 32)])
+def test_sample_writes_pictures_into_the_run(run, vaes, monkeypatch, dataset, side):
+    folder = vae_folder(vaes, dataset)
+    before = state(folder)
+    monkeypatch.chdir(vaes)
+    code, printed, error = run("sample", folder.relative_to(vaes), "--count", 6)
+    paths = [folder / "samples.png", folder / "reconstructions.png"]
+    assert (code, error) == (0, "") and printed.splitlines() == [str(path) for path in paths]
+    for path, wide in zip(paths, (side, 2 * side), strict=True):
+        with Image.open(path) as picture:
+            assert picture.format == "PNG" and picture.size == (3 * (wide + 2) + 2, 2 * (side + 2) + 2)
+            assert len(picture.getcolors(2**24)) > 2
+    after = state(folder)
+    drawn = {path.name: after.pop(path.name)[1] for path in paths}
+    assert {name: content for name, (_, content) in after.items()} == {n: content for n, (_, content) in before.items()}
+
+    run("sample", folder, "--count", 6)
+    assert {path.name: path.read_bytes() for path in paths} == drawn, "the same seed, the same pictures"
+    run("sample", folder, "--count", 6, "--seed", 2)
+    assert all(path.read_bytes() != drawn[path.name] for path in paths)
+    assert run("sample", folder)[0] == 0  # 64 without --count
+    with Image.open(paths[0]) as picture:
+        assert picture.size == (8 * (side + 2) + 2, 8 * (side + 2) + 2)
+
+
+def test_sample_of_a_run_without_a_checkpoint(run, vaes):
+    folder = vae_folder(vaes, "mnist")
+    (folder / "checkpoint.pt").unlink()
+    before = state(folder)
+    code, printed, error = run("sample", folder)
+    assert (code, printed) == (2, "")
+    assert error == (
+        f"wnrepro: {folder}: has no checkpoint.pt (checkpoints are not committed); train the run here first\n"
+    )
+    assert state(folder) == before
+
+
+def test_sample_of_a_classifier(run, random_images, tmp_path):
+    assert run("cifar", "--param", "wn", *TINY, "--results", tmp_path, "--quiet")[0] == 0
+    (path,) = tmp_path.rglob("run.json")
+    before = state(path.parent)
+    code, printed, error = run("sample", path.parent)
+    assert (code, printed) == (2, "")
+    assert error == f"wnrepro: {path.parent}: a run of cifar, which generates no images; give one of cvae\n"
+    assert state(path.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "says"), [("--device tpu", "--device tpu: no such device"), ("--device cuda:99", "--device cuda:99: ")]
+)
+def test_sample_with_a_device_that_is_not_there(run, vaes, words, says):
+    folder = vae_folder(vaes, "mnist")
+    before = state(folder)
+    code, printed, error = run("sample", folder, *words.split())
+    assert (code, printed) == (2, "") and error.startswith(f"wnrepro: {says}")
+    assert state(folder) == before
+
+
+# ------------------------------------------------------------------------------- data, doctor, Ctrl-C
 
 
 def test_data_status_and_doctor_speak_json(run, tmp_path):

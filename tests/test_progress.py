@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from wnrepro.progress import Show
+from wnrepro.progress import NAME_WIDTH, Show, brief, describe, short
 from wnrepro.training import Epoch, Tick
 
 ROW = {"epoch": 1, "seconds": 2.5, "train_error": 0.25, "test_error": 0.5, "train_loss": 1.5, "test_loss": 2.0}
@@ -39,3 +39,47 @@ def test_the_bar_of_a_resumed_run_starts_where_it_goes_on():
         (task,) = show.bar.tasks
         assert (task.completed, task.total) == (550, 1000)
         assert task.time_remaining is None  # no speed yet: what others did is not this process's
+
+
+MNIST = {"epoch": 3, "seconds": 12.5, "train_bound_nats": -98.7654, "test_bound_nats": -96.5432}
+MNIST |= {"test_bound_nats_raw": -97.3, "kl_nats": 24.1, "reconstruction_nats": -72.4432}
+CIFAR10 = MNIST | {"train_bound_nats": -10650.25, "test_bound_nats": -9860.0, "test_bits_per_dim": 4.6304}
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("row", "in_words", "in_brief"),
+    [
+        (MNIST, "train bound -98.77 nats, test bound -96.54 nats", "train -98.8 nats test -96.5 nats"),
+        (
+            CIFAR10,
+            "train bound -10650.25 nats, test bound -9860.00 nats, 4.630 bits/dim",
+            "train -10650.2 nats test -9860.0 nats",
+        ),
+        (
+            CIFAR10 | {"train_bound_nats": NAN, "test_bound_nats": -float("inf"), "test_bits_per_dim": float("inf")},
+            "train bound nan nats, test bound -inf nats, inf bits/dim",
+            "train nan nats test -inf nats",
+        ),
+    ],
+)
+def test_an_epoch_of_an_auto_encoder(row, in_words, in_brief):
+    """The bounds, of the averaged parameters; diverged ones too. Its parts and the raw bound are for metrics.csv."""
+    epoch = Epoch(3, row)
+    assert describe(epoch) == in_words and brief(epoch) == in_brief
+
+    text = io.StringIO()
+    with Show(Console(file=text, width=40), "quick/cvae/mnist_wn_lr0.002", 10, quiet=False) as show:
+        show(epoch)
+    assert text.getvalue() == f"quick/cvae/mnist_wn_lr0.002  epoch 3/10  {in_words}  12.5 s\n"
+
+
+def test_the_bar_of_an_auto_encoder_ends_with_its_bounds():
+    text = io.StringIO()
+    name = "quick/cvae/cifar10_wn+mobn_lr0.002_epochs-3"
+    with Show(Console(file=text, force_terminal=True, width=140), name, 10, quiet=False) as show:
+        show(Tick(3, 160, 1600))
+        show(Epoch(3, CIFAR10))
+    shown = text.getvalue()
+    assert "epoch 3/10" in shown and "train -10650.2 nats test -9860.0 nats" in shown and short(name) in shown
+    assert short(name).startswith("cifar10_wn+mobn_lr") and len(short(name)) == NAME_WIDTH

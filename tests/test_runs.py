@@ -1,4 +1,6 @@
-"""The run directory: whole files, resume without a row lost, doubled or changed, locks, kill -9 for real."""
+"""The run directory: whole files, resume without a row lost, doubled or changed, locks, kill -9 for real; what is
+added to a finished run.
+"""
 
 import json
 import os
@@ -10,13 +12,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from conftest import make_pixels, tiny_cvae
+from PIL import Image
 
 from wnrepro import runs
 from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import Cifar
-from wnrepro.runs import Run, variant
+from wnrepro.experiments.cvae import Cvae
+from wnrepro.runs import Run, open_run, variant
 from wnrepro.settings import scale_settings
 from wnrepro.training import Epoch
 
@@ -38,6 +44,10 @@ class Walk:
             self.epoch += 1
             self.place += torch.randn(()).item() + random.random() + runs.np.random.rand()
             table = [{"epoch": self.epoch, "half": half, "place": self.place / half} for half in (1, 2)]
+            if self.epoch == 1:
+                table.insert(0, {"epoch": 0, "half": 0, "place": 0.0})  # what there was before, as in layers.csv
+            if self.epoch == 1:  # as what is measured before the first epoch
+                table.insert(0, {"epoch": 0, "half": 1, "place": 0.0})
             diverged = "walked away" if self.epoch == self.diverges else ""
             yield Epoch(
                 self.epoch,
@@ -181,6 +191,27 @@ def test_a_run_has_a_name_of_its_own():
     assert runs.config("cifar", "short", plain)["hash"] != runs.config("cifar", "paper", plain)["hash"]
 
 
+def test_a_run_of_an_auto_encoder_has_a_name_that_begins_with_its_data_set():
+    def name(scale: str, param: str, **changes: object) -> str:
+        return variant("cvae", scale, scale_settings("cvae", scale, param, **changes))
+
+    for scale in ("paper", "short", "quick"):
+        assert name(scale, "wn") == name(scale, "wn", dataset="mnist", seed=9) == "mnist_wn_lr0.002"
+        assert name(scale, "wn+mobn", dataset="cifar10") == "cifar10_wn+mobn_lr0.002"
+    assert name("paper", "bn", lr=0.001, binarization="seeded") == "mnist_bn_lr0.001_binarization-seeded"
+    assert name("quick", "normal", maps=(4, 8, 9), free_bits=0.5, polyak_epochs=2.5) == (
+        "mnist_normal_lr0.002_maps-4-8-9_free_bits-0.5_polyak_epochs-2.5"
+    )
+    of_one = {"maps": (16,), "iaf_depth": 1}  # the defaults of cifar10 alone
+    assert name("quick", "wn", dataset="cifar10", **of_one) == "cifar10_wn_lr0.002"
+    assert name("quick", "wn", **of_one) == "mnist_wn_lr0.002_maps-16_iaf_depth-1"
+    hashes = {
+        runs.config("cvae", "short", scale_settings("cvae", "short", "wn", **changes))["hash"]
+        for changes in ({}, {"dataset": "cifar10"}, {"seed": 2}, {"binarization": "seeded"})
+    }
+    assert len(hashes) == 4
+
+
 def test_generators_go_on_where_they_were():
     state = runs.rng_state()
     first = torch.rand(3).tolist(), runs.np.random.rand(3).tolist(), random.random()
@@ -192,48 +223,69 @@ KILLED = """
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from conftest import make_images
+from conftest import make_images, make_pixels, tiny_cvae
 from wnrepro.experiments.cifar import Cifar
+from wnrepro.experiments.cvae import Cvae
 from wnrepro.runs import Run
 from wnrepro.settings import scale_settings
-settings = scale_settings("cifar", "quick", sys.argv[3], epochs=6, width=4, batch_size=20, noise_epochs=(2, 4))
-run = Run(Path(sys.argv[1]), "cifar", "quick", settings)
+experiment, param, dataset = sys.argv[3:]
+cpu = torch.device("cpu")
+if experiment == "cifar":
+    settings = scale_settings("cifar", "quick", param, epochs=6, width=4, batch_size=20, noise_epochs=(2, 4))
+    load = lambda: Cifar(settings, make_images(), cpu)
+else:
+    settings = tiny_cvae(param, dataset, epochs=6, polyak_epochs=2.0)
+    load = lambda: Cvae(settings, make_pixels(dataset), cpu)
+run = Run(Path(sys.argv[1]), experiment, "quick", settings)
 if run.finished() is None:
     with run:
-        run.execute(lambda: Cifar(settings, make_images(), torch.device("cpu")))
+        run.execute(load, lambda event: print(event, flush=True))
 """
 
 
-@pytest.mark.parametrize("param", ["normal", "wn+mobn"])
-def test_kill_9_at_random_moments_changes_no_row(tmp_path, param):
-    """The real experiment in a real process, killed again and again until it gets through."""
+@pytest.mark.parametrize(
+    ("experiment", "param", "dataset"),
+    [
+        ("cifar", "normal", "cifar10"),
+        ("cifar", "wn+mobn", "cifar10"),
+        ("cvae", "wn", "mnist"),
+        ("cvae", "bn", "cifar10"),
+    ],
+)
+def test_kill_9_at_random_moments_changes_no_row(tmp_path, experiment, param, dataset):
+    """The real experiment in a real process, killed again and again, and then left to get through."""
 
     def start(results: Path) -> subprocess.Popen:
-        command = [sys.executable, "-c", KILLED, str(results), str(Path(__file__).parent), param]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        command = [sys.executable, "-c", KILLED, results, Path(__file__).parent, experiment, param, dataset]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
     with start(tmp_path / "whole") as process:
-        assert process.wait() == 0, process.stderr.read().decode()
+        _, error = process.communicate()
+        assert process.returncode == 0, error
     (whole,) = (tmp_path / "whole").rglob("metrics.csv")
 
     moments, kills = random.Random(7), 0
-    for _ in range(30):
+    for _ in range(3):
         with start(tmp_path / "killed") as process:
-            deadline = time.monotonic() + 100
-            while not list((tmp_path / "killed").rglob("config.json")) and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(moments.uniform(0.0, 0.8) if kills < 4 else 0)
-            if kills < 4:
-                process.send_signal(signal.SIGKILL)
+            for _ in range(moments.randint(1, 3)):  # two lines an epoch
+                assert process.stdout.readline() or process.poll() == 0, process.stderr.read()
+            time.sleep(moments.uniform(0.0, 0.1))
+            process.send_signal(signal.SIGKILL)
             kills += process.wait() == -signal.SIGKILL
-        if process.returncode == 0:
-            break
-    assert kills >= 1
+    with start(tmp_path / "killed") as process:
+        _, error = process.communicate()
+        assert process.returncode == 0, error
     (killed,) = (tmp_path / "killed").rglob("metrics.csv")
-    assert without_seconds(killed) == without_seconds(whole)
-    for name in ("layers.csv", "init.csv", *(["noise.csv"] if param == "wn+mobn" else [])):
+    record = json.loads(killed.with_name("run.json").read_text())
+    assert kills >= 2 and len(record["resumed"]) >= 1
+    assert without_seconds(killed) == without_seconds(whole) and len(without_seconds(whole)) == 1 + 6
+    tables = {path.name for path in whole.parent.glob("*.csv")} - {"metrics.csv"}
+    assert tables == {"layers.csv", "init.csv"} | ({"noise.csv"} if param == "wn+mobn" else set())
+    for name in tables:
         assert killed.with_name(name).read_bytes() == whole.with_name(name).read_bytes()
-    assert json.loads(killed.with_name("run.json").read_text())["status"] == "done"
+    assert record["status"] == "done"
+    assert record["facts"] == json.loads(whole.with_name("run.json").read_text())["facts"]
 
 
 def test_cifar_in_a_run_and_again(tmp_path, images, tiny):
@@ -248,3 +300,235 @@ def test_cifar_in_a_run_and_again(tmp_path, images, tiny):
     with run:
         assert run.execute(lambda: Cifar(tiny("wn", epochs=2), images, CPU))["status"] == "done"
     assert files(run.folder) == before
+
+
+@pytest.mark.parametrize(("param", "dataset"), [("wn+mobn", "mnist"), ("normal", "cifar10")])
+def test_an_auto_encoder_in_a_run_and_again(tmp_path, param, dataset):
+    settings = tiny_cvae(param, dataset, epochs=2)
+    run = Run(tmp_path, "cvae", "quick", settings)
+
+    def load() -> Cvae:
+        return Cvae(settings, make_pixels(dataset), CPU)
+
+    with run:
+        record = run.execute(load)
+    assert run.name.startswith(f"quick/cvae/{dataset}_{param}_lr0.002_epochs-2_")
+    assert record["status"] == "done" and record["facts"]["data"] == f"random blobs for {dataset}"
+    assert record["facts"]["eq3_residual"] < 1e-12 and record["facts"]["init_loss"] > 0
+    assert record["facts"]["parameters"] == sum(p.numel() for p in load().net.parameters())
+    columns = ["epoch", "train_bound_nats", "test_bound_nats", "test_bound_nats_raw", "kl_nats", "reconstruction_nats"]
+    columns += ["test_bits_per_dim"] * (dataset == "cifar10")
+    rows = without_seconds(run.folder / "metrics.csv")
+    assert rows[0] == columns and len(rows) == 3
+    for row in rows[1:]:
+        value = dict(zip(columns, map(float, row), strict=True))
+        assert value["test_bound_nats"] == pytest.approx(value["reconstruction_nats"] - value["kl_nats"])
+        if dataset == "cifar10":
+            assert value["test_bits_per_dim"] == pytest.approx(-value["test_bound_nats"] / (3072 * np.log(2)))
+    assert {path.name for path in run.folder.glob("*.csv")} == {"metrics.csv", "layers.csv", "init.csv"}
+    for name, epochs in (("init.csv", 1), ("layers.csv", 3)):
+        lines = (run.folder / name).read_text().splitlines()
+        assert (len(lines) - 1) % epochs == 0 and len(set(lines)) == len(lines)
+    before = files(run.folder)
+    with run:
+        assert run.execute(load)["status"] == "done"
+    assert files(run.folder) == before
+
+
+# ------------------------------------------------------------------------------- finished runs
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A finished run of the made-up experiment under the name of an auto-encoder's."""
+    run = Run(tmp_path / "results", "cvae", "quick", tiny_cvae(epochs=3))
+    with run:
+        run.execute(lambda: Walk(3))
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_facts_are_added_and_everything_else_is_kept(finished):
+    before, record = contents(finished.folder), finished.record()
+    place = float(files(finished.folder)["metrics.csv"].splitlines()[-1].split(",")[-1])
+
+    def measure(walk: Walk) -> dict:
+        assert walk.epoch == 3
+        return {"log_likelihood_nats": -walk.place, "importance_samples": 3}
+
+    added = {"log_likelihood_nats": -place, "importance_samples": 3}
+    with finished:
+        result = finished.add_facts(lambda: Walk(3), measure)
+    assert result == finished.record() == record | {"facts": {"steps": 0} | added}
+    after = contents(finished.folder)
+    assert {name for name in before if before[name] != after[name]} == {"run.json"} and before.keys() == after.keys()
+    with finished:
+        finished.add_facts(lambda: Walk(3), lambda _: {"importance_samples": 5})
+    assert finished.record()["facts"] == {"steps": 0} | added | {"importance_samples": 5}
+
+
+def test_a_measurement_that_fails_changes_nothing(finished):
+    before = contents(finished.folder)
+
+    def fails(_: Walk) -> dict:
+        raise MemoryError("no more")
+
+    with finished, pytest.raises(MemoryError, match="no more"):
+        finished.add_facts(lambda: Walk(3), fails)
+    assert contents(finished.folder) == before
+
+
+def test_without_a_checkpoint_there_is_nothing_to_restore_or_measure(finished):
+    (finished.folder / "checkpoint.pt").unlink()
+    before, walk = contents(finished.folder), Walk(3)
+    says = rf"^{finished.folder}: has no checkpoint\.pt \(checkpoints are not committed\); train the run here first$"
+    with pytest.raises(UserError, match=says):
+        finished.restore(walk)
+    with finished, pytest.raises(UserError, match=says):
+        finished.add_facts(lambda: walk, lambda _: {"importance_samples": 1})
+    assert walk.epoch == 0 and contents(finished.folder) == before
+
+
+def test_restore_goes_to_the_last_checkpoint(finished):
+    walk = Walk(3)
+    finished.restore(walk)
+    assert (walk.epoch, f"{walk.place}") == (3, files(finished.folder)["metrics.csv"].splitlines()[-1].split(",")[-1])
+    torch.save({"config_hash": "other"}, finished.folder / "checkpoint.pt")
+    with pytest.raises(UserError, match="checkpoint of a run with other settings"):
+        finished.restore(walk)
+
+
+def test_a_finished_run_is_opened_from_its_folder(finished, monkeypatch):
+    def opens(folder: str | Path) -> None:
+        run = open_run(Path(folder))
+        assert (run.folder, run.name, run.experiment) == (finished.folder, finished.name, "cvae")
+        assert run.settings == finished.settings and run.config == finished.config and run.finished() == "done"
+
+    opens(finished.folder)
+    monkeypatch.chdir(finished.folder.parents[4])
+    opens(finished.folder.relative_to(Path.cwd()))
+    monkeypatch.chdir(finished.folder)
+    opens(".")
+    opens(f"../{finished.folder.name}")
+    monkeypatch.chdir(finished.folder.parents[2])
+    opens(f"./cvae/../cvae/{finished.folder.parent.name}/{finished.folder.name}/")
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+@pytest.mark.parametrize("scale", ["paper", "short", "quick"])
+def test_runs_of_all_settings_are_opened(tmp_path, scale, dataset):
+    """Tuples come back from JSON's lists, and None from null."""
+    for changes in ({}, {"depths": (3, 1, 1), "v_norm_max": 5.0, "seed": 4}):
+        settings = scale_settings("cvae", scale, "bn", dataset=dataset, **changes)
+        run = Run(tmp_path, "cvae", scale, settings)
+        run.folder.mkdir(parents=True)
+        runs.write_json(run.folder / "config.json", run.config)
+        assert open_run(run.folder).settings == settings and open_run(run.folder).finished() is None
+
+
+def test_a_folder_that_holds_no_run_is_none(tmp_path, finished):
+    before = sorted(tmp_path.rglob("*"))
+    for folder in (tmp_path / "none", tmp_path, finished.folder.parent):
+        with pytest.raises(UserError, match=rf"^{folder}: holds no run \(no config\.json\); give a directory"):
+            open_run(folder)
+    with pytest.raises(UserError, match=r"run\.json"):
+        open_run(finished.folder / "run.json")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "\x00",
+        "[]",
+        "{}",
+        '{"name": "another project\'s", "version": 2}',
+        '{"experiment": "chess", "scale": "quick", "settings": {"param": "wn"}}',
+        '{"experiment": "cvae", "scale": "large", "settings": {"param": "wn"}}',
+        '{"experiment": "cvae", "scale": "quick", "settings": {}}',
+        '{"experiment": "cvae", "scale": "quick", "settings": null}',
+        '{"experiment": "cvae", "scale": "quick", "settings": []}',
+        '{"experiment": "cvae", "scale": "quick", "settings": {"param": "wn", "lr": "fast"}}',
+        '{"experiment": "cvae", "scale": "quick", "settings": {"param": "half"}}',
+    ],
+)
+def test_foreign_json_is_named(finished, content):
+    path = finished.folder / "config.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=rf"^{path}: ") as told:
+        open_run(finished.folder)
+    assert "\n" not in str(told.value)
+
+
+def test_settings_of_another_version_are_told(finished):
+    path = finished.folder / "config.json"
+    config = json.loads(path.read_text())
+    newer = {"settings": config["settings"] | {"momentum": 0.9}}
+    older = {"settings": {name: value for name, value in config["settings"].items() if name != "free_bits"}}
+    for changes, named in ((newer, "momentum"), (older, "free_bits")):
+        content = config | changes
+        content["hash"] = runs.config_hash(config["experiment"], config["scale"], content["settings"])
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=named) as told:
+            open_run(finished.folder)
+        assert str(finished.folder) in str(told.value)
+
+
+def test_a_moved_run_is_told_where_it_belongs(finished):
+    old = finished.folder
+    for new in (old.with_name("seed-2"), old.parent.with_name("mine") / old.name):
+        new.parent.mkdir(exist_ok=True)
+        old.rename(new)
+        with pytest.raises(UserError) as told:
+            open_run(new)
+        assert str(told.value) == f"{new}: its settings belong to {finished.folder}; move it there"
+        old = new
+    old.rename(finished.folder)
+    assert open_run(finished.folder).finished() == "done"
+
+
+def test_results_as_a_whole_may_move(finished, tmp_path):
+    there = tmp_path / "archive/of/results"
+    there.parent.mkdir(parents=True)
+    (tmp_path / "results").rename(there)
+    assert open_run(there / finished.folder.relative_to(tmp_path / "results")).finished() == "done"
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 28, 56), (3, 32, 64)])
+@pytest.mark.parametrize("count", [2, 5, 9, 64])
+def test_pictures_are_grids_with_a_border(finished, shape, count):
+    images = torch.rand(count, *shape, generator=torch.Generator().manual_seed(8))
+    (path,) = finished.write_pictures({"samples": images})
+    assert path == finished.folder / "samples.png"
+    _, high, wide = shape
+    columns = next(n for n in range(1, count + 1) if n * n >= count)
+    rows = (count - 1) // columns + 1
+    with Image.open(path) as picture:
+        picture.load()
+        assert picture.format == "PNG" and picture.size == (columns * (wide + 2) + 2, rows * (high + 2) + 2)
+        shown = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1) / 255
+    for n in range(count):
+        top, left = (n // columns) * (high + 2) + 2, (n % columns) * (wide + 2) + 2
+        assert (shown[:, top : top + high, left : left + wide] - images[n]).abs().max() <= 0.5 / 255 + 1e-6
+    assert torch.equal(shown[:, :2].unique(), shown[:, :, :2].unique()) and 0.4 < shown[0, 0, 0] < 0.6
+
+
+def test_pictures_are_written_whole(finished, monkeypatch):
+    pictures = {name: torch.rand(4, 1, 28, 28) for name in ("samples", "reconstructions")}
+    paths = finished.write_pictures(pictures)
+    assert paths == [finished.folder / "samples.png", finished.folder / "reconstructions.png"]
+    assert not list(finished.folder.glob("*.part"))
+    before = contents(finished.folder)
+
+    def killed(_: int) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(runs.os, "fsync", killed)  # the process ends before the bytes are on the disk
+    with pytest.raises(SystemExit):
+        finished.write_pictures({"samples": torch.zeros(4, 1, 28, 28)})
+    after = contents(finished.folder)
+    assert after.pop("samples.png.part") and after == before

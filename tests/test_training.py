@@ -1,4 +1,4 @@
-"""The authors' Adam against a plain reference over 100 steps; the compute device and its precision."""
+"""The authors' Adam and Adamax against plain references; the Polyak average; the compute device and its precision."""
 
 import io
 import math
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from wnrepro.errors import UserError
-from wnrepro.training import Adam, autocast, choose_device, set_precision
+from wnrepro.parameterization import Conv2d, data_dependent_init
+from wnrepro.training import Adam, Adamax, autocast, choose_device, polyak_average, set_precision
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +181,236 @@ def test_adam_takes_a_closure() -> None:
 
     assert optimizer.step(closure) == 4.0
     assert p.item() == pytest.approx(1.9, rel=1e-7)
+
+
+# --- Adamax -----------------------------------------------------------------------------------------
+
+
+def plain_adamax(
+    p: np.ndarray[Any, Any], grads: list[np.ndarray[Any, Any]], epsilon: float = 1e-8
+) -> np.ndarray[Any, Any]:
+    """The authors' Adamax, one line of maths a line."""
+    m, u = np.zeros_like(p), np.zeros_like(p)
+    for step, grad in enumerate(grads, start=1):
+        lr, beta1 = schedule(step)
+        m = beta1 * m + (1 - beta1) * grad
+        u = np.maximum(0.999 * u, np.abs(grad) + epsilon)
+        p = p - lr * m / u
+    return p
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-8])
+def test_adamax_against_the_plain_reference(size: float) -> None:
+    """50 steps with gradients far above ε = 1e-8 and about as large; then 50 of a falling lr and β1 = 0.5."""
+    params, grads = start(), gradients(size)
+    before = [p.detach().clone() for p in params]
+    optimizer = Adamax(params, lr=0.01)
+    for steps in (50, 100):
+        descend(params, optimizer, grads[steps - 50 : steps], first=steps - 49)
+        for i, (p, p_before) in enumerate(zip(params, before, strict=True)):
+            expected = plain_adamax(p_before.numpy(), [step[i].numpy() for step in grads[:steps]])
+            moved = np.abs(expected - p_before.numpy()).max()
+            assert moved > 1e-4
+            assert np.abs(p.detach().numpy() - expected).max() < 1e-12 * moved + 1e-15
+
+
+def test_the_first_steps_of_adamax_in_numbers() -> None:
+    """Of a constant gradient far above ε the first step is (1 − β1)·lr, the t-th (1 − β1ᵗ)·lr: no bias correction."""
+    p = nn.Parameter(torch.zeros((), dtype=torch.float64))
+    p.grad = torch.tensor(-3.0, dtype=torch.float64)
+    optimizer = Adamax([p], lr=0.1)
+    place = 0.0
+    for step in range(1, 6):
+        optimizer.step()
+        place += 0.1 * (1 - 0.9**step)
+        assert p.item() == pytest.approx(place, rel=1e-8)
+
+
+def test_adamax_is_torchs_without_its_bias_correction() -> None:
+    ours, theirs, before = start(), start(), start()
+    own, torchs = Adamax(ours, lr=0.01), torch.optim.Adamax(theirs, lr=0.01)
+    for step, now in enumerate(gradients(steps=50), start=1):
+        for p, q, grad in zip(ours, theirs, now, strict=True):
+            p.grad, q.grad = grad.clone(), grad.clone()
+        own.step()
+        torchs.param_groups[0]["lr"] = 0.01 * (1 - 0.9**step)
+        torchs.step()
+    for p, q, r in zip(ours, theirs, before, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+        assert (p - r).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_adamax_continues_from_a_file_bit_for_bit(dtype: torch.dtype) -> None:
+    grads = gradients()
+    whole = start(dtype)
+    descend(whole, Adamax(whole, lr=0.01), grads)
+
+    first = start(dtype)
+    optimizer = Adamax(first, lr=0.01)
+    descend(first, optimizer, grads[:60])
+    file = io.BytesIO()
+    torch.save({"params": first, "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    second = [nn.Parameter(p.detach().clone()) for p in loaded["params"]]
+    optimizer = Adamax(second, lr=9.0, beta1=0.1, beta2=0.2, epsilon=1.0)
+    optimizer.load_state_dict(loaded["optimizer"])
+    descend(second, optimizer, grads[60:], first=61)
+    for p, q, r in zip(second, whole, first, strict=True):
+        assert torch.equal(p, q) and p.dtype == dtype
+        assert not torch.equal(p, r)
+
+
+def test_adamax_leaves_parameters_without_a_gradient_alone() -> None:
+    params, before = start(), start()
+    optimizer = Adamax(params, lr=0.01)
+    optimizer.step()
+    assert not optimizer.state
+    params[1].grad = torch.ones_like(params[1])
+    params[2].grad = torch.zeros_like(params[2])  # a gradient of 0 is one: 0/ε, and not 0/0
+    optimizer.step()
+    assert set(optimizer.state) == {params[1], params[2]}
+    assert [torch.equal(p, q) for p, q in zip(params, before, strict=True)] == [True, False, True]
+
+
+def test_adamax_groups_and_settings() -> None:
+    """Each group with its own settings; the defaults are the authors'."""
+    a, b = (nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(2))
+    optimizer = Adamax([{"params": [a]}, {"params": [b], "lr": 0.2, "epsilon": 3.0}], lr=0.1)  # type: ignore[list-item]
+    settings = {k: optimizer.param_groups[0][k] for k in ("lr", "beta1", "beta2", "epsilon")}
+    assert settings == {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+    a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+    optimizer.step()
+    assert a[0].item() == pytest.approx(-0.1 * 0.1, rel=1e-7)
+    assert b[0].item() == pytest.approx(-0.2 * 0.1 / 4, rel=1e-9)
+
+
+def test_adamax_takes_a_closure() -> None:
+    p = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    optimizer = Adamax([p], lr=0.1)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = p**2
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == 4.0
+    assert p.item() == pytest.approx(1.99, rel=1e-7)
+
+
+# --- Polyak average ---------------------------------------------------------------------------------
+
+
+class Walk(nn.Module):
+    """A parameter and a buffer of two shapes that go where `step` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.full((4, 3), 1e6, dtype=torch.float64))
+        self.register_buffer("running", torch.full((5,), -1e6, dtype=torch.float64))
+
+    @torch.no_grad()
+    def step(self, draw: torch.Generator) -> list[np.ndarray[Any, Any]]:
+        for value in self.state_dict().values():
+            value.copy_(torch.randn(value.shape, generator=draw, dtype=torch.float64))
+        return [value.numpy().copy() for value in self.state_dict().values()]
+
+
+def averages(average: nn.Module) -> list[np.ndarray[Any, Any]]:
+    return [value.numpy() for name, value in average.state_dict().items() if name != "n_averaged"]
+
+
+def closed_form(history: list[list[np.ndarray[Any, Any]]], decay: float) -> list[np.ndarray[Any, Any]]:
+    """Σᵢ dᵗ⁻ⁱ·(1 − d)·wᵢ / (1 − dᵗ) of the w₁ … wₜ."""
+    t = len(history)
+    weights = [decay ** (t - i) * (1 - decay) / (1 - decay**t) for i in range(1, t + 1)]
+    assert sum(weights) == pytest.approx(1)
+    return [sum(weight * w for weight, w in zip(weights, kind, strict=True)) for kind in zip(*history, strict=True)]
+
+
+@pytest.mark.parametrize("updates", [1, 2, 7.5, 30, 6000])
+def test_the_polyak_average_is_its_closed_form(updates: float) -> None:
+    """At each of 60 updates, of parameters and buffers; what the model was before the first has no influence."""
+    model, draw = Walk(), torch.Generator().manual_seed(3)
+    average = polyak_average(model, updates)
+    history = []
+    for t in range(1, 61):
+        history.append(model.step(draw))
+        average.update_parameters(model)
+        for found, expected in zip(averages(average), closed_form(history, 1 - 1 / updates), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+            if t == 1:
+                assert (np.abs(found) < 10).all() and np.array_equal(found, expected)
+
+
+def test_the_first_average_is_the_first_weights() -> None:
+    for updates in (0.1, 1, 1000):
+        model = Walk()
+        average = polyak_average(model, updates)
+        (w, running) = model.step(torch.Generator().manual_seed(4))
+        average.update_parameters(model)
+        assert np.array_equal(average.module.w.detach(), w) and np.array_equal(average.module.running, running)
+
+
+def test_the_polyak_average_of_a_long_run_forgets() -> None:
+    """Weights that change once, u updates before the end, have left e⁻¹ of the old ones in an average over u."""
+    model, updates = Walk(), 50
+    average = polyak_average(model, updates)
+    for t in range(1000):
+        with torch.no_grad():
+            model.w.fill_(1.0 if t < 1000 - updates else 0.0)
+        average.update_parameters(model)
+    assert average.module.w[0, 0].item() == pytest.approx((1 - 1 / updates) ** updates, rel=1e-6)
+
+
+def test_running_statistics_are_averaged_and_the_mask_stays() -> None:
+    """A bn layer's running mean and variance, in float32 and channels_last; the model itself is left as it is."""
+    torch.manual_seed(0)
+    mask = torch.ones(4, 3, 3, 3)
+    mask[:, :, 2] = 0
+    layer: Any = Conv2d(3, 4, 3, "bn", mask=mask).to(memory_format=torch.channels_last)
+    average = polyak_average(layer, 3)
+    data_dependent_init(layer, torch.randn(8, 3, 6, 6))
+    history = []
+    for t in range(6):
+        layer(torch.randn(8, 3, 6, 6) * (t + 1) + t)
+        average.update_parameters(layer)
+        history.append([value.numpy().copy() for value in layer.state_dict().values()])
+    assert {"running_mean", "running_var", "v", "b", "gain"} == set(layer.state_dict())
+    names = [name.removeprefix("module.") for name in average.state_dict() if name != "n_averaged"]
+    for name, found, expected, last in zip(
+        names, averages(average), closed_form(history, 2 / 3), history[-1], strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        assert name not in ("running_mean", "running_var") or not np.allclose(found, last, rtol=0.01)
+    assert torch.equal(average.module.mask, mask)
+    assert all(
+        np.array_equal(value, last) for value, last in zip(layer.state_dict().values(), history[-1], strict=True)
+    )
+
+
+def test_the_polyak_average_continues_from_a_file_bit_for_bit() -> None:
+    def averaged(model: Walk, average: Any, draw: torch.Generator, count: int) -> list[np.ndarray[Any, Any]]:
+        for _ in range(count):
+            model.step(draw)
+            average.update_parameters(model)
+        return averages(average)
+
+    model, draw = Walk(), torch.Generator().manual_seed(5)
+    whole = averaged(model, polyak_average(model, 8), draw, 30)
+
+    draw.manual_seed(5)
+    first = polyak_average(model, 8)
+    averaged(model, first, draw, 13)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = polyak_average(Walk(), 8)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    for found, expected in zip(averaged(model, second, draw, 17), whole, strict=True):
+        assert np.array_equal(found, expected)
 
 
 # --- device and precision ---------------------------------------------------------------------------

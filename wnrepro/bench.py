@@ -26,8 +26,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from wnrepro.data import Images, Pixels
 from wnrepro.experiments.cifar import CLASSES, DROPOUT, SLOPE, Cifar
-from wnrepro.experiments.cvae import Cvae, MnistVae
-from wnrepro.parameterization import fold
+from wnrepro.experiments.cvae import (
+    AUTOREGRESSIVE,
+    RESIDUAL,
+    STATISTICS,
+    Cvae,
+    Made,
+    MnistVae,
+    autoregress,
+    log_normal,
+    sample_normal,
+)
 from wnrepro.runs import now, provenance, read_json, write_json
 from wnrepro.settings import PARAMS, CifarSettings, CvaeSettings, Settings
 from wnrepro.training import autocast
@@ -65,10 +74,7 @@ def endless(loader: DataLoader[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ..
 
 
 def plain_step(settings: Settings, device: torch.device) -> Step:
-    """One step of the loop that most people write: torch's layers, weight_norm, optimizer and DataLoader, contiguous.
-
-    The VAE's masks are not kept up there, which saves the plain loop some work.
-    """
+    """One step of the loop that most people write: torch's layers, weight_norm, optimizer and DataLoader."""
     return plain_cifar(settings, device) if isinstance(settings, CifarSettings) else plain_cvae(settings, device)
 
 
@@ -101,15 +107,84 @@ def plain_cifar(settings: CifarSettings, device: torch.device) -> Step:
     return step
 
 
+class PlainResidual(nn.Module):
+    """A residual unit as most people write it."""
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.conv1 = weight_norm(nn.Conv2d(maps, maps, 3, padding=1))
+        self.conv2 = weight_norm(nn.Conv2d(maps, maps, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + RESIDUAL * self.conv2(F.elu(self.conv1(F.elu(x))))
+
+
+class PlainMade(nn.Module):
+    """The autoregressive network in torch's layers, its weights masked at every step."""
+
+    def __init__(self, made: Made) -> None:
+        super().__init__()
+        self.masks = [layer.mask for layer in (*made.layers, made.out)]
+        self.layers = nn.ModuleList(weight_norm(nn.Linear(mask.shape[1], mask.shape[0])) for mask in self.masks)
+
+    def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.cat([z, context], 1)
+        for number, (layer, mask) in enumerate(zip(self.layers, self.masks, strict=True)):
+            w: Any = layer.weight
+            h = F.linear(F.elu(h) if number else h, w * mask, layer.bias)  # type: ignore[arg-type]
+        m, s = (AUTOREGRESSIVE * h).chunk(2, 1)
+        return m, s
+
+
+class PlainVae(nn.Module):
+    """MNIST's model in torch's layers; see `MnistVae`."""
+
+    def __init__(self, settings: CvaeSettings) -> None:
+        super().__init__()
+        (a, b, c), hidden, latents = settings.maps, settings.hidden or 0, settings.latents
+        first, second, third = settings.depths
+
+        def down(inputs: int, maps: int) -> list[nn.Module]:
+            return [nn.ELU(), weight_norm(nn.Conv2d(inputs, maps, 3, stride=2, padding=1))]
+
+        def up(inputs: int, maps: int) -> list[nn.Module]:
+            conv = nn.ConvTranspose2d(inputs, maps, 3, stride=2, padding=1, output_padding=1)
+            return [nn.ELU(), weight_norm(conv, dim=1)]
+
+        def units(maps: int, count: int) -> list[nn.Module]:
+            return [PlainResidual(maps) for _ in range(count)]
+
+        self.encoder = nn.Sequential(
+            *(weight_norm(nn.Conv2d(1, a, 3, padding=1)), *units(a, first)),
+            *(*down(a, b), *units(b, second), *down(b, c), *units(c, third)),
+            *(nn.ELU(), nn.Flatten(), weight_norm(nn.Linear(c * 49, hidden)), nn.ELU()),
+        )
+        self.statistics = weight_norm(nn.Linear(hidden, 2 * latents))
+        self.steps = nn.ModuleList(
+            PlainMade(Made(latents, hidden, settings.iaf_width, "normal", reverse=k % 2 == 1))
+            for k in range(settings.iaf_depth)
+        )
+        self.decoder = nn.Sequential(
+            *(weight_norm(nn.Linear(latents, hidden)), nn.ELU(), weight_norm(nn.Linear(hidden, c * 49))),
+            *(nn.Unflatten(1, (c, 7, 7)), *units(c, third), *up(c, b), *units(b, second)),
+            *(*up(b, a), *units(a, first), nn.ELU(), weight_norm(nn.Conv2d(a, 1, 3, padding=1))),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        context = self.encoder(x)
+        mean, log_std = (STATISTICS * self.statistics(context)).float().chunk(2, 1)
+        z, log_q = autoregress(self.steps, *sample_normal(mean, log_std), context)
+        logits = self.decoder(z).float()
+        loss = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((1, 2, 3))
+        return -loss, log_q - log_normal(z)
+
+
 def plain_cvae(settings: CvaeSettings, device: torch.device) -> Step:
     torch.manual_seed(settings.seed)
-    net = fold(MnistVae(dataclasses.replace(settings, param="normal"))).to(device)  # the same model in torch's layers
-    for module in list(net.modules()):
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            weight_norm(module, dim=1 if isinstance(module, nn.ConvTranspose2d) else 0)
+    net = PlainVae(settings).to(device)
     optimizer = torch.optim.Adamax(net.parameters(), lr=settings.lr)
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn())
-    dataset = TensorDataset(random_pixels(settings).train_x)
+    dataset = TensorDataset(random_pixels(settings).train_x.float())
     batches = endless(DataLoader(dataset, settings.batch_size, shuffle=True))
 
     def step() -> object:

@@ -90,7 +90,7 @@ def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
         values = [
             (name, text(changes[field.name]))
             for name in SCALE_NAMES
-            if field.name in (changes := scale_changes(experiment, name, dataset))
+            if (changes := scale_changes(experiment, name, dataset)).get(field.name) is not None
         ]
         at_paper = dict(values).pop("paper", text(field.default))
         others = [f"{name} {value}" for name, value in values if value != at_paper]
@@ -122,7 +122,8 @@ def run_command(experiment: str) -> Callable[..., None]:
             raise UserError(f"--scale {common['scale']}: unknown; give one of {', '.join(SCALE_NAMES)}")
         planned = [scale_settings(experiment, common["scale"], param, **changes) for param in params]
         if experiment == "cvae" and "binarization" not in changes:
-            planned = [with_binarization(settings, **common) for settings in planned]
+            changes["binarization"] = binarization(planned[0], **common)
+            planned = [scale_settings(experiment, common["scale"], param, **changes) for param in params]
         raise typer.Exit(run_all(experiment, planned, **common))
 
     parameters = []
@@ -160,20 +161,20 @@ for name in SETTINGS:
     app.command(name)(run_command(name))
 
 
-def with_binarization(settings: Any, *, data_dir: Path | None, quiet: bool, as_json: bool, **_: Any) -> Any:
-    """The settings with the binarization of MNIST whose files are there; none for other data."""
+def binarization(settings: Any, *, data_dir: Path | None, quiet: bool, as_json: bool, **_: Any) -> str | None:
+    """The binarization of MNIST whose files are there; none for other data."""
     from wnrepro import data
 
-    kind = None
-    if (settings.dataset, settings.data) == ("mnist", "real"):
-        kind = data.binarization_at_hand(data_dir)
-        if kind == "seeded" and not quiet and not as_json:
-            typer.echo(
-                f"Larochelle's binarized MNIST is not in {data.data_root(data_dir)}: MNIST is binarized by a fixed "
-                "seed, which moves the bound by 1 to 2 nats",
-                err=True,
-            )
-    return dataclasses.replace(settings, binarization=kind)
+    if (settings.dataset, settings.data) != ("mnist", "real"):
+        return None
+    kind = data.binarization_at_hand(data_dir)
+    if kind == "seeded" and not quiet and not as_json:
+        typer.echo(
+            f"Larochelle's binarized MNIST is not in {data.data_root(data_dir)}: MNIST is binarized by a fixed seed, "
+            "which moves the bound by 1 to 2 nats",
+            err=True,
+        )
+    return kind
 
 
 def results_folder(results: Path, must_exist: bool = False) -> None:
@@ -309,6 +310,8 @@ def sample(
     if not hasattr(kind, "pictures"):
         raise UserError(f"{run}: a run of {there.experiment}, which generates no images; give one of cvae")
     kind.check(there.settings, data_dir, where)
+    if there.finished() == "diverged":
+        raise UserError(f"{run}: the run diverged, its model has no images to show; give another")
     with there:
         trained = kind.load(there.settings, data_dir, where)
         there.restore(trained)

@@ -410,17 +410,19 @@ class Run:
 
 def open_run(folder: Path) -> Run:
     """The run that lives in this directory. Raises UserError where none of this version does."""
-    folder = folder.absolute()
-    content = read_json(folder / "config.json")
+    folder = folder.resolve()
+    path = folder / "config.json"
+    content = read_json(path) if folder.is_dir() else None
     if content is None:
         raise UserError(f"{folder}: holds no run (no config.json); give a directory …/<variant>/seed-<n>")
     try:
         experiment, scale, values = content["experiment"], content["scale"], content["settings"]
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         run = Run(folder.parents[3], experiment, scale, scale_settings(experiment, scale, **values))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError(f"{folder}/config.json: not of a run of this version ({error}); train it again") from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, UserError) as error:
+        raise UserError(f"{path}: not of a run of this version ({error}); train it again") from error
     if run.folder != folder:
         raise UserError(f"{folder}: its settings belong to {run.folder}; move it there")
-    run.record()
+    if run.config["hash"] != content.get("hash"):
+        raise UserError(f"{path}: its settings are not those of a run of this version; train it again")
     return run

@@ -161,8 +161,8 @@ class Residual(nn.Module):
         self.conv2 = Conv2d(maps, maps, 3, param, padding=1, **options)
 
     def forward(self, x: Tensor) -> Tensor:
-        branch: Tensor = self.conv2(F.elu(self.conv1(F.elu(x))))
-        return x + RESIDUAL * branch
+        branch: Tensor = self.conv2(F.elu(self.conv1(F.elu(x)), inplace=True))
+        return torch.add(x, branch, alpha=RESIDUAL)
 
 
 class MnistVae(nn.Module):
@@ -188,16 +188,16 @@ class MnistVae(nn.Module):
         self.encoder = nn.Sequential(
             Conv2d(1, s.maps[0], 3, param, padding=1, **options),
             *units(0),
-            nn.ELU(),
+            nn.ELU(inplace=True),
             Conv2d(s.maps[0], s.maps[1], 3, param, stride=2, padding=1, **options),
             *units(1),
-            nn.ELU(),
+            nn.ELU(inplace=True),
             Conv2d(s.maps[1], s.maps[2], 3, param, stride=2, padding=1, **options),
             *units(2),
-            nn.ELU(),
+            nn.ELU(inplace=True),
             nn.Flatten(),
             Linear(top, s.hidden, param, **options),
-            nn.ELU(),
+            nn.ELU(inplace=True),
         )
         self.statistics = Linear(s.hidden, 2 * s.latents, param, **options)
         self.steps = nn.ModuleList(
@@ -206,17 +206,17 @@ class MnistVae(nn.Module):
         upsampling: dict[str, Any] = {"stride": 2, "padding": 1, "output_padding": 1, **options}
         self.decoder = nn.Sequential(
             Linear(s.latents, s.hidden, param, **options),
-            nn.ELU(),
+            nn.ELU(inplace=True),
             Linear(s.hidden, top, param, **options),
             nn.Unflatten(1, (s.maps[2], 7, 7)),
             *units(2),
-            nn.ELU(),
+            nn.ELU(inplace=True),
             ConvTranspose2d(s.maps[2], s.maps[1], 3, param, **upsampling),
             *units(1),
-            nn.ELU(),
+            nn.ELU(inplace=True),
             ConvTranspose2d(s.maps[1], s.maps[0], 3, param, **upsampling),
             *units(0),
-            nn.ELU(),
+            nn.ELU(inplace=True),
             Conv2d(s.maps[0], 1, 3, param, padding=1, **options),
         )
 
@@ -414,6 +414,8 @@ class Cvae:
                 raise UserError(
                     f"--{name.replace('_', '-')} {getattr(s, name)}: {s.dataset} ({s.data}) has {size}; give fewer"
                 )
+        if s.data == "bundled" and s.binarization is not None:
+            raise UserError(f"--binarization {s.binarization}: the bundled images are binary already; leave it out")
         data.require_pixels(s.dataset, s.data, s.binarization, data_dir)
 
     @classmethod
@@ -539,7 +541,7 @@ class Cvae:
     @torch.no_grad()
     def pictures(self, count: int, seed: int) -> dict[str, Tensor]:
         """By name: `samples` (count, C, H, W), and `reconstructions` (count, C, H, 2·W), test images each beside its
-        reconstruction; values in 0..1, by the averaged parameters.
+        reconstruction (no more than there are); values in 0..1, by the averaged parameters.
         """
         net: Any = self.average.module.eval()
         x = self.batch(self.test_x, slice(0, count))
