@@ -38,11 +38,49 @@ class Epoch:
     diverged: str = ""
 
 
-class Adam(torch.optim.Optimizer):
+class MomentOptimizer(torch.optim.Optimizer):
+    """What Adam and Adamax share: two moments a parameter, and a `step` that hands them to `update`."""
+
+    moments: tuple[str, str]
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {name: torch.zeros_like(p) for name in self.moments}
+            first, second = ([self.state[p][name] for p in params] for name in self.moments)
+            self.update(group, params, [p.grad for p in params if p.grad is not None], first, second)
+        return loss
+
+    def update(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        first: list[Tensor],
+        second: list[Tensor],
+    ) -> None:
+        """Change the group's parameters and moments in place."""
+        raise TypeError(f"{type(self).__name__} is no optimizer by itself: use Adam or Adamax")
+
+
+class Adam(MomentOptimizer):
     """Adam with ε inside the root (authors' code): p ← p − lr·m̂/√(v̂ + ε).
 
     The bias corrections 1 − β1ᵗ, 1 − β2ᵗ use the β of the step, also after β1 has changed.
     """
+
+    moments = ("m", "v")
 
     def __init__(
         self,
@@ -54,41 +92,32 @@ class Adam(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "epsilon": epsilon, "step": 0})
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of every parameter that has a gradient."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            for p in params:
-                if not self.state[p]:
-                    self.state[p] = {"m": torch.zeros_like(p), "v": torch.zeros_like(p)}
-            grads = [p.grad for p in params if p.grad is not None]
-            m = [self.state[p]["m"] for p in params]
-            v = [self.state[p]["v"] for p in params]
-            group["step"] += 1
-            beta1, beta2 = group["beta1"], group["beta2"]
-            torch._foreach_lerp_(m, grads, 1 - beta1)
-            torch._foreach_mul_(v, beta2)
-            torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
-            root = torch._foreach_div(v, 1 - beta2 ** group["step"])
-            torch._foreach_add_(root, group["epsilon"])
-            torch._foreach_sqrt_(root)
-            torch._foreach_addcdiv_(params, m, root, -group["lr"] / (1 - beta1 ** group["step"]))
-        return loss
+    def update(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        first: list[Tensor],
+        second: list[Tensor],
+    ) -> None:
+        group["step"] += 1
+        beta1, beta2 = group["beta1"], group["beta2"]
+        torch._foreach_lerp_(first, grads, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
+        root = torch._foreach_div(second, 1 - beta2 ** group["step"])
+        torch._foreach_add_(root, group["epsilon"])
+        torch._foreach_sqrt_(root)
+        torch._foreach_addcdiv_(params, first, root, -group["lr"] / (1 - beta1 ** group["step"]))
 
 
-class Adamax(torch.optim.Optimizer):
+class Adamax(MomentOptimizer):
     """Adamax without bias correction (authors' code): m ← β1·m + (1−β1)·∇, u ← max(β2·u, |∇| + ε), p ← p − lr·m/u.
 
     torch's divides lr by 1 − β1ᵗ.
     """
+
+    moments = ("m", "u")
 
     def __init__(
         self,
@@ -100,31 +129,20 @@ class Adamax(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "epsilon": epsilon})
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of every parameter that has a gradient."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            for p in params:
-                if not self.state[p]:
-                    self.state[p] = {"m": torch.zeros_like(p), "u": torch.zeros_like(p)}
-            grads = [p.grad for p in params if p.grad is not None]
-            m = [self.state[p]["m"] for p in params]
-            u = [self.state[p]["u"] for p in params]
-            torch._foreach_lerp_(m, grads, 1 - group["beta1"])
-            size = torch._foreach_abs(grads)
-            torch._foreach_add_(size, group["epsilon"])
-            torch._foreach_mul_(u, group["beta2"])
-            torch._foreach_maximum_(u, size)
-            torch._foreach_addcdiv_(params, m, u, -group["lr"])
-        return loss
+    def update(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        first: list[Tensor],
+        second: list[Tensor],
+    ) -> None:
+        torch._foreach_lerp_(first, grads, 1 - group["beta1"])
+        size = torch._foreach_abs(grads)
+        torch._foreach_add_(size, group["epsilon"])
+        torch._foreach_mul_(second, group["beta2"])
+        torch._foreach_maximum_(second, size)
+        torch._foreach_addcdiv_(params, first, second, -group["lr"])
 
 
 def polyak_average(model: nn.Module, updates: float) -> AveragedModel:
