@@ -280,13 +280,20 @@ class Run:
         """run.json, or None before the run has begun. Raises UserError if another configuration is there."""
         there = read_json(self.folder / "config.json")
         if there is not None and there.get("hash") != self.config["hash"]:
-            old, new = there.get("settings", {}), self.config["settings"]
-            keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
             raise UserError(
-                f"{self.folder}: holds a run with other settings ({', '.join(keys) or 'hash'}); move it away, "
+                f"{self.folder}: holds a run with other settings ({self.differing(there)}); move it away, "
                 "give another --results, or start over with --fresh"
             )
         return read_json(self.folder / "run.json") if there is not None else None
+
+    def differing(self, there: dict[str, Any]) -> str:
+        """The names of the settings in which this content of a config.json differs from the run's."""
+        old, new = there.get("settings", {}), self.config["settings"]
+        missing = object()
+        return (
+            ", ".join(k for k in sorted(old.keys() | new.keys()) if old.get(k, missing) != new.get(k, missing))
+            or "hash"
+        )
 
     def finished(self) -> str | None:
         """`done` or `diverged` where the run has ended so, else None."""
@@ -424,5 +431,7 @@ def open_run(folder: Path) -> Run:
     if run.folder != folder:
         raise UserError(f"{folder}: its settings belong to {run.folder}; move it there")
     if run.config["hash"] != content.get("hash"):
-        raise UserError(f"{path}: its settings are not those of a run of this version; train it again")
+        raise UserError(
+            f"{path}: its settings are not those of a run of this version ({run.differing(content)}); train it again"
+        )
     return run
