@@ -206,6 +206,52 @@ def test_the_f_test_is_scipys() -> None:
         assert verdicts.better_bound([([-84.1, -84.0, -83.9], normal, 100)]) == expected
 
 
+@pytest.mark.parametrize(
+    ("bounds", "target", "expected"),
+    [
+        ([-90.0, -80.0], -95.0, 1.0),  # not before epoch 1
+        ([-100.0, -90.0, -80.0], -82.5, 2.75),
+        ([-100.0, -90.0, -80.0], -80.0, 3.0),
+        ([-100.0, -80.0, -90.0, -70.0], -85.0, 1.75),  # the first time
+        ([-100.0, -90.0], -89.0, inf),
+        ([], -90.0, inf),
+    ],
+)
+def test_reached(bounds: list[float], target: float, expected: float) -> None:
+    assert verdicts.reached(bounds, target) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        ([], NOT_RUN),
+        ([(71.0, 100), (90.0, 100)], REPRODUCED),
+        ([(1.0, 5), (4.5, 5)], REPRODUCED),
+        ([(71.0, 100), (90.1, 100)], INCONCLUSIVE),  # too little
+        ([(71.0, 100), (100.0, 100)], INCONCLUSIVE),  # no earlier, but reached
+        ([(100.0, 100), (100.0, 100)], INCONCLUSIVE),
+        ([(71.0, 100), (inf, 100)], INCONCLUSIVE),
+        ([(inf, 100), (inf, 100)], NOT_REPRODUCED),
+        ([(inf, 100), (inf, 100), (99.0, 100)], INCONCLUSIVE),
+        ([(71.0, 100)], INCONCLUSIVE),  # one seed
+        ([(inf, 100)], INCONCLUSIVE),
+        ([(1.0, 4), (1.0, 4)], INCONCLUSIVE),  # four epochs
+        ([(71.0, 100), (1.0, 4)], INCONCLUSIVE),
+        ([(71.0, 100), (71.0, 100), (inf, 4)], REPRODUCED),
+        ([(nan, 100), (nan, 100)], INCONCLUSIVE),  # both diverge
+        ([(71.0, 100), (71.0, 100), (nan, 100)], REPRODUCED),
+        ([(inf, 100), (inf, 100), (nan, 100)], NOT_REPRODUCED),
+        ([(71.0, 100), (nan, 100)], INCONCLUSIVE),
+    ],
+)
+def test_earlier(seeds: list[tuple[float, int]], expected: str) -> None:
+    assert verdicts.earlier(seeds) == expected
+
+
+def test_others_bounds_of_draw() -> None:
+    assert [bound for _, bound in paper.DRAW_MNIST.values()] == [-90.5, -83.0, -80.97]
+
+
 HELPED, HURT, SAME_ERROR = (-83.0, -84.0, 400), (-85.0, -84.0, 400), ([0.01, 0.0, -0.01], 200)
 
 

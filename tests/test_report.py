@@ -33,6 +33,7 @@ def made_up_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SCALES["cifar"], "short", short | {"train_examples": 5000, "test_examples": 2000})
     of_cifar10 = SCALES["cvae"]["paper"]["cifar10"] | {"epochs": 6, "train_examples": 5000, "maps": (32,)}
     monkeypatch.setitem(SCALES["cvae"], "short", {"mnist": {"epochs": 120}, "cifar10": of_cifar10})
+    monkeypatch.setitem(SCALES["draw"], "short", {"epochs": 10, "time_steps": 4})
 
 
 def write_csv(path: Path, columns: str, rows: list[list[Any]]) -> None:
@@ -73,6 +74,7 @@ def make_run(
     write_csv(folder / "metrics.csv", "epoch,seconds,train_error,test_error,train_loss,test_loss,lr", rows)
 
     make_layers(folder, lr, logged)
+    make_init(folder)
     if param in ("bn", "wn+mobn"):
         middle = {"bn": 2.0, "wn+mobn": -0.1}[param]
         noise = [
@@ -119,8 +121,44 @@ def make_vae(
         rows[-1][2:] = ["nan", "-inf", "nan", "inf", "nan", "inf"][: len(rows[-1]) - 2]
     write_csv(folder / "metrics.csv", ",".join(METRICS["cvae", dataset]), rows)
     make_layers(folder, lr, logged)
+    make_init(folder)
     facts = {"data": "binarized by Larochelle", "init_loss": 543.2 + 1e-5 * seed, **(facts or {})}
     make_record(folder, config, status, logged, facts, record)
+    return folder
+
+
+def make_draw(
+    results: Path,
+    param: str = "wn",
+    lr: float = 0.0003,
+    seed: int = 1,
+    scale: str = "short",
+    status: str = "done",
+    logged: int | None = None,
+    bound: float = -80.0,
+    speed: float = 1.0,
+    kl: float = 8.0,
+    **changed: Any,
+) -> Path:
+    """A made-up run of DRAW: its bound after n epochs is `bound` − 120 / (speed · n), its KL at step t kl / t + n."""
+    settings = {**scale_defaults("draw", scale), "param": param, "lr": lr, "seed": seed, **changed}
+    variant = "_".join([f"{param}_lr{lr}", *(f"{name}-{value}" for name, value in changed.items())])
+    folder = results / scale / "draw" / variant / f"seed-{seed}"
+    config = make_config(folder, "draw", scale, settings)
+    logged = settings["epochs"] if logged is None else logged
+    rows: list[list[Any]] = []
+    for epoch in range(1, logged + 1):
+        test = bound - 120 / (speed * epoch)
+        rows.append([epoch, 60.5, test + 0.5, test, test + 20, 20.0, 3.5])
+    if status == "diverged" and rows:
+        rows[-1][2:] = ["nan"] * 5
+    write_csv(folder / "metrics.csv", ",".join(METRICS["draw", None]), rows)
+    steps = range(1, settings["time_steps"] + 1)
+    kls = [[epoch, step, kl / step + epoch] for epoch in range(1, logged + 1) for step in steps]
+    write_csv(folder / "kl_steps.csv", "epoch,time_step,kl_nats", kls)
+    make_layers(folder, lr, logged)
+    facts = {"data": "binarized by Larochelle", "start_bound_nats": -543.5}
+    make_record(folder, config, status, logged, facts, None)
     return folder
 
 
@@ -146,6 +184,9 @@ def make_layers(folder: Path, lr: float, logged: int) -> None:
         "epoch,layer,v_norm_mean,v_norm_min,v_norm_max,g_mean,g_min,g_max",
         norms,
     )
+
+
+def make_init(folder: Path) -> None:
     init = [[0, name, 1e-6, 0.9999, 1.0001] for name in LAYERS]
     write_csv(folder / "init.csv", "epoch,layer,mean_abs_max,variance_min,variance_max", init)
 
@@ -189,7 +230,7 @@ def make_bench(results: Path, bn: float = 1.08, wn: float = 1.0, name: str = "cp
         {"rounds": 20, "ratios": ratios},
         {"rounds": 20, "ratios": {"bn / normal": ratios["bn / normal"]}},
     )
-    bench = {"device_name": f"AMD EPYC ({name})", "cifar": of_cifar, "cvae": of_cvae}
+    bench = {"device_name": f"AMD EPYC ({name})", "cifar": of_cifar, "cvae": of_cvae, "draw": of_cvae}
     (results / "bench" / f"{name}.json").write_text(json.dumps(bench))
 
 
@@ -217,6 +258,16 @@ def make_vaes(results: Path, scale: str = "short", datasets: tuple[str, ...] = (
             make_vae(results, "normal", dataset, seed=seed, scale=scale, bound=middle - 2 + 12 * offset)
         make_vae(results, "bn", dataset, scale=scale, status="running", logged=3, bound=middle - 1)
         make_vae(results, "wn+mobn", dataset, scale=scale, status="diverged", logged=4, bound=middle - 3)
+
+
+def make_draws(results: Path, scale: str = "short") -> None:
+    """Three seeds of wn and normal, bn that fails to learn in two, a diverged wn+mobn."""
+    for seed, offset in ((1, 0.0), (2, 0.1), (3, -0.1)):
+        make_draw(results, "wn", seed=seed, scale=scale, bound=-80 + offset, speed=1.25)
+        make_draw(results, "normal", seed=seed, scale=scale, bound=-80 + offset)
+    for seed in (1, 2):
+        make_draw(results, "bn", seed=seed, scale=scale, bound=-200.0, kl=800.0)
+    make_draw(results, "wn+mobn", scale=scale, status="diverged", logged=4)
 
 
 @pytest.fixture
@@ -336,6 +387,41 @@ def test_report_of_the_vaes_alone_is_the_same_twice(tmp_path: Path) -> None:
     assert check(tmp_path, "short") == []
 
 
+def test_report_of_draw_alone_is_the_same_twice(tmp_path: Path) -> None:
+    make_draws(tmp_path)
+    make_draw(tmp_path, epochs=3, seed=4, status="running", logged=2)
+    make_bench(tmp_path)
+    path = write_report(tmp_path, "short")
+    first = snapshot(tmp_path)
+    write_report(tmp_path, "short")
+    assert snapshot(tmp_path) == first
+    text = path.read_text()
+    assert {file.stem for file in (tmp_path / "short" / "figures").iterdir()} == {"figure3", "kl_steps", "step_time"}
+    for name in ("figure3", "kl_steps"):
+        assert f"](figures/{name}.png)\n\n*DRAW's " in text
+        assert first[f"short/figures/{name}.png"].startswith(b"\x89PNG")
+    tables = {file.name for file in (tmp_path / "short" / "tables").iterdir()}
+    assert tables == {"claims.csv", "draw_bounds.csv", "step_time.csv", "settings.csv", "runs.csv"}
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings[1:] == ["## Claims", "## Figure 3: DRAW", "## Step time", "## Settings", "### draw", "## Runs"]
+    c10 = next(line for line in text.splitlines() if line.startswith("| C10 |"))
+    assert "| **reproduced** | scale short; 3 seeds, 6 runs; AMD EPYC, 2 threads |" in c10
+    assert "[figure 3](figures/figure3.png)" in c10
+    # −89.6 ± 4.3027 · 0.1 / √3
+    assert "| wn_lr0.0003 |  | 10 | 3 | −89.60 | −89.85 to −89.35 | 20.00 | −69.60 |  | binarized by Lar" in text
+    assert "| bn_lr0.0003 |  | 10 | 2 | −212.00 | −212.00 to −212.00 | 20.00 | −192.00 |  |" in text
+    assert "| wn+mobn_lr0.0003 |  | 10 | 0 | – | – | – | – | seed 1: diverged, epoch 4 of 10 |" in text
+    assert "| wn_lr0.0003_epochs-3 | epochs = 3 | 3 | 0 | – | – | – | – | seed 4: epoch 2 of 3 |" in text
+    assert "| jbornschein/draw, a user's run |  | 100 |  | −90.5 |" in text
+    assert "| Gregor et al. (2015) |  |  |  | −80.97 |" in text
+    assert "At scale `short` our rows cannot be compared with them" in text
+    assert "| draw | wn_lr0.0003 | 1 | done | 10 of 10 | test bound −89.60 nats |" in text
+    assert "| draw | AMD EPYC (cpu) | bn / normal | 1.080 | 1.070 to 1.090 | 20 |" in text
+    assert "| time_steps | 64 | 4 |" in text
+    assert "nan" not in text and "inf " not in text
+    assert check(tmp_path, "short") == []
+
+
 @pytest.mark.usefixtures("text_only")
 def test_report_of_both_experiments(tmp_path: Path) -> None:
     make_run(tmp_path)
@@ -410,6 +496,50 @@ def test_figures_of_diverged_and_hardly_begun_vaes(tmp_path: Path) -> None:
         lines[5] = "5,7.5,nan,nan,inf,1,1"
         path.write_text("\n".join(lines) + "\n")
     assert set(figures.draw(load(tmp_path, "short"))) == {"figure2", "bound_raw"}
+
+
+def test_figures_of_draw(tmp_path: Path) -> None:
+    make_draws(tmp_path)
+    make_draw(tmp_path, "wn", seed=4, epochs=5, kl=4.0)
+    with matplotlib.rc_context(figures.STYLE):
+        results = load(tmp_path, "short").of("draw")
+        figure = figures.figure3(results)
+        assert figure is not None
+        (axes,) = figure.axes
+        low, high = axes.get_ylim()
+        assert -150 < low < -140.1 and -89.5 < high < -85  # from normal's second epoch on; not bn's −212
+        assert axes.get_title() == "MNIST" and axes.get_ylabel() == "test bound (nats)"
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+            "normal (n = 3)",
+            "batch norm. (n = 2)",
+            "weight norm. (n = 4)",
+            "weight norm. + mean-only b.n. (n = 0)",
+            "diverged",
+            "ends below",
+        ]
+        steps = figures.kl_steps(results)
+        assert steps is not None
+        (axes,) = steps.axes
+        assert axes.get_title() == "MNIST, after epoch 5"  # the last that all have
+        (mean,) = [line for line in axes.lines if line.get_label() == "weight norm. (n = 4)"]
+        assert list(mean.get_xdata()) == [1, 2, 3, 4]
+        assert list(mean.get_ydata()) == pytest.approx([7 / step + 5 for step in (1, 2, 3, 4)])
+        assert axes.get_ylim()[1] == pytest.approx(1.06 * 2 * 13)  # not bn's 805
+
+        make_draw(tmp_path, "wn+mobn", seed=2, bound=-70.0)  # better than what the paper shows
+        best = figures.figure3(load(tmp_path, "short").of("draw"))
+        assert best is not None
+        assert best.axes[0].get_ylim()[0] == low and best.axes[0].get_ylim()[1] > -82
+
+
+def test_figures_of_a_draw_whose_test_has_no_number(tmp_path: Path) -> None:
+    folder = make_draw(tmp_path, "bn")
+    edit(folder / "kl_steps.csv", "10,1,18.0", "10,1,inf")
+    edit(folder / "kl_steps.csv", "10,2,14.0", "10,2,nan")
+    edit(folder / "metrics.csv", "10,60.5,-91.5,-92.0", "10,60.5,-91.5,nan")
+    make_draw(tmp_path, "wn", status="running", logged=0)
+    make_draw(tmp_path, "normal", status="diverged", logged=1)
+    assert set(figures.draw(load(tmp_path, "short"))) == {"figure3", "kl_steps"}
 
 
 @pytest.mark.usefixtures("text_only")
@@ -549,6 +679,39 @@ def test_a_malformed_file_of_a_vae_is_named(tmp_path: Path, name: str, content: 
     assert str(folder / name) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("metrics.csv", "epoch,seconds,train_bound_nats\n1,7.5,-90\n", "not one column test_bound_nats"),
+        ("kl_steps.csv", "epoch,time_step\n1,1\n", "not one column kl_nats"),
+        ("kl_steps.csv", "epoch,time_step,kl_nats\n1,1,x\n", "could not convert"),
+        ("kl_steps.csv", "epoch,time_step,kl_nats\n1,1,2\n1,3,2\n", "not the time steps 1 to 4"),
+        ("kl_steps.csv", "epoch,time_step,kl_nats\n2,1,2\n", "epochs 1, 2, 3, …"),
+    ],
+)
+def test_a_malformed_file_of_draw_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+    folder = make_draw(tmp_path)
+    (folder / name).write_text(content)
+    with pytest.raises(UserError, match=said) as error:
+        load(tmp_path, "short")
+    assert str(folder / name) in str(error.value)
+
+
+def test_an_epoch_of_kl_steps_cut_short_is_left_out(tmp_path: Path) -> None:
+    folder = make_draw(tmp_path, status="running", logged=3)
+    with (folder / "kl_steps.csv").open("a") as file:
+        file.write("4,1,9.0\n4,2,5.")
+    (run,) = load(tmp_path, "short").runs
+    assert len(run.kl_steps) == 3 * 4 and run.kl_steps["epoch"].max() == 3
+
+
+def test_a_draw_needs_its_number_of_time_steps(tmp_path: Path) -> None:
+    folder = make_draw(tmp_path)
+    edit(folder / "config.json", '"time_steps": 4', '"time_steps": 0')
+    with pytest.raises(UserError, match=r"config\.json is malformed \(lr, epochs, time_steps must be above 0\)"):
+        load(tmp_path, "short")
+
+
 def test_a_vae_of_cifar10_needs_its_bits(tmp_path: Path) -> None:
     folder = make_vae(tmp_path, dataset="cifar10")
     edit(folder / "metrics.csv", "test_bits_per_dim", "bits")
@@ -653,7 +816,7 @@ def test_verdicts_on_a_good_reproduction(tmp_path: Path) -> None:
     assert {claim: finding.verdict for claim, finding in found.items()} == {
         **dict.fromkeys(("C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C13", "C14"), paper.REPRODUCED),
         "C15": paper.INCONCLUSIVE,
-        **dict.fromkeys(("C9", "C16"), paper.NOT_RUN),
+        **dict.fromkeys(("C9", "C10", "C16"), paper.NOT_RUN),
     }
     assert found["C4"].n == "3 seeds, 12 runs"
     assert found["C7"].n == "20 paired rounds"
@@ -841,6 +1004,80 @@ def test_c9_never_averages_a_diverged_run(tmp_path: Path) -> None:
     finding = FINDERS["C9"](load(tmp_path, "short"))
     assert finding.verdict == paper.NOT_REPRODUCED
     assert "diverged against −84.00" in finding.measured
+
+
+def test_c10_reproduced_in_every_seed(tmp_path: Path) -> None:
+    make_draws(tmp_path)
+    finding = FINDERS["C10"](load(tmp_path, "short"))
+    assert finding.verdict == paper.REPRODUCED
+    assert finding.measured == (
+        "test bound of wn, "
+        "seed 1: reaches normal's −92.00 nats of epoch 10 at epoch 8.0 (2.0 epochs, 20.0 % earlier); "
+        "seed 2: reaches normal's −91.90 nats of epoch 10 at epoch 8.0 (2.0 epochs, 20.0 % earlier); "
+        "seed 3: reaches normal's −92.10 nats of epoch 10 at epoch 8.0 (2.0 epochs, 20.0 % earlier)"
+    )
+    assert (finding.n, finding.devices) == ("3 seeds, 6 runs", "AMD EPYC, 2 threads")
+    make_draw(tmp_path, "wn", seed=4, speed=1.05)
+    make_draw(tmp_path, "normal", seed=4)
+    assert verdict(tmp_path, "C10") == paper.INCONCLUSIVE  # too little in one of four
+
+
+def test_c10_not_reproduced_where_wn_never_gets_there(tmp_path: Path) -> None:
+    make_draw(tmp_path, "normal")
+    make_draw(tmp_path, "wn", speed=0.8)
+    finding = FINDERS["C10"](load(tmp_path, "short"))
+    assert finding.verdict == paper.INCONCLUSIVE  # one seed
+    assert finding.measured == "test bound of wn, seed 1: not reached: −95.00 against −92.00 of epoch 10"
+    make_draw(tmp_path, "normal", seed=2)
+    make_draw(tmp_path, "wn", seed=2, speed=2.0, status="diverged", logged=9)  # after it had got there
+    finding = FINDERS["C10"](load(tmp_path, "short"))
+    assert finding.verdict == paper.NOT_REPRODUCED
+    assert "seed 2: not reached: diverged against −92.00 of epoch 10" in finding.measured
+
+
+def test_c10_of_runs_that_diverge(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        make_draw(tmp_path, "wn", seed=seed, status="diverged", logged=3)
+        make_draw(tmp_path, "normal", seed=seed, status="diverged", logged=2)
+    finding = FINDERS["C10"](load(tmp_path, "short"))
+    assert (finding.verdict, finding.n) == (paper.INCONCLUSIVE, "0 seeds, 0 runs")
+    assert finding.measured == "test bound of wn, seed 1: both diverged; seed 2: both diverged"
+    for seed in (3, 4):
+        make_draw(tmp_path, "wn", seed=seed, speed=0.5)
+        make_draw(tmp_path, "normal", seed=seed, status="diverged", logged=2)
+    finding = FINDERS["C10"](load(tmp_path, "short"))
+    assert (finding.verdict, finding.n) == (paper.REPRODUCED, "2 seeds, 4 runs")
+    assert "seed 4: normal diverged" in finding.measured
+
+
+def test_c10_compares_over_the_epochs_that_both_share(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        make_draw(tmp_path, "normal", seed=seed, epochs=20)
+        make_draw(tmp_path, "wn", seed=seed, speed=1.25, status="running", logged=4)
+    finding = FINDERS["C10"](load(tmp_path, "short"))
+    assert finding.verdict == paper.INCONCLUSIVE
+    assert "seed 2: only 4 shared epochs" in finding.measured
+    for seed in (1, 2):
+        make_draw(tmp_path, "wn", seed=seed, speed=1.25, epochs=30, status="running", logged=5)
+    finding = FINDERS["C10"](load(tmp_path, "short"))
+    assert finding.verdict == paper.REPRODUCED
+    assert "−104.00 nats of epoch 5 at epoch 4.0 (1.0 epochs, 20.0 % earlier)" in finding.measured
+    for seed in (1, 2):  # what wn reaches later is no matter
+        make_draw(tmp_path / "later", "normal", seed=seed, status="running", logged=5)
+        make_draw(tmp_path / "later", "wn", seed=seed, speed=0.8)
+    finding = FINDERS["C10"](load(tmp_path / "later", "short"))
+    assert finding.verdict == paper.NOT_REPRODUCED
+    assert "not reached: −110.00 against −104.00 of epoch 5" in finding.measured
+
+
+def test_c10_of_other_rates_or_settings_is_not_run(tmp_path: Path) -> None:
+    for param in ("wn", "normal"):
+        make_draw(tmp_path, param, lr=0.001)
+        make_draw(tmp_path, param, time_steps=8)
+    make_draw(tmp_path, "wn")
+    make_draw(tmp_path, "normal", seed=2)
+    make_pairs(tmp_path, [-84.0], [-85.0])
+    assert verdict(tmp_path, "C10") == paper.NOT_RUN
 
 
 def make_bounded(results: Path, bounds: list[float], **how: Any) -> None:

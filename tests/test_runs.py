@@ -517,6 +517,34 @@ def test_pictures_are_grids_with_a_border(finished, shape, count):
     assert torch.equal(shown[:, :2].unique(), shown[:, :, :2].unique()) and 0.4 < shown[0, 0, 0] < 0.6
 
 
+def test_pictures_of_several_times_are_an_animation(finished):
+    """Frames as the grids of PNG: grey levels and a red outline to within rounding, the last frame longer."""
+    times, count, high = 4, 5, 28
+    frames = torch.rand(times, count, 1, high, high, generator=torch.Generator().manual_seed(8)).repeat(1, 1, 3, 1, 1)
+    for time_step in range(times):
+        frames[time_step, :, :, time_step, :] = torch.tensor([1.0, 0.0, 0.0])[:, None]
+    (path,) = finished.write_pictures({"drawing": frames})
+    assert path == finished.folder / "drawing.gif" and not list(finished.folder.glob("*.part"))
+    shown = []
+    with Image.open(path) as picture:
+        assert picture.format == "GIF" and picture.n_frames == times and picture.info["loop"] == 0
+        for time_step in range(times):
+            picture.seek(time_step)
+            shown.append(picture.info["duration"])
+            frame = np.array(picture.convert("RGB")).astype(int)
+            (still,) = finished.write_pictures({"still": frames[time_step]})
+            with Image.open(still) as grid:
+                expected = np.array(grid).astype(int)
+            red = (expected == (255, 0, 0)).all(2)
+            assert red.sum() == count * high and (frame[red] == (255, 0, 0)).all()
+            assert abs(frame - expected).max() <= 1
+    assert shown == [100, 100, 100, 2000]
+    one, alike = finished.write_pictures({"one": frames[:1], "alike": frames[:1].repeat(5, 1, 1, 1, 1)})
+    for path, milliseconds in ((one, 2000), (alike, 2400)):
+        with Image.open(path) as picture:
+            assert (picture.n_frames, picture.info["duration"]) == (1, milliseconds)
+
+
 def test_pictures_are_written_whole(finished, monkeypatch):
     pictures = {name: torch.rand(4, 1, 28, 28) for name in ("samples", "reconstructions")}
     paths = finished.write_pictures(pictures)

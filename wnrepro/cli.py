@@ -121,7 +121,7 @@ def run_command(experiment: str) -> Callable[..., None]:
         if common["scale"] not in SCALE_NAMES:
             raise UserError(f"--scale {common['scale']}: unknown; give one of {', '.join(SCALE_NAMES)}")
         planned = [scale_settings(experiment, common["scale"], param, **changes) for param in params]
-        if experiment == "cvae" and "binarization" not in changes:
+        if "binarization" in options and "binarization" not in changes:
             changes["binarization"] = binarization(planned[0], **common)
             planned = [scale_settings(experiment, common["scale"], param, **changes) for param in params]
         raise typer.Exit(run_all(experiment, planned, **common))
@@ -132,8 +132,9 @@ def run_command(experiment: str) -> Callable[..., None]:
         choices: tuple[str, ...] = field.metadata.get("choices", ())
         if field.name == "param":
             choices += ("all",)
+        name = "--" + field.name.replace("_", "-")
         option = typer.Option(
-            "--" + field.name.replace("_", "-"),
+            f"{name}/--no-{name[2:]}" if kinds[field.name] is bool else name,
             metavar="|".join(choices) or None,
             help=f"{field.metadata['help']} ({field.metadata['source']}{default_text(experiment, field)})",
         )
@@ -165,7 +166,7 @@ def binarization(settings: Any, *, data_dir: Path | None, quiet: bool, as_json: 
     """The binarization of MNIST whose files are there; none for other data."""
     from wnrepro import data
 
-    if (settings.dataset, settings.data) != ("mnist", "real"):
+    if settings.data != "real" or getattr(settings, "dataset", "mnist") != "mnist":
         return None
     kind = data.binarization_at_hand(data_dir)
     if kind == "seeded" and not quiet and not as_json:

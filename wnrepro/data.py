@@ -28,6 +28,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from wnrepro.errors import UserError
+from wnrepro.settings import CvaeSettings, DrawSettings
 
 if TYPE_CHECKING:
     import torch
@@ -491,6 +492,27 @@ def require_pixels(dataset: str, data: str, binarization: str | None, data_dir: 
     """Raise UserError unless the files that `pixels` reads are complete; it reads none for what is bundled."""
     if data == "real":
         require({"larochelle": "binarized_mnist", "seeded": "mnist", None: dataset}[binarization], data_dir)
+
+
+def check_pixels(
+    dataset: str, settings: CvaeSettings | DrawSettings, data_dir: Path | None, at_most: Sequence[str]
+) -> None:
+    """Raise UserError where `pixels` with these settings would, or a setting named in `at_most` exceeds the images."""
+    s = settings
+    for name in at_most:
+        if getattr(s, name) > s.train_examples:
+            raise UserError(
+                f"--{name.replace('_', '-')} {getattr(s, name)}: there are only {s.train_examples} training "
+                "images; give fewer"
+            )
+    for name, size in zip(("train_examples", "test_examples"), pixel_sizes(dataset, s.data), strict=True):
+        if getattr(s, name) > size:
+            raise UserError(
+                f"--{name.replace('_', '-')} {getattr(s, name)}: {dataset} ({s.data}) has {size}; give fewer"
+            )
+    if s.data == "bundled" and s.binarization is not None:
+        raise UserError(f"--binarization {s.binarization}: the bundled images are binary already; leave it out")
+    require_pixels(dataset, s.data, s.binarization, data_dir)
 
 
 def binarization_at_hand(data_dir: Path | None) -> str:

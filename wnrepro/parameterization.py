@@ -16,12 +16,14 @@ Shapes: B examples, C output units. The norm is over every dimension of v but th
 
 import copy
 from collections.abc import Iterator, Sequence
+from types import EllipsisType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wnrepro.recurrence import Unrolled, lstm_step, product
 from wnrepro.settings import PARAMS
 
 BN_EPSILON = 1e-6  # authors' code
@@ -67,6 +69,7 @@ class Parameterized(nn.Module):
         the gradient is scaled by it too (authors' code); False folds it into the weight once (§3).
     v_std: standard deviation of v's elements at the start.
     mask: of v's shape, 0 where the layer has no weight.
+    time_steps: in a recurrence, the number of time steps; each then has running averages of its own.
     """
 
     unit_dim = 0  # v's output dimension
@@ -86,6 +89,7 @@ class Parameterized(nn.Module):
         frozen_scale: bool = True,
         v_std: float = V_STD,
         mask: Tensor | None = None,
+        time_steps: int | None = None,
     ) -> None:
         super().__init__()
         if param not in PARAMS:
@@ -103,12 +107,13 @@ class Parameterized(nn.Module):
         else:
             self.gain = nn.Parameter(torch.ones(units))  # g, or s where g = exp(c·s)
             self.set_g(torch.ones(units) if param == "bn" else self.v_norm())
+        statistics = (units,) if time_steps is None else (time_steps, units)
         if param in ("bn", "wn+mobn"):
-            self.register_buffer("running_mean", torch.zeros(units))
+            self.register_buffer("running_mean", torch.zeros(statistics))
         if param == "bn":
-            self.register_buffer("running_var", torch.ones(units))
+            self.register_buffer("running_var", torch.ones(statistics))
 
-    def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    def weighted_sum(self, x: Tensor, w: Any, b: Tensor | None) -> Tensor:
         """t = w·x, + b where given."""
         raise TypeError(f"{type(self).__name__} is no layer by itself: use Linear, Conv2d and so on")
 
@@ -141,7 +146,8 @@ class Parameterized(nn.Module):
             return v * along(self.scale, v, self.unit_dim)
         return weight_norm(v, self.g, self.unit_dim)
 
-    def forward(self, x: Tensor, w: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, w: "Tensor | Unrolled | None" = None, time: int | EllipsisType = ...) -> Tensor:
+        """The layer's output; w: what `weight()` gave; time: the time step, where each has averages of its own."""
         if self.initializing:
             return self.initialize(x)
         if w is None:
@@ -150,25 +156,25 @@ class Parameterized(nn.Module):
             return self.weighted_sum(x, w, self.b)
         t = self.t(self.weighted_sum(x, w, None))
         if self.param == "bn":
-            return self.batch_norm(t)
-        return self.mean_only_batch_norm(t)
+            return self.batch_norm(t, time)
+        return self.mean_only_batch_norm(t, time)
 
-    def batch_norm(self, t: Tensor) -> Tensor:
+    def batch_norm(self, t: Tensor, time: int | EllipsisType) -> Tensor:
         """g·(t − μ[t])/√(σ²[t] + ε) + b, with the running averages in evaluation."""
         rows = t if self.feature_dim == 1 else t.reshape(-1, t.shape[-1])
-        y = F.batch_norm(
-            rows, self.running_mean, self.running_var, self.g, self.b, self.training, BN_MOMENTUM, BN_EPSILON
-        )
+        averages = self.running_mean[time], self.running_var[time]
+        y = F.batch_norm(rows, *averages, self.g, self.b, self.training, BN_MOMENTUM, BN_EPSILON)
         return y.view_as(t)
 
-    def mean_only_batch_norm(self, t: Tensor) -> Tensor:
+    def mean_only_batch_norm(self, t: Tensor, time: int | EllipsisType) -> Tensor:
         """t − μ[t] + b (eq. 6), with the running mean in evaluation."""
+        average = self.running_mean[time]
         if self.training:
             mean = t.mean(self.batch_dims(t), dtype=self.b.dtype)
             with torch.no_grad():
-                self.running_mean.lerp_(mean, BN_MOMENTUM)
+                average.lerp_(mean, BN_MOMENTUM)
         else:
-            mean = self.running_mean
+            mean = average
         return t + along(self.b - mean, t, self.feature_dim).to(t.dtype)
 
     def batch_dims(self, t: Tensor) -> list[int]:
@@ -217,7 +223,12 @@ class Parameterized(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Plain weight and bias of the same function in evaluation: w of v's shape, b of shape (C,)."""
+        """Plain weight and bias of the same function in evaluation: w of v's shape, b of shape (C,).
+
+        Raises ValueError where the time steps have averages of their own, and so no bias in common.
+        """
+        if self.param in ("bn", "wn+mobn") and self.running_mean.ndim > 1:
+            raise ValueError("fold: every time step has running averages of its own, and so another bias")
         w: Tensor = self.weight()
         b: Tensor = self.b
         if self.param == "wn+mobn":
@@ -250,8 +261,15 @@ class Linear(Parameterized):
     def __init__(self, inputs: int, units: int, param: str, **options: Any) -> None:
         super().__init__((units, inputs), units, param, **options)
 
-    def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        return F.linear(x, w, b)
+    def weighted_sum(self, x: Tensor, w: "Tensor | Unrolled", b: Tensor | None) -> Tensor:
+        return product(x, w, b) if isinstance(w, Unrolled) else F.linear(x, w, b)
+
+    def unrolled(self, dtype: torch.dtype | None = None) -> Unrolled:
+        """The weight for many time steps, to be given to `forward`: it is computed once, and so is its gradient.
+
+        dtype: of the factors of the products, where it is not the weight's.
+        """
+        return Unrolled(self.weight(), dtype)
 
     def plain_layer(self) -> nn.Module:
         units, inputs = self.v.shape
@@ -318,6 +336,11 @@ class ConvTranspose2d(Parameterized):
         return nn.ConvTranspose2d(inputs, units, kernel, self.stride, self.padding, self.output_padding, device="meta")
 
 
+def without_batch_statistics(param: str) -> str:
+    """The parameterization of a recurrent net's other layers, where the input-to-hidden products have `param`."""
+    return {"bn": "normal", "wn+mobn": "wn"}.get(param, param)
+
+
 class LSTMCell(nn.Module):
     """LSTM cell (§5.3) with one g per gate row: x (B, inputs), state (h, c) each (B, units) → new state.
 
@@ -325,24 +348,25 @@ class LSTMCell(nn.Module):
     product is then `normal` under `bn`, `wn` under `wn+mobn`. Gates in torch's order: i, f, g, o.
     """
 
-    def __init__(self, inputs: int, units: int, param: str, **options: Any) -> None:
+    def __init__(self, inputs: int, units: int, param: str, *, time_steps: int | None = None, **options: Any) -> None:
         super().__init__()
-        recurrent = {"bn": "normal", "wn+mobn": "wn"}.get(param, param)
-        self.input = Linear(inputs, 4 * units, param, **options)
-        self.recurrent = Linear(units, 4 * units, recurrent, **options)
+        self.input = Linear(inputs, 4 * units, param, time_steps=time_steps, **options)
+        self.recurrent = Linear(units, 4 * units, without_batch_statistics(param), **options)
 
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Both weights, to be computed once a step and given to `forward` at every time step."""
-        return self.input.weight(), self.recurrent.weight()
+    def unrolled(self, dtype: torch.dtype | None = None) -> tuple[Unrolled, Unrolled]:
+        """Both weights for many time steps, to be given to `forward` at each of them; dtype: see `Linear`."""
+        return self.input.unrolled(dtype), self.recurrent.unrolled(dtype)
 
     def forward(
-        self, x: Tensor, state: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor] | None = None
+        self,
+        x: Tensor,
+        state: tuple[Tensor, Tensor],
+        weights: tuple[Unrolled, Unrolled] | None = None,
+        time: int | EllipsisType = ...,
     ) -> tuple[Tensor, Tensor]:
         h, c = state
-        w_input, w_recurrent = self.weights() if weights is None else weights
-        i, f, g, o = (self.input(x, w_input) + self.recurrent(h, w_recurrent)).chunk(4, dim=-1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        w_input, w_recurrent = weights or self.unrolled()
+        return lstm_step(self.input(x, w_input, time), h, c, w_recurrent, self.recurrent.b)
 
     def fold(self) -> nn.Module:
         """The plain torch.nn.LSTMCell of the same function in evaluation."""

@@ -28,14 +28,16 @@ from typing import Any, Protocol
 import filelock
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.utils import save_image
+from torchvision.utils import make_grid
 
 from wnrepro.errors import UserError
-from wnrepro.settings import SETTINGS, Settings, config_hash, scale_settings
+from wnrepro.settings import SETTINGS, CvaeSettings, Settings, config_hash, scale_settings
 from wnrepro.training import Epoch, Tick
 
 PACKAGES = ("wnrepro", "torch", "torchvision", "numpy", "scikit-learn")
+FRAME_MS, LAST_FRAME_MS = 100, 2000  # how long an animation shows a frame, and its last
 
 
 class Experiment(Protocol):
@@ -57,7 +59,7 @@ def variant(experiment: str, scale: str, settings: Settings) -> str:
 
     Those of cvae begin with the data set, on which the defaults depend.
     """
-    named = {"dataset": settings.dataset} if experiment == "cvae" else {}
+    named = {"dataset": settings.dataset} if isinstance(settings, CvaeSettings) else {}
     default = scale_settings(experiment, scale, settings.param, **named)
     parts = [*named.values(), settings.param, f"lr{settings.lr:g}"]
     for field in dataclasses.fields(settings):
@@ -404,15 +406,28 @@ class Run:
         experiment.load_state_dict(checkpoint["experiment"])
 
     def write_pictures(self, pictures: dict[str, Tensor]) -> list[Path]:
-        """Write grids of images (N, C, H, W) in 0..1 as <name>.png; their paths."""
+        """Write grids of images in 0..1: (N, C, H, W) as <name>.png, frames (T, N, C, H, W) as a looping <name>.gif;
+        their paths.
+        """
         paths = []
         for name, images in pictures.items():
             content = io.BytesIO()
-            columns = math.ceil(math.sqrt(len(images)))
-            save_image(images, content, format="png", nrow=columns, padding=2, pad_value=0.5)
-            paths.append(self.folder / f"{name}.png")
+            if images.ndim == 4:
+                paths.append(self.folder / f"{name}.png")
+                grid(images).save(content, format="png")
+            else:
+                paths.append(self.folder / f"{name}.gif")
+                first, *rest = [grid(frame) for frame in images]
+                shown = [*[FRAME_MS] * len(rest), LAST_FRAME_MS]
+                first.save(content, format="gif", save_all=True, append_images=rest, duration=shown, loop=0)
             write_whole(paths[-1], content.getvalue())
         return paths
+
+
+def grid(images: Tensor) -> Image.Image:
+    """Images (N, C, H, W) in 0..1 side by side, with a border."""
+    together = make_grid(images, nrow=math.ceil(math.sqrt(len(images))), padding=2, pad_value=0.5)
+    return Image.fromarray((255 * together + 0.5).clamp(0, 255).to("cpu", torch.uint8).permute(1, 2, 0).numpy())
 
 
 def open_run(folder: Path) -> Run:

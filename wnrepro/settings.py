@@ -115,7 +115,42 @@ class CvaeSettings:
     )
 
 
-Settings = CifarSettings | CvaeSettings
+@dataclass(frozen=True)
+class DrawSettings:
+    """DRAW on binarized MNIST (§5.3, figure 3)."""
+
+    param: str = setting("wn", "parameterization of every weight layer", "§2 to §4", choices=PARAMS)
+    lr: float = setting(0.0003, "Adam's learning rate", "authors' code", above=0)
+    seed: int = setting(1, "seed of the weights, the data order and the latent noise", "our choice", least=0)
+    epochs: int = setting(100, "epochs", "figure 3", least=1)
+    batch_size: int = setting(100, "minibatch size", "authors' code", least=2)
+    data: str = setting(
+        "real", "`bundled`: images made from what the packages bring along", "our choice", choices=("real", "bundled")
+    )
+    binarization: str | None = setting(
+        "larochelle",
+        "MNIST's pixels: `larochelle` (his fixed binarization), or `seeded` (drawn once from MNIST's grey values)",
+        "authors' code",
+        choices=("larochelle", "seeded"),
+    )
+    train_examples: int = setting(50_000, "training images (the first so many)", "authors' code", least=100)
+    test_examples: int = setting(10_000, "test images (the first so many)", "authors' code", least=100)
+    attention: bool = setting(True, "read and write through attention windows, or the whole image", "§5.3")
+    time_steps: int = setting(64, "steps in which an image is read and drawn", "authors' code", least=1)
+    units: int = setting(256, "units of the encoder's and of the decoder's LSTM", "authors' code", least=1)
+    latents: int = setting(100, "latent units of every time step", "authors' code", least=1)
+    read_window: int = setting(2, "filters along each side of the read window", "authors' code", least=2)
+    write_window: int = setting(5, "filters along each side of the write window", "authors' code", least=2)
+    weight_std: float = setting(0.01, "standard deviation of the weights at the start", "authors' code", above=0)
+    gradient_norm_max: float = setting(
+        10.0, "the gradient of all parameters is scaled down to this norm", "authors' code", above=0
+    )
+    precision: str = setting(
+        "fp32", "arithmetic of the matrix products: tf32 needs a GPU", "our choice", choices=PRECISIONS
+    )
+
+
+Settings = CifarSettings | CvaeSettings | DrawSettings
 
 # What the smaller scales change. Everything else is the paper's. The VAE's two models have a column each.
 CVAE_CIFAR10: dict[str, Any] = {
@@ -195,12 +230,28 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
             },
         },
     },
+    "draw": {
+        "paper": {},
+        "short": {"epochs": 5},
+        "quick": {
+            "data": "bundled",
+            "binarization": None,
+            "epochs": 8,
+            "batch_size": 50,
+            "train_examples": 2000,
+            "test_examples": 500,
+            "time_steps": 12,
+            "units": 64,
+            "latents": 16,
+            "lr": 0.001,
+        },
+    },
 }
 
 # Figure 1: the learning rate of each parameterization ("0.003 leads to divergence" for normal).
 FIGURE_LR = {"normal": 0.0003, "bn": 0.003, "wn": 0.003, "wn+mobn": 0.003}
 
-SETTINGS: dict[str, type[Settings]] = {"cifar": CifarSettings, "cvae": CvaeSettings}
+SETTINGS: dict[str, type[Settings]] = {"cifar": CifarSettings, "cvae": CvaeSettings, "draw": DrawSettings}
 
 
 def scale_changes(experiment: str, scale: str, dataset: str | None = None) -> dict[str, Any]:

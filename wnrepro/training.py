@@ -5,7 +5,7 @@ The authors' Adam differs from torch's: ε = 1e-8 stands inside the square root;
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -175,6 +175,14 @@ def choose_device(name: str) -> torch.device:
         if (device.index or 0) >= torch.cuda.device_count():
             raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
     return device
+
+
+@contextlib.contextmanager
+def random_generators(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators at `seed`; afterwards they are as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def set_precision(precision: str, device: torch.device) -> None:

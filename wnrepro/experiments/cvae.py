@@ -4,7 +4,6 @@ Where the paper is silent: openai/iaf, the "manuscript in preparation" that it n
 Shapes: B examples, L latent units (MNIST) or maps (CIFAR-10), H×W pixels. All terms of the bound are in nats.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,16 @@ from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init
 from wnrepro.parameterization import V_STD, Conv2d, ConvTranspose2d, Linear, MaskedConv2d, bound_v_norm
 from wnrepro.settings import CvaeSettings
-from wnrepro.training import Adamax, Epoch, Tick, autocast, keep_memory, polyak_average, set_precision
+from wnrepro.training import (
+    Adamax,
+    Epoch,
+    Tick,
+    autocast,
+    keep_memory,
+    polyak_average,
+    random_generators,
+    set_precision,
+)
 
 RESIDUAL = 0.1  # of a residual unit's branch, authors' code
 AUTOREGRESSIVE = 0.1  # of the autoregressive steps' m and s, authors' code
@@ -403,20 +411,7 @@ class Cvae:
             raise UserError(
                 f"--depths: {s.dataset} needs {wanted} of them, not {len(s.depths)}; give --depths so often"
             )
-        for name in ("batch_size", "init_examples"):
-            if getattr(s, name) > s.train_examples:
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(s, name)}: there are only {s.train_examples} training "
-                    "images; give fewer"
-                )
-        for name, size in zip(("train_examples", "test_examples"), data.pixel_sizes(s.dataset, s.data), strict=True):
-            if getattr(s, name) > size:
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(s, name)}: {s.dataset} ({s.data}) has {size}; give fewer"
-                )
-        if s.data == "bundled" and s.binarization is not None:
-            raise UserError(f"--binarization {s.binarization}: the bundled images are binary already; leave it out")
-        data.require_pixels(s.dataset, s.data, s.binarization, data_dir)
+        data.check_pixels(s.dataset, s, data_dir, ("batch_size", "init_examples"))
 
     @classmethod
     def load(cls, settings: CvaeSettings, data_dir: Path | None, device: torch.device) -> "Cvae":
@@ -515,22 +510,15 @@ class Cvae:
 
         By generators of its own, the same at every epoch: the run goes on as if it had not been tested.
         """
-        with self.generators(self.settings.seed):
+        with random_generators(self.settings.seed, self.device):
             terms = [torch.stack(pair).double().sum(1) for pair in self.test_terms(net)]
         log_p_x, kl = (torch.stack(terms).sum(0) / len(self.test_x)).tolist()
         return log_p_x, kl
 
-    @contextlib.contextmanager
-    def generators(self, seed: int) -> Iterator[None]:
-        """Torch's global generators at `seed`; afterwards they are as they were."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield
-
     @torch.no_grad()
     def log_likelihood(self, samples: int) -> dict[str, Any]:
         """The importance-weighted estimate of the mean test log p(x), nats, by so many samples an image."""
-        with self.generators(self.settings.seed):
+        with random_generators(self.settings.seed, self.device):
             weights = [
                 torch.cat([log_p_x - kl for log_p_x, kl in self.test_terms(self.average.module)])
                 for _ in range(samples)
@@ -545,7 +533,7 @@ class Cvae:
         """
         net: Any = self.average.module.eval()
         x = self.batch(self.test_x, slice(0, count))
-        with self.generators(seed):
+        with random_generators(seed, self.device):
             samples, reconstructions = net.sample(count), net.reconstruct(x)
         pairs = torch.cat([net.show(x), reconstructions], 3)
         return {"samples": samples.cpu(), "reconstructions": pairs.cpu()}

@@ -253,6 +253,13 @@ def _bound(run: Run, epochs: int) -> float:
     return -math.inf if run.diverged else float(run.metrics["test_bound_nats"].iloc[epochs - 1])
 
 
+def _wn_and_normal(runs: Iterable[Run]) -> list[tuple[Run, Run]]:
+    """The two by seed, where both have an epoch."""
+    begun = {(run.param, run.seed): run for run in runs if _reach(run)}
+    seeds = sorted(seed for param, seed in begun if param == "wn" and ("normal", seed) in begun)
+    return [(begun["wn", seed], begun["normal", seed]) for seed in seeds]
+
+
 def _or_diverged(value: float) -> str:
     return "diverged" if value == -math.inf else nats(value)
 
@@ -262,9 +269,7 @@ def _c9(results: Results) -> Finding:
     used: list[Run] = []
     said = []
     for dataset in paper.FIGURE2:
-        runs = {(run.param, run.seed): run for run in results.of("cvae", dataset).figure2 if _reach(run)}
-        seeds = sorted(seed for param, seed in runs if param == "wn" and ("normal", seed) in runs)
-        pairs = [(runs["wn", seed], runs["normal", seed]) for seed in seeds]
+        pairs = _wn_and_normal(results.of("cvae", dataset).figure2)
         shared = sorted((min(map(_reach, pair)) for pair in pairs), reverse=True)
         epochs = shared[min(len(shared), paper.SEEDS) - 1] if pairs else 0
         pairs = [pair for pair in pairs if min(map(_reach, pair)) >= epochs]
@@ -292,6 +297,38 @@ def _compared_bounds(wn: Sequence[float], normal: Sequence[float], epochs: int) 
         spreads = [float(np.std(values, ddof=1)) for values in (wn, normal)]
         text += f" [{nats(low, '+')}, {nats(high, '+')}], standard deviation {spreads[0]:.2f} against {spreads[1]:.2f}"
     return text if epochs >= paper.CONVERGED_EPOCHS else f"{text}, not converged"
+
+
+def _c10(results: Results) -> Finding:
+    seeds: list[tuple[float, int]] = []
+    used: list[Run] = []
+    said = []
+    for wn, normal in _wn_and_normal(results.of("draw").figure3):
+        epochs = min(_reach(wn), _reach(normal))
+        epoch, words = _reached(wn, normal, epochs)
+        if epochs < paper.SHARED_EPOCHS:
+            words = f"only {count(epochs, 'shared epoch')}"
+        elif not math.isnan(epoch):
+            used += [wn, normal]
+        seeds.append((epoch, epochs))
+        said.append(f"seed {wn.seed}: {words}")
+    measured = "test bound of wn, " + "; ".join(said) if said else "no seed with wn and normal"
+    return _found(verdicts.earlier(seeds), measured, used)
+
+
+def _reached(wn: Run, normal: Run, epochs: int) -> tuple[float, str]:
+    """The epoch at which wn reaches normal's test bound after `epochs` (see `verdicts.earlier`), and it in words."""
+    if normal.diverged:
+        return (math.nan, "both diverged") if wn.diverged else (1.0, "normal diverged")
+    ours, target = _bound(wn, epochs), _bound(normal, epochs)
+    bounds = [] if wn.diverged else list(wn.metrics["test_bound_nats"].iloc[:epochs])
+    epoch = verdicts.reached(bounds, target)
+    if epoch == math.inf:
+        return epoch, f"not reached: {_or_diverged(ours)} against {nats(target)} of epoch {epochs}"
+    return epoch, (
+        f"reaches normal's {nats(target)} nats of epoch {epochs} at epoch {epoch:.1f} "
+        f"({epochs - epoch:.1f} epochs, {percent(1 - epoch / epochs, 1)} earlier)"
+    )
 
 
 def _c13(results: Results) -> Finding:
@@ -468,6 +505,7 @@ FINDERS: dict[str, Callable[[Results], Finding]] = {
     "C7": _c7,
     "C8": _c8,
     "C9": _c9,
+    "C10": _c10,
     "C13": _c13,
     "C14": _c14,
     "C15": _c15,

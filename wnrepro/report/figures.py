@@ -81,6 +81,8 @@ def draw(results: Results) -> dict[str, dict[str, bytes]]:
             "noise_kurtosis": noise_kurtosis(cifar),
             "figure2": figure2(results),
             "bound_raw": bound_raw(results.of("cvae", "mnist")),
+            "figure3": figure3(results.of("draw")),
+            "kl_steps": kl_steps(results.of("draw")),
             "step_time": step_time(results),
         }
         return {name: render(figure) for name, figure in figures.items() if figure is not None}
@@ -146,54 +148,82 @@ def figure2(results: Results) -> Figure | None:
         return None
     figure, all_axes = _figure(height=4.0, columns=len(panels))
     shown = [run for runs in panels.values() for run in runs]
-    finished: dict[str, list[int]] = {param: [] for param in PARAMS if any(run.param == param for run in shown)}
     for axes, (dataset, runs) in zip(all_axes, panels.items(), strict=True):
         in_bits = dataset == "cifar10"
         column = "test_bits_per_dim" if in_bits else "test_bound_nats"
         first = _limit_from_epoch(axes, runs, [column], lowest_is_best=in_bits)
-        for i, param in enumerate(finished):
-            seeds = [run for run in runs if run.param == param]
-            style: dict[str, Any] = {"color": COLOURS[param], "linestyle": LINES[param]}
-            for run in seeds:
-                axes.plot(run.metrics["epoch"], run.metrics[column], **style, linewidth=0.8, alpha=0.5)
-                if not run.done:
-                    _mark_end(axes, run, column, (min(axes.get_ylim()), max(axes.get_ylim())))
-            done = [run for run in seeds if run.done]
-            if done:
-                mean, error = _mean_and_error(done, column)
-                every = max(1, len(mean) // 10)
-                axes.errorbar(
-                    range(1, len(mean) + 1),
-                    mean,
-                    yerr=error if len(done) > 1 else None,
-                    **style,
-                    linewidth=1.8,
-                    elinewidth=1,
-                    capsize=2,
-                    errorevery=(i * every // len(finished), every),
-                )
-            finished[param].append(len(done))
+        _bound_curves(axes, runs, column, _params(shown))
         axes.set_ylabel("test bound (bits per dim., axis inverted)" if in_bits else "test bound (nats)")
         axes.set_title(_data_name(dataset, runs))
         _epoch_axis(axes, runs, first)
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=COLOURS[param],
-            linestyle=LINES[param],
-            linewidth=1.8,
-            label=f"{LABELS[param]} (n = {', '.join(map(str, numbers))})",
-        )
-        for param, numbers in finished.items()
-    ]
-    figure.legend(handles=handles + _state_handles(shown), loc="outside upper center", ncols=2)
+    handles = _finished_handles(list(panels.values())) + _state_handles(shown)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
+
+
+def figure3(results: Results) -> Figure | None:
+    """Figure 3: DRAW's test bound by epoch: every seed (thin), the mean of the finished ones and its standard error.
+
+    The y axis starts where normal and wn do, whatever the other two do; a mark where these end below it.
+    """
+    column = "test_bound_nats"
+    runs = _with_values(results.figure3, column)
+    if not runs:
+        return None
+    figure, (axes,) = _figure(height=4.0)
+    first = _limit_from_epoch(axes, [run for run in _compared(runs) if not run.diverged] or runs, [column])
+    low, high = axes.get_ylim()
+    highest = max(float(run.metrics[column].max()) for run in runs)
+    axes.set_ylim(low, max(high, highest + 0.06 * (highest - low)))
+    _bound_curves(axes, runs, column, _params(runs))
+    below = [run for run in runs if run.done and run.final(column) < low]
+    for run in below:
+        _mark_end(axes, run, column, axes.get_ylim())
+    axes.set_ylabel("test bound (nats)")
+    axes.set_title(_data_name("mnist", runs))
+    _epoch_axis(axes, runs, first)
+    handles = _finished_handles([runs]) + _state_handles(runs)
+    if below:
+        handles.append(Line2D([], [], color="#555555", linestyle="none", marker="v", label="ends below"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    return figure
+
+
+def kl_steps(results: Results) -> Figure | None:
+    """DRAW's KL of every time step at the last epoch that all finished runs have: every seed (thin) and the mean."""
+    runs = [run for run in results.figure3 if run.done and len(run.kl_steps)]
+    if not runs:
+        return None
+    epoch = min(int(run.kl_steps["epoch"].max()) for run in runs)
+    figure, (axes,) = _figure(height=3.2)
+    for param in _params(runs):
+        style: dict[str, Any] = {"color": COLOURS[param], "linestyle": LINES[param]}
+        seeds = [_kl_at(run, epoch) for run in runs if run.param == param]
+        steps = range(1, len(seeds[0]) + 1)
+        for kl in seeds:
+            axes.plot(steps, kl, **style, linewidth=0.8, alpha=0.5)
+        label = f"{LABELS[param]} (n = {len(seeds)})"
+        axes.plot(steps, np.mean(seeds, axis=0), **style, linewidth=1.8, label=label)
+    every, compared = (np.concatenate([_kl_at(run, epoch) for run in some]) for some in (runs, _compared(runs) or runs))
+    highest = min(np.max(kl, initial=0, where=np.isfinite(kl)) * times for kl, times in ((every, 1), (compared, 2)))
+    axes.set_ylim(0, 1.06 * highest or 1)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("time step")
+    axes.set_ylabel("KL on the test images (nats)")
+    axes.set_title(f"{_data_name('mnist', runs)}, after epoch {epoch}")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def _kl_at(run: Run, epoch: int) -> np.ndarray:
+    """Of every time step, in nats."""
+    return run.kl_steps.loc[run.kl_steps["epoch"] == epoch, "kl_nats"].to_numpy(float)
 
 
 def bound_raw(results: Results) -> Figure | None:
     """What the Polyak average is worth: MNIST's test bound of the averaged and of the raw parameters by epoch."""
-    runs = [run for run in results.figure2 if run.done and run.param in ("normal", "wn")]
+    runs = [run for run in _compared(results.figure2) if run.done]
     if not runs:
         return None
     figure, (axes,) = _figure(height=3.2)
@@ -220,6 +250,51 @@ def bound_raw(results: Results) -> Figure | None:
     _epoch_axis(axes, runs, first)
     figure.legend(loc="outside upper center", ncols=2)
     return figure
+
+
+def _params(runs: Sequence[Run]) -> list[str]:
+    """The parameterizations that have runs."""
+    return [param for param in PARAMS if any(run.param == param for run in runs)]
+
+
+def _compared(runs: Sequence[Run]) -> list[Run]:
+    """Those of the two that the paper compares in figures 2 and 3."""
+    return [run for run in runs if run.param in ("normal", "wn")]
+
+
+def _bound_curves(axes: Axes, runs: Sequence[Run], column: str, params: Sequence[str]) -> None:
+    """By epoch, within the axes' limits: every seed (thin), the mean of the finished ones and its standard error."""
+    for i, param in enumerate(params):
+        seeds = [run for run in runs if run.param == param]
+        style: dict[str, Any] = {"color": COLOURS[param], "linestyle": LINES[param]}
+        for run in seeds:
+            axes.plot(run.metrics["epoch"], run.metrics[column], **style, linewidth=0.8, alpha=0.5)
+            if not run.done:
+                _mark_end(axes, run, column, (min(axes.get_ylim()), max(axes.get_ylim())))
+        done = [run for run in seeds if run.done]
+        if done:
+            mean, error = _mean_and_error(done, column)
+            every = max(1, len(mean) // 10)
+            axes.errorbar(
+                range(1, len(mean) + 1),
+                mean,
+                yerr=error if len(done) > 1 else None,
+                **style,
+                linewidth=1.8,
+                elinewidth=1,
+                capsize=2,
+                errorevery=(i * every // len(params), every),
+            )
+
+
+def _finished_handles(panels: Sequence[Sequence[Run]]) -> list[Line2D]:
+    """A parameterization's line, with the number of its finished runs in every panel."""
+    handles = []
+    for param in _params([run for runs in panels for run in runs]):
+        n = ", ".join(str(sum(run.done for run in runs if run.param == param)) for runs in panels)
+        label = f"{LABELS[param]} (n = {n})"
+        handles.append(Line2D([], [], color=COLOURS[param], linestyle=LINES[param], linewidth=1.8, label=label))
+    return handles
 
 
 def _with_values(runs: Sequence[Run], column: str) -> list[Run]:
@@ -333,7 +408,7 @@ def learning_rates(results: Results) -> Figure | None:
 def norm_growth(results: Results) -> Figure | None:
     """C14: ‖v‖ by epoch over its start, mean over layers; a panel a parameterization, a line a run."""
     runs = free_norm_runs(results)
-    params = [param for param in PARAMS if any(run.param == param for run in runs)]
+    params = _params(runs)
     if not params:
         return None
     figure, panels = _figure(height=3.0, columns=len(params), sharey=True)
@@ -488,13 +563,13 @@ def _figure(height: float, columns: int = 1, sharey: bool = False) -> tuple[Figu
 
 
 def _mark_end(axes: Axes, run: Run, column: str, within: tuple[float, float] = (-np.inf, np.inf)) -> None:
-    """A mark where an unfinished or diverged run's curve ends; on the edge where that is not `within`."""
+    """A mark of the run's state where its curve ends; on the edge where that is not `within`."""
     finite = run.metrics[np.isfinite(run.metrics[column].to_numpy(float))]
     axes.plot(
         finite["epoch"].iloc[-1],
         np.clip(finite[column].iloc[-1], *within),
         color=COLOURS[run.param],
-        marker="x" if run.diverged else ">",
+        marker="x" if run.diverged else "v" if run.done else ">",
         markersize=7,
         markeredgewidth=1.8,
         clip_on=False,

@@ -35,6 +35,15 @@ METRICS: dict[tuple[str, str | None], tuple[str, ...]] = {
     ("cifar", None): ("epoch", "seconds", "train_error", "test_error", "train_loss", "test_loss", "lr"),
     ("cvae", "mnist"): BOUNDS,
     ("cvae", "cifar10"): (*BOUNDS, "test_bits_per_dim"),
+    ("draw", None): (
+        "epoch",
+        "seconds",
+        "train_bound_nats",
+        "test_bound_nats",
+        "reconstruction_nats",
+        "kl_nats",
+        "gradient_norm",
+    ),
 }
 LAYERS = ("epoch", "layer", "v_norm_mean", "v_norm_min", "v_norm_max", "g_mean", "g_min", "g_max")
 INIT = ("epoch", "layer", "mean_abs_max", "variance_min", "variance_max")
@@ -46,11 +55,12 @@ NOISE = (
     "excess_kurtosis_q75",
     "minibatches",
 )
+KL_STEPS = ("epoch", "time_step", "kl_nats")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory. Of its tables, metrics has a row an epoch, the others one an epoch and layer."""
+    """One run directory. Of its tables, metrics has a row an epoch, the others one an epoch and layer or time step."""
 
     path: Path
     name: str  # <experiment>/<variant>/seed-<n>
@@ -60,6 +70,7 @@ class Run:
     layers: pd.DataFrame
     init: pd.DataFrame
     noise: pd.DataFrame
+    kl_steps: pd.DataFrame  # of draw: mean KL on the test images
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -205,6 +216,11 @@ class Results:
         """Of a data set of cvae: the runs at the scale's settings but for param, seed and epochs; `longest`."""
         return longest(run for run in self.changing("epochs") if run.lr == self.defaults["lr"])
 
+    @functools.cached_property
+    def figure3(self) -> tuple[Run, ...]:
+        """Of draw: the runs as `figure2` chooses them."""
+        return self.figure2
+
 
 def longest(runs: Iterable[Run]) -> tuple[Run, ...]:
     """Of the runs of each parameterization, learning rate and seed, the one that got furthest."""
@@ -322,7 +338,7 @@ def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         table = pd.DataFrame(rows, columns=header)[list(columns)]
         for name in columns:
             if name != "layer":
-                table[name] = table[name].astype(int if name == "epoch" else float)
+                table[name] = table[name].astype(int if name in ("epoch", "time_step") else float)
     except (ValueError, OverflowError, csv.Error) as error:
         raise _malformed(path, str(error)) from error
     return table
@@ -342,6 +358,9 @@ def _run(top: Path, folder: Path) -> Run:
     if experiment == "cifar":
         _expect(path, settings, decay_from=int)
         above_0.append("decay_from")
+    if experiment == "draw":
+        _expect(path, settings, time_steps=int)
+        above_0.append("time_steps")
     if not all(settings[name] > 0 for name in above_0):
         raise _malformed(path, f"{', '.join(above_0)} must be above 0")
     for name in ("g_exp", "v_norm_max"):
@@ -382,6 +401,7 @@ def _run(top: Path, folder: Path) -> Run:
         _layers(folder / "layers.csv"),
         _table(folder / "init.csv", INIT),
         _table(folder / "noise.csv", NOISE),
+        _kl_steps(folder / "kl_steps.csv", settings.get("time_steps", 1)),
     )
 
 
@@ -392,6 +412,15 @@ def _layers(path: Path) -> pd.DataFrame:
     if list(sizes.index) != list(range(len(sizes))) or table.duplicated(["epoch", "layer"]).any():
         raise _malformed(path, "its epochs are not 0, 1, 2, … with every layer once")
     return table[table["epoch"].map(sizes) == sizes.max()] if len(sizes) else table
+
+
+def _kl_steps(path: Path, time_steps: int) -> pd.DataFrame:
+    """kl_steps.csv up to its last whole epoch."""
+    table = _table(path, KL_STEPS)
+    expected = [(1 + row // time_steps, 1 + row % time_steps) for row in range(len(table))]
+    if list(zip(table["epoch"], table["time_step"], strict=True)) != expected:
+        raise _malformed(path, f"its rows are not the time steps 1 to {time_steps} of the epochs 1, 2, 3, …")
+    return table[: len(table) // time_steps * time_steps]
 
 
 def _bench(results: Path) -> dict[str, dict[str, Any]]:

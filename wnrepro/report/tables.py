@@ -124,43 +124,57 @@ def variants(results: Results) -> pd.DataFrame:
 
 
 def bounds(results: Results) -> pd.DataFrame:
-    """One row a variant of cvae: final bound and its parts over the finished seeds, and the state of the others.
+    """One row a variant of cvae: `_final_bound`, bits per dimension and log p(x).
 
     log_likelihood: by importance sampling, of the runs with the most samples; `n` of its own.
     """
     rows = []
     for dataset in paper.FIGURE2:
-        for variant, runs in _by_variant(results.of("cvae", dataset)).items():
+        for runs in _by_variant(results.of("cvae", dataset)).values():
             done = [run for run in runs if run.done]
-            test = [run.final("test_bound_nats") for run in done]
-            low, high = verdicts.t_interval(test)
             samples = max((run.facts.get("importance_samples", 0) for run in done), default=0)
             estimated = [run for run in done if samples and run.facts.get("importance_samples") == samples]
             known = [run.facts["log_likelihood_nats"] for run in estimated if "log_likelihood_nats" in run.facts]
             rows.append(
                 {
                     "dataset": dataset,
-                    "data": "; ".join(sorted({str((run.record.get("facts") or {}).get("data", "")) for run in runs})),
-                    "variant": variant,
-                    "param": runs[0].param,
-                    "lr": runs[0].lr,
-                    "other_settings": _changes(runs[0]),
-                    "epochs": runs[0].epochs,
-                    "n": len(done),
-                    "test_bound_nats_mean": mean(test),
-                    "test_bound_nats_low": low,
-                    "test_bound_nats_high": high,
+                    **_final_bound(runs),
                     "test_bits_per_dim_mean": (
                         mean([run.final("test_bits_per_dim") for run in done]) if dataset == "cifar10" else math.nan
                     ),
-                    "kl_nats_mean": mean([run.final("kl_nats") for run in done]),
                     "log_likelihood_nats_mean": mean(known),
                     "importance_samples": int(samples),
                     "log_likelihood_n": len(known),
-                    "unfinished": _unfinished(runs),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def draw_bounds(results: Results) -> pd.DataFrame:
+    """One row a variant of draw: `_final_bound`."""
+    return pd.DataFrame([_final_bound(runs) for runs in _by_variant(results.of("draw")).values()])
+
+
+def _final_bound(runs: list[Run]) -> dict[str, Any]:
+    """Of a variant's runs: final bound and its parts over the finished seeds, and the state of the others."""
+    done = [run for run in runs if run.done]
+    test = [run.final("test_bound_nats") for run in done]
+    low, high = verdicts.t_interval(test)
+    return {
+        "data": "; ".join(sorted({str((run.record.get("facts") or {}).get("data", "")) for run in runs})),
+        "variant": runs[0].variant,
+        "param": runs[0].param,
+        "lr": runs[0].lr,
+        "other_settings": _changes(runs[0]),
+        "epochs": runs[0].epochs,
+        "n": len(done),
+        "test_bound_nats_mean": mean(test),
+        "test_bound_nats_low": low,
+        "test_bound_nats_high": high,
+        "kl_nats_mean": mean([run.final("kl_nats") for run in done]),
+        "reconstruction_nats_mean": mean([run.final("reconstruction_nats") for run in done]),
+        "unfinished": _unfinished(runs),
+    }
 
 
 def mean(values: list[float]) -> float:

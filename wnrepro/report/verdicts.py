@@ -181,6 +181,29 @@ def better_bound(datasets: Sequence[tuple[Sequence[float], Sequence[float], int]
     return overall(parts)
 
 
+def reached(bounds: Sequence[float], target: float) -> float:
+    """C10. The epoch, linear between two, at which bounds of the epochs 1, 2, … first reach `target`; inf: never."""
+    first = next((row for row, bound in enumerate(bounds) if bound >= target), None)
+    if not first:
+        return math.inf if first is None else 1.0
+    before, after = bounds[first - 1], bounds[first]
+    return first + (target - before) / (after - before)
+
+
+def earlier(seeds: Sequence[tuple[float, int]]) -> str:
+    """C10. By seed: the epoch at which wn reaches normal's bound of the last epoch that both share, and that epoch.
+
+    inf: not reached by then, or wn diverged; 1: normal diverged; nan: both did.
+    """
+    if not seeds:
+        return NOT_RUN
+    known = [(epoch, last) for epoch, last in seeds if last >= paper.SHARED_EPOCHS and not math.isnan(epoch)]
+    if len(known) < paper.CURVE_SEEDS:
+        return INCONCLUSIVE
+    sooner = all(last - epoch >= paper.EARLIER * last for epoch, last in known)
+    return overall([part(holds=sooner, fails=all(epoch > last for epoch, last in known))])
+
+
 def working_rates(errors: Mapping[float, float]) -> list[float]:
     """C13. The learning rates that work, of {rate: final training error, inf if any seed diverged}."""
     limit = min(paper.RATE_FACTOR * min(errors.values()) + paper.RATE_MARGIN, paper.UNTRAINED_ERROR)

@@ -23,6 +23,7 @@ CLAIM_FIGURE = {
     "C7": "step_time",
     "C8": "noise_kurtosis",
     "C9": "figure2",
+    "C10": "figure3",
     "C13": "learning_rates",
     "C14": "norm_growth",
 }
@@ -39,6 +40,11 @@ CAPTIONS = {
     "and are cut off.",
     "bound_raw": "MNIST's test bound, mean of the finished seeds: of the averaged parameters, and of the raw ones "
     "(faint).",
+    "figure3": "DRAW's test bound by epoch (C10): every seed (thin), the mean of the finished ones (n) and its "
+    "standard error. The first epochs lie far below and are cut off, and so is what another parameterization has "
+    "below normal and weight norm.",
+    "kl_steps": "DRAW's KL of every time step, mean over the test images, at the last epoch that all finished runs "
+    "have: every seed (thin) and the mean. Cut off above twice the largest of normal and weight norm.",
     "step_time": "Step time over that of the normal parameterization (C7: of cifar), 95 % intervals.",
 }
 WARNING = {
@@ -62,6 +68,7 @@ def write_report(results: Path, scale: str) -> Path:
         "table2": tables.table2(read),
         "variants": tables.variants(read),
         "bounds": tables.bounds(read),
+        "draw_bounds": tables.draw_bounds(read),
         "step_time": tables.step_time(read),
         "settings": tables.settings(read),
         "runs": tables.provenance(read),
@@ -140,6 +147,10 @@ def _report(
         parts += ["## Figure 2: convolutional VAEs"]
         parts += [_image(name) for name in ("figure2", "bound_raw") if name in drawn]
         parts += [_bounds(results, frames["bounds"])]
+    if len(frames["draw_bounds"]):
+        parts += ["## Figure 3: DRAW"]
+        parts += [_image(name) for name in ("figure3", "kl_steps") if name in drawn]
+        parts += [_draw_bounds(results, frames["draw_bounds"])]
     if len(frames["step_time"]):
         parts += ["## Step time", _step_time(frames["step_time"])]
         parts += [_image("step_time")] if "step_time" in drawn else []
@@ -194,19 +205,14 @@ def _table2(results: Results, table: pd.DataFrame) -> str:
             "Every seed": table["seeds"],
         }
     )
-    earlier = pd.DataFrame(
-        [
-            {**dict.fromkeys(ours.columns, ""), "Model": model, "Paper": f"{error:.2f}"}
-            for model, error in paper.TABLE2_EARLIER.items()
-        ]
-    )
+    earlier = [{"Model": model, "Paper": f"{error:.2f}"} for model, error in paper.TABLE2_EARLIER.items()]
     note = (
         "Test error after the last epoch, at figure 1's learning rates. n: finished seeds, which the mean "
         "and the t-interval rest on; a run that is not finished stands with its epoch."
     )
     if results.scale != "paper":
         note += f" At scale `{results.scale}` our column cannot be compared with the paper's."
-    return f"{note}\n\n{markdown(pd.concat([earlier, ours]))}"
+    return f"{note}\n\n{markdown(pd.concat([_rows_of(ours, earlier), ours]))}"
 
 
 def _variants(table: pd.DataFrame) -> str:
@@ -229,31 +235,21 @@ def _variants(table: pd.DataFrame) -> str:
 
 
 def _bounds(results: Results, table: pd.DataFrame) -> str:
+    shared = _final_bounds(table)
+    log_p = [
+        f"{nats(value)} (K = {samples}, n = {n})" if n else "–"
+        for value, samples, n in zip(
+            table["log_likelihood_nats_mean"], table["importance_samples"], table["log_likelihood_n"], strict=True
+        )
+    ]
     ours = pd.DataFrame(
         {
             "Data set": table["dataset"],
-            "Model": table["variant"],
-            "Other settings": table["other_settings"],
-            "Epochs": table["epochs"],
-            "n": table["n"],
-            "Test bound": table["test_bound_nats_mean"].map(nats),
-            "95 % interval": [
-                f"{nats(low)} to {nats(high)}" if math.isfinite(low) else "–"
-                for low, high in zip(table["test_bound_nats_low"], table["test_bound_nats_high"], strict=True)
-            ],
+            **shared.loc[:, :"95 % interval"],
             "Bits per dim.": table["test_bits_per_dim_mean"].map(_bits),
-            "KL": table["kl_nats_mean"].map(nats),
-            "log p(x)": [
-                f"{nats(value)} (K = {samples}, n = {n})" if n else "–"
-                for value, samples, n in zip(
-                    table["log_likelihood_nats_mean"],
-                    table["importance_samples"],
-                    table["log_likelihood_n"],
-                    strict=True,
-                )
-            ],
-            "Not finished": table["unfinished"],
-            "Data": table["data"],
+            "KL": shared["KL"],
+            "log p(x)": log_p,
+            **shared.loc[:, "Not finished":],
         }
     )
     published = [
@@ -263,8 +259,7 @@ def _bounds(results: Results, table: pd.DataFrame) -> str:
         {"Data set": "cifar10", "Model": f"IAF paper: {model}", "Bits per dim.": f"{bits:.2f}"}
         for model, bits in paper.IAF_CIFAR10.items()
     ]
-    of_ours = [row for row in published if row["Data set"] in set(table["dataset"])]
-    theirs = pd.DataFrame([{**dict.fromkeys(ours.columns, ""), **row} for row in of_ours])
+    published = [row for row in published if row["Data set"] in set(table["dataset"])]
     note = (
         "Test bound of the Polyak-averaged parameters after the last epoch, in nats per image (a lower bound on "
         "log p(x): larger is better; bits per dimension: smaller is better), mean over the n finished seeds. "
@@ -277,7 +272,51 @@ def _bounds(results: Results, table: pd.DataFrame) -> str:
         note += f" Our posterior of MNIST is IAF of depth {defaults['iaf_depth']}, width {defaults['iaf_width']}."
     if results.scale != "paper":
         note += f" At scale `{results.scale}` our rows cannot be compared with them."
-    return f"{note}\n\n{markdown(pd.concat([ours, theirs]))}"
+    return f"{note}\n\n{markdown(pd.concat([ours, _rows_of(ours, published)]))}"
+
+
+def _draw_bounds(results: Results, table: pd.DataFrame) -> str:
+    ours = _final_bounds(table)
+    published = [
+        {"Model": model, "Epochs": epochs, "Test bound": f"{bound:g}".replace("-", "−")}
+        for model, (epochs, bound) in paper.DRAW_MNIST.items()
+    ]
+    note = (
+        "Test bound after the last epoch, in nats per image (a lower bound on log p(x): larger is better), mean over "
+        "the n finished seeds: the reconstruction's log-likelihood less the KL of all time steps.\n\nThe Weight "
+        "Normalization paper prints figure 3 alone. The rows below ours are others' bounds: of the code that it starts "
+        "from, as told in that code's issue 4, and of DRAW's own paper; another binarization moves the bound by 1 to "
+        "2 nats."
+    )
+    if results.scale != "paper":
+        note += f" At scale `{results.scale}` our rows cannot be compared with them."
+    return f"{note}\n\n{markdown(pd.concat([ours, _rows_of(ours, published)]))}"
+
+
+def _final_bounds(table: pd.DataFrame) -> pd.DataFrame:
+    """What the tables of bounds share, as text."""
+    return pd.DataFrame(
+        {
+            "Model": table["variant"],
+            "Other settings": table["other_settings"],
+            "Epochs": table["epochs"],
+            "n": table["n"],
+            "Test bound": table["test_bound_nats_mean"].map(nats),
+            "95 % interval": [
+                f"{nats(low)} to {nats(high)}" if math.isfinite(low) else "–"
+                for low, high in zip(table["test_bound_nats_low"], table["test_bound_nats_high"], strict=True)
+            ],
+            "KL": table["kl_nats_mean"].map(nats),
+            "Reconstruction": table["reconstruction_nats_mean"].map(nats),
+            "Not finished": table["unfinished"],
+            "Data": table["data"],
+        }
+    )
+
+
+def _rows_of(table: pd.DataFrame, rows: list[dict[str, str]]) -> pd.DataFrame:
+    """Rows with a table's columns, empty where they say nothing."""
+    return pd.DataFrame([{**dict.fromkeys(table.columns, ""), **row} for row in rows])
 
 
 def _bits(value: float) -> str:

@@ -1,0 +1,330 @@
+"""DRAW on binarized MNIST (§5.3, figure 3); settings in `settings.DrawSettings`.
+
+Where the paper is silent: jbornschein/draw, the code that it names, and Gregor et al. (2015), whose model it is.
+Shapes: B examples, T time steps, L latent units, U units of an LSTM, N filters along each side of a window, images of
+SIZE×SIZE pixels. All terms of the bound are in nats.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from wnrepro import data, identities
+from wnrepro.measurements import layer_rows
+from wnrepro.parameterization import Linear, LSTMCell, without_batch_statistics
+from wnrepro.settings import DrawSettings
+from wnrepro.training import Epoch, Tick, keep_memory, random_generators, set_precision
+
+SIZE = 28
+PIXELS = SIZE * SIZE
+BN_GAIN = 0.1  # g of bn at the start (Cooijmans et al., 2016)
+BANK_TOLERANCE = 1e-4  # added to the sum that normalizes a filter
+LEAST_EXPONENT = -30.0  # of a filter: the products of smaller ones are denormal numbers, which take a processor long
+WINDOW = 5  # numbers that place a window
+GUESS_NATS = PIXELS * math.log(2)
+DIVERGED_FACTOR = 2  # times the loss of guessing every pixel
+TICK_BATCHES = 5  # minibatches between two signs of progress
+TEST_BATCH = 500
+
+
+# ------------------------------------------------------------------------------- attention
+
+
+@functools.cache
+def grid(filters: tuple[int, ...], like: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Of windows with so many filters: each filter's window (ΣN,) and place in it, in pixels at δ = 1, (ΣN, 1); and the
+    pixels' coordinates (SIZE,).
+    """
+    which = [window for window, count in enumerate(filters) for _ in range(count)]
+    offsets = [(i - (count - 1) / 2) * (SIZE - 1) / (count - 1) for count in filters for i in range(count)]
+    return (
+        torch.tensor(which, device=device),
+        torch.tensor(offsets, dtype=like, device=device).unsqueeze(1),
+        torch.arange(SIZE, dtype=like, device=device),
+    )
+
+
+class FilterBanks(torch.autograd.Function):
+    """Centres μ in pixels (B, N, 2) and 1/σ² (B, N, 1) of filters → their values on the pixels (B, N, 2, SIZE).
+
+    By hand, since autograd would go over the banks three times as often.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, precision: Tensor, pixels: Tensor) -> Tensor:
+        distance = pixels - mu.unsqueeze(3)
+        bank = distance.square().mul_(-0.5 * precision.unsqueeze(3)).clamp_(min=LEAST_EXPONENT).exp_()
+        bank.div_(bank.sum(3, keepdim=True).add_(BANK_TOLERANCE))
+        ctx.save_for_backward(distance, bank, precision)
+        return bank
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_bank: Tensor) -> tuple[Tensor, Tensor, None]:
+        distance, bank, precision = ctx.saved_tensors
+        d_exponent = d_bank * bank
+        d_exponent.sub_(bank * d_exponent.sum(3, keepdim=True))
+        slope = d_exponent.mul_(distance)
+        d_mu = slope.sum(3)
+        d_precision = -0.5 * slope.mul_(distance).sum((2, 3)).unsqueeze(2)
+        return d_mu.mul_(precision), d_precision, None
+
+
+def filter_banks(windows: Tensor, filters: tuple[int, ...]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For windows (B, W, 5) and their numbers of filters N: each one's F_y and F_x (B, N, SIZE) and intensity γ (B, 1).
+
+    A window is its centre's y and x, in −1..1 from one edge of the image to the other; log δ, log σ², log γ. δ is the
+    distance of neighbouring filters, 1 being that at which the window covers the image (Gregor et al., eq. 19 to 26).
+    """
+    which, offsets, pixels = grid(filters, windows.dtype, windows.device)
+    each = windows[:, which]  # (B, ΣN, 5)
+    mu = (each[..., :2] + 1) * (SIZE / 2) + torch.exp(each[..., 2:3]) * offsets
+    banks = FilterBanks.apply(mu, torch.exp(-each[..., 3:4]), pixels).split(filters, 1)
+    gammas = torch.exp(windows[:, :, 4:]).unbind(1)
+    return [(bank[:, :, 0], bank[:, :, 1], gamma) for bank, gamma in zip(banks, gammas, strict=True)]
+
+
+def read(image: Tensor, banks: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """γ·F_y·image·F_xᵀ of images (B, SIZE, SIZE): (B, N²)."""
+    f_y, f_x, gamma = banks
+    return gamma * torch.bmm(torch.bmm(f_y, image), f_x.transpose(1, 2)).flatten(1)
+
+
+def write(patch: Tensor, banks: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """F_yᵀ·patch·F_x/γ of patches (B, N²): (B, SIZE, SIZE)."""
+    f_y, f_x, gamma = banks
+    square = (patch / gamma).view(-1, f_y.shape[1], f_x.shape[1])
+    return torch.bmm(f_y.transpose(1, 2), torch.bmm(square, f_x))
+
+
+# ------------------------------------------------------------------------------- the model
+
+
+class Sample(torch.autograd.Function):
+    """Mean and log standard deviation (B, 2·L) and noise (B, L) → z (B, L), and its KL from N(0, 1) (B,)."""
+
+    @staticmethod
+    def forward(ctx: Any, statistics: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = statistics.chunk(2, 1)
+        std = torch.exp(log_std)
+        ctx.save_for_backward(mean, std, noise)
+        kl = (torch.linalg.vecdot(mean, mean) + torch.linalg.vecdot(std, std)).sub_(mean.shape[1]).mul_(0.5)
+        return torch.addcmul(mean, std, noise), kl.sub_(log_std.sum(1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_z: Tensor, d_kl: Tensor) -> tuple[Tensor, None]:
+        mean, std, noise = ctx.saved_tensors
+        d_kl = d_kl.unsqueeze(1)
+        d_log_std = (d_z * noise).addcmul_(d_kl, std).mul_(std).sub_(d_kl)
+        return torch.cat([torch.addcmul(d_z, d_kl, mean), d_log_std], 1), None
+
+
+class DrawNet(nn.Module):
+    """Images (B, 1, SIZE, SIZE) of 0 and 1 and noise (T, B, L) → log p(x|z) (B,) and KL by time step (T, B).
+
+    The weights are computed once, not at each of the time steps. Batch statistics, where `param` has them, are of the
+    LSTMs' input-to-hidden products alone, of each time step apart (Cooijmans et al., 2016).
+    """
+
+    def __init__(self, settings: DrawSettings) -> None:
+        super().__init__()
+        s = self.settings = settings
+        plain, options = without_batch_statistics(s.param), {"v_std": s.weight_std}
+        seen = 2 * (s.read_window**2 if s.attention else PIXELS)
+        self.encoder = LSTMCell(seen + s.units, s.units, s.param, time_steps=s.time_steps, **options)
+        self.statistics = Linear(s.units, 2 * s.latents, plain, **options)  # mean and log standard deviation of z
+        self.decoder = LSTMCell(s.latents, s.units, s.param, time_steps=s.time_steps, **options)
+        # The patch to write and, with attention, the windows of writing it and of the next reading.
+        self.heads = Linear(s.units, s.write_window**2 + 2 * WINDOW if s.attention else PIXELS, plain, **options)
+        if s.param == "bn":
+            for cell in (self.encoder, self.decoder):
+                cell.input.set_g(torch.full((4 * s.units,), BN_GAIN))
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.view(-1, SIZE, SIZE).float()
+        canvases, kl, _ = self.unroll(noise, x)
+        log_p_x = -F.binary_cross_entropy_with_logits(canvases[-1], x, reduction="none").sum((1, 2))
+        return log_p_x, torch.stack(kl)
+
+    def unroll(self, noise: Tensor, x: Tensor | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """By time step the canvas (B, SIZE, SIZE), the KL (B,) and the write window (B, 5).
+
+        Without images x (B, SIZE, SIZE) the noise is z, and there is no KL; without attention there are no windows.
+        """
+        s = self.settings
+        dtype = torch.bfloat16 if s.precision == "bf16" else None
+        encoder, w_statistics, decoder, w_heads = (layer.unrolled(dtype) for layer in self.children())  # type: ignore
+        of_encoder = of_decoder = (noise.new_zeros(noise.shape[1], s.units),) * 2
+        canvas = noise.new_zeros(noise.shape[1], SIZE, SIZE)
+        patch, windows, write_banks, read_banks = self.look(self.heads(of_decoder[0], w_heads))
+        canvases, kls, write_windows = [], [], []
+        for time_step in range(s.time_steps):
+            z = noise[time_step]
+            if x is not None:
+                seen = torch.cat([*self.read(x, canvas, read_banks), of_decoder[0]], 1)
+                of_encoder = self.encoder(seen, of_encoder, encoder, time_step)
+                z, kl = Sample.apply(self.statistics(of_encoder[0], w_statistics), z)
+                kls.append(kl)
+            of_decoder = self.decoder(z, of_decoder, decoder, time_step)
+            patch, windows, write_banks, read_banks = self.look(self.heads(of_decoder[0], w_heads))
+            canvas = canvas + (write(patch, write_banks) if s.attention else patch.view_as(canvas))
+            canvases.append(canvas)
+            write_windows.append(windows[:, 0])
+        return canvases, kls, write_windows
+
+    def look(self, heads: Tensor) -> tuple[Tensor, Tensor, Any, Any]:
+        """The patch to write, both windows (B, 2, 5), and the filter banks of writing and of the next reading."""
+        if not self.settings.attention:
+            return heads, heads.new_empty(len(heads), 2, 0), None, None
+        patch, windows = heads.split([heads.shape[1] - 2 * WINDOW, 2 * WINDOW], 1)
+        windows = windows.view(-1, 2, WINDOW)
+        return patch, windows, *filter_banks(windows, (self.settings.write_window, self.settings.read_window))
+
+    def read(self, x: Tensor, canvas: Tensor, banks: Any) -> tuple[Tensor, Tensor]:
+        """What the encoder sees of the images and of what the canvas lacks: (B, N²) each, or all of their pixels."""
+        drawn = torch.sigmoid(canvas)
+        if not self.settings.attention:
+            return x.flatten(1), (x - drawn).flatten(1)
+        of_x = read(x, banks)
+        return of_x, of_x - read(drawn, banks)  # reading is linear
+
+
+# ------------------------------------------------------------------------------- the experiment
+
+
+class Draw:
+    """The experiment: settings and data in, `train()` yields its progress; resumes from `load_state_dict`.
+
+    facts: what is known once the run has begun: parameters, bound on the first minibatch, the identities' residuals.
+    """
+
+    def __init__(self, settings: DrawSettings, pixels: data.Pixels, device: torch.device) -> None:
+        """pixels: see `data.pixels`. Seeds torch's global generators with `settings.seed`."""
+        set_precision(settings.precision, device)
+        if device.type == "cpu":
+            keep_memory()
+        self.settings, self.device = settings, device
+        self.train_x, self.test_x = pixels.train_x.to(device), pixels.test_x.to(device)
+        torch.manual_seed(settings.seed)
+        self.order = torch.Generator().manual_seed(settings.seed)
+        self.net = DrawNet(settings).to(device)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), settings.lr, fused=True)
+        self.epoch = 0
+        self.facts: dict[str, Any] = {
+            "data": pixels.source,
+            "parameters": sum(p.numel() for p in self.net.parameters()),
+        }
+
+    @staticmethod
+    def check(settings: DrawSettings, data_dir: Path | None, device: torch.device) -> None:
+        """Raise UserError where `load` would: before anything is written or computed."""
+        set_precision(settings.precision, device)
+        data.check_pixels("mnist", settings, data_dir, ("batch_size",))
+
+    @classmethod
+    def load(cls, settings: DrawSettings, data_dir: Path | None, device: torch.device) -> "Draw":
+        """The experiment on the data that its settings name. Raises UserError where they are not there."""
+        s = settings
+        pixels = data.pixels("mnist", s.data, s.binarization, s.train_examples, s.test_examples, data_dir)
+        return cls(settings, pixels, device)
+
+    def train(self) -> Iterator[Tick | Epoch]:
+        """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
+
+        A bound that is not finite, or an epoch's median bound below twice that of guessing, ends it as diverged.
+        """
+        s = self.settings
+        n = len(self.train_x) // s.batch_size * s.batch_size
+        while self.epoch < s.epochs:
+            began = time.perf_counter()
+            tables: dict[str, list[dict[str, Any]]] = {}
+            order = torch.randperm(len(self.train_x), generator=self.order).to(self.device)
+            if self.epoch == 0:
+                tables["layers"] = layer_rows(self.net, self.epoch)
+                self.facts |= identities.measure(s.seed)
+            self.epoch += 1
+
+            self.net.train()
+            bounds, norms = torch.empty(2, n // s.batch_size, device=self.device)
+            for k, index in enumerate(order[:n].split(s.batch_size), start=1):
+                bounds[k - 1], norms[k - 1] = self.step(index)
+                if k % TICK_BATCHES == 0:
+                    yield Tick(self.epoch, k * s.batch_size, n)
+            self.facts.setdefault("start_bound_nats", bounds[0].item())
+            reconstruction, kls = self.test()
+            kl = sum(kls)
+            row = {
+                "epoch": self.epoch,
+                "seconds": round(time.perf_counter() - began, 3),
+                "train_bound_nats": bounds.mean().item(),
+                "test_bound_nats": reconstruction - kl,
+                "reconstruction_nats": reconstruction,
+                "kl_nats": kl,
+                "gradient_norm": norms.mean().item(),
+            }
+            tables["kl_steps"] = [
+                {"epoch": self.epoch, "time_step": number, "kl_nats": of_step}
+                for number, of_step in enumerate(kls, start=1)
+            ]
+            tables.setdefault("layers", []).extend(layer_rows(self.net, self.epoch))
+            diverged = ""
+            typical, lowest = bounds.median().item(), -DIVERGED_FACTOR * GUESS_NATS
+            if not (bounds.isfinite().all() and typical >= lowest):
+                diverged = f"median training bound {typical:.3g} nats in epoch {self.epoch}, {lowest:.3g} is the limit"
+            yield Epoch(self.epoch, row, tables, diverged)
+            if diverged:
+                return
+
+    def step(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """One training step on the images of this index (B,): their mean bound in nats and the gradient's norm, ()."""
+        log_p_x, kl = self.terms(self.train_x[index])
+        loss = kl.sum(0).mean() - log_p_x.mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.gradient_norm_max)
+        self.optimizer.step()
+        return -loss.detach(), norm
+
+    def terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x|z) (B,) and KL (T, B) of one sample z an image."""
+        noise = torch.randn(self.settings.time_steps, len(x), self.settings.latents, device=self.device)
+        log_p_x, kl = self.net(x, noise)
+        return log_p_x, kl
+
+    @torch.no_grad()
+    def test(self) -> tuple[float, list[float]]:
+        """Mean log p(x|z), and the mean KL of every time step, over the test images, nats.
+
+        By generators of its own, the same at every epoch: the run goes on as if it had not been tested.
+        """
+        self.net.eval()
+        with random_generators(self.settings.seed, self.device):
+            terms = [self.terms(x) for x in self.test_x.split(TEST_BATCH)]
+        log_p_x = torch.cat([log_p_x for log_p_x, _ in terms]).double().mean().item()
+        return log_p_x, torch.cat([kl for _, kl in terms], 1).double().mean(1).tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on, torch's global generators apart."""
+        return {
+            "epoch": self.epoch,
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "order": self.order.get_state(),
+            "facts": self.facts,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.epoch, self.facts = state["epoch"], state["facts"]
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.order.set_state(state["order"])

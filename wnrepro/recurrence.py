@@ -1,0 +1,130 @@
+"""What runs at every time step of a recurrent net, at the least cost a step.
+
+Shapes: B examples, I inputs, C output units, U units of a cell. Derivatives of derivatives are not supported.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+tanh_backward = torch.ops.aten.tanh_backward.default
+tanh_backward_into = torch.ops.aten.tanh_backward.grad_input
+
+
+class Unrolled:
+    """A weight w (C, I) for many time steps, as `product` and `lstm_step` take it.
+
+    Its gradient is gathered in place, product by product while their factors are still in the cache; autograd would
+    make a matrix of each and then add them up. dtype: of the factors of the products, where it is not w's.
+    """
+
+    def __init__(self, w: Tensor, dtype: torch.dtype | None = None) -> None:
+        self.gradient: Tensor | None = None
+        self.w: Tensor = Gather.apply(w, dtype or w.dtype, self)
+
+    def add_gradient(self, of_output: Tensor, x: Tensor) -> None:
+        """Add that of one product x·wᵀ."""
+        if self.gradient is None:
+            self.gradient = (of_output.T @ x).float() if x.dtype == torch.bfloat16 else of_output.T @ x
+        elif x.dtype == self.gradient.dtype:
+            self.gradient.addmm_(of_output.T, x)
+        else:
+            self.gradient.add_(of_output.T @ x)
+
+
+class Gather(torch.autograd.Function):
+    """w in the type of the products; its gradient is the one that `unrolled` has gathered by then."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, dtype: torch.dtype, unrolled: Unrolled) -> Tensor:
+        ctx.unrolled = unrolled
+        return w.to(dtype) if dtype != w.dtype else w.view_as(w)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Any) -> tuple[Tensor | None, None, None]:
+        gradient, ctx.unrolled.gradient = ctx.unrolled.gradient, None
+        return gradient, None, None
+
+
+class Product(torch.autograd.Function):
+    """See `product`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, unrolled: Unrolled) -> Tensor:
+        x = x.to(w.dtype)
+        ctx.save_for_backward(x, w)
+        ctx.unrolled = unrolled
+        if w.dtype == torch.bfloat16:
+            y = F.linear(x, w).float()
+            return y if b is None else y.add_(b)
+        return F.linear(x, w, b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
+        x, w = ctx.saved_tensors
+        of_x, _, of_b, _ = ctx.needs_input_grad
+        low = gradient.to(w.dtype)
+        ctx.unrolled.add_gradient(low, x)
+        return (low @ w).to(gradient.dtype) if of_x else None, None, gradient.sum(0) if of_b else None, None
+
+
+def product(x: Tensor, weight: Unrolled, b: Tensor | None) -> Tensor:
+    """x·wᵀ + b of x (B, I) and b (C,), where given: (B, C)."""
+    y: Tensor = Product.apply(x, weight.w, b, weight)
+    return y
+
+
+class LSTMStep(torch.autograd.Function):
+    """See `lstm_step`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, t: Tensor, h: Tensor, c: Tensor, w: Tensor, b: Tensor, unrolled: Unrolled
+    ) -> tuple[Tensor, Tensor]:
+        h = h.to(w.dtype)
+        active = torch.addmm(t, h, w.T) if w.dtype == t.dtype else t + h @ w.T
+        active += b
+        i, f, g, o = active.split(c.shape[1], 1)
+        active[:, : 2 * c.shape[1]].sigmoid_()
+        o.sigmoid_()
+        new_c = torch.addcmul(f * c, i, g.tanh_())
+        tanh_c = torch.tanh(new_c)
+        ctx.save_for_backward(active, h, c, tanh_c, w)
+        ctx.unrolled = unrolled
+        return o * tanh_c, new_c
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_h: Tensor, d_c: Tensor) -> tuple[Tensor, Tensor, Tensor, None, Tensor, None]:
+        active, h, c, tanh_c, w = ctx.saved_tensors
+        units = c.shape[1]
+        i, f, g, o = active.split(units, 1)
+        d_c = tanh_backward(d_h * o, tanh_c).add_(d_c)
+        d_t = torch.cat([d_c, d_c, d_c, d_h], 1)
+        d_i, d_f, d_g, d_o = d_t.split(units, 1)
+        d_i.mul_(g)
+        d_f.mul_(c)
+        d_g.mul_(i)
+        d_o.mul_(tanh_c)
+        sigmoid_backward(d_t[:, : 2 * units], active[:, : 2 * units], grad_input=d_t[:, : 2 * units])
+        tanh_backward_into(d_g, g, grad_input=d_g)
+        sigmoid_backward(d_o, o, grad_input=d_o)
+        low = d_t.to(w.dtype)
+        ctx.unrolled.add_gradient(low, h)
+        return d_t, (low @ w).to(d_t.dtype), d_c.mul_(f), None, d_t.sum(0), None
+
+
+def lstm_step(t: Tensor, h: Tensor, c: Tensor, weight: Unrolled, b: Tensor) -> tuple[Tensor, Tensor]:
+    """One time step of an LSTM cell: its h and c (B, U) → the next ones.
+
+    t: the input-to-hidden products (B, 4·U), gates in torch's order i, f, g, o; weight (4·U, U) and b (4·U,): the
+    recurrent ones.
+    """
+    h, c = LSTMStep.apply(t, h, c, weight.w, b, weight)
+    return h, c
