@@ -37,8 +37,9 @@ from wnrepro.experiments.cvae import (
     log_normal,
     sample_normal,
 )
+from wnrepro.experiments.draw import BANK_TOLERANCE, SIZE, WINDOW, Draw
 from wnrepro.runs import now, provenance, read_json, write_json
-from wnrepro.settings import PARAMS, CifarSettings, CvaeSettings, Settings
+from wnrepro.settings import PARAMS, CifarSettings, CvaeSettings, DrawSettings, Settings
 from wnrepro.training import autocast
 
 WARM_UP_STEPS = 2
@@ -61,7 +62,7 @@ def random_images(settings: CifarSettings, device: torch.device) -> Images:
     return Images(x, y, x[:0], y[:0], "random")
 
 
-def random_pixels(settings: CvaeSettings) -> Pixels:
+def random_pixels(settings: CvaeSettings | DrawSettings) -> Pixels:
     """Twenty minibatches of black and white noise."""
     torch.manual_seed(0)
     x = torch.randint(2, (20 * settings.batch_size, *MnistVae.shape), dtype=torch.uint8)
@@ -75,7 +76,9 @@ def endless(loader: DataLoader[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ..
 
 def plain_step(settings: Settings, device: torch.device) -> Step:
     """One step of the loop that most people write: torch's layers, weight_norm, optimizer and DataLoader."""
-    return plain_cifar(settings, device) if isinstance(settings, CifarSettings) else plain_cvae(settings, device)
+    if isinstance(settings, CifarSettings):
+        return plain_cifar(settings, device)
+    return plain_cvae(settings, device) if isinstance(settings, CvaeSettings) else plain_draw(settings, device)
 
 
 def plain_cifar(settings: CifarSettings, device: torch.device) -> Step:
@@ -201,14 +204,108 @@ def plain_cvae(settings: CvaeSettings, device: torch.device) -> Step:
     return step
 
 
+class PlainAttention(nn.Module):
+    """The window that h (B, units) asks for: filter banks F_y, F_x (B, count, SIZE) and γ (B, 1, 1)."""
+
+    offsets: Tensor
+    pixels: Tensor
+
+    def __init__(self, units: int, count: int) -> None:
+        super().__init__()
+        self.window = nn.Linear(units, WINDOW)
+        self.spread = (SIZE - 1) / (count - 1)
+        self.register_buffer("offsets", torch.arange(count) - (count - 1) / 2)
+        self.register_buffer("pixels", torch.arange(float(SIZE)))
+
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, x, log_delta, log_variance, log_gamma = self.window(h).float().unsqueeze(2).split(1, 1)
+        steps = self.spread * torch.exp(log_delta) * self.offsets
+        f_y, f_x = (self.bank((c + 1) / 2 * SIZE + steps, torch.exp(log_variance)) for c in (y, x))
+        return f_y, f_x, torch.exp(log_gamma)
+
+    def bank(self, centres: Tensor, variance: Tensor) -> Tensor:
+        """Normalized Gaussians (B, count, SIZE) at these centres (B, 1, count)."""
+        bank = torch.exp(-((self.pixels - centres.transpose(1, 2)) ** 2) / (2 * variance))
+        return bank / (bank.sum(2, keepdim=True) + BANK_TOLERANCE)
+
+
+class PlainDraw(nn.Module):
+    """DRAW in torch's layers, the weights normalized at every time step; see `DrawNet`."""
+
+    def __init__(self, settings: DrawSettings) -> None:
+        super().__init__()
+        s = settings
+        assert s.attention
+        self.units, self.time_steps, self.write_window = s.units, s.time_steps, s.write_window
+        self.encoder = nn.LSTMCell(2 * s.read_window**2 + s.units, s.units)
+        self.statistics = nn.Linear(s.units, 2 * s.latents)
+        self.decoder = nn.LSTMCell(s.latents, s.units)
+        self.read_at = PlainAttention(s.units, s.read_window)
+        self.write_at = PlainAttention(s.units, s.write_window)
+        self.patch = nn.Linear(s.units, s.write_window**2)
+        for layer in list(self.modules()):
+            for name, parameter in list(layer.named_parameters(recurse=False)):
+                if name.startswith("weight"):
+                    nn.init.normal_(parameter, std=s.weight_std)
+                    weight_norm(layer, name)
+                else:
+                    nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = x.squeeze(1)
+        canvas = torch.zeros_like(x)
+        h_enc = c_enc = h_dec = c_dec = x.new_zeros(len(x), self.units)
+        kl = []
+        for t in range(self.time_steps):
+            f_y, f_x, gamma = self.read_at(h_dec)
+            glimpses = [
+                (gamma * torch.bmm(torch.bmm(f_y, image), f_x.transpose(1, 2))).flatten(1)
+                for image in (x, x - torch.sigmoid(canvas))
+            ]
+            h_enc, c_enc = self.encoder(torch.cat([*glimpses, h_dec], 1), (h_enc, c_enc))
+            mean, log_std = self.statistics(h_enc).float().chunk(2, 1)
+            z = mean + torch.exp(log_std) * (torch.randn_like(mean) if noise is None else noise[t])
+            kl.append((0.5 * (mean**2 + torch.exp(2 * log_std) - 1) - log_std).sum(1))
+            h_dec, c_dec = self.decoder(z, (h_dec, c_dec))
+            patch = self.patch(h_dec).view(-1, self.write_window, self.write_window)
+            f_y, f_x, gamma = self.write_at(h_dec)
+            canvas = canvas + torch.bmm(torch.bmm(f_y.transpose(1, 2), patch), f_x) / gamma
+        loss = F.binary_cross_entropy_with_logits(canvas, x, reduction="none").sum((1, 2))
+        return -loss, torch.stack(kl)
+
+
+def plain_draw(settings: DrawSettings, device: torch.device) -> Step:
+    torch.manual_seed(settings.seed)
+    net = PlainDraw(settings).to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.lr)
+    dataset = TensorDataset(random_pixels(settings).train_x.float())
+    batches = endless(DataLoader(dataset, settings.batch_size, shuffle=True))
+
+    def step() -> object:
+        (x,) = next(batches)
+        with autocast(settings.precision, device):
+            log_p_x, kl = net(x.to(device))
+        loss = kl.sum(0).mean() - log_p_x.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), settings.gradient_norm_max)
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
 def our_step(settings: Settings, device: torch.device) -> Step:
     """One step of the experiment."""
-    experiment: Cifar | Cvae
-    if isinstance(settings, CifarSettings):
-        experiment = Cifar(settings, random_images(settings, device), device)
+    experiment: Cifar | Cvae | Draw
+    if isinstance(settings, DrawSettings):
+        experiment = Draw(settings, random_pixels(settings), device)
     else:
-        experiment = Cvae(settings, random_pixels(settings), device)
-    experiment.initialize(torch.arange(settings.init_examples, device=device))
+        if isinstance(settings, CifarSettings):
+            experiment = Cifar(settings, random_images(settings, device), device)
+        else:
+            experiment = Cvae(settings, random_pixels(settings), device)
+        experiment.initialize(torch.arange(settings.init_examples, device=device))
     experiment.net.train()
 
     def step() -> object:

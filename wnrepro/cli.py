@@ -301,7 +301,9 @@ def sample(
     data_dir: DataDir = None,
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="what computes")] = "auto",
 ) -> None:
-    """Samples of a trained model, and reconstructions beside their originals, as PNG files in the run's directory."""
+    """Samples of a trained model, and reconstructions beside their originals, as PNG files in the run's directory; of
+    DRAW a GIF too, of samples being drawn.
+    """
     from wnrepro.experiments import experiment_class
     from wnrepro.runs import open_run
     from wnrepro.training import choose_device
@@ -309,7 +311,7 @@ def sample(
     there = open_run(run)
     kind, where = experiment_class(there.experiment), choose_device(device)
     if not hasattr(kind, "pictures"):
-        raise UserError(f"{run}: a run of {there.experiment}, which generates no images; give one of cvae")
+        raise UserError(f"{run}: a run of {there.experiment}, which generates no images; give one of cvae or draw")
     kind.check(there.settings, data_dir, where)
     if there.finished() == "diverged":
         raise UserError(f"{run}: the run diverged, its model has no images to show; give another")
@@ -323,7 +325,7 @@ def sample(
 @app.command()
 def bench(
     experiment: Annotated[
-        str, typer.Argument(metavar="cifar|cvae", help="the experiment to time; cvae is MNIST's")
+        str, typer.Argument(metavar="|".join(SETTINGS), help="the experiment to time; cvae is MNIST's")
     ] = "cifar",
     rounds: Annotated[int, typer.Option("--rounds", min=2, help="steps timed of each contender")] = 20,
     precision: Annotated[

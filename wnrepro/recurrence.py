@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+GATHERED = 4  # products whose factors are gathered for one product of the gradient
+
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.default
 tanh_backward_into = torch.ops.aten.tanh_backward.grad_input
@@ -23,17 +25,27 @@ class Unrolled:
     """
 
     def __init__(self, w: Tensor, dtype: torch.dtype | None = None) -> None:
+        self.dtype = w.dtype
+        self.factors: list[tuple[Tensor, Tensor]] = []
         self.gradient: Tensor | None = None
         self.w: Tensor = Gather.apply(w, dtype or w.dtype, self)
 
     def add_gradient(self, of_output: Tensor, x: Tensor) -> None:
         """Add that of one product x·wᵀ."""
+        self.factors.append((of_output, x))
+        if len(self.factors) == GATHERED:
+            self.gather()
+
+    def gather(self) -> None:
+        """Add the gradient of the products noted."""
+        of_outputs, inputs = (torch.cat(some) for some in zip(*self.factors, strict=True))
+        self.factors.clear()
         if self.gradient is None:
-            self.gradient = (of_output.T @ x).float() if x.dtype == torch.bfloat16 else of_output.T @ x
-        elif x.dtype == self.gradient.dtype:
-            self.gradient.addmm_(of_output.T, x)
+            self.gradient = (of_outputs.T @ inputs).to(self.dtype)
+        elif inputs.dtype == self.dtype:
+            self.gradient.addmm_(of_outputs.T, inputs)
         else:
-            self.gradient.add_(of_output.T @ x)
+            self.gradient += of_outputs.T @ inputs
 
 
 class Gather(torch.autograd.Function):
@@ -47,6 +59,8 @@ class Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _: Any) -> tuple[Tensor | None, None, None]:
+        if ctx.unrolled.factors:
+            ctx.unrolled.gather()
         gradient, ctx.unrolled.gradient = ctx.unrolled.gradient, None
         return gradient, None, None
 
@@ -56,13 +70,11 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, unrolled: Unrolled) -> Tensor:
-        x = x.to(w.dtype)
-        ctx.save_for_backward(x, w)
+        low = x.to(w.dtype)
+        ctx.save_for_backward(low, w)
         ctx.unrolled = unrolled
-        if w.dtype == torch.bfloat16:
-            y = F.linear(x, w).float()
-            return y if b is None else y.add_(b)
-        return F.linear(x, w, b)
+        y = F.linear(low, w).to(x.dtype)
+        return y if b is None else y.add_(b)
 
     @staticmethod
     @once_differentiable

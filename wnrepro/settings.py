@@ -142,6 +142,12 @@ class DrawSettings:
     read_window: int = setting(2, "filters along each side of the read window", "authors' code", least=2)
     write_window: int = setting(5, "filters along each side of the write window", "authors' code", least=2)
     weight_std: float = setting(0.01, "standard deviation of the weights at the start", "authors' code", above=0)
+    g_start: float | None = setting(
+        None,
+        "g of every weight vector of wn and wn+mobn at the start; without it ‖v‖, so that wn starts as normal does",
+        "our choice",
+        above=0,
+    )
     gradient_norm_max: float = setting(
         10.0, "the gradient of all parameters is scaled down to this norm", "authors' code", above=0
     )
@@ -277,6 +283,8 @@ def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> S
             raise UserError(f"{option(field)} {value}: belongs to --dataset {only} alone; leave it out")
     if values.get("g_exp") is not None and param == "normal":
         raise UserError("--g-exp: the parameterization normal has no g to learn; leave it out, or give another --param")
+    if values.get("g_start") is not None and param not in ("wn", "wn+mobn"):
+        raise UserError(f"--g-start: sets g of wn and wn+mobn, not of {param}; leave it out, or give another --param")
     return SETTINGS[experiment](**values)
 
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wnrepro import data, identities
+from wnrepro.drawing import outlined
 from wnrepro.measurements import layer_rows
-from wnrepro.parameterization import Linear, LSTMCell, without_batch_statistics
+from wnrepro.parameterization import Linear, LSTMCell, layers, without_batch_statistics
 from wnrepro.settings import DrawSettings
 from wnrepro.training import Epoch, Tick, keep_memory, random_generators, set_precision
 
@@ -33,6 +34,7 @@ GUESS_NATS = PIXELS * math.log(2)
 DIVERGED_FACTOR = 2  # times the loss of guessing every pixel
 TICK_BATCHES = 5  # minibatches between two signs of progress
 TEST_BATCH = 500
+DRAWN, ENLARGED = 16, 3  # samples in the animation, and how much larger they are
 
 
 # ------------------------------------------------------------------------------- attention
@@ -105,6 +107,18 @@ def write(patch: Tensor, banks: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     return torch.bmm(f_y.transpose(1, 2), torch.bmm(square, f_x))
 
 
+def boxes(windows: Tensor) -> Tensor:
+    """Top, bottom, left and right of windows (B, 5), in pixels: those of their outermost filters' centres, (B, 4).
+
+    Where there are no windows (B, 0), boxes beyond the image.
+    """
+    if not windows.shape[1]:
+        return windows.new_full((len(windows), 4), -math.inf)
+    y, x = ((windows[:, :2] + 1) * (SIZE / 2)).T
+    half = torch.exp(windows[:, 2]) * ((SIZE - 1) / 2)
+    return torch.stack([y - half, y + half, x - half, x + half], 1)
+
+
 # ------------------------------------------------------------------------------- the model
 
 
@@ -145,9 +159,10 @@ class DrawNet(nn.Module):
         self.decoder = LSTMCell(s.latents, s.units, s.param, time_steps=s.time_steps, **options)
         # The patch to write and, with attention, the windows of writing it and of the next reading.
         self.heads = Linear(s.units, s.write_window**2 + 2 * WINDOW if s.attention else PIXELS, plain, **options)
-        if s.param == "bn":
-            for cell in (self.encoder, self.decoder):
-                cell.input.set_g(torch.full((4 * s.units,), BN_GAIN))
+        for _, layer in layers(self):
+            start = BN_GAIN if layer.param == "bn" else s.g_start
+            if start is not None and layer.param != "normal":
+                layer.set_g(torch.full_like(layer.g, start))
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         x = x.view(-1, SIZE, SIZE).float()
@@ -311,6 +326,28 @@ class Draw:
             terms = [self.terms(x) for x in self.test_x.split(TEST_BATCH)]
         log_p_x = torch.cat([log_p_x for log_p_x, _ in terms]).double().mean().item()
         return log_p_x, torch.cat([kl for _, kl in terms], 1).double().mean(1).tolist()
+
+    @torch.no_grad()
+    def pictures(self, count: int, seed: int) -> dict[str, Tensor]:
+        """By name: `samples` (count, 1, SIZE, SIZE); `reconstructions` (count, 1, SIZE, 2·SIZE), test images each
+        beside its reconstruction (no more than there are); `drawing` (T + 1, DRAWN, 3, …), the first few samples as
+        they are drawn, the write window outlined, and in the end without it. Values in 0..1.
+        """
+        s, net, x = self.settings, self.net.eval(), self.test_x[:count].float()
+        with random_generators(seed, self.device):
+            noise = torch.randn(s.time_steps, count, s.latents, device=self.device)
+            canvases, _, windows = net.unroll(noise, None)
+            noise = torch.randn(s.time_steps, len(x), s.latents, device=self.device)
+            reconstructed = net.unroll(noise, x.squeeze(1))[0][-1].sigmoid().unsqueeze(1)
+        frames = [
+            outlined(canvas[:DRAWN].sigmoid(), boxes(window[:DRAWN]), ENLARGED)
+            for canvas, window in zip([*canvases, canvases[-1]], [*windows, windows[-1][:, :0]], strict=True)
+        ]
+        return {
+            "samples": canvases[-1].sigmoid().unsqueeze(1).cpu(),
+            "reconstructions": torch.cat([x, reconstructed], 3).cpu(),
+            "drawing": torch.stack(frames).cpu(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, torch's global generators apart."""
