@@ -520,16 +520,33 @@ def test_figures_of_draw(tmp_path: Path) -> None:
         steps = figures.kl_steps(results)
         assert steps is not None
         (axes,) = steps.axes
-        assert axes.get_title() == "MNIST, after epoch 5"  # the last that all have
-        (mean,) = [line for line in axes.lines if line.get_label() == "weight norm. (n = 4)"]
+        assert axes.get_title() == "MNIST"
+        (mean,) = [line for line in axes.lines if line.get_label() == "weight norm., epoch 5 and 10 (n = 4)"]
         assert list(mean.get_xdata()) == [1, 2, 3, 4]
-        assert list(mean.get_ydata()) == pytest.approx([7 / step + 5 for step in (1, 2, 3, 4)])
-        assert axes.get_ylim()[1] == pytest.approx(1.06 * 2 * 13)  # not bn's 805
+        assert list(mean.get_ydata()) == pytest.approx([7 / step + 8.75 for step in (1, 2, 3, 4)])
+        assert axes.get_ylim()[1] == pytest.approx(1.06 * 2 * 18)  # not bn's 810
 
         make_draw(tmp_path, "wn+mobn", seed=2, bound=-70.0)  # better than what the paper shows
         best = figures.figure3(load(tmp_path, "short").of("draw"))
         assert best is not None
         assert best.axes[0].get_ylim()[0] == low and best.axes[0].get_ylim()[1] > -82
+
+
+def test_figures_of_draw_show_another_start_beside_the_standard_runs(tmp_path: Path) -> None:
+    make_draw(tmp_path, "normal", bound=-80.0)
+    make_draw(tmp_path, "wn", bound=-85.0)
+    for seed in (1, 2):
+        make_draw(tmp_path, "wn", seed=seed, bound=-60.0, g_start=1.0)
+    results = load(tmp_path, "short")
+    assert findings(results)["C10"].n == "1 seed, 2 runs"  # judged without them
+    with matplotlib.rc_context(figures.STYLE):
+        for figure in (figures.figure3(results.of("draw")), figures.kl_steps(results.of("draw"))):
+            assert figure is not None
+            labels = [text.get_text() for text in figure.legends[0].get_texts()]
+            assert len(labels) == 3 and "g = 1 at the start" in labels[2] and labels[2].endswith("(n = 2)")
+            (axes,) = figure.axes
+            dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+            assert len(dotted) >= 2 and max(max(line.get_ydata()) for line in dotted) < axes.get_ylim()[1]
 
 
 def test_figures_of_a_draw_whose_test_has_no_number(tmp_path: Path) -> None:

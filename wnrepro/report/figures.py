@@ -164,18 +164,23 @@ def figure2(results: Results) -> Figure | None:
 def figure3(results: Results) -> Figure | None:
     """Figure 3: DRAW's test bound by epoch: every seed (thin), the mean of the finished ones and its standard error.
 
-    The y axis starts where normal and wn do, whatever the other two do; a mark where these end below it.
+    The y axis starts where normal and wn do, whatever the other two do; a mark where these end below it. Beside them,
+    dotted, the runs that start with another g.
     """
     column = "test_bound_nats"
     runs = _with_values(results.figure3, column)
     if not runs:
         return None
+    others = [(g, run) for g, some in results.other_starts.items() for run in _with_values(some, column)]
     figure, (axes,) = _figure(height=4.0)
     first = _limit_from_epoch(axes, [run for run in _compared(runs) if not run.diverged] or runs, [column])
     low, high = axes.get_ylim()
-    highest = max(float(run.metrics[column].max()) for run in runs)
+    highest = max(float(run.metrics[column].max()) for run in [*runs, *(run for _, run in others)])
     axes.set_ylim(low, max(high, highest + 0.06 * (highest - low)))
     _bound_curves(axes, runs, column, _params(runs))
+    dotted: dict[str, Any] = {"linestyle": ":", "linewidth": 1.6}
+    for _, run in others:
+        axes.plot(run.metrics["epoch"], run.metrics[column], color=COLOURS[run.param], **dotted)
     below = [run for run in runs if run.done and run.final(column) < low]
     for run in below:
         _mark_end(axes, run, column, axes.get_ylim())
@@ -183,6 +188,10 @@ def figure3(results: Results) -> Figure | None:
     axes.set_title(_data_name("mnist", runs))
     _epoch_axis(axes, runs, first)
     handles = _finished_handles([runs]) + _state_handles(runs)
+    for g, param in dict.fromkeys((g, run.param) for g, run in others):
+        n = sum((g, param) == (start, run.param) for start, run in others)
+        label = f"{LABELS[param]}, g = {g:g} at the start (n = {n})"
+        handles.append(Line2D([], [], color=COLOURS[param], **dotted, label=label))
     if below:
         handles.append(Line2D([], [], color="#555555", linestyle="none", marker="v", label="ends below"))
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
@@ -190,35 +199,40 @@ def figure3(results: Results) -> Figure | None:
 
 
 def kl_steps(results: Results) -> Figure | None:
-    """DRAW's KL of every time step at the last epoch that all finished runs have: every seed (thin) and the mean."""
+    """DRAW's KL of every time step after a run's last epoch: every seed (thin) and the mean; dotted: another g."""
     runs = [run for run in results.figure3 if run.done and len(run.kl_steps)]
     if not runs:
         return None
-    epoch = min(int(run.kl_steps["epoch"].max()) for run in runs)
     figure, (axes,) = _figure(height=3.2)
-    for param in _params(runs):
-        style: dict[str, Any] = {"color": COLOURS[param], "linestyle": LINES[param]}
-        seeds = [_kl_at(run, epoch) for run in runs if run.param == param]
-        steps = range(1, len(seeds[0]) + 1)
-        for kl in seeds:
-            axes.plot(steps, kl, **style, linewidth=0.8, alpha=0.5)
-        label = f"{LABELS[param]} (n = {len(seeds)})"
-        axes.plot(steps, np.mean(seeds, axis=0), **style, linewidth=1.8, label=label)
-    every, compared = (np.concatenate([_kl_at(run, epoch) for run in some]) for some in (runs, _compared(runs) or runs))
+    others = [(g, [run for run in some if run.done and len(run.kl_steps)]) for g, some in results.other_starts.items()]
+    for g, some in [(None, runs), *others]:
+        for param in _params(some):
+            seeds = [run for run in some if run.param == param]
+            style: dict[str, Any] = {"color": COLOURS[param], "linestyle": LINES[param] if g is None else ":"}
+            values = [_last_kl(run) for run in seeds]
+            steps = range(1, len(values[0]) + 1)
+            for kl in values:
+                axes.plot(steps, kl, **style, linewidth=0.8, alpha=0.5)
+            start = "" if g is None else f", g = {g:g} at the start"
+            epochs = " and ".join(map(str, sorted({run.epoch for run in seeds})))
+            label = f"{LABELS[param]}{start}, epoch {epochs} (n = {len(seeds)})"
+            axes.plot(steps, np.mean(values, axis=0), **style, linewidth=1.8, label=label)
+    shown = [run for _, some in [(None, runs), *others] for run in some]
+    every, compared = (np.concatenate([_last_kl(run) for run in some]) for some in (shown, _compared(shown) or shown))
     highest = min(np.max(kl, initial=0, where=np.isfinite(kl)) * times for kl, times in ((every, 1), (compared, 2)))
     axes.set_ylim(0, 1.06 * highest or 1)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("time step")
     axes.set_ylabel("KL on the test images (nats)")
-    axes.set_title(f"{_data_name('mnist', runs)}, after epoch {epoch}")
+    axes.set_title(_data_name("mnist", runs))
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
-def _kl_at(run: Run, epoch: int) -> np.ndarray:
-    """Of every time step, in nats."""
-    return run.kl_steps.loc[run.kl_steps["epoch"] == epoch, "kl_nats"].to_numpy(float)
+def _last_kl(run: Run) -> np.ndarray:
+    """Of every time step after the last epoch, in nats."""
+    return run.kl_steps.loc[run.kl_steps["epoch"] == run.kl_steps["epoch"].max(), "kl_nats"].to_numpy(float)
 
 
 def bound_raw(results: Results) -> Figure | None:

@@ -221,6 +221,13 @@ class Results:
         """Of draw: the runs as `figure2` chooses them."""
         return self.figure2
 
+    @functools.cached_property
+    def other_starts(self) -> dict[float, tuple[Run, ...]]:
+        """Of draw: by g at the start (`g_start`) the runs that are as `figure3`'s in all else."""
+        runs = [run for run in self.changing("epochs", "g_start") if run.lr == self.defaults["lr"]]
+        starts = sorted({run.settings["g_start"] for run in runs if "g_start" in run.changed})
+        return {g: longest(run for run in runs if run.settings["g_start"] == g) for g in starts}
+
 
 def longest(runs: Iterable[Run]) -> tuple[Run, ...]:
     """Of the runs of each parameterization, learning rate and seed, the one that got furthest."""

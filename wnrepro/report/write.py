@@ -41,10 +41,10 @@ CAPTIONS = {
     "bound_raw": "MNIST's test bound, mean of the finished seeds: of the averaged parameters, and of the raw ones "
     "(faint).",
     "figure3": "DRAW's test bound by epoch (C10): every seed (thin), the mean of the finished ones (n) and its "
-    "standard error. The first epochs lie far below and are cut off, and so is what another parameterization has "
-    "below normal and weight norm.",
-    "kl_steps": "DRAW's KL of every time step, mean over the test images, at the last epoch that all finished runs "
-    "have: every seed (thin) and the mean. Cut off above twice the largest of normal and weight norm.",
+    "standard error; dotted, runs that start with another g (`--g-start`). The first epochs lie far below and are cut "
+    "off, and so is what another parameterization has below normal and weight norm.",
+    "kl_steps": "DRAW's KL of every time step, mean over the test images, after the last epoch of the finished runs: "
+    "every seed (thin) and the mean; dotted as in figure 3. Cut off above twice the largest of normal and weight norm.",
     "step_time": "Step time over that of the normal parameterization (C7: of cifar), 95 % intervals.",
 }
 WARNING = {
