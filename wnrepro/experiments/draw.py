@@ -35,6 +35,7 @@ DIVERGED_FACTOR = 2  # times the loss of guessing every pixel
 TICK_BATCHES = 5  # minibatches between two signs of progress
 TEST_BATCH = 500
 DRAWN, ENLARGED = 16, 3  # samples in the animation, and how much larger they are
+GREYS = 31  # of the animation, besides black: fewer make a smaller file
 
 
 # ------------------------------------------------------------------------------- attention
@@ -340,7 +341,7 @@ class Draw:
             noise = torch.randn(s.time_steps, len(x), s.latents, device=self.device)
             reconstructed = net.unroll(noise, x.squeeze(1))[0][-1].sigmoid().unsqueeze(1)
         frames = [
-            outlined(canvas[:DRAWN].sigmoid(), boxes(window[:DRAWN]), ENLARGED)
+            outlined((GREYS * canvas[:DRAWN].sigmoid()).round() / GREYS, boxes(window[:DRAWN]), ENLARGED)
             for canvas, window in zip([*canvases, canvases[-1]], [*windows, windows[-1][:, :0]], strict=True)
         ]
         return {
