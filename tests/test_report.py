@@ -538,7 +538,9 @@ def test_figures_of_draw_show_another_start_beside_the_standard_runs(tmp_path: P
     for seed in (1, 2):
         make_draw(tmp_path, "wn", seed=seed, bound=-60.0, g_start=1.0)
     results = load(tmp_path, "short")
-    assert findings(results)["C10"].n == "1 seed, 2 runs"  # judged without them
+    found = findings(results)["C10"]
+    assert found.n == "1 seed, 2 runs"  # judged without them
+    assert found.measured.count("outside the rule, with g = 1 at the start, seed 1: reaches normal's") == 1
     with matplotlib.rc_context(figures.STYLE):
         for figure in (figures.figure3(results.of("draw")), figures.kl_steps(results.of("draw"))):
             assert figure is not None

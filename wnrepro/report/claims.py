@@ -303,7 +303,8 @@ def _c10(results: Results) -> Finding:
     seeds: list[tuple[float, int]] = []
     used: list[Run] = []
     said = []
-    for wn, normal in _wn_and_normal(results.of("draw").figure3):
+    part = results.of("draw")
+    for wn, normal in _wn_and_normal(part.figure3):
         epochs = min(_reach(wn), _reach(normal))
         epoch, words = _reached(wn, normal, epochs)
         if epochs < paper.SHARED_EPOCHS:
@@ -312,6 +313,10 @@ def _c10(results: Results) -> Finding:
             used += [wn, normal]
         seeds.append((epoch, epochs))
         said.append(f"seed {wn.seed}: {words}")
+    for g, runs in part.other_starts.items():  # not judged
+        for wn, normal in _wn_and_normal([*(run for run in part.figure3 if run.param == "normal"), *runs]):
+            words = _reached(wn, normal, min(_reach(wn), _reach(normal)))[1]
+            said.append(f"outside the rule, with g = {g:g} at the start, seed {wn.seed}: {words}")
     measured = "test bound of wn, " + "; ".join(said) if said else "no seed with wn and normal"
     return _found(verdicts.earlier(seeds), measured, used)
 
