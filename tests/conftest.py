@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wnrepro.data import Images, Pixels
-from wnrepro.settings import CifarSettings, Settings, scale_settings
+from wnrepro.settings import CifarSettings, DrawSettings, Settings, scale_settings
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,14 @@ def tiny_cvae(param: str = "wn", dataset: str = "mnist", **changes: object) -> S
     small |= {"latents": 3, "iaf_width": 6}
     small |= {"maps": (2, 4, 4), "depths": (1, 1, 1), "hidden": 12} if dataset == "mnist" else {"maps": (6,)}
     return scale_settings("cvae", "quick", param, **({"dataset": dataset} | small | changes))
+
+
+def tiny_draw(param: str = "wn", **changes: object) -> DrawSettings:
+    """Settings of a DRAW whose epochs take a moment."""
+    small = {"epochs": 4, "train_examples": 200, "test_examples": 100, "batch_size": 20}
+    settings = scale_settings("draw", "quick", param, **(small | {"time_steps": 3, "units": 8, "latents": 3} | changes))
+    assert isinstance(settings, DrawSettings)
+    return settings
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ from test_data import make_binarized_mnist, make_mnist
 
 from wnrepro.cli import main
 from wnrepro.data import DATASETS
+from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
-from wnrepro.experiments.cvae import Cvae
-from wnrepro.settings import PARAMS, CifarSettings, CvaeSettings
+from wnrepro.settings import PARAMS, SETTINGS, CifarSettings
 
 TINY = ["--scale", "quick", "--epochs", "2", "--width", "4"]
 TINY += ["--train-examples", "200", "--test-examples", "100", "--init-examples", "100"]
@@ -67,7 +67,7 @@ def test_help_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("cifar", "report", "bench", "data", "doctor"):
+    for command in ("cifar", "cvae", "draw", "sample", "report", "bench", "data", "doctor"):
         assert command in done.stdout
 
 
@@ -141,6 +141,7 @@ def test_a_failed_run_is_exit_code_1_and_goes_on_later(run, random_images, tmp_p
 
 
 CVAE = "cvae --param wn --scale quick"
+DRAW = "draw --param wn --scale quick"
 
 
 @pytest.mark.parametrize(
@@ -198,6 +199,22 @@ CVAE = "cvae --param wn --scale quick"
             f"{CVAE} --scale paper --binarization seeded --data-dir {{tmp}}/empty",
             "The data set mnist is not complete in {tmp}/empty",
         ),
+        (f"{DRAW} --train-examples 200 --batch-size 201", "--batch-size 201: there are only 200 training images"),
+        (f"{DRAW} --train-examples 4001", "--train-examples 4001: mnist (bundled) has 4000; give fewer"),
+        (f"{DRAW} --test-examples 501", "--test-examples 501: mnist (bundled) has 500; give fewer"),
+        (f"{DRAW} --scale paper --train-examples 60001", "--train-examples 60001: mnist (real) has 60000; give fewer"),
+        (f"{DRAW} --binarization seeded", "--binarization seeded: the bundled images are binary already; leave it out"),
+        (f"{DRAW} --precision tf32 --device cpu", "--precision tf32: only a GPU has it"),
+        (f"{DRAW} --read-window 1", "--read-window 1: give a number of at least 2"),
+        (f"{DRAW} --time-steps 0", "--time-steps 0: give a number of at least 1"),
+        (f"{DRAW} --gradient-norm-max 0", "--gradient-norm-max 0: give a number above 0"),
+        (f"{DRAW} --weight-std nan", "--weight-std nan: give a number above 0"),
+        (f"{DRAW} --param bn --g-start 1", "--g-start: sets g of wn and wn+mobn, not of bn; leave it out"),
+        (f"{DRAW} --scale short --data-dir {{tmp}}/empty", "binarized_mnist is not complete in {tmp}/empty"),
+        (
+            f"{DRAW} --scale paper --binarization seeded --data-dir {{tmp}}/empty",
+            "The data set mnist is not complete in {tmp}/empty",
+        ),
         ("sample {tmp}/none", "{tmp}/none: holds no run (no config.json); give a directory"),
         ("sample {tmp}/empty", "{tmp}/empty: holds no run (no config.json); give a directory"),
         ("sample {tmp}/file", "{tmp}/file"),
@@ -214,7 +231,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(run, tmp_path, words, says
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
     words = words.format(tmp=tmp_path).split()
-    if "--results" not in words and words[0] in ("cifar", "cvae", "bench"):
+    if "--results" not in words and words[0] in (*SETTINGS, "bench"):
         words += ["--results", f"{tmp_path}/results"]
     code, printed, error = run(*words)
     assert (code, printed) == (2, "")
@@ -233,6 +250,10 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(run, tmp_path, words, says
         "cvae --param wn --maps 4,8,8",
         "cvae --param wn --importance-samples 0",
         "cvae --param wn --importance-samples many",
+        "draw",
+        "draw --param wn --attention 1",
+        "draw --param wn --dataset mnist",
+        "draw --param wn --importance-samples 3",
         "sample",
         "sample results --count 0",
         "sample results --seed -1",
@@ -246,15 +267,23 @@ def test_what_the_parser_refuses_is_exit_code_2(run, tmp_path, monkeypatch, word
     assert not list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------------- cvae and sample
+# ------------------------------------------------------------------------------- cvae, draw and sample
 
-SMALL = ["--scale", "quick", "--epochs", "1", "--train-examples", "100", "--test-examples", "100"]
-SMALL += ["--init-examples", "60", "--batch-size", "20"]
-SMALL_FOLDER = "_epochs-1_batch_size-20_train_examples-100_test_examples-100_init_examples-60"
+SMALL = ["--scale", "quick", "--epochs", "1", "--train-examples", "100", "--test-examples", "100", "--batch-size", "20"]
+SMALL_FOLDER = "_epochs-1_batch_size-20_train_examples-100_test_examples-100"
+VAES = {
+    "mnist": ["cvae", "--dataset", "mnist", "--init-examples", "60", *SMALL],
+    "cifar10": ["cvae", "--dataset", "cifar10", "--init-examples", "60", *SMALL],
+    "draw": ["draw", *SMALL],
+}
+each_vae = pytest.mark.parametrize("vae", VAES)
+each_of_cvae = pytest.mark.parametrize("vae", ["mnist", "cifar10"])
 
 
-def vae_folder(results: Path, dataset: str, param: str = "wn", lr: str = "0.002") -> Path:
-    return results / f"quick/cvae/{dataset}_{param}_lr{lr}{SMALL_FOLDER}/seed-1"
+def vae_folder(results: Path, vae: str, param: str = "wn", lr: str = "") -> Path:
+    if vae == "draw":
+        return results / f"quick/draw/{param}_lr{lr or '0.001'}{SMALL_FOLDER}/seed-1"
+    return results / f"quick/cvae/{vae}_{param}_lr{lr or '0.002'}{SMALL_FOLDER}_init_examples-60/seed-1"
 
 
 def entry_point(*words: object) -> subprocess.CompletedProcess[str]:
@@ -266,17 +295,14 @@ def entry_point(*words: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def trained_vaes(tmp_path_factory) -> tuple[Path, dict[str, subprocess.CompletedProcess[str]]]:
-    """A results folder with a finished run of each data set, and what the real entry point said as it made them."""
+    """A results folder with a finished run of each, and what the real entry point said as it made them."""
     results = tmp_path_factory.mktemp("vaes")
-    return results, {
-        dataset: entry_point("cvae", "--dataset", dataset, "--param", "wn", *SMALL, "--results", results)
-        for dataset in ("mnist", "cifar10")
-    }
+    return results, {vae: entry_point(*words, "--param", "wn", "--results", results) for vae, words in VAES.items()}
 
 
 @pytest.fixture
 def vaes(trained_vaes, tmp_path) -> Path:
-    """A results folder of the test's own with these two runs."""
+    """A results folder of the test's own with these runs."""
     return shutil.copytree(trained_vaes[0], tmp_path / "results")
 
 
@@ -285,39 +311,52 @@ def state(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
-def test_cvae_by_the_real_entry_point_on_bundled_data(trained_vaes, dataset):
+@each_vae
+def test_a_vae_by_the_real_entry_point_on_bundled_data(trained_vaes, vae):
     results, said = trained_vaes
-    done, folder = said[dataset], vae_folder(results, dataset)
+    done, folder = said[vae], vae_folder(results, vae)
     assert (done.returncode, done.stderr) == (0, "")
     line, end = done.stdout.splitlines()
     assert line.startswith(f"{folder.parent.relative_to(results)}  epoch 1/1  train bound -")
-    assert " nats, test bound -" in line and ("bits/dim" in line) == (dataset == "cifar10")
+    assert " nats, test bound -" in line and ("bits/dim" in line) == (vae == "cifar10")
     assert end == f"{folder}: done"
     assert {path.name for path in folder.iterdir()} == {
-        *("config.json", "run.json", "metrics.csv", "layers.csv", "init.csv", "checkpoint.pt", "lock")
+        *("config.json", "run.json", "metrics.csv", "layers.csv", "checkpoint.pt", "lock"),
+        "kl_steps.csv" if vae == "draw" else "init.csv",
     }
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "done" and record["facts"]["data"].startswith("bundled")
     assert json.loads((folder / "config.json").read_text())["settings"]["binarization"] is None
 
 
-@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
-def test_a_finished_vae_is_skipped(run, vaes, monkeypatch, dataset):
-    folder = vae_folder(vaes, dataset)
+@each_vae
+def test_a_finished_vae_is_skipped(run, vaes, monkeypatch, vae):
+    folder = vae_folder(vaes, vae)
     before = state(folder)
-    monkeypatch.setattr(Cvae, "load", classmethod(lambda *_: pytest.fail("it needs no data")))
-    words = ("cvae", "--dataset", dataset, "--param", "wn", *SMALL, "--results", vaes)
-    assert run(*words) == (0, f"{folder}: done\n", "")
+    kind = experiment_class(VAES[vae][0])
+    monkeypatch.setattr(kind, "load", classmethod(lambda *_: pytest.fail("it needs no data")))
+    assert run(*VAES[vae], "--param", "wn", "--results", vaes) == (0, f"{folder}: done\n", "")
     assert state(folder) == before
 
 
-@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
-def test_importance_samples_of_a_finished_run_are_taken_without_training(run, vaes, monkeypatch, dataset):
-    folder = vae_folder(vaes, dataset)
+def test_a_switch_is_a_setting_of_the_run(run, tmp_path):
+    words = (*VAES["draw"], "--param", "wn", "--time-steps", 3, "--results", tmp_path, "--quiet")
+    for more in (["--no-attention"], [], ["--attention"]):
+        assert run(*words, *more) == (0, "", "")
+    there = {path.parent.parent.name: json.loads(path.read_text()) for path in tmp_path.rglob("config.json")}
+    name = f"wn_lr0.001{SMALL_FOLDER}"
+    assert {variant: config["settings"]["attention"] for variant, config in there.items()} == {
+        f"{name}_attention-False_time_steps-3": False,
+        f"{name}_time_steps-3": True,
+    }
+
+
+@each_of_cvae
+def test_importance_samples_of_a_finished_run_are_taken_without_training(run, vaes, monkeypatch, vae):
+    folder = vae_folder(vaes, vae)
     before, record = state(folder), json.loads((folder / "run.json").read_text())
-    monkeypatch.setattr(Cvae, "train", lambda _: pytest.fail("it has been trained"))
-    words = ("cvae", "--dataset", dataset, "--param", "wn", *SMALL, "--results", vaes)
+    monkeypatch.setattr(experiment_class("cvae"), "train", lambda _: pytest.fail("it has been trained"))
+    words = (*VAES[vae], "--param", "wn", "--results", vaes)
     code, printed, error = run(*words, "--importance-samples", 3)
     facts = json.loads((folder / "run.json").read_text())["facts"]
     estimate = facts["log_likelihood_nats"]
@@ -342,7 +381,7 @@ def test_importance_samples_of_a_finished_run_are_taken_without_training(run, va
 
 
 def test_importance_samples_after_training_in_one_command(run, tmp_path):
-    words = ("cvae", "--param", "bn", *SMALL, "--results", tmp_path, "--importance-samples", 2)
+    words = (*VAES["mnist"], "--param", "bn", "--results", tmp_path, "--importance-samples", 2)
     code, printed, _ = run(*words)
     folder = vae_folder(tmp_path, "mnist", "bn")
     assert code == 0 and "epoch 1/1" in printed and "by 2 samples an image" in printed
@@ -354,49 +393,70 @@ def test_importance_samples_without_a_checkpoint_are_a_mistake(run, vaes):
     folder = vae_folder(vaes, "mnist")
     (folder / "checkpoint.pt").unlink()
     before = state(folder)
-    code, printed, error = run("cvae", "--param", "wn", *SMALL, "--results", vaes, "--importance-samples", 2)
+    code, printed, error = run(*VAES["mnist"], "--param", "wn", "--results", vaes, "--importance-samples", 2)
     assert (code, printed) == (2, "") and error.startswith(f"wnrepro: {folder}: has no checkpoint.pt")
     assert state(folder) == before
 
 
-@pytest.mark.parametrize(("dataset", "param"), [("mnist", "wn"), ("cifar10", "bn")])
-def test_divergence_of_a_vae_is_a_result(run, tmp_path, dataset, param):
-    words = ("cvae", "--dataset", dataset, "--param", param, "--lr", "1e6", *SMALL, "--results", tmp_path)
+@pytest.mark.parametrize(("vae", "param"), [("mnist", "wn"), ("cifar10", "bn"), ("draw", "wn")])
+def test_divergence_of_a_vae_is_a_result(run, tmp_path, vae, param):
+    words = (*VAES[vae], "--param", param, "--lr", "1e6", "--results", tmp_path)
     code, printed, error = run(*words)
-    folder = vae_folder(tmp_path, dataset, param, "1e+06")
+    folder = vae_folder(tmp_path, vae, param, "1e+06")
     assert (code, error) == (0, "") and f"{folder}: diverged (median training bound" in printed
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "diverged" and record["epoch"] == 1 and "is the limit" in record["message"]
     before = state(folder)
-    code, printed, error = run(*words, "--importance-samples", 3)  # skipped, and there is nothing to estimate
+    more = [] if vae == "draw" else ["--importance-samples", 3]
+    code, printed, error = run(*words, *more)  # skipped, and there is nothing to estimate
     assert (code, error) == (0, "") and printed == f"{folder}: diverged ({record['message']})\n"
+    says = f"wnrepro: {folder}: the run diverged, its model has no images to show; give another\n"
+    assert run("sample", folder) == (2, "", says)
     assert state(folder) == before
 
 
-def test_help_of_cvae_tells_the_defaults_by_data_set(run, monkeypatch):
+@pytest.mark.parametrize(
+    ("experiment", "says"),
+    [
+        (
+            "cvae",
+            [
+                "--dataset mnist|cifar10 data set, and with it the model (§5.2; default: mnist)",
+                "epochs (our choice; default: mnist 400, short 4, quick 10; cifar10 400, short 12, quick 5)",
+                "minibatch size (our choice; CIFAR-10: authors' code; default: mnist 100, quick 50; cifar10 16)",
+                "Adamax's learning rate α (§5.2; default: 0.002)",
+                "(§5.2; default: mnist 16 32 32, quick 4 8 8; cifar10 160, short 32, quick 16)",
+                "units of the dense layer (§5.2; default: 450, quick 64)",
+                "authors' code; default: mnist 0.0; cifar10 0.25)",
+                "--importance-samples K",
+            ],
+        ),
+        (
+            "draw",
+            [
+                "epochs (figure 3; default: 100, short 5, quick 8)",
+                "minibatch size (authors' code; default: 100, quick 50)",
+                "training images (the first so many) (authors' code; default: 50000, quick 2000)",
+                "--attention --no-attention <bool> read and write through attention windows, or the whole image (§5.3;",
+            ],
+        ),
+    ],
+)
+def test_help_tells_every_setting_and_its_default_at_every_scale(run, monkeypatch, experiment, says):
     monkeypatch.setenv("COLUMNS", "250")
-    code, printed, _ = run("cvae", "--help")
+    code, printed, _ = run(experiment, "--help")
     text = " ".join(printed.replace("│", "").split())
     assert code == 0
-    for name, field in CvaeSettings.__dataclass_fields__.items():
+    for name, field in SETTINGS[experiment].__dataclass_fields__.items():
         assert "--" + name.replace("_", "-") in printed
         assert f"({field.metadata['source']}" in text
-    for says in (
-        "--dataset mnist|cifar10 data set, and with it the model (§5.2; default: mnist)",
-        "epochs (our choice; default: mnist 400, short 4, quick 10; cifar10 400, short 12, quick 5)",
-        "minibatch size (our choice; CIFAR-10: authors' code; default: mnist 100, quick 50; cifar10 16)",
-        "Adamax's learning rate α (§5.2; default: 0.002)",
-        "(§5.2; default: mnist 16 32 32, quick 4 8 8; cifar10 160, short 32, quick 16)",
-        "units of the dense layer (§5.2; default: 450, quick 64)",
-        "authors' code; default: mnist 0.0; cifar10 0.25)",
-        "--importance-samples K",
-    ):
-        assert says in text, says
+    for words in says:
+        assert words in text, words
     assert "None" not in text
 
 
-def test_help_of_cvae_and_sample_imports_no_torch():
-    for command in ("cvae", "sample"):
+def test_help_of_a_command_imports_no_torch():
+    for command in ("cvae", "draw", "sample"):
         code = (
             f"import sys\nsys.argv = ['wnrepro', '{command}', '--help']\nfrom wnrepro.cli import main\n"
             "try:\n    main()\nfinally:\n    assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"
@@ -407,13 +467,15 @@ def test_help_of_cvae_and_sample_imports_no_torch():
 
 # What MNIST's files allow. make_mnist and make_binarized_mnist write a handful of images with checksums of their own.
 
-HANDFUL = ["--scale", "short", "--epochs", "1", "--batch-size", "2", "--init-examples", "6"]
-HANDFUL += ["--maps", "2", "--maps", "2", "--maps", "2", "--hidden", "8", "--latents", "2", "--iaf-width", "4"]
+FEW = ["--scale", "short", "--epochs", "1", "--batch-size", "2", "--latents", "2"]
+HANDFUL = ["cvae", *FEW, "--init-examples", "6", *(3 * ["--maps", "2"]), "--hidden", "8", "--iaf-width", "4"]
+DRAWN = ["draw", *FEW, "--units", "4", "--time-steps", "2"]
 
 
-def test_where_only_mnist_is_its_pixels_are_drawn_by_a_seed(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("handful", "name"), [(HANDFUL, "mnist_wn_lr0.002"), (DRAWN, "wn_lr0.0003")])
+def test_where_only_mnist_is_its_pixels_are_drawn_by_a_seed(run, tmp_path, monkeypatch, handful, name):
     make_mnist(tmp_path, monkeypatch)
-    words = ("cvae", "--param", "wn", *HANDFUL, "--data-dir", tmp_path, "--results")
+    words = (*handful, "--param", "wn", "--data-dir", tmp_path, "--results")
     code, printed, error = run(*words, tmp_path / "a")
     assert code == 0 and "done" in printed
     assert error == (
@@ -421,7 +483,7 @@ def test_where_only_mnist_is_its_pixels_are_drawn_by_a_seed(run, tmp_path, monke
         "by 1 to 2 nats\n"
     )
     (path,) = (tmp_path / "a").rglob("config.json")
-    assert path.parent.parent.name.startswith("mnist_wn_lr0.002_epochs-1_batch_size-2_binarization-seeded_")
+    assert path.parent.parent.name.startswith(f"{name}_epochs-1_batch_size-2_binarization-seeded_")
     assert json.loads(path.read_text())["settings"]["binarization"] == "seeded"
     assert "binarized once by seed" in json.loads(path.with_name("run.json").read_text())["facts"]["data"]
 
@@ -434,15 +496,16 @@ def test_where_only_mnist_is_its_pixels_are_drawn_by_a_seed(run, tmp_path, monke
 
 def test_the_note_on_the_seed_is_printed_once(run, tmp_path, monkeypatch):
     make_mnist(tmp_path, monkeypatch)
-    words = ("cvae", "--param", "all", *HANDFUL, "--data-dir", tmp_path, "--results", tmp_path / "results")
+    words = (*HANDFUL, "--param", "all", "--data-dir", tmp_path, "--results", tmp_path / "results")
     monkeypatch.setattr("wnrepro.cli.run_all", lambda *_, **__: 0)
     code, _, error = run(*words)
     assert code == 0 and error.count("MNIST is binarized by a fixed seed") == 1
 
 
-def test_where_larochelles_files_are_they_are_taken(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("handful", [HANDFUL, DRAWN])
+def test_where_larochelles_files_are_they_are_taken(run, tmp_path, monkeypatch, handful):
     make_binarized_mnist(tmp_path, monkeypatch)
-    code, _, error = run("cvae", "--param", "wn", *HANDFUL, "--data-dir", tmp_path, "--results", tmp_path / "a")
+    code, _, error = run(*handful, "--param", "wn", "--data-dir", tmp_path, "--results", tmp_path / "a")
     assert (code, error) == (0, "")
     (path,) = (tmp_path / "a").rglob("config.json")
     assert json.loads(path.read_text())["settings"]["binarization"] == "larochelle"
@@ -450,10 +513,11 @@ def test_where_larochelles_files_are_they_are_taken(run, tmp_path, monkeypatch):
     assert "Larochelle" in json.loads(path.with_name("run.json").read_text())["facts"]["data"]
 
 
-def test_larochelles_binarization_is_not_replaced_where_it_was_asked_for(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("handful", [HANDFUL, DRAWN])
+def test_larochelles_binarization_is_not_replaced_where_it_was_asked_for(run, tmp_path, monkeypatch, handful):
     make_mnist(tmp_path, monkeypatch)
     before = sorted(tmp_path.rglob("*"))
-    words = ("cvae", "--param", "wn", *HANDFUL, "--data-dir", tmp_path, "--results", tmp_path / "results")
+    words = (*handful, "--param", "wn", "--data-dir", tmp_path, "--results", tmp_path / "results")
     code, printed, error = run(*words, "--binarization", "larochelle")
     assert (code, printed) == (2, "") and "Traceback" not in error
     assert error.startswith(f"wnrepro: The data set binarized_mnist is not complete in {tmp_path} (")
@@ -463,18 +527,22 @@ def test_larochelles_binarization_is_not_replaced_where_it_was_asked_for(run, tm
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("dataset", "side"), [("mnist", 28), ("cifar10", 32)])
-def test_sample_writes_pictures_into_the_run(run, vaes, monkeypatch, dataset, side):
-    folder = vae_folder(vaes, dataset)
+@pytest.mark.parametrize(("vae", "side"), [("mnist", 28), ("cifar10", 32), ("draw", 28)])
+def test_sample_writes_pictures_into_the_run(run, vaes, monkeypatch, vae, side):
+    folder = vae_folder(vaes, vae)
     before = state(folder)
     monkeypatch.chdir(vaes)
     code, printed, error = run("sample", folder.relative_to(vaes), "--count", 6)
-    paths = [folder / "samples.png", folder / "reconstructions.png"]
+    paths = [folder / "samples.png", folder / "reconstructions.png"] + [folder / "drawing.gif"] * (vae == "draw")
     assert (code, error) == (0, "") and printed.splitlines() == [str(path) for path in paths]
-    for path, wide in zip(paths, (side, 2 * side), strict=True):
+    for path, wide in zip(paths, (side, 2 * side), strict=False):
         with Image.open(path) as picture:
             assert picture.format == "PNG" and picture.size == (3 * (wide + 2) + 2, 2 * (side + 2) + 2)
             assert len(picture.getcolors(2**24)) > 2
+    if vae == "draw":
+        with Image.open(paths[2]) as picture:
+            assert picture.format == "GIF" and 1 < picture.n_frames <= 12 + 1
+            assert (255, 0, 0) in {colour for _, colour in picture.convert("RGB").getcolors(2**24)}
     after = state(folder)
     drawn = {path.name: after.pop(path.name)[1] for path in paths}
     assert {name: content for name, (_, content) in after.items()} == {n: content for n, (_, content) in before.items()}
@@ -506,7 +574,7 @@ def test_sample_of_a_classifier(run, random_images, tmp_path):
     before = state(path.parent)
     code, printed, error = run("sample", path.parent)
     assert (code, printed) == (2, "")
-    assert error == f"wnrepro: {path.parent}: a run of cifar, which generates no images; give one of cvae\n"
+    assert error == f"wnrepro: {path.parent}: a run of cifar, which generates no images; give one of cvae or draw\n"
     assert state(path.parent) == before
 
 

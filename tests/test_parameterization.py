@@ -773,10 +773,10 @@ def test_lstm_weights_computed_once_give_the_same_gradients(param: str) -> None:
     cell, x = LSTMCell(3, 4, param, v_std=0.5), torch.randn(6, 5, 3)
     other = copy.deepcopy(cell)
     target = torch.randn(6, 5, 4)
-    for each, once in ((cell, {}), (other, {"weights": other.weights()})):
+    for each, once in ((cell, {}), (other, {"weights": other.unrolled()})):
         y = unroll(each, x, **once)
         (y * target).sum().backward()
-    close(unroll(other, x, weights=other.weights()), unroll(cell, x))
+    close(unroll(other, x, weights=other.unrolled()), unroll(cell, x))
     for (name, p), q in zip(cell.named_parameters(), other.parameters(), strict=True):
         assert p.grad is not None and q.grad is not None, name
         close(q.grad, p.grad)
@@ -787,6 +787,27 @@ def test_lstm_has_batch_statistics_on_the_input_product_alone() -> None:
         cell = LSTMCell(3, 4, param, g_exp=3.0)
         assert (cell.input.param, cell.recurrent.param) == (param, recurrent)
         assert cell.input.v.shape == (16, 3) and cell.recurrent.v.shape == (16, 4)
+
+
+@pytest.mark.parametrize("param", ["bn", "wn+mobn"])
+def test_every_time_step_has_running_averages_of_its_own(param: str) -> None:
+    """Those of a layer that sees this time step alone; evaluation uses them, and no plain layer can stand for all."""
+    layer, alone = Linear(3, 4, param, time_steps=2), [Linear(3, 4, param) for _ in range(2)]
+    for each in alone:
+        each.load_state_dict(layer.state_dict() | {n: b[0].clone() for n, b in layer.named_buffers()})
+    for _ in range(3):
+        for time, each in enumerate(alone):
+            x = torch.randn(9, 3) + time
+            close(layer(x, layer.unrolled(), time), each(x))
+    assert (layer.running_mean[0] - layer.running_mean[1]).abs().min() > 1e-3
+    x = torch.randn(9, 3)
+    layer.eval()
+    for time, each in enumerate(alone):
+        for name, buffer in each.named_buffers():
+            close(layer.get_buffer(name)[time], buffer)
+        close(layer(x, None, time), each.eval()(x))
+    with pytest.raises(ValueError, match="every time step has running averages of its own"):
+        fold(layer)
 
 
 def test_fresh_lstm_under_wn_is_the_fresh_normal_one() -> None:
@@ -921,7 +942,7 @@ def test_compiled_lstm() -> None:
             self.cell = LSTMCell(3, 4, "wn+mobn", v_std=0.5)
 
         def forward(self, x: Tensor) -> Tensor:
-            return unroll(self.cell, x, weights=self.cell.weights())
+            return unroll(self.cell, x, weights=self.cell.unrolled())
 
     assert_compiled_is_eager(Unrolled(), torch.randn(3, 5, 3), "aot_eager")
 

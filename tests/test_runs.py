@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_pixels, tiny_cvae
+from conftest import make_pixels, tiny_cvae, tiny_draw
 from PIL import Image
 
 from wnrepro import runs
 from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
+from wnrepro.experiments.draw import Draw
 from wnrepro.runs import Run, open_run, variant
-from wnrepro.settings import scale_settings
+from wnrepro.settings import PARAMS, scale_settings
 from wnrepro.training import Epoch
 
 CPU = torch.device("cpu")
@@ -212,6 +213,12 @@ def test_a_run_of_an_auto_encoder_has_a_name_that_begins_with_its_data_set():
     assert len(hashes) == 4
 
 
+def test_a_run_of_draw_is_named_by_what_is_not_its_scales_default():
+    assert variant("draw", "short", scale_settings("draw", "short", "wn+mobn", seed=3)) == "wn+mobn_lr0.0003"
+    changed = scale_settings("draw", "quick", "wn", attention=False, time_steps=10)
+    assert variant("draw", "quick", changed) == "wn_lr0.001_attention-False_time_steps-10"
+
+
 def test_generators_go_on_where_they_were():
     state = runs.rng_state()
     first = torch.rand(3).tolist(), runs.np.random.rand(3).tolist(), random.random()
@@ -223,9 +230,10 @@ KILLED = """
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from conftest import make_images, make_pixels, tiny_cvae
+from conftest import make_images, make_pixels, tiny_cvae, tiny_draw
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
+from wnrepro.experiments.draw import Draw
 from wnrepro.runs import Run
 from wnrepro.settings import scale_settings
 experiment, param, dataset = sys.argv[3:]
@@ -233,6 +241,9 @@ cpu = torch.device("cpu")
 if experiment == "cifar":
     settings = scale_settings("cifar", "quick", param, epochs=6, width=4, batch_size=20, noise_epochs=(2, 4))
     load = lambda: Cifar(settings, make_images(), cpu)
+elif experiment == "draw":
+    settings = tiny_draw(param, epochs=6, lr=0.01)
+    load = lambda: Draw(settings, make_pixels(dataset), cpu)
 else:
     settings = tiny_cvae(param, dataset, epochs=6, polyak_epochs=2.0)
     load = lambda: Cvae(settings, make_pixels(dataset), cpu)
@@ -250,6 +261,7 @@ if run.finished() is None:
         ("cifar", "wn+mobn", "cifar10"),
         ("cvae", "wn", "mnist"),
         ("cvae", "bn", "cifar10"),
+        ("draw", "wn+mobn", "mnist"),
     ],
 )
 def test_kill_9_at_random_moments_changes_no_row(tmp_path, experiment, param, dataset):
@@ -281,7 +293,8 @@ def test_kill_9_at_random_moments_changes_no_row(tmp_path, experiment, param, da
     assert kills >= 2 and len(record["resumed"]) >= 1
     assert without_seconds(killed) == without_seconds(whole) and len(without_seconds(whole)) == 1 + 6
     tables = {path.name for path in whole.parent.glob("*.csv")} - {"metrics.csv"}
-    assert tables == {"layers.csv", "init.csv"} | ({"noise.csv"} if param == "wn+mobn" else set())
+    expected = {"layers.csv", "kl_steps.csv" if experiment == "draw" else "init.csv"}
+    assert tables == expected | ({"noise.csv"} if (experiment, param) == ("cifar", "wn+mobn") else set())
     for name in tables:
         assert killed.with_name(name).read_bytes() == whole.with_name(name).read_bytes()
     assert record["status"] == "done"
@@ -302,22 +315,52 @@ def test_cifar_in_a_run_and_again(tmp_path, images, tiny):
     assert files(run.folder) == before
 
 
-@pytest.mark.parametrize(("param", "dataset"), [("wn+mobn", "mnist"), ("normal", "cifar10")])
-def test_an_auto_encoder_in_a_run_and_again(tmp_path, param, dataset):
-    settings = tiny_cvae(param, dataset, epochs=2)
-    run = Run(tmp_path, "cvae", "quick", settings)
+BOUNDS = ["epoch", "train_bound_nats", "test_bound_nats"]
 
-    def load() -> Cvae:
-        return Cvae(settings, make_pixels(dataset), CPU)
+
+@pytest.mark.parametrize(
+    ("kind", "dataset", "settings", "name", "columns", "tables"),
+    [
+        (
+            Cvae,
+            "mnist",
+            tiny_cvae("wn+mobn", "mnist", epochs=2),
+            "cvae/mnist_wn+mobn_lr0.002",
+            [*BOUNDS, "test_bound_nats_raw", "kl_nats", "reconstruction_nats"],
+            {"init.csv": 1, "layers.csv": 3},
+        ),
+        (
+            Cvae,
+            "cifar10",
+            tiny_cvae("normal", "cifar10", epochs=2),
+            "cvae/cifar10_normal_lr0.002",
+            [*BOUNDS, "test_bound_nats_raw", "kl_nats", "reconstruction_nats", "test_bits_per_dim"],
+            {"init.csv": 1, "layers.csv": 3},
+        ),
+        (
+            Draw,
+            "mnist",
+            tiny_draw("wn", epochs=2),
+            "draw/wn_lr0.001",
+            [*BOUNDS, "reconstruction_nats", "kl_nats", "gradient_norm"],
+            {"kl_steps.csv": 2, "layers.csv": 3},
+        ),
+    ],
+    ids=["cvae mnist", "cvae cifar10", "draw"],
+)
+def test_an_auto_encoder_in_a_run_and_again(tmp_path, kind, dataset, settings, name, columns, tables):
+    run = Run(tmp_path, name.split("/")[0], "quick", settings)
+
+    def load() -> Cvae | Draw:
+        return kind(settings, make_pixels(dataset), CPU)
 
     with run:
         record = run.execute(load)
-    assert run.name.startswith(f"quick/cvae/{dataset}_{param}_lr0.002_epochs-2_")
-    assert record["status"] == "done" and record["facts"]["data"] == f"random blobs for {dataset}"
-    assert record["facts"]["eq3_residual"] < 1e-12 and record["facts"]["init_loss"] > 0
-    assert record["facts"]["parameters"] == sum(p.numel() for p in load().net.parameters())
-    columns = ["epoch", "train_bound_nats", "test_bound_nats", "test_bound_nats_raw", "kl_nats", "reconstruction_nats"]
-    columns += ["test_bits_per_dim"] * (dataset == "cifar10")
+    facts = record["facts"]
+    assert run.name.startswith(f"quick/{name}_epochs-2_")
+    assert record["status"] == "done" and facts["data"] == f"random blobs for {dataset}"
+    assert facts["eq3_residual"] < 1e-12 and facts["wn_is_bn_residual"] < 1e-12
+    assert facts["parameters"] == sum(p.numel() for p in load().net.parameters())
     rows = without_seconds(run.folder / "metrics.csv")
     assert rows[0] == columns and len(rows) == 3
     for row in rows[1:]:
@@ -325,9 +368,11 @@ def test_an_auto_encoder_in_a_run_and_again(tmp_path, param, dataset):
         assert value["test_bound_nats"] == pytest.approx(value["reconstruction_nats"] - value["kl_nats"])
         if dataset == "cifar10":
             assert value["test_bits_per_dim"] == pytest.approx(-value["test_bound_nats"] / (3072 * np.log(2)))
-    assert {path.name for path in run.folder.glob("*.csv")} == {"metrics.csv", "layers.csv", "init.csv"}
-    for name, epochs in (("init.csv", 1), ("layers.csv", 3)):
-        lines = (run.folder / name).read_text().splitlines()
+    start = -facts["init_loss"] if kind is Cvae else facts["start_bound_nats"]
+    assert start < float(rows[1][1]) < float(rows[2][1]) < 0, "the training bound rises from where it began"
+    assert {path.name for path in run.folder.glob("*.csv")} == {"metrics.csv", *tables}
+    for table, epochs in tables.items():
+        lines = (run.folder / table).read_text().splitlines()
         assert (len(lines) - 1) % epochs == 0 and len(set(lines)) == len(lines)
     before = files(run.folder)
     with run:
@@ -417,13 +462,22 @@ def test_a_finished_run_is_opened_from_its_folder(finished, monkeypatch):
     opens(f"./cvae/../cvae/{finished.folder.parent.name}/{finished.folder.name}/")
 
 
-@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+@pytest.mark.parametrize(
+    ("experiment", "changes"),
+    [
+        ("cvae", {"dataset": "mnist"}),
+        ("cvae", {"dataset": "cifar10"}),
+        ("cvae", {"depths": (3, 1, 1), "v_norm_max": 5.0, "seed": 4}),
+        ("draw", {}),
+        ("draw", {"attention": False, "seed": 4}),
+    ],
+)
 @pytest.mark.parametrize("scale", ["paper", "short", "quick"])
-def test_runs_of_all_settings_are_opened(tmp_path, scale, dataset):
-    """Tuples come back from JSON's lists, and None from null."""
-    for changes in ({}, {"depths": (3, 1, 1), "v_norm_max": 5.0, "seed": 4}):
-        settings = scale_settings("cvae", scale, "bn", dataset=dataset, **changes)
-        run = Run(tmp_path, "cvae", scale, settings)
+def test_runs_of_all_settings_are_opened(tmp_path, scale, experiment, changes):
+    """Tuples come back from JSON's lists, None from null and False from false."""
+    for param in PARAMS:
+        settings = scale_settings(experiment, scale, param, **changes)
+        run = Run(tmp_path, experiment, scale, settings)
         run.folder.mkdir(parents=True)
         runs.write_json(run.folder / "config.json", run.config)
         assert open_run(run.folder).settings == settings and open_run(run.folder).finished() is None

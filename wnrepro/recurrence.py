@@ -21,14 +21,16 @@ class Unrolled:
     """A weight w (C, I) for many time steps, as `product` and `lstm_step` take it.
 
     Its gradient is gathered in place, product by product while their factors are still in the cache; autograd would
-    make a matrix of each and then add them up. dtype: of the factors of the products, where it is not w's.
+    make a matrix of each and then add them up. dtype: of the factors of the products, where it is not w's. A backward
+    pass through it must be the only one, and go to w. Under torch.compile it is the plain weight.
     """
 
     def __init__(self, w: Tensor, dtype: torch.dtype | None = None) -> None:
         self.dtype = w.dtype
         self.factors: list[tuple[Tensor, Tensor]] = []
         self.gradient: Tensor | None = None
-        self.w: Tensor = Gather.apply(w, dtype or w.dtype, self)
+        dtype = dtype or w.dtype
+        self.w: Tensor = w.to(dtype) if torch.compiler.is_compiling() else Gather.apply(w, dtype, self)
 
     def add_gradient(self, of_output: Tensor, x: Tensor) -> None:
         """Add that of one product x·wᵀ."""
@@ -88,7 +90,10 @@ class Product(torch.autograd.Function):
 
 def product(x: Tensor, weight: Unrolled, b: Tensor | None) -> Tensor:
     """x·wᵀ + b of x (B, I) and b (C,), where given: (B, C)."""
-    y: Tensor = Product.apply(x, weight.w, b, weight)
+    if torch.compiler.is_compiling():
+        y = F.linear(x.to(weight.w.dtype), weight.w).to(x.dtype)
+        return y if b is None else y + b
+    y = Product.apply(x, weight.w, b, weight)
     return y
 
 
@@ -138,5 +143,9 @@ def lstm_step(t: Tensor, h: Tensor, c: Tensor, weight: Unrolled, b: Tensor) -> t
     t: the input-to-hidden products (B, 4·U), gates in torch's order i, f, g, o; weight (4·U, U) and b (4·U,): the
     recurrent ones.
     """
+    if torch.compiler.is_compiling():
+        i, f, g, o = (t + product(h, weight, b)).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
     h, c = LSTMStep.apply(t, h, c, weight.w, b, weight)
     return h, c

@@ -28,7 +28,7 @@ SIZE = 28
 PIXELS = SIZE * SIZE
 BN_GAIN = 0.1  # g of bn at the start (Cooijmans et al., 2016)
 BANK_TOLERANCE = 1e-4  # added to the sum that normalizes a filter
-LEAST_EXPONENT = -30.0  # of a filter: the products of smaller ones are denormal numbers, which take a processor long
+LEAST_VALUE = 1e-13  # of a filter, else 0: products of smaller ones are denormal, which takes a processor long
 WINDOW = 5  # numbers that place a window
 GUESS_NATS = PIXELS * math.log(2)
 DIVERGED_FACTOR = 2  # times the loss of guessing every pixel
@@ -64,7 +64,8 @@ class FilterBanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mu: Tensor, precision: Tensor, pixels: Tensor) -> Tensor:
         distance = pixels - mu.unsqueeze(3)
-        bank = distance.square().mul_(-0.5 * precision.unsqueeze(3)).clamp_(min=LEAST_EXPONENT).exp_()
+        bank = distance.square().mul_(-0.5 * precision.unsqueeze(3)).clamp_(min=math.log(LEAST_VALUE) - 1).exp_()
+        F.threshold_(bank, LEAST_VALUE, 0.0)
         bank.div_(bank.sum(3, keepdim=True).add_(BANK_TOLERANCE))
         ctx.save_for_backward(distance, bank, precision)
         return bank

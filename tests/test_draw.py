@@ -1,0 +1,454 @@
+"""DRAW: attention against plain loops, the net against autograd's own, its parameterizations, training, pictures."""
+
+import copy
+import math
+from collections import Counter
+
+import pytest
+import torch
+from conftest import make_pixels, tiny_draw
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from wnrepro.data import Pixels
+from wnrepro.experiments.draw import GREYS, SIZE, Draw, DrawNet, Sample, boxes, filter_banks, read, write
+from wnrepro.parameterization import BN_EPSILON, BN_MOMENTUM, Linear, LSTMCell, Parameterized, layers
+from wnrepro.settings import PARAMS, DrawSettings
+from wnrepro.training import Epoch, Tick
+
+CPU = torch.device("cpu")
+each_param = pytest.mark.parametrize("param", PARAMS)
+each_reading = pytest.mark.parametrize("attention", [True, False])
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Pixels:
+    return make_pixels("mnist")
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+# ------------------------------------------------------------------------------- attention
+
+INSIDE = [0.1, -0.1, -0.7, -0.2, 0.4]  # a window that lies in the image as a whole
+FAR = [6.0, -9.0, 0.2, 0.0, -0.3]
+NARROW = [0.03, -0.12, -0.9, -9.0, 0.0]
+
+
+def plain_filters(centre: float, log_delta: float, log_variance: float, count: int) -> list[list[float]]:
+    """Gregor et al., eq. 19 to 26, along one axis, number by number."""
+    filters = []
+    for i in range(count):
+        mu = (centre + 1) / 2 * 28 + (i - count / 2 + 0.5) * 27 / (count - 1) * math.exp(log_delta)
+        values = [math.exp(-((a - mu) ** 2) / (2 * math.exp(log_variance))) for a in range(28)]
+        filters.append([value / (sum(values) + 1e-4) for value in values])
+    return filters
+
+
+def test_filter_banks_are_those_of_plain_loops():
+    windows = random(6, 2, 5)
+    windows[0], windows[1, 0], windows[1, 1], windows[2, 0] = (torch.tensor(w) for w in (INSIDE, FAR, NARROW, NARROW))
+    for which, (f_y, f_x, gamma) in enumerate(filter_banks(windows, (2, 5))):
+        count = (2, 5)[which]
+        assert f_y.shape == f_x.shape == (6, count, SIZE) and gamma.shape == (6, 1)
+        for n, (y, x, log_delta, log_variance, log_gamma) in enumerate(windows[:, which].tolist()):
+            for bank, centre in ((f_y, y), (f_x, x)):
+                expected = torch.tensor(plain_filters(centre, log_delta, log_variance, count), dtype=torch.float64)
+                close(bank[n], expected, 1e-8)  # of a filter that the image hardly has, only what is not nothing
+            assert gamma[n].item() == pytest.approx(math.exp(log_gamma))
+        for bank in (f_y, f_x):
+            assert ((bank[0].sum(1) - 1).abs() < 1e-3).all(), "inside the image a filter is an average"
+    f_y, f_x, _ = filter_banks(torch.tensor([[FAR]], dtype=torch.float64), (2,))[0]
+    assert max(f_y.max(), f_x.max()) < 1e-8, "outside there is nothing to see"
+
+
+def test_a_box_goes_through_the_outermost_filters_centres():
+    windows = torch.tensor([INSIDE, [-0.2, 0.1, -0.7, -0.5, 0.0]], dtype=torch.float64)
+    for count in (2, 5):
+        ((f_y, f_x, _),) = filter_banks(windows[:, None], (count,))
+        pixel = torch.arange(SIZE, dtype=torch.float64)
+        y, x = ((bank @ pixel) / bank.sum(2) for bank in (f_y, f_x))
+        close(boxes(windows), torch.stack([y[:, 0], y[:, -1], x[:, 0], x[:, -1]], 1), 1e-4)
+    assert (boxes(windows[:, :0]) == -math.inf).all()
+
+
+def test_writing_is_the_adjoint_of_reading():
+    windows = torch.tensor(INSIDE) + 0.3 * random(4, 2, 5)
+    image, patches = random(4, SIZE, SIZE), (random(4, 4), random(4, 25))
+    for banks, patch, count in zip(filter_banks(windows, (2, 5)), patches, (2, 5), strict=True):
+        f_y, f_x, gamma = banks
+        plain = f_y, f_x, torch.ones_like(gamma)
+        close(read(image, plain), torch.einsum("bny,byx,bmx->bnm", f_y, image, f_x).flatten(1), 1e-12)
+        inner = (read(image, plain) * patch).sum(1)
+        close((image * write(patch, plain)).sum((1, 2)), inner, 1e-12)
+        assert read(image, plain).shape == (4, count**2) and inner.abs().min() > 1e-3
+        close(read(image, banks), gamma * read(image, plain), 1e-12)
+        close(write(patch, banks), write(patch, plain) / gamma[:, :, None], 1e-12)
+
+
+def test_gradients_of_reading_and_writing_are_right():
+    windows = torch.tensor([[INSIDE, [0.3, 0.2, 0.4, 1.5, -0.2]], [[-0.9, 1.1, 0.1, 2.0, 0.3], INSIDE]])
+    windows = windows.double().requires_grad_()
+    image, patch = random(2, SIZE, SIZE).requires_grad_(), random(2, 9).requires_grad_()
+
+    def attend(windows: Tensor, image: Tensor, patch: Tensor) -> tuple[Tensor, ...]:
+        of_reading, of_writing = filter_banks(windows, (2, 3))
+        weights = random(SIZE, SIZE)  # of the picture written, so that there are few outputs
+        return (*of_reading[:2], read(image, of_reading), write(patch, of_writing) @ weights[:, :2])
+
+    assert torch.autograd.gradcheck(attend, (windows, image, patch), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda windows: attend(windows, image, patch)[2:], windows)
+
+
+# ------------------------------------------------------------------------------- the model
+
+
+def test_samples_and_their_kl_are_torchs():
+    statistics, noise = random(4, 6).requires_grad_(), random(4, 3)
+    mean, log_std = statistics.chunk(2, 1)
+    z, kl = Sample.apply(statistics, noise)
+    close(z, mean + log_std.exp() * noise, 1e-13)
+    standard = Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    close(kl, kl_divergence(Normal(mean, log_std.exp()), standard).sum(1), 1e-13)
+    assert torch.autograd.gradcheck(Sample.apply, (statistics, noise))
+
+
+def reference(net: DrawNet, noise: Tensor, x: Tensor | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """What `unroll` gives, by autograd's own loop; every weight is computed anew at each time step."""
+    s = net.settings
+    batch, pixel = noise.shape[1], torch.arange(28, dtype=noise.dtype)
+
+    def product(layer: Linear, x: Tensor, time: int | None = None) -> Tensor:
+        t = x @ layer.weight().T
+        if time is None or layer.param in ("normal", "wn"):
+            return t + layer.b
+        averages = [average for name, average in layer.named_buffers() if "running" in name]
+        mean, variance = t.mean(0), t.var(0, unbiased=False)
+        if not layer.training:
+            mean, variance = (average[time] for average in (averages[0], averages[-1]))
+        else:
+            for average, value in zip(averages, (mean, t.var(0)), strict=False):
+                average[time] = (1 - BN_MOMENTUM) * average[time] + BN_MOMENTUM * value.detach()
+        t = t - mean
+        return (t if len(averages) == 1 else layer.g * t / (variance + BN_EPSILON).sqrt()) + layer.b
+
+    def lstm(cell: LSTMCell, x: Tensor, h: Tensor, c: Tensor, time: int) -> tuple[Tensor, Tensor]:
+        i, f, g, o = (product(cell.input, x, time) + product(cell.recurrent, h)).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+    def filters(window: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        y, x, log_delta, log_variance, log_gamma = window.T[:, :, None]
+        banks = []
+        for centre in (y, x):
+            mu = (centre + 1) * 14 + (torch.arange(count) - (count - 1) / 2) * 27 / (count - 1) * log_delta.exp()
+            bank = torch.exp(-((pixel - mu[:, :, None]) ** 2) / (2 * log_variance.exp()[:, :, None]))
+            banks.append(bank / (bank.sum(2, keepdim=True) + 1e-4))
+        return banks[0], banks[1], log_gamma.exp()[:, :, None]
+
+    def look(image: Tensor, window: Tensor) -> Tensor:
+        if not s.attention:
+            return image.flatten(1)
+        f_y, f_x, gamma = filters(window, s.read_window)
+        return (gamma * (f_y @ image @ f_x.mT)).flatten(1)
+
+    h_enc = c_enc = h_dec = c_dec = noise.new_zeros(batch, s.units)
+    canvas = noise.new_zeros(batch, 28, 28)
+    canvases, kls, windows = [], [], []
+    for time in range(s.time_steps):
+        z = noise[time]
+        if x is not None:
+            window = product(net.heads, h_dec)[:, -5:]
+            seen = [look(x, window), look(x - canvas.sigmoid(), window), h_dec]
+            h_enc, c_enc = lstm(net.encoder, torch.cat(seen, 1), h_enc, c_enc, time)
+            mean, log_std = product(net.statistics, h_enc).chunk(2, 1)
+            z = mean + log_std.exp() * z
+            kls.append((mean**2 + (2 * log_std).exp() - 2 * log_std - 1).sum(1) / 2)
+        h_dec, c_dec = lstm(net.decoder, z, h_dec, c_dec, time)
+        heads = product(net.heads, h_dec)
+        if s.attention:
+            f_y, f_x, gamma = filters(heads[:, -10:-5], s.write_window)
+            canvas = canvas + f_y.mT @ heads[:, :-10].view(batch, *[s.write_window] * 2) @ f_x / gamma
+        else:
+            canvas = canvas + heads.view(batch, 28, 28)
+        canvases.append(canvas)
+        windows.append(heads[:, -10:-5] if s.attention else heads[:, :0])
+    return canvases, kls, windows
+
+
+def large(settings: DrawSettings) -> DrawNet:
+    """The net in float64 and with weights so large that nothing hides; its filters wide and near the image."""
+    torch.manual_seed(0)
+    net = DrawNet(settings).double()
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.4)
+    if settings.attention:
+        with torch.no_grad():
+            net.heads.b[-10:] = torch.tensor([0.1, -0.2, -0.3, 2.5, 0.2, 0.0, 0.1, -0.5, 2.0, -0.1])
+    return net
+
+
+@each_reading
+@each_param
+def test_the_net_is_a_plain_loop_with_its_gradients_and_averages(pixels, param, attention):
+    settings = tiny_draw(param, attention=attention, time_steps=6, write_window=3)
+    net = large(settings)
+    twin, noise, x = copy.deepcopy(net), random(6, 5, 3), pixels.train_x[:5, 0].double()
+    for _ in range(2):
+        ours, theirs = net.unroll(noise, x), reference(twin, noise, x)
+        for part, expected in zip(ours, theirs, strict=True):
+            assert len(part) == 6
+            close(torch.stack(part), torch.stack(expected))
+        for model, (canvases, kls, _) in ((net, ours), (twin, theirs)):
+            model.zero_grad()
+            (torch.stack(kls).sum() - Bernoulli(logits=canvases[-1]).log_prob(x).sum()).backward()
+        for (name, p), q in zip(net.named_parameters(), twin.parameters(), strict=True):
+            assert q.grad.abs().max() > 1e-4, name
+            close(p.grad, q.grad)
+        for p, q in zip(net.buffers(), twin.buffers(), strict=True):
+            close(p, q)
+    net.eval(), twin.eval()
+    with torch.no_grad():
+        for images in (x, None):  # without images the noise is z
+            for part, expected in zip(net.unroll(noise, images), reference(twin, noise, images), strict=True):
+                for ours, theirs in zip(part, expected, strict=True):
+                    close(ours, theirs)
+
+
+def test_the_bound_is_of_the_last_canvas_and_of_all_kl(pixels):
+    net = large(tiny_draw()).float()
+    x, noise = pixels.train_x[:7], random(3, 7, 3).float()
+    log_p_x, kl = net(x, noise)
+    canvases, kls, _ = net.unroll(noise, x.squeeze(1).float())
+    close(log_p_x, Bernoulli(logits=canvases[-1]).log_prob(x.squeeze(1).float()).sum((1, 2)), 1e-4)
+    assert torch.equal(kl, torch.stack(kls)) and (kl >= 0).all()
+
+
+@each_reading
+@each_param
+def test_weights_are_computed_once_a_step(pixels, monkeypatch, param, attention):
+    experiment = Draw(tiny_draw(param, attention=attention), pixels, CPU)
+    weight, computed = Parameterized.weight, Counter()
+
+    def counted(layer: Parameterized) -> Tensor:
+        computed[layer] += 1
+        return weight(layer)
+
+    monkeypatch.setattr(Parameterized, "weight", counted)
+    experiment.step(torch.arange(20))
+    assert computed == Counter(layer for _, layer in layers(experiment.net)) and len(computed) == 6
+
+
+@each_reading
+def test_normal_and_wn_start_as_the_same_function(pixels, attention):
+    """g = ‖v‖; the others have the same v."""
+    terms, nets = {}, {}
+    for param in PARAMS:
+        experiment = Draw(tiny_draw(param, attention=attention), pixels, CPU)
+        log_p_x, kl = experiment.terms(experiment.train_x[:20])
+        terms[param], nets[param] = torch.cat([log_p_x, kl.flatten()]), experiment.net
+        for (name, layer), (_, other) in zip(layers(experiment.net), layers(nets["normal"]), strict=True):
+            assert torch.equal(layer.v, other.v) and not layer.b.any(), name
+            if layer.param in ("wn", "wn+mobn"):
+                close(layer.g, layer.v.square().sum(1).sqrt(), 1e-6)
+    close(terms["wn"], terms["normal"], 1e-6)
+    assert all(not torch.equal(terms[param], terms["wn"]) for param in ("bn", "wn+mobn"))
+
+
+def test_g_may_start_at_another_value(pixels):
+    for param in ("wn", "wn+mobn"):
+        for name, layer in layers(Draw(tiny_draw(param, g_start=0.5), pixels, CPU).net):
+            close(layer.g, torch.full_like(layer.g, 0.5))
+            close(layer.weight().square().sum(1), torch.full_like(layer.g, 0.25), 1e-6)
+            assert layer.v.std().item() == pytest.approx(0.01, rel=0.3), name
+
+
+@pytest.mark.parametrize("param", ["bn", "wn+mobn"])
+def test_batch_statistics_are_of_the_input_products_at_each_time_step(pixels, param):
+    experiment = Draw(tiny_draw(param, epochs=1, lr=0.01), pixels, CPU)
+    epochs(experiment)
+    net, names = experiment.net.eval(), ("mean", "var") if param == "bn" else ("mean",)
+    averages = {name: buffer for name, buffer in net.named_buffers() if "running" in name}
+    assert set(averages) == {f"{cell}.input.running_{name}" for cell in ("encoder", "decoder") for name in names}
+    for average in averages.values():
+        assert average.shape == (3, 4 * 8)
+        assert all(not torch.equal(average[i], average[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+    noise, x = random(3, 9, 3).float(), pixels.test_x[:9, 0].float()
+    with torch.no_grad():
+        canvases, kls, _ = net.unroll(noise, x)
+        for cell, before, which in (("encoder", kls, 1), ("decoder", canvases, 0)):
+            changed = copy.deepcopy(net)
+            changed.get_submodule(cell).input.running_mean[1] += 1
+            after = changed.unroll(noise, x)[which]
+            assert torch.equal(after[0], before[0]) and not torch.allclose(after[1], before[1])
+
+
+def test_settings_and_the_start_are_the_authors_codes():
+    s = DrawSettings()
+    assert (s.batch_size, s.lr, s.gradient_norm_max, s.epochs) == (100, 0.0003, 10, 100)
+    assert (s.units, s.latents, s.time_steps, s.read_window, s.write_window) == (256, 100, 64, 2, 5)
+    torch.manual_seed(0)
+    shapes = {name: tuple(layer.v.shape) for name, layer in layers(DrawNet(s))}
+    assert shapes == {
+        "encoder.input": (1024, 2 * 2 * 2 + 256),
+        "encoder.recurrent": (1024, 256),
+        "statistics": (200, 256),
+        "decoder.input": (1024, 100),
+        "decoder.recurrent": (1024, 256),
+        "heads": (5 * 5 + 5 + 5, 256),
+    }
+    for param in PARAMS:
+        net = DrawNet(tiny_draw(param, units=64, latents=16))
+        for name, layer in layers(net):
+            assert layer.v.std().item() == pytest.approx(0.01, rel=0.1) and not layer.b.any(), name
+            assert layer.param == (
+                param if name.endswith(".input") else {"bn": "normal", "wn+mobn": "wn"}.get(param, param)
+            )
+            assert layer.param != "bn" or (layer.g == 0.1).all()
+    plain = dict(layers(DrawNet(tiny_draw(attention=False))))
+    assert plain["encoder.input"].v.shape == (32, 2 * 784 + 8) and plain["heads"].v.shape == (784, 8)
+
+
+# ------------------------------------------------------------------------------- training
+
+
+def epochs(experiment: Draw) -> list[Epoch]:
+    return [event for event in experiment.train() if isinstance(event, Epoch)]
+
+
+@pytest.mark.parametrize(("param", "attention"), [*((param, True) for param in PARAMS), ("bn", False), ("wn", False)])
+def test_training_learns_and_a_resumed_experiment_goes_on_bit_for_bit(pixels, param, attention):
+    settings = tiny_draw(param, attention=attention, lr=0.01)
+    expected = epochs(Draw(settings, pixels, CPU))
+    assert expected[-1].metrics["test_bound_nats"] > expected[0].metrics["test_bound_nats"] + 5
+
+    first = Draw(settings, pixels, CPU)
+    next(event for event in first.train() if isinstance(event, Epoch) and event.epoch == 2)
+    state, rng = copy.deepcopy(first.state_dict()), torch.get_rng_state()
+    second = Draw(settings, pixels, CPU)
+    second.load_state_dict(state)
+    torch.set_rng_state(rng)
+    *_, last = epochs(second)
+    assert last.metrics | {"seconds": 0} == expected[-1].metrics | {"seconds": 0}
+    assert last.tables == expected[-1].tables and second.facts == first.facts
+
+
+def test_the_rows_are_as_documented(pixels):
+    experiment = Draw(tiny_draw(epochs=2, lr=0.01), pixels, CPU)
+    for number, epoch in enumerate(epochs(experiment), start=1):
+        row = epoch.metrics
+        names = "epoch,seconds,train_bound_nats,test_bound_nats,reconstruction_nats,kl_nats,gradient_norm"
+        assert list(row) == names.split(",") and row["epoch"] == number
+        assert row["test_bound_nats"] == pytest.approx(row["reconstruction_nats"] - row["kl_nats"])
+        steps = epoch.tables["kl_steps"]
+        assert [(step["epoch"], step["time_step"]) for step in steps] == [(number, t) for t in (1, 2, 3)]
+        assert sum(step["kl_nats"] for step in steps) == pytest.approx(row["kl_nats"])
+        assert min(step["kl_nats"] for step in steps) >= 0 and row["kl_nats"] > 1e-4
+        recorded = [(line["epoch"], line["layer"]) for line in epoch.tables["layers"]]
+        since = range(number - 1 if number == 1 else number, number + 1)
+        assert recorded == [(e, name) for e in since for name, _ in layers(experiment.net)]
+    assert experiment.facts["start_bound_nats"] == pytest.approx(-784 * math.log(2), rel=0.01)
+
+
+def test_testing_and_pictures_change_nothing(pixels):
+    experiment = Draw(tiny_draw("bn", epochs=1), pixels, CPU)
+    (epoch,) = epochs(experiment)
+    before, state = torch.get_rng_state(), copy.deepcopy(experiment.state_dict())
+    reconstruction, kls = experiment.test()
+    assert (reconstruction, sum(kls)) == (epoch.metrics["reconstruction_nats"], epoch.metrics["kl_nats"])
+    experiment.pictures(3, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in experiment.state_dict()["net"].items():
+        assert torch.equal(value, state["net"][name])
+
+
+@pytest.mark.parametrize("largest", [1e6, 0.1])
+def test_a_step_is_by_the_gradient_of_the_mean_bound_scaled_down_to_its_largest_norm(pixels, largest):
+    experiment = Draw(tiny_draw(gradient_norm_max=largest), pixels, CPU)
+    params, before = list(experiment.net.parameters()), torch.get_rng_state()
+    log_p_x, kl = experiment.terms(experiment.train_x[:20])
+    bound = (log_p_x - kl.sum(0)).mean()
+    gradients = torch.autograd.grad(-bound, params)
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+    assert 1 < norm < 1e6
+
+    torch.set_rng_state(before)
+    reported = experiment.step(torch.arange(20))
+    assert [value.item() for value in reported] == pytest.approx([bound.item(), norm], rel=1e-5)
+    for p, gradient in zip(params, gradients, strict=True):
+        expected = gradient * min(1.0, largest / norm)
+        assert (p.grad - expected).norm() < 1e-4 * expected.norm()
+        close(experiment.optimizer.state[p]["exp_avg"], 0.1 * p.grad, 1e-6)  # it is what the update is by
+
+
+def test_bf16_trains_and_starts_near_fp32(pixels):
+    gradients = {}
+    for precision in ("fp32", "bf16"):
+        experiment = Draw(tiny_draw(precision=precision), pixels, CPU)
+        bound, _ = experiment.step(torch.arange(20))
+        gradients[precision] = [bound, *(p.grad for p in experiment.net.parameters())]
+    for low, full in zip(gradients["bf16"], gradients["fp32"], strict=True):
+        assert low.dtype == torch.float32 and (low - full).norm() < 0.05 * full.norm()
+    assert any(not torch.equal(low, full) for low, full in zip(*gradients.values(), strict=True))
+    result = epochs(Draw(tiny_draw(precision="bf16", lr=0.01), pixels, CPU))
+    assert result[-1].metrics["test_bound_nats"] > result[0].metrics["test_bound_nats"] + 5
+
+
+@each_param
+def test_divergence_is_an_outcome(pixels, param):
+    events = epochs(Draw(tiny_draw(param, lr=100.0), pixels, CPU))
+    assert len(events) == 1 and "median training bound" in events[0].diverged
+
+
+def test_seeds_differ_and_a_seed_repeats(pixels):
+    one, again, two = (
+        epochs(Draw(tiny_draw(seed=seed, epochs=1), pixels, CPU))[0].metrics["test_bound_nats"] for seed in (1, 1, 2)
+    )
+    assert one == again != two
+
+
+def test_ticks_count_the_images_of_each_epoch(pixels):
+    ticks = [e for e in Draw(tiny_draw(epochs=2, batch_size=15), pixels, CPU).train() if isinstance(e, Tick)]
+    assert [(t.epoch, t.done, t.total) for t in ticks] == [(e, d, 195) for e in (1, 2) for d in (75, 150)]
+
+
+@each_reading
+def test_pictures_show_samples_originals_beside_reconstructions_and_a_drawing(pixels, attention):
+    experiment = Draw(tiny_draw(epochs=1, lr=0.01, attention=attention), pixels, CPU)
+    epochs(experiment)
+    pictures = experiment.pictures(6, seed=3)
+    samples, reconstructions, drawing = (pictures[name] for name in ("samples", "reconstructions", "drawing"))
+    assert set(pictures) == {"samples", "reconstructions", "drawing"}
+    assert samples.shape == (6, 1, SIZE, SIZE) and reconstructions.shape == (6, 1, SIZE, 2 * SIZE)
+    assert torch.equal(reconstructions[..., :SIZE], pixels.test_x[:6].float())
+    assert all(images.min() >= 0 and images.max() <= 1 for images in pictures.values())
+
+    scale = drawing.shape[-1] // SIZE
+    assert drawing.shape == (3 + 1, 6, 3, scale * SIZE, scale * SIZE)
+    red = (drawing == torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)).all(2).flatten(2).any(2)
+    assert torch.equal(red, torch.tensor([attention] * 3 + [False])[:, None].expand(4, 6))
+    middles = drawing[..., scale // 2 :: scale, scale // 2 :: scale]
+    assert (middles[-1] - samples).abs().max() <= 0.5 / GREYS + 1e-6
+    assert not torch.equal(middles[0, :, 1], middles[1, :, 1])
+
+    for again, seed in ((True, 3), (False, 4)):
+        others = experiment.pictures(6, seed)
+        assert all(torch.equal(others[name], images) == again for name, images in pictures.items())
+    many = experiment.pictures(101, seed=3)
+    assert len(many["samples"]) == 101 and len(many["reconstructions"]) == 100 and many["drawing"].shape[1] < 101
+
+
+def test_a_filter_that_the_image_does_not_have_is_nothing_and_has_no_gradient():
+    windows = torch.tensor([[FAR], [[*FAR[:3], -6.0, 0.0]]], dtype=torch.float64, requires_grad=True)
+    ((f_y, f_x, _),) = filter_banks(windows, (5,))
+    weights = random(*f_y.shape)
+    ((f_y + f_x) * weights).sum().backward()
+    assert not f_y.any() and not f_x.any()
+    assert windows.grad is not None and not windows.grad.any()
