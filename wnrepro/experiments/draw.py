@@ -65,7 +65,7 @@ class FilterBanks(torch.autograd.Function):
     def forward(ctx: Any, mu: Tensor, precision: Tensor, pixels: Tensor) -> Tensor:
         distance = pixels - mu.unsqueeze(3)
         bank = distance.square().mul_(-0.5 * precision.unsqueeze(3)).clamp_(min=math.log(LEAST_VALUE) - 1).exp_()
-        F.threshold_(bank, LEAST_VALUE, 0.0)
+        F.threshold(bank, LEAST_VALUE, 0.0, inplace=True)
         bank.div_(bank.sum(3, keepdim=True).add_(BANK_TOLERANCE))
         ctx.save_for_backward(distance, bank, precision)
         return bank
