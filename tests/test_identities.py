@@ -85,7 +85,7 @@ def test_a_norm_without_its_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_mean_without_its_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def detached(layer: Parameterized, t: Tensor) -> Tensor:
+    def detached(layer: Parameterized, t: Tensor, time: object) -> Tensor:
         return t - t.detach().mean(0) + layer.b
 
     monkeypatch.setattr(Parameterized, "mean_only_batch_norm", detached)
