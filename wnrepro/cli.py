@@ -15,7 +15,16 @@ from typing import Annotated, Any
 import typer
 
 from wnrepro.errors import UserError
-from wnrepro.settings import FIGURE_LR, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, scale_changes, scale_settings
+from wnrepro.settings import (
+    FIGURE_LR,
+    PARAMS,
+    PRECISIONS,
+    SCALE_NAMES,
+    SETTINGS,
+    option,
+    scale_changes,
+    scale_settings,
+)
 
 app = typer.Typer(
     name="wnrepro",
@@ -132,8 +141,8 @@ def run_command(experiment: str) -> Callable[..., None]:
         choices: tuple[str, ...] = field.metadata.get("choices", ())
         if field.name == "param":
             choices += ("all",)
-        name = "--" + field.name.replace("_", "-")
-        option = typer.Option(
+        name = option(field)
+        typed = typer.Option(
             f"{name}/--no-{name[2:]}" if kinds[field.name] is bool else name,
             metavar="|".join(choices) or None,
             help=f"{field.metadata['help']} ({field.metadata['source']}{default_text(experiment, field)})",
@@ -144,7 +153,7 @@ def run_command(experiment: str) -> Callable[..., None]:
         default: Any = inspect.Parameter.empty
         if field.name != "param":
             kind, default = kind | None, None
-        annotation = Annotated[kind, option]
+        annotation = Annotated[kind, typed]
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
         )

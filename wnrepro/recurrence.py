@@ -21,8 +21,9 @@ class Unrolled:
     """A weight w (C, I) for many time steps, as `product` and `lstm_step` take it.
 
     Its gradient is gathered in place, product by product while their factors are still in the cache; autograd would
-    make a matrix of each and then add them up. dtype: of the factors of the products, where it is not w's. A backward
-    pass through it must be the only one, and go to w. Under torch.compile it is the plain weight.
+    make a matrix of each and then add them up. dtype: of the factors of the products, where it is not w's. Every
+    backward pass through it must go on to w, or what it gathered is added to the next. Under torch.compile it is the
+    plain weight.
     """
 
     def __init__(self, w: Tensor, dtype: torch.dtype | None = None) -> None:

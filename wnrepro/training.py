@@ -186,7 +186,10 @@ def random_generators(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def set_precision(precision: str, device: torch.device) -> None:
-    """Let matrix products run in tf32 or not; bf16 is `autocast`'s. Raises UserError for tf32 on a CPU."""
+    """Let matrix products run in tf32 or not. Raises UserError for tf32 on a CPU.
+
+    bf16 is the experiments' own affair: see `autocast`, and `recurrence.Unrolled`.
+    """
     if precision == "tf32" and device.type != "cuda":
         raise UserError("--precision tf32: only a GPU has it; on a CPU use fp32 or bf16")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"

@@ -179,7 +179,8 @@ class DrawNet(nn.Module):
         """
         s = self.settings
         dtype = torch.bfloat16 if s.precision == "bf16" else None
-        encoder, w_statistics, decoder, w_heads = (layer.unrolled(dtype) for layer in self.children())  # type: ignore
+        encoder, decoder = self.encoder.unrolled(dtype), self.decoder.unrolled(dtype)
+        w_statistics, w_heads = self.statistics.unrolled(dtype), self.heads.unrolled(dtype)
         of_encoder = of_decoder = (noise.new_zeros(noise.shape[1], s.units),) * 2
         canvas = noise.new_zeros(noise.shape[1], SIZE, SIZE)
         patch, windows, write_banks, read_banks = self.look(self.heads(of_decoder[0], w_heads))
