@@ -16,7 +16,7 @@ import typer
 
 from wnrepro.errors import UserError
 from wnrepro.settings import (
-    FIGURE_LR,
+    DEFAULT_LR,
     PARAMS,
     PRECISIONS,
     SCALE_NAMES,
@@ -83,8 +83,8 @@ MORE_OPTIONS: dict[str, dict[str, Any]] = {
 
 def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
     """A setting's default at every scale, for its help."""
-    if field.name == "lr" and experiment == "cifar":
-        return "; default: " + ", ".join(f"{param} {lr:g}" for param, lr in FIGURE_LR.items())
+    if field.name == "lr" and experiment in DEFAULT_LR:
+        return "; default: " + ", ".join(f"{param} {lr:g}" for param, lr in DEFAULT_LR[experiment].items())
     if field.name == "param" or field.default is None:
         return ""
 

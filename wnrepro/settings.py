@@ -16,6 +16,7 @@ from wnrepro.errors import UserError
 PARAMS = ("normal", "bn", "wn", "wn+mobn")
 PRECISIONS = ("fp32", "tf32", "bf16")
 SCALE_NAMES = ("paper", "short", "quick")
+GAMES = ("breakout", "enduro", "seaquest", "space_invaders")
 
 
 def setting(default: Any, help: str, source: str, **check: Any) -> Any:
@@ -156,7 +157,64 @@ class DrawSettings:
     )
 
 
-Settings = CifarSettings | CvaeSettings | DrawSettings
+@dataclass(frozen=True)
+class DqnSettings:
+    """Deep Q-learning on Atari games (§5.4, table 3, figure 4)."""
+
+    game: str = setting("space_invaders", "Atari game", "§5.4", choices=GAMES)
+    param: str = setting("wn", "parameterization of every weight layer", "§2 to §4", choices=PARAMS)
+    lr: float = setting(0.0003, "Adamax's learning rate α", "§5.4; bn and wn+mobn: our choice", above=0)
+    seed: int = setting(
+        1, "seed of the weights, the games, ε-greedy play and the replay's samples", "our choice", least=0
+    )
+    epochs: int = setting(200, "epochs", "figure 4", least=1)
+    epoch_steps: int = setting(250_000, "agent steps of an epoch (four frames each)", "authors' code", least=1)
+    test_steps: int = setting(
+        125_000,
+        "agent steps of the test after every epoch; games begun by then are played to their end",
+        "authors' code",
+        least=1,
+    )
+    test_games: int = setting(8, "games side by side in a test", "our choice", least=1)
+    actors: int = setting(
+        1, "games side by side in training, in lock-step; 1: the paper's sequential agent", "§5.4", least=1
+    )
+    batch_size: int = setting(64, "transitions of a minibatch", "§5.4", least=2)
+    update_every: int = setting(4, "agent steps for one update", "Mnih et al., 2015", least=1)
+    target_every: int = setting(10_000, "updates after which the target network is renewed", "authors' code", least=1)
+    replay_steps: int = setting(1_000_000, "agent steps that the replay holds", "Mnih et al., 2015", least=100)
+    replay_start: int = setting(
+        50_000, "agent steps of random play before the first update", "Mnih et al., 2015", least=100
+    )
+    checkpoint_replay: bool = setting(
+        False,
+        "keep the replay in the checkpoint: a resume then goes on exactly, else it plays to fill it anew",
+        "our choice",
+    )
+    epsilon_steps: int = setting(1_000_000, "agent steps in which ε falls from 1", "Mnih et al., 2015", least=1)
+    epsilon_last: float = setting(0.1, "ε from then on", "Mnih et al., 2015", least=0)
+    epsilon_test: float = setting(0.05, "ε in tests", "Mnih et al., 2015", least=0)
+    discount: float = setting(0.99, "discount of the next step's value", "Mnih et al., 2015", least=0)
+    beta1: float = setting(0.5, "Adamax's momentum", "§5.4", least=0)
+    maps: tuple[int, ...] = setting(
+        (32, 64, 64), "feature maps of the three convolutions", "Mnih et al., 2015", least=1
+    )
+    hidden: int = setting(512, "units of the dense layer", "Mnih et al., 2015", least=1)
+    held_out: int = setting(3200, "states of random play on which the mean Q value is logged", "authors' code", least=1)
+    init_examples: int = setting(500, "states of random play for the data-dependent init", "our choice", least=2)
+    init: str = setting(
+        "authors",
+        "`normal` only: `authors` multiplies w by the frozen init scale, `folded` folds it into w once",
+        "authors' code; §3",
+        choices=("authors", "folded"),
+    )
+    g_exp: float | None = setting(None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", above=0)
+    precision: str = setting(
+        "fp32", "arithmetic of the matrix products: tf32 needs a GPU", "our choice", choices=PRECISIONS
+    )
+
+
+Settings = CifarSettings | CvaeSettings | DrawSettings | DqnSettings
 
 # What the smaller scales change. Everything else is the paper's. The VAE's two models have a column each.
 CVAE_CIFAR10: dict[str, Any] = {
@@ -252,12 +310,49 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
             "lr": 0.001,
         },
     },
+    "dqn": {
+        "paper": {},
+        "short": {
+            "epochs": 8,
+            "epoch_steps": 12_500,
+            "test_steps": 6000,
+            "test_games": 32,
+            "target_every": 500,
+            "replay_steps": 100_000,
+            "replay_start": 2500,
+            "epsilon_steps": 50_000,
+            "held_out": 500,
+        },
+        "quick": {
+            "epochs": 4,
+            "epoch_steps": 1000,
+            "test_steps": 800,
+            "test_games": 4,
+            "target_every": 100,
+            "replay_steps": 5000,
+            "replay_start": 500,
+            "epsilon_steps": 3000,
+            "batch_size": 32,
+            "maps": (8, 16, 16),
+            "hidden": 64,
+            "held_out": 100,
+            "init_examples": 100,
+        },
+    },
 }
 
 # Figure 1: the learning rate of each parameterization ("0.003 leads to divergence" for normal).
+DQN_LR = {"normal": 0.0001, "bn": 0.0003, "wn": 0.0003, "wn+mobn": 0.0003}  # §5.4; bn and wn+mobn: as wn
 FIGURE_LR = {"normal": 0.0003, "bn": 0.003, "wn": 0.003, "wn+mobn": 0.003}
 
-SETTINGS: dict[str, type[Settings]] = {"cifar": CifarSettings, "cvae": CvaeSettings, "draw": DrawSettings}
+DEFAULT_LR = {"cifar": FIGURE_LR, "dqn": DQN_LR}  # where it depends on the parameterization
+
+SETTINGS: dict[str, type[Settings]] = {
+    "cifar": CifarSettings,
+    "cvae": CvaeSettings,
+    "draw": DrawSettings,
+    "dqn": DqnSettings,
+}
 
 
 def scale_changes(experiment: str, scale: str, dataset: str | None = None) -> dict[str, Any]:
@@ -272,8 +367,8 @@ def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> S
     Raises UserError for a value that a field's check refuses, or that belongs to another data set.
     """
     values = {"param": param, **scale_changes(experiment, scale, changes.get("dataset"))}
-    if experiment == "cifar":
-        values["lr"] = FIGURE_LR.get(param)
+    if experiment in DEFAULT_LR:
+        values["lr"] = DEFAULT_LR[experiment].get(param)
     values |= changes
     for field in dataclasses.fields(SETTINGS[experiment]):
         value = values.get(field.name, field.default)

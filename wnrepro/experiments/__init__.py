@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-CLASSES = {"cifar": "Cifar", "cvae": "Cvae", "draw": "Draw"}
+CLASSES = {"cifar": "Cifar", "cvae": "Cvae", "draw": "Draw", "dqn": "Dqn"}
 
 
 def experiment_class(experiment: str) -> Any:

@@ -1,0 +1,200 @@
+"""The four Atari games of section 5.4, what an agent sees of them, and its replay. Imports no torch.
+
+Shapes: N games side by side, B transitions of a minibatch. A screen is SIZE × SIZE grey levels, uint8.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode
+
+GAMES = ("breakout", "enduro", "seaquest", "space_invaders")  # table 3
+SIZE = 84
+STACK = 4  # screens that an agent sees
+NO_OPS = 30  # at most, before a game begins
+ENDLESS = 2**30  # frames of the emulator, 200 days of play: a game ends only when it is over
+
+
+class Step(NamedTuple):
+    """What an action did in each game."""
+
+    frames: np.ndarray  # (N, SIZE, SIZE) uint8: the screens after it
+    rewards: np.ndarray  # (N,) float32, raw: points of the score
+    life_lost: np.ndarray  # (N,) bool; so is the last life, where the game is over
+    over: np.ndarray  # (N,) bool
+
+
+class Games:
+    """`count` games side by side, in lock-step: every step is one action, and a transition, of each of them.
+
+    An action of the minimal set is held for 4 frames, without sticky actions; a screen is the maximum of the last two,
+    resized by area. A game begins with 0 to NO_OPS frames of no-ops and no FIRE: Breakout's agent serves for itself. It
+    goes on when a life is lost; when it is over, the next one begins within the same step.
+
+    Game i plays by the seed `seed` + i. The emulators' states cannot be saved: who resumes begins new games.
+    """
+
+    def __init__(self, game: str, count: int, seed: int, threads: int = 0) -> None:
+        assert 0 <= seed < 2**31 - count, "the emulator takes a negative seed for none"
+        self.env = AtariVectorEnv(
+            game,
+            count,
+            num_threads=threads,
+            max_num_frames_per_episode=ENDLESS,
+            repeat_action_probability=0.0,
+            full_action_space=False,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            img_height=SIZE,
+            img_width=SIZE,
+            grayscale=True,
+            stack_num=1,
+            frameskip=4,
+            maxpool=True,
+            noop_max=NO_OPS + 1,  # it draws from 0 to noop_max − 1
+            episodic_life=False,  # would begin a new game at a lost life
+            life_loss_info=False,  # would say of a lost life what it says of a game over
+            reward_clipping=False,
+            use_fire_reset=False,
+        )
+        self.count = count
+        self.actions = len(self.env.ale.get_action_set())
+        screens, info = self.env.reset(seed=seed)
+        self.frames: np.ndarray = screens[:, 0]  # (N, SIZE, SIZE) uint8
+        self.lives: np.ndarray = info["lives"]  # (N,) int32; Enduro has none: 0
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Play actions (N,), numbers from 0 to self.actions − 1."""
+        # the emulator waits for ever on an action that it does not know
+        assert actions.shape == (self.count,) and actions.min() >= 0 and actions.max() < self.actions
+        screens, rewards, over, _, info = self.env.step(actions.astype(np.int64))
+        life_lost = over | (info["lives"] < self.lives)
+        self.frames, self.lives = screens[:, 0], info["lives"]
+        return Step(self.frames, rewards.astype(np.float32), life_lost, over)
+
+
+class History:
+    """What the acting agent sees: the last STACK screens of each game, oldest first, zeros where there was none."""
+
+    def __init__(self, count: int) -> None:
+        self.stacks = np.zeros((count, STACK, SIZE, SIZE), np.uint8)
+
+    def add(self, frames: np.ndarray) -> None:
+        """The newest screens (N, SIZE, SIZE)."""
+        self.stacks = np.concatenate([self.stacks[:, 1:], frames[:, None]], 1)
+
+    def restart(self, which: np.ndarray) -> None:
+        """Forget what was before, in those games (N,) bool: after a lost life, and before the next screen is added."""
+        self.stacks[which] = 0
+
+
+class Batch(NamedTuple):
+    """Transitions. states and next_states are views of the same STACK + 1 screens of each."""
+
+    states: np.ndarray  # (B, STACK, SIZE, SIZE) uint8, oldest first, zeros before the episode's first
+    actions: np.ndarray  # (B,) int64
+    rewards: np.ndarray  # (B,) float32, −1, 0 or 1
+    next_states: np.ndarray  # as states; the newest screen is zeros where the transition is terminal
+    terminals: np.ndarray  # (B,) bool
+
+
+class Replay:
+    """The last `steps` steps, in a ring of time slots with one of each game; each screen is stored once, as uint8.
+
+    An episode ends with a lost life, a game over, or where the games begin anew for another reason (a resume, an
+    epoch's end): the append before that must be terminal for all, as in deep_q_rl, since no screen follows it.
+    Memory is taken as the ring fills.
+    """
+
+    def __init__(self, steps: int, games: int, stack: int = STACK, size: int = SIZE) -> None:
+        self.slots, self.games, self.stack = steps // games, games, stack
+        self.appended = 0  # time slots in all, the overwritten ones included
+        self.frames = np.zeros((self.slots, games, size, size), np.uint8)
+        self.actions = np.zeros((self.slots, games), np.uint8)
+        self.rewards = np.zeros((self.slots, games), np.int8)
+        self.terminals = np.zeros((self.slots, games), np.bool_)
+        self.ages = np.zeros((self.slots, games), np.uint8)  # earlier screens of the episode, stack − 1 for more
+
+    @staticmethod
+    def nbytes_needed(steps: int) -> int:
+        """Bytes of so many steps once the ring is full."""
+        return steps * (SIZE * SIZE + 4)
+
+    def append(self, frames: np.ndarray, actions: np.ndarray, rewards: np.ndarray, terminals: np.ndarray) -> None:
+        """The screens (N, SIZE, SIZE), the actions (N,) taken on them, their rewards, and which ended an episode.
+
+        Rewards are clipped to ±1 here.
+        """
+        assert frames.shape == self.frames.shape[1:]
+        slot, before = self.appended % self.slots, (self.appended - 1) % self.slots
+        first = self.terminals[before] | (self.appended == 0)
+        self.ages[slot] = np.where(first, 0, np.minimum(self.ages[before] + 1, self.stack - 1))
+        self.frames[slot] = frames
+        self.actions[slot] = actions
+        self.rewards[slot] = np.clip(rewards, -1, 1)
+        self.terminals[slot] = terminals
+        self.appended += 1
+
+    def __len__(self) -> int:
+        """Transitions that can be sampled: their stack is not overwritten, their next screen stored or not needed."""
+        edges, _, inner = self._positions()
+        return len(edges) + inner
+
+    def sample(self, batch: int, rng: np.random.Generator) -> Batch:
+        """So many transitions, uniformly and with replacement."""
+        return self._transitions(rng.integers(len(self), size=batch))
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """What an exact resume needs; the arrays are views of the filled part of the ring."""
+        rings = {name: ring[: self._stored] for name, ring in self._rings().items()}
+        return {"appended": np.array(self.appended), **rings}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what a replay of the same size gave."""
+        self.appended = int(state["appended"])
+        for name, ring in self._rings().items():
+            assert state[name].shape == (self._stored, *ring.shape[1:]), f"{name} of a replay of another size"
+            ring[: self._stored] = state[name]
+
+    def _rings(self) -> dict[str, np.ndarray]:
+        names = ("frames", "actions", "rewards", "terminals", "ages")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def _stored(self) -> int:
+        return min(self.appended, self.slots)
+
+    def _positions(self) -> tuple[np.ndarray, int, int]:
+        """Positions, time · games + game with time 0 the oldest stored, of what can be sampled.
+
+        Those of the oldest stack − 1 and the newest time; where those between begin, and how many they are: of these
+        all can be.
+        """
+        stored = self._stored
+        between = max(stored - self.stack, 0)
+        head = max(stored - 1 - between, 0)
+        times = np.array([*range(head), *range(stored - 1, stored)], np.int64)
+        slots = (self.appended - stored + times) % self.slots
+        valid = self.ages[slots] <= times[:, None]
+        valid[times == stored - 1] &= self.terminals[slots[times == stored - 1]]
+        edges = (times[:, None] * self.games + np.arange(self.games))[valid]
+        return edges, head * self.games, between * self.games
+
+    def _transitions(self, numbers: np.ndarray) -> Batch:
+        """Those of the numbers (B,), from 0 to len(self) − 1."""
+        edges, begin, _ = self._positions()
+        positions = numbers + (begin - len(edges))
+        at_edge = numbers < len(edges)
+        positions[at_edge] = edges[numbers[at_edge]]
+        time, game = np.divmod(positions, self.games)
+        slot = (self.appended - self._stored + time) % self.slots
+
+        offsets = np.arange(1 - self.stack, 2)  # of the state's screens, and the next
+        rows = (slot[:, None] + offsets) % self.slots * self.games + game[:, None]
+        screens = self.frames.reshape(-1, *self.frames.shape[2:]).take(rows, axis=0)
+        terminals = self.terminals[slot, game]
+        unseen = self.ages[slot, game][:, None] < -offsets
+        unseen[:, -1] = terminals
+        screens[unseen] = 0
+        actions, rewards = self.actions[slot, game].astype(np.int64), self.rewards[slot, game].astype(np.float32)
+        return Batch(screens[:, :-1], actions, rewards, screens[:, 1:], terminals)

@@ -1,0 +1,317 @@
+"""DQN on Atari games (§5.4, table 3, figure 4); settings in `settings.DqnSettings`.
+
+Where the paper is silent: spragunr/deep_q_rl, the code that it names, and Mnih et al. (2015), whose agent it is.
+Shapes: B transitions, N games side by side, A actions; a state is STACK screens of SIZE×SIZE grey levels 0..255.
+A step is one of the agent: four frames of the emulator.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wnrepro import identities
+from wnrepro.atari import SIZE, STACK, Games, History, Replay
+from wnrepro.errors import UserError
+from wnrepro.measurements import layer_rows, measured_init
+from wnrepro.parameterization import Conv2d, Linear, fold
+from wnrepro.settings import DqnSettings
+from wnrepro.training import Adamax, Epoch, Tick, autocast, keep_memory, set_precision
+
+HUBER = 1.0  # the error beyond which the loss is linear: its gradient is clipped to ±1
+KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)
+TICK_STEPS = 200  # agent steps between two signs of progress
+DIVERGED_Q = 1e4  # rewards are clipped to ±1 and discounted: no true value exceeds 1/(1 − 0.99) = 100
+
+
+class DqnNet(nn.Module):
+    """States (B, STACK, SIZE, SIZE) of 0..255 → Q values (B, A)."""
+
+    def __init__(self, settings: DqnSettings, actions: int) -> None:
+        super().__init__()
+        s = settings
+        options: dict[str, Any] = {"g_exp": s.g_exp, "frozen_scale": s.init == "authors"}
+        sizes, size = (STACK, *s.maps), SIZE
+        self.convs = nn.ModuleList()
+        for k, (kernel, stride) in enumerate(zip(KERNELS, STRIDES, strict=True)):
+            self.convs.append(Conv2d(sizes[k], sizes[k + 1], kernel, s.param, stride=stride, **options))
+            size = (size - kernel) // stride + 1
+        self.hidden = Linear(s.maps[2] * size * size, s.hidden, s.param, **options)
+        self.out = Linear(s.hidden, actions, s.param, **options)
+
+    def forward(self, states: Tensor) -> Tensor:
+        x = states.float() / 255
+        for conv in self.convs:
+            x = F.relu(conv(x), inplace=True)
+        q: Tensor = self.out(F.relu(self.hidden(x.flatten(1)), inplace=True))
+        return q.float()
+
+
+def available_memory() -> int | None:
+    """Bytes that the system could still give (Linux), or None."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(kilobytes[0]) if kilobytes else None
+
+
+class Dqn:
+    """The experiment: settings in, `train()` yields its progress; resumes from `load_state_dict`.
+
+    Every epoch begins new games, as the authors' does. The emulator's state cannot be kept, so that a resume is exact
+    only from an epoch's end and with the replay in the checkpoint; without it, the resume first plays by the policy
+    reached until the replay holds `replay_start` steps again (facts: `refilled_after_epochs`).
+    """
+
+    def __init__(self, settings: DqnSettings, device: torch.device) -> None:
+        """Seeds torch's global generators with `settings.seed`."""
+        set_precision(settings.precision, device)
+        if device.type == "cpu":
+            keep_memory()
+        s = self.settings = settings
+        self.device = device
+        torch.manual_seed(s.seed)
+        self.rng = np.random.default_rng(s.seed)
+        self.actions = self.games(0).actions
+        self.net = DqnNet(s, self.actions).to(device)
+        self.target = fold(self.net)
+        self.optimizer = Adamax(self.net.parameters(), s.lr, beta1=s.beta1)
+        self.replay = Replay(s.replay_steps, s.actors)
+        self.epoch = self.agent_steps = self.updates = 0
+        self.facts: dict[str, Any] = {
+            "parameters": sum(p.numel() for p in self.net.parameters()),
+            "actions": self.actions,
+            "agent": "sequential" if s.actors == 1 else f"{s.actors} games in lock-step",
+        }
+
+    @staticmethod
+    def check(settings: DqnSettings, data_dir: Path | None, device: torch.device) -> None:
+        """Raise UserError where a run could not be made: before anything is written or computed."""
+        s = settings
+        set_precision(s.precision, device)
+        if s.replay_start > s.replay_steps:
+            raise UserError(f"--replay-start {s.replay_start}: the replay holds {s.replay_steps} steps; give fewer")
+        if s.batch_size > s.replay_start - s.actors:
+            raise UserError(f"--batch-size {s.batch_size}: the replay starts with {s.replay_start} steps; give fewer")
+        for name in ("epsilon_last", "epsilon_test", "discount", "beta1"):
+            if getattr(s, name) > 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(s, name):g}: give a number of at most 1")
+        needed, there = Replay.nbytes_needed(s.replay_steps), available_memory()
+        if there is not None and needed > there:
+            raise UserError(
+                f"--replay-steps {s.replay_steps}: needs {needed / 1e9:.1f} GB of memory, {there / 1e9:.1f} GB are free; "
+                "give fewer, or close something"
+            )
+
+    @classmethod
+    def load(cls, settings: DqnSettings, data_dir: Path | None, device: torch.device) -> "Dqn":
+        """The experiment; its games come with ale-py."""
+        return cls(settings, device)
+
+    def games(self, *purpose: int) -> Games:
+        """Games of training, begun anew; the same for the same seed and purpose."""
+        seed = np.random.SeedSequence((self.settings.seed, *purpose)).generate_state(1)[0]
+        return Games(self.settings.game, self.settings.actors, int(seed) % 2**31)
+
+    def train(self) -> Iterator[Tick | Epoch]:
+        """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
+
+        A loss that is not finite, or a mean Q value that no game could give, ends it as diverged.
+        """
+        s = self.settings
+        self.held_out = self.random_states(max(s.held_out, s.init_examples))
+        if self.epoch and not len(self.replay):
+            self.facts.setdefault("refilled_after_epochs", []).append(self.epoch)
+            for _ in self.play(self.games(self.epoch, 1), s.replay_start, learn=False):
+                pass
+        while self.epoch < s.epochs:
+            began = time.perf_counter()
+            tables: dict[str, list[dict[str, Any]]] = {}
+            if self.epoch == 0:
+                tables["init"] = self.initialize(self.held_out[: s.init_examples])
+                tables["layers"] = layer_rows(self.net, self.epoch)
+            self.epoch += 1
+            losses: list[Tensor] = []
+            for done in self.play(self.games(self.epoch), s.epoch_steps, learn=True, losses=losses):
+                yield Tick(self.epoch, done, s.epoch_steps)
+            scores = self.test()
+            loss = torch.stack(losses).mean().item() if losses else float("nan")
+            mean_q = self.mean_q()
+            row = {
+                "epoch": self.epoch,
+                "agent_steps": self.agent_steps,
+                "updates": self.updates,
+                "seconds": round(time.perf_counter() - began, 3),
+                "episodes": len(scores),
+                "test_score": float(np.mean(scores)),
+                "test_score_max": float(np.max(scores)),
+                "mean_q": mean_q,
+                "loss": loss,
+                "epsilon": self.epsilon(),
+            }
+            tables["games"] = [
+                {"epoch": self.epoch, "game": number, "score": score} for number, score in enumerate(scores, start=1)
+            ]
+            tables.setdefault("layers", []).extend(layer_rows(self.net, self.epoch))
+            diverged = ""
+            if (losses and not np.isfinite(loss)) or not abs(mean_q) <= DIVERGED_Q:
+                diverged = f"loss {loss:.3g}, mean Q value {mean_q:.3g} in epoch {self.epoch}"
+            yield Epoch(self.epoch, row, tables, diverged)
+            if diverged:
+                return
+
+    def play(self, games: Games, steps: int, learn: bool, losses: list[Tensor] | None = None) -> Iterator[int]:
+        """Play so many agent steps into the replay, with an update every few of them where it is to `learn`; yields
+        now and then how many are done.
+        """
+        s = self.settings
+        history = History(s.actors)
+        history.add(games.frames)
+        policy = fold(self.net.eval())
+        for done in range(s.actors, steps + s.actors, s.actors):
+            frames = games.frames
+            actions = self.act(policy, history.stacks, self.epsilon(), self.rng)
+            played = games.step(actions)
+            ended = played.life_lost | (done >= steps)  # after the last step other games begin
+            self.replay.append(frames, actions, played.rewards, ended)
+            history.restart(played.life_lost)
+            history.add(played.frames)
+            if learn:
+                self.agent_steps += s.actors
+                due = max(self.agent_steps - s.replay_start, 0) // s.update_every
+                if due > self.updates:
+                    assert losses is not None
+                    losses += [self.update() for _ in range(due - self.updates)]
+                    policy = fold(self.net.eval())
+            if done % TICK_STEPS < s.actors:
+                yield min(done, steps)
+
+    def epsilon(self) -> float:
+        """ε of the step to come: 1 until the first update, then falling."""
+        s = self.settings
+        progress = (self.agent_steps - s.replay_start) / s.epsilon_steps
+        return 1 - (1 - s.epsilon_last) * min(max(progress, 0), 1)
+
+    @torch.no_grad()
+    def act(self, policy: nn.Module, states: np.ndarray, epsilon: float, rng: np.random.Generator) -> np.ndarray:
+        """ε-greedy actions (N,) in these states (N, STACK, SIZE, SIZE)."""
+        actions = rng.integers(self.actions, size=len(states))
+        greedy = rng.random(len(states)) >= epsilon
+        if greedy.any():
+            best = policy(torch.from_numpy(states[greedy]).to(self.device)).argmax(1)
+            actions[greedy] = best.cpu().numpy()
+        return actions
+
+    def update(self) -> Tensor:
+        """One update by a minibatch of the replay; its loss, the sum over the minibatch (authors' code), ()."""
+        s = self.settings
+        batch = self.replay.sample(s.batch_size, self.rng)
+        states, actions, rewards, next_states, terminals = (torch.from_numpy(part).to(self.device) for part in batch)
+        self.net.train()
+        with autocast(s.precision, self.device):
+            with torch.no_grad():
+                value = self.target(next_states).max(1).values.masked_fill(terminals, 0)
+            q = self.net(states).gather(1, actions[:, None]).squeeze(1)
+        loss = F.huber_loss(q, rewards + s.discount * value, reduction="sum", delta=HUBER)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.updates += 1
+        if self.updates % s.target_every == 0:
+            self.renew_target()
+        return loss.detach()
+
+    def renew_target(self) -> None:
+        """The target network becomes the network as it is."""
+        training = self.net.training
+        self.target = fold(self.net.eval())
+        self.net.train(training)
+
+    def test(self) -> list[float]:
+        """The scores of `test_steps` agent steps of full games with raw rewards; every game begun is played to its end."""
+        s = self.settings
+        rng = np.random.default_rng((s.seed, self.epoch))
+        games = Games(s.game, s.test_games, int(rng.integers(2**31)))
+        history = History(s.test_games)
+        history.add(games.frames)
+        policy = fold(self.net.eval())
+        scores, totals, playing = [], np.zeros(s.test_games), np.ones(s.test_games, bool)
+        steps = 0
+        while playing.any():
+            played = games.step(self.act(policy, history.stacks, s.epsilon_test, rng))
+            steps += int(playing.sum())
+            totals += played.rewards
+            scores += [float(score) for score in totals[played.over & playing]]
+            totals[played.over] = 0
+            if steps >= s.test_steps:
+                playing &= ~played.over
+            history.restart(played.over)
+            history.add(played.frames)
+        return scores
+
+    def random_states(self, count: int) -> Tensor:
+        """States (count, STACK, SIZE, SIZE) of random play, every few steps; by generators of their own."""
+        rng = np.random.default_rng(self.settings.seed)
+        games, history, states = self.games(0, 2), History(self.settings.actors), []
+        history.add(games.frames)
+        while sum(map(len, states)) < count:
+            for _ in range(STACK):
+                played = games.step(rng.integers(self.actions, size=self.settings.actors))
+                history.restart(played.over)
+                history.add(played.frames)
+            states.append(torch.from_numpy(history.stacks.copy()))
+        return torch.cat(states)[:count]
+
+    @torch.no_grad()
+    def mean_q(self) -> float:
+        """The largest Q value of a state, on average over the held-out ones (authors' code)."""
+        policy = fold(self.net.eval())
+        q = [
+            policy(states.to(self.device)).max(1).values
+            for states in self.held_out[: self.settings.held_out].split(256)
+        ]
+        return torch.cat(q).double().mean().item()
+
+    @torch.no_grad()
+    def initialize(self, states: Tensor) -> list[dict[str, Any]]:
+        """The data-dependent init on these states; what it achieved, as rows of init.csv."""
+        _, rows = measured_init(self.net, states.to(self.device))
+        self.renew_target()
+        self.facts |= identities.measure(self.settings.seed)
+        return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on, the emulators and (unless asked for) the replay apart."""
+        state = {
+            "epoch": self.epoch,
+            "agent_steps": self.agent_steps,
+            "updates": self.updates,
+            "net": self.net.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": json.dumps(self.rng.bit_generator.state),
+            "facts": self.facts,
+        }
+        if self.settings.checkpoint_replay:
+            state["replay"] = {name: torch.from_numpy(part) for name, part in self.replay.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.epoch, self.facts = state["epoch"], state["facts"]
+        self.agent_steps, self.updates = state["agent_steps"], state["updates"]
+        self.net.load_state_dict(state["net"])
+        self.renew_target()
+        self.target.load_state_dict(state["target"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        if "replay" in state:
+            self.replay.load_state_dict({name: part.numpy() for name, part in state["replay"].items()})
