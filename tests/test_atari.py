@@ -10,7 +10,8 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wnrepro.atari import GAMES, NO_OPS, SIZE, STACK, Games, History, Replay
+from wnrepro.atari import NO_OPS, SIZE, STACK, Games, History, Replay
+from wnrepro.settings import GAMES
 
 ACTIONS = dict(zip(GAMES, (4, 9, 18, 6), strict=True))
 LIVES = dict(zip(GAMES, (5, 0, 4, 3), strict=True))

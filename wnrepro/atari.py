@@ -9,11 +9,12 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
-GAMES = ("breakout", "enduro", "seaquest", "space_invaders")  # table 3
 SIZE = 84
+SCREEN = (210, 160)  # height and width of the emulator's own screens
+STEPS_A_SECOND = 15  # of the console's 60 frames
 STACK = 4  # screens that an agent sees
 NO_OPS = 30  # at most, before a game begins
-ENDLESS = 2**30  # frames of the emulator, 200 days of play: a game ends only when it is over
+MOST_FRAMES = 108_000  # of the emulator, 30 minutes of play: a game that is not over by then ends
 
 
 class Step(NamedTuple):
@@ -25,29 +26,41 @@ class Step(NamedTuple):
     over: np.ndarray  # (N,) bool
 
 
+class Scene(NamedTuple):
+    """A game so far, for people."""
+
+    screen: np.ndarray  # (*SCREEN, 3) uint8, RGB
+    steps: int
+    score: float
+    over: bool
+
+
 class Games:
     """`count` games side by side, in lock-step: every step is one action, and a transition, of each of them.
 
     An action of the minimal set is held for 4 frames, without sticky actions; a screen is the maximum of the last two,
     resized by area. A game begins with 0 to NO_OPS frames of no-ops and no FIRE: Breakout's agent serves for itself. It
-    goes on when a life is lost; when it is over, the next one begins within the same step.
+    goes on when a life is lost; when it is over, at the latest after MOST_FRAMES, the next one begins within the same
+    step.
+
+    In colour the screens are (N, *SCREEN, 3), RGB, and the games the same: seed and actions decide.
 
     Game i plays by the seed `seed` + i. The emulators' states cannot be saved: who resumes begins new games.
     """
 
-    def __init__(self, game: str, count: int, seed: int, threads: int = 0) -> None:
-        assert 0 <= seed < 2**31 - count, "the emulator takes a negative seed for none"
+    def __init__(self, game: str, count: int, seed: int, threads: int = 0, colour: bool = False) -> None:
+        height, width = SCREEN if colour else (SIZE, SIZE)
         self.env = AtariVectorEnv(
             game,
             count,
             num_threads=threads,
-            max_num_frames_per_episode=ENDLESS,
+            max_num_frames_per_episode=MOST_FRAMES,
             repeat_action_probability=0.0,
             full_action_space=False,
             autoreset_mode=AutoresetMode.SAME_STEP,
-            img_height=SIZE,
-            img_width=SIZE,
-            grayscale=True,
+            img_height=height,
+            img_width=width,
+            grayscale=not colour,
             stack_num=1,
             frameskip=4,
             maxpool=True,
@@ -59,15 +72,30 @@ class Games:
         )
         self.count = count
         self.actions = len(self.env.ale.get_action_set())
+        self.begin(seed)
+
+    def begin(self, seed: int) -> None:
+        """Begin new games, as new `Games` would (but sooner: an emulator takes longer to make)."""
+        assert 0 <= seed < 2**31 - self.count, "the emulator takes a negative seed for none"
         screens, info = self.env.reset(seed=seed)
-        self.frames: np.ndarray = screens[:, 0]  # (N, SIZE, SIZE) uint8
+        self.frames: np.ndarray = screens[:, 0]  # (N, SIZE, SIZE) uint8, or in colour
         self.lives: np.ndarray = info["lives"]  # (N,) int32; Enduro has none: 0
 
     def step(self, actions: np.ndarray) -> Step:
         """Play actions (N,), numbers from 0 to self.actions − 1."""
+        self.send(actions)
+        return self.receive()
+
+    def send(self, actions: np.ndarray) -> None:
+        """Let the emulators play actions (N,) while the caller does something else; then `receive`."""
         # the emulator waits for ever on an action that it does not know
         assert actions.shape == (self.count,) and actions.min() >= 0 and actions.max() < self.actions
-        screens, rewards, over, _, info = self.env.step(actions.astype(np.int64))
+        self.env.send(actions.astype(np.int64))
+
+    def receive(self) -> Step:
+        """What the actions sent did."""
+        screens, rewards, over, too_long, info = self.env.recv()
+        over = over | too_long
         life_lost = over | (info["lives"] < self.lives)
         self.frames, self.lives = screens[:, 0], info["lives"]
         return Step(self.frames, rewards.astype(np.float32), life_lost, over)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import itertools
 import json
 import os
 import sys
@@ -17,7 +18,6 @@ import typer
 from wnrepro.errors import UserError
 from wnrepro.settings import (
     DEFAULT_LR,
-    PARAMS,
     PRECISIONS,
     SCALE_NAMES,
     SETTINGS,
@@ -41,6 +41,7 @@ Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="where r
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", metavar="DIR", help="where the data sets live; or WNREPRO_DATA")
 ]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="what computes")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
 Scale = Annotated[str, typer.Option("--scale", metavar="|".join(SCALE_NAMES), help="how much of the paper to run")]
 
@@ -48,10 +49,7 @@ RUN_OPTIONS: dict[str, Any] = {
     "scale": (Scale, "paper"),
     "results": (Results, Path("results")),
     "data_dir": (DataDir, None),
-    "device": (
-        Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="what computes")],
-        "auto",
-    ),
+    "device": (Device, "auto"),
     "resume": (
         Annotated[bool, typer.Option("--resume/--fresh", help="continue an unfinished run, or start it over")],
         True,
@@ -63,6 +61,7 @@ RUN_OPTIONS: dict[str, Any] = {
     "quiet": (Annotated[bool, typer.Option("--quiet", help="print nothing but errors")], False),
     "as_json": (Json, False),
 }
+ALL = ("param", "game")  # the settings of which a command runs several by `all`
 MORE_OPTIONS: dict[str, dict[str, Any]] = {
     "cvae": {
         "importance_samples": (
@@ -121,25 +120,30 @@ def run_command(experiment: str) -> Callable[..., None]:
 
     def command(**options: Any) -> None:
         common = {name: options.pop(name) for name in run_options}
-        params = PARAMS if options["param"] == "all" else (options["param"],)
-        changes = {
+        changes: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in options.items()
-            if name != "param" and value is not None
+            if value is not None
         }
+        several = {name: field_choices(experiment, name) for name in ALL if changes.get(name) == "all"}
         if common["scale"] not in SCALE_NAMES:
             raise UserError(f"--scale {common['scale']}: unknown; give one of {', '.join(SCALE_NAMES)}")
-        planned = [scale_settings(experiment, common["scale"], param, **changes) for param in params]
+
+        def plan() -> list[Any]:
+            each = (dict(zip(several, values, strict=True)) for values in itertools.product(*several.values()))
+            return [scale_settings(experiment, common["scale"], **changes | these) for these in each]
+
+        planned = plan()
         if "binarization" in options and "binarization" not in changes:
             changes["binarization"] = binarization(planned[0], **common)
-            planned = [scale_settings(experiment, common["scale"], param, **changes) for param in params]
+            planned = plan()
         raise typer.Exit(run_all(experiment, planned, **common))
 
     parameters = []
     kinds = typing.get_type_hints(SETTINGS[experiment])
     for field in dataclasses.fields(SETTINGS[experiment]):
         choices: tuple[str, ...] = field.metadata.get("choices", ())
-        if field.name == "param":
+        if field.name in ALL:
             choices += ("all",)
         name = option(field)
         typed = typer.Option(
@@ -222,6 +226,7 @@ def run_all(
 
     console = Console(quiet=quiet or as_json)
     where, kind = choose_device(device), experiment_class(experiment)
+    unit = "steps" if experiment == "dqn" else "images"
     for settings in planned:
         kind.check(settings, data_dir, where)
     todo = [Run(results, experiment, scale, settings) for settings in planned]
@@ -237,7 +242,7 @@ def run_all(
         status = run.finished() if resume else None
         load = functools.partial(kind.load, settings, data_dir, where)
         if status is None:
-            with run, Show(console, run.name, settings.epochs, quiet or as_json) as show:
+            with run, Show(console, run.name, settings.epochs, quiet or as_json, unit) as show:
                 if not resume:
                     run.clear()
                 try:
@@ -308,7 +313,7 @@ def sample(
     count: Annotated[int, typer.Option("--count", min=1, max=1000, help="samples, and reconstructions")] = 64,
     seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the latent noise")] = 1,
     data_dir: DataDir = None,
-    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="what computes")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Samples of a trained model, and reconstructions beside their originals, as PNG files in the run's directory; of
     DRAW a GIF too, of samples being drawn.
@@ -332,6 +337,35 @@ def sample(
 
 
 @app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the game and of its ε-greedy play")] = 1,
+    seconds: Annotated[int, typer.Option("--seconds", min=1, max=1800, help="of the game at most")] = 120,
+    device: Device = "auto",
+) -> None:
+    """A test game of a trained DQN, in colour and with its score, as game.gif in the run's directory."""
+    from rich.console import Console
+
+    from wnrepro.experiments import experiment_class
+    from wnrepro.runs import open_run
+    from wnrepro.training import choose_device
+
+    there = open_run(run)
+    kind, where = experiment_class(there.experiment), choose_device(device)
+    if not hasattr(kind, "film"):
+        raise UserError(f"{run}: a run of {there.experiment}, which plays no game; give one of dqn")
+    if there.finished() == "diverged":
+        raise UserError(f"{run}: the run diverged, its network plays no game; give another")
+    with there, Console(stderr=True).status("playing"):
+        trained = kind.load(there.settings, None, where)
+        there.restore(trained)
+        title = f"{trained.settings.game} {trained.settings.param}"
+        path, last = there.write_film(trained.film(seed, seconds), title)
+    end = f", {last.steps} steps, game over" if last.over else f" after {seconds} s of play (the game went on)"
+    print(f"{path}\n{last.score:.0f} points{end}")
+
+
+@app.command()
 def bench(
     experiment: Annotated[
         str, typer.Argument(metavar="|".join(SETTINGS), help="the experiment to time; cvae is MNIST's")
@@ -343,7 +377,7 @@ def bench(
             "--precision", metavar="fp32|tf32|bf16", help="without it: fp32, and bf16 where the device has it"
         ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="what computes")] = "auto",
+    device: Device = "auto",
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:

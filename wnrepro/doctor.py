@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 
 from wnrepro import data
 from wnrepro.errors import UserError
+from wnrepro.settings import GAMES
 
-GAMES = ("breakout", "enduro", "seaquest", "space_invaders")  # table 3
 MEMORY_BYTES = 4e9  # whitened CIFAR-10 (0.8 GB), its pixels, torch, one minibatch's activations, and some room
 DISK_BYTES = 5e9  # a checkpoint of the paper's CIFAR-10 VAE has 0.7 GB, and the next is written beside it
 USES = {  # what reads a data set

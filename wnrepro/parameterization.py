@@ -57,6 +57,8 @@ def along(values: Tensor, x: Tensor, dim: int) -> Tensor:
 
 def weight_norm(v: Tensor, g: Tensor, unit_dim: int = 0) -> Tensor:
     """w = g·v/‖v‖ (eq. 2); g of shape (C,), w of v's shape."""
+    if unit_dim == 0:  # torch's kernel, forward and backward in one pass each, knows the first dimension
+        return torch._weight_norm(v, along(g, v, 0), 0)
     return v * (along(g, v, unit_dim) / unit_norm(v, unit_dim))
 
 
@@ -236,7 +238,7 @@ class Parameterized(nn.Module):
         elif self.param == "bn":
             factor = self.g / (self.running_var + BN_EPSILON).sqrt()
             w, b = w * along(factor, w, self.unit_dim), b - factor * self.running_mean
-        return w.detach().clone(), b.detach().clone()
+        return w.detach(), b.detach().clone()
 
     def fold(self) -> nn.Module:
         """The plain torch layer of the same function in evaluation."""
@@ -421,10 +423,13 @@ def bound_v_norm(model: nn.Module, a: float) -> None:
 
 def fold(model: nn.Module) -> nn.Module:
     """A copy of the model in plain torch layers: the same function in evaluation, for inference."""
+    return copy.deepcopy(model, {id(layer): layer.fold() for layer in foldable(model)})
+
+
+def foldable(model: nn.Module) -> Iterator["Parameterized | LSTMCell"]:
+    """The layers of the tree that have a plain torch layer of their own."""
     if isinstance(model, Parameterized | LSTMCell):
-        return model.fold()
-    copy_ = copy.deepcopy(model)
-    for name, child in model._modules.items():  # named_children() skips a layer's second name
-        if child is not None:
-            setattr(copy_, name, fold(child))
-    return copy_
+        yield model
+    else:
+        for child in model.children():
+            yield from foldable(child)

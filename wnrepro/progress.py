@@ -6,13 +6,13 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from wnrepro.training import Epoch, Tick
+from wnrepro.training import Epoch, Note, Tick
 
 NAME_WIDTH = 20
 
 
 def describe(epoch: Epoch) -> str:
-    """An epoch's row in words: errors in per cent, losses and bounds in nats."""
+    """An epoch's row in words: errors in per cent, losses and bounds in nats, scores in the game's points."""
     parts = []
     for name, value in epoch.metrics.items():
         if name.endswith("_error"):
@@ -23,6 +23,15 @@ def describe(epoch: Epoch) -> str:
             parts.append(f"{name.removesuffix('_nats').replace('_', ' ')} {value:.2f} nats")
         elif name == "test_bits_per_dim":
             parts.append(f"{value:.3f} bits/dim")
+        elif name == "test_score":
+            most, games = epoch.metrics["test_score_max"], epoch.metrics["episodes"]
+            parts.append(f"test score {value:.1f} (max {most:g}, {games} games)")
+        elif name == "mean_q":
+            parts.append(f"mean Q {value:.3g}")
+        elif name == "loss":
+            parts.append(f"loss {value:.3g}")
+        elif name == "epsilon":
+            parts.append(f"ε {value:.2f}")
     return ", ".join(parts)
 
 
@@ -34,6 +43,8 @@ def brief(epoch: Epoch) -> str:
             parts.append(f"{name.removesuffix('_error')} {value:.1%}")
         elif name.endswith("_bound_nats"):
             parts.append(f"{name.removesuffix('_bound_nats')} {value:.1f} nats")
+        elif name == "test_score":
+            parts.append(f"score {value:.1f}")
     return " ".join(parts)
 
 
@@ -44,16 +55,16 @@ def short(name: str) -> str:
 
 
 class Show:
-    """Shows a run's events; use as a context manager and call with every event."""
+    """Shows a run's events; use as a context manager and call with every event. `unit`: of what a Tick counts."""
 
-    def __init__(self, console: Console, name: str, epochs: int, quiet: bool) -> None:
-        self.console, self.name, self.epochs = console, name, epochs
+    def __init__(self, console: Console, name: str, epochs: int, quiet: bool, unit: str = "images") -> None:
+        self.console, self.name, self.epochs, self.quiet = console, name, epochs, quiet
         self.lines = not quiet and not console.is_terminal
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=12),
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
-            TextColumn("{task.fields[speed]:.0f} images/s"),
+            TextColumn("{task.fields[speed]:.0f} " + unit + "/s"),
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[last]}", markup=False),
             console=console,
@@ -61,7 +72,7 @@ class Show:
             disable=quiet or not console.is_terminal,
         )
         self.task: TaskID | None = None
-        self.mark: tuple[float, float] = (math.inf, 0.0)  # images and clock at the epoch's first tick
+        self.mark: tuple[float, float] = (math.inf, 0.0)  # done and clock at the epoch's first tick
 
     def __enter__(self) -> "Show":
         self.bar.start()
@@ -70,16 +81,23 @@ class Show:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def __call__(self, event: Tick | Epoch) -> None:
+    def __call__(self, event: Tick | Epoch | Note) -> None:
         if isinstance(event, Tick):
             self.tick(event)
+            return
+        if isinstance(event, Note):
+            if not self.quiet:
+                self.line(event.text)
             return
         if self.task is not None:
             self.bar.update(self.task, last=brief(event))
         if self.lines:
             seconds = event.metrics["seconds"]
-            line = f"{self.name}  epoch {event.epoch}/{self.epochs}  {describe(event)}  {seconds:.1f} s"
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self.line(f"epoch {event.epoch}/{self.epochs}  {describe(event)}  {seconds:.1f} s")
+
+    def line(self, text: str) -> None:
+        """Print a line about the run, above the bar where there is one."""
+        self.console.print(f"{self.name}  {text}", markup=False, highlight=False, soft_wrap=True)
 
     def tick(self, event: Tick) -> None:
         """Move the bar; it starts where the run goes on, so that the time left is that of this process's speed."""

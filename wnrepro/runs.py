@@ -21,23 +21,28 @@ import random
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import filelock
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from wnrepro.errors import UserError
-from wnrepro.settings import SETTINGS, CvaeSettings, Settings, config_hash, scale_settings
-from wnrepro.training import Epoch, Tick
+from wnrepro.settings import SETTINGS, CvaeSettings, DqnSettings, Settings, config_hash, scale_settings
+from wnrepro.training import Epoch, Note, Tick
+
+if TYPE_CHECKING:
+    from wnrepro.atari import Scene
 
 PACKAGES = ("wnrepro", "torch", "torchvision", "numpy", "scikit-learn")
 FRAME_MS, LAST_FRAME_MS = 100, 2000  # how long an animation shows a frame, and its last
+STEP_MS = 70  # of a game: a fifteenth of a second, in a GIF's hundredths
+CAPTION = 14  # pixels below a game's screen
 
 
 class Experiment(Protocol):
@@ -46,7 +51,7 @@ class Experiment(Protocol):
     device: torch.device
     facts: dict[str, Any]
 
-    def train(self) -> Iterator[Tick | Epoch]: ...
+    def train(self) -> Iterator[Tick | Epoch | Note]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -57,9 +62,13 @@ class Experiment(Protocol):
 def variant(experiment: str, scale: str, settings: Settings) -> str:
     """The run's name: parameterization, learning rate, and every setting that is not its scale's default.
 
-    Those of cvae begin with the data set, on which the defaults depend.
+    Those of cvae begin with the data set, on which the defaults depend, and those of dqn with the game.
     """
-    named = {"dataset": settings.dataset} if isinstance(settings, CvaeSettings) else {}
+    named: dict[str, str] = {}
+    if isinstance(settings, CvaeSettings):
+        named = {"dataset": settings.dataset}
+    if isinstance(settings, DqnSettings):
+        named = {"game": settings.game}
     default = scale_settings(experiment, scale, settings.param, **named)
     parts = [*named.values(), settings.param, f"lr{settings.lr:g}"]
     for field in dataclasses.fields(settings):
@@ -325,7 +334,7 @@ class Run:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def execute(
-        self, load: Callable[[], Experiment], show: Callable[[Tick | Epoch], None] = lambda _: None
+        self, load: Callable[[], Experiment], show: Callable[[Tick | Epoch | Note], None] = lambda _: None
     ) -> dict[str, Any]:
         """Begin or go on, to the end; the content of run.json then. `show` sees everything that train() yields.
 
@@ -423,11 +432,37 @@ class Run:
             write_whole(paths[-1], content.getvalue())
         return paths
 
+    def write_film(self, scenes: Iterable["Scene"], title: str) -> tuple[Path, "Scene"]:
+        """Write a game as a looping game.gif, the title and the score below each screen; its path and last scene."""
+        scene, content = None, io.BytesIO()
+
+        def pictures() -> Iterator[Image.Image]:
+            nonlocal scene
+            for scene in scenes:
+                picture = captioned(scene.screen, f"{title}: {scene.score:.0f}")
+                picture.info["duration"] = LAST_FRAME_MS if scene.over else STEP_MS
+                yield picture
+
+        shown = pictures()
+        next(shown).save(content, format="gif", save_all=True, append_images=shown, loop=0)
+        assert scene is not None
+        write_whole(self.folder / "game.gif", content.getvalue())
+        return self.folder / "game.gif", scene
+
 
 def grid(images: Tensor) -> Image.Image:
     """Images (N, C, H, W) in 0..1 side by side, with a border."""
     together = make_grid(images, nrow=math.ceil(math.sqrt(len(images))), padding=2, pad_value=0.5)
     return Image.fromarray((255 * together + 0.5).clamp(0, 255).to("cpu", torch.uint8).permute(1, 2, 0).numpy())
+
+
+def captioned(screen: np.ndarray, text: str) -> Image.Image:
+    """A screen (H, W, 3) uint8 above a line of text."""
+    high, wide, _ = screen.shape
+    picture = Image.new("RGB", (wide, high + CAPTION))
+    picture.paste(Image.fromarray(screen))
+    ImageDraw.Draw(picture).text((1, high), text, fill="white")
+    return picture
 
 
 def open_run(folder: Path) -> Run:

@@ -38,6 +38,13 @@ class Epoch:
     diverged: str = ""
 
 
+@dataclass(frozen=True)
+class Note:
+    """A sentence for whoever watches the run, which no table holds."""
+
+    text: str
+
+
 class MomentOptimizer(torch.optim.Optimizer):
     """What Adam and Adamax share: two moments a parameter, and a `step` that hands them to `update`."""
 

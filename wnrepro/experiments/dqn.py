@@ -6,6 +6,7 @@ A step is one of the agent: four frames of the emulator.
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,17 +18,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wnrepro import identities
-from wnrepro.atari import SIZE, STACK, Games, History, Replay
+from wnrepro.atari import SIZE, STACK, STEPS_A_SECOND, Games, History, Replay, Scene
 from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init
 from wnrepro.parameterization import Conv2d, Linear, fold
 from wnrepro.settings import DqnSettings
-from wnrepro.training import Adamax, Epoch, Tick, autocast, keep_memory, set_precision
+from wnrepro.training import Adamax, Epoch, Note, Tick, autocast, keep_memory, set_precision
 
 HUBER = 1.0  # the error beyond which the loss is linear: its gradient is clipped to ±1
 KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)
 TICK_STEPS = 200  # agent steps between two signs of progress
+WHITE = 255
+REFILLING, HOLDING_OUT, TESTING = 1, 2, 3  # what games are for, besides training
 DIVERGED_Q = 1e4  # rewards are clipped to ±1 and discounted: no true value exceeds 1/(1 − 0.99) = 100
+
+
+class PixelConv2d(Conv2d):
+    """Convolution of grey levels 0..255 as of 0..1: the weight is divided by 255, which has fewer elements."""
+
+    def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        return super().weighted_sum(x, w / WHITE, b)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        w, b = super().folded()
+        return w / WHITE, b
 
 
 class DqnNet(nn.Module):
@@ -40,13 +54,15 @@ class DqnNet(nn.Module):
         sizes, size = (STACK, *s.maps), SIZE
         self.convs = nn.ModuleList()
         for k, (kernel, stride) in enumerate(zip(KERNELS, STRIDES, strict=True)):
-            self.convs.append(Conv2d(sizes[k], sizes[k + 1], kernel, s.param, stride=stride, **options))
+            layer = Conv2d if k else PixelConv2d
+            self.convs.append(layer(sizes[k], sizes[k + 1], kernel, s.param, stride=stride, **options))
             size = (size - kernel) // stride + 1
         self.hidden = Linear(s.maps[2] * size * size, s.hidden, s.param, **options)
         self.out = Linear(s.hidden, actions, s.param, **options)
 
     def forward(self, states: Tensor) -> Tensor:
-        x = states.float() / 255
+        dtype = torch.bfloat16 if torch.is_autocast_enabled(states.device.type) else torch.float32
+        x = states.to(dtype, memory_format=torch.channels_last)
         for conv in self.convs:
             x = F.relu(conv(x), inplace=True)
         q: Tensor = self.out(F.relu(self.hidden(x.flatten(1)), inplace=True))
@@ -80,7 +96,9 @@ class Dqn:
         self.device = device
         torch.manual_seed(s.seed)
         self.rng = np.random.default_rng(s.seed)
-        self.actions = self.games(0).actions
+        self.training = Games(s.game, s.actors, self.games_seed(0))
+        self.testing: Games | None = None
+        self.actions = self.training.actions
         self.net = DqnNet(s, self.actions).to(device)
         self.target = fold(self.net)
         self.optimizer = Adamax(self.net.parameters(), s.lr, beta1=s.beta1)
@@ -107,8 +125,8 @@ class Dqn:
         needed, there = Replay.nbytes_needed(s.replay_steps), available_memory()
         if there is not None and needed > there:
             raise UserError(
-                f"--replay-steps {s.replay_steps}: needs {needed / 1e9:.1f} GB of memory, {there / 1e9:.1f} GB are free; "
-                "give fewer, or close something"
+                f"--replay-steps {s.replay_steps}: needs {needed / 1e9:.1f} GB of memory, {there / 1e9:.1f} GB are "
+                "free; give fewer, or close something"
             )
 
     @classmethod
@@ -116,12 +134,12 @@ class Dqn:
         """The experiment; its games come with ale-py."""
         return cls(settings, device)
 
-    def games(self, *purpose: int) -> Games:
-        """Games of training, begun anew; the same for the same seed and purpose."""
-        seed = np.random.SeedSequence((self.settings.seed, *purpose)).generate_state(1)[0]
-        return Games(self.settings.game, self.settings.actors, int(seed) % 2**31)
+    def games_seed(self, *purpose: int) -> int:
+        """The seed of the games of a purpose, the same for the same seed of the run."""
+        seed = int(np.random.SeedSequence((self.settings.seed, *purpose)).generate_state(1)[0])
+        return seed % (2**31 - max(self.settings.actors, self.settings.test_games))
 
-    def train(self) -> Iterator[Tick | Epoch]:
+    def train(self) -> Iterator[Tick | Epoch | Note]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
 
         A loss that is not finite, or a mean Q value that no game could give, ends it as diverged.
@@ -129,21 +147,29 @@ class Dqn:
         s = self.settings
         self.held_out = self.random_states(max(s.held_out, s.init_examples))
         if self.epoch and not len(self.replay):
+            yield Note(
+                f"the checkpoint has no replay (--checkpoint-replay keeps it): {s.replay_start} steps of play by the "
+                f"policy of epoch {self.epoch} fill it anew"
+            )
             self.facts.setdefault("refilled_after_epochs", []).append(self.epoch)
-            for _ in self.play(self.games(self.epoch, 1), s.replay_start, learn=False):
+            self.training.begin(self.games_seed(self.epoch, REFILLING))
+            for _ in self.play(s.replay_start, learn=False):
                 pass
         while self.epoch < s.epochs:
             began = time.perf_counter()
             tables: dict[str, list[dict[str, Any]]] = {}
             if self.epoch == 0:
+                tables["games"] = self.test(epsilon=1.0)
                 tables["init"] = self.initialize(self.held_out[: s.init_examples])
                 tables["layers"] = layer_rows(self.net, self.epoch)
             self.epoch += 1
-            losses: list[Tensor] = []
-            for done in self.play(self.games(self.epoch), s.epoch_steps, learn=True, losses=losses):
+            self.losses: list[Tensor] = []
+            self.training.begin(self.games_seed(self.epoch))
+            for done in self.play(s.epoch_steps, learn=True):
                 yield Tick(self.epoch, done, s.epoch_steps)
-            scores = self.test()
-            loss = torch.stack(losses).mean().item() if losses else float("nan")
+            games = self.test(s.epsilon_test)
+            scores = [row["score"] for row in games]
+            loss = torch.stack(self.losses).mean().item() if self.losses else math.nan
             mean_q = self.mean_q()
             row = {
                 "epoch": self.epoch,
@@ -152,45 +178,45 @@ class Dqn:
                 "seconds": round(time.perf_counter() - began, 3),
                 "episodes": len(scores),
                 "test_score": float(np.mean(scores)),
-                "test_score_max": float(np.max(scores)),
+                "test_score_max": max(scores),
                 "mean_q": mean_q,
                 "loss": loss,
                 "epsilon": self.epsilon(),
             }
-            tables["games"] = [
-                {"epoch": self.epoch, "game": number, "score": score} for number, score in enumerate(scores, start=1)
-            ]
+            tables.setdefault("games", []).extend(games)
             tables.setdefault("layers", []).extend(layer_rows(self.net, self.epoch))
             diverged = ""
-            if (losses and not np.isfinite(loss)) or not abs(mean_q) <= DIVERGED_Q:
+            if (self.losses and not math.isfinite(loss)) or not abs(mean_q) <= DIVERGED_Q:
                 diverged = f"loss {loss:.3g}, mean Q value {mean_q:.3g} in epoch {self.epoch}"
             yield Epoch(self.epoch, row, tables, diverged)
             if diverged:
                 return
 
-    def play(self, games: Games, steps: int, learn: bool, losses: list[Tensor] | None = None) -> Iterator[int]:
-        """Play so many agent steps into the replay, with an update every few of them where it is to `learn`; yields
-        now and then how many are done.
+    def play(self, steps: int, learn: bool) -> Iterator[int]:
+        """Play so many agent steps of the training games into the replay; yields now and then how many are done.
+
+        Where it is to `learn`, an update comes after an action is chosen and before its outcome is in the replay
+        (authors' code): the emulators play it meanwhile.
         """
-        s = self.settings
+        s, games = self.settings, self.training
         history = History(s.actors)
         history.add(games.frames)
         policy = fold(self.net.eval())
         for done in range(s.actors, steps + s.actors, s.actors):
             frames = games.frames
             actions = self.act(policy, history.stacks, self.epsilon(), self.rng)
-            played = games.step(actions)
+            games.send(actions)
+            if learn:
+                self.agent_steps += s.actors
+                due = max(self.agent_steps - s.replay_start, 0) // s.update_every - self.updates
+                if due > 0:
+                    self.losses += [self.update() for _ in range(due)]
+                    policy = fold(self.net.eval())
+            played = games.receive()
             ended = played.life_lost | (done >= steps)  # after the last step other games begin
             self.replay.append(frames, actions, played.rewards, ended)
             history.restart(played.life_lost)
             history.add(played.frames)
-            if learn:
-                self.agent_steps += s.actors
-                due = max(self.agent_steps - s.replay_start, 0) // s.update_every
-                if due > self.updates:
-                    assert losses is not None
-                    losses += [self.update() for _ in range(due - self.updates)]
-                    policy = fold(self.net.eval())
             if done % TICK_STEPS < s.actors:
                 yield min(done, steps)
 
@@ -235,36 +261,45 @@ class Dqn:
         self.target = fold(self.net.eval())
         self.net.train(training)
 
-    def test(self) -> list[float]:
-        """The scores of `test_steps` agent steps of full games with raw rewards; every game begun is played to its end."""
+    def test(self, epsilon: float) -> list[dict[str, Any]]:
+        """Rows of games.csv: the raw scores of full games. Of those under way after `test_steps` agent steps, each is
+        played to its end. At ε = 1 it is random play.
+        """
         s = self.settings
         rng = np.random.default_rng((s.seed, self.epoch))
-        games = Games(s.game, s.test_games, int(rng.integers(2**31)))
-        history = History(s.test_games)
-        history.add(games.frames)
-        policy = fold(self.net.eval())
-        scores, totals, playing = [], np.zeros(s.test_games), np.ones(s.test_games, bool)
+        seed = self.games_seed(self.epoch, TESTING)
+        if self.testing is None:
+            self.testing = Games(s.game, s.test_games, seed)
+        else:
+            self.testing.begin(seed)
+        history, policy = History(s.test_games), fold(self.net.eval())
+        history.add(self.testing.frames)
+        scores: list[float] = []
+        totals, playing = np.zeros(s.test_games), np.ones(s.test_games, bool)
         steps = 0
         while playing.any():
-            played = games.step(self.act(policy, history.stacks, s.epsilon_test, rng))
+            played = self.testing.step(self.act(policy, history.stacks, epsilon, rng))
             steps += int(playing.sum())
             totals += played.rewards
-            scores += [float(score) for score in totals[played.over & playing]]
+            scores += totals[played.over & playing].tolist()
             totals[played.over] = 0
             if steps >= s.test_steps:
                 playing &= ~played.over
             history.restart(played.over)
             history.add(played.frames)
-        return scores
+        return [{"epoch": self.epoch, "game": number, "score": score} for number, score in enumerate(scores, start=1)]
 
     def random_states(self, count: int) -> Tensor:
-        """States (count, STACK, SIZE, SIZE) of random play, every few steps; by generators of their own."""
-        rng = np.random.default_rng(self.settings.seed)
-        games, history, states = self.games(0, 2), History(self.settings.actors), []
-        history.add(games.frames)
-        while sum(map(len, states)) < count:
+        """States (count, STACK, SIZE, SIZE) of random play, one every STACK steps; by generators of their own."""
+        s = self.settings
+        rng = np.random.default_rng(s.seed)
+        self.training.begin(self.games_seed(0, HOLDING_OUT))
+        history = History(s.actors)
+        states: list[Tensor] = []
+        history.add(self.training.frames)
+        while len(states) * s.actors < count:
             for _ in range(STACK):
-                played = games.step(rng.integers(self.actions, size=self.settings.actors))
+                played = self.training.step(rng.integers(self.actions, size=s.actors))
                 history.restart(played.over)
                 history.add(played.frames)
             states.append(torch.from_numpy(history.stacks.copy()))
@@ -315,3 +350,25 @@ class Dqn:
         self.rng.bit_generator.state = json.loads(state["rng"])
         if "replay" in state:
             self.replay.load_state_dict({name: part.numpy() for name, part in state["replay"].items()})
+
+    def film(self, seed: int, seconds: float) -> Iterator[Scene]:
+        """One game played as in a test, up to so many seconds of it: a Scene before the first step and after each.
+
+        The seed decides all. A game that is over has no screen any more: its Scene has the one before.
+        """
+        s = self.settings
+        rng = np.random.default_rng(seed)
+        begin = int(rng.integers(2**31 - 1))
+        seen, shown = (Games(s.game, 1, begin, colour=colour) for colour in (False, True))
+        history, policy = History(1), fold(self.net.eval())
+        history.add(seen.frames)
+        scene = Scene(shown.frames[0], 0, 0.0, False)
+        yield scene
+        while not scene.over and scene.steps < seconds * STEPS_A_SECOND:
+            actions = self.act(policy, history.stacks, s.epsilon_test, rng)
+            played, same = seen.step(actions), shown.step(actions)
+            history.add(played.frames)
+            screen = scene.screen if played.over[0] else same.frames[0]
+            score = scene.score + float(played.rewards[0])
+            scene = Scene(screen, scene.steps + 1, score, bool(played.over[0]))
+            yield scene
