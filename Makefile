@@ -19,14 +19,16 @@ reproduce-quick: install
 	$(BIN)/wnrepro cvae --dataset mnist --param all --scale quick
 	$(BIN)/wnrepro cvae --dataset cifar10 --param all --scale quick
 	$(BIN)/wnrepro draw --param all --scale quick
+	$(BIN)/wnrepro dqn --game space_invaders --param all --scale quick
 	$(BIN)/wnrepro report --scale quick
 
-# The paper's settings, on a GPU: the classifier at every learning rate of the paper's search, VAEs and DRAW by seed.
+# The paper's settings, on a GPU: the classifier at every learning rate of the paper's search, the others by seed.
 reproduce-all: install
 	for lr in $(LEARNING_RATES); do $(BIN)/wnrepro cifar --param all --lr $$lr || exit; done
 	for seed in $(SEEDS); do $(BIN)/wnrepro cvae --dataset mnist --param all --seed $$seed || exit; done
 	for seed in $(SEEDS); do $(BIN)/wnrepro cvae --dataset cifar10 --param all --seed $$seed || exit; done
 	for seed in $(SEEDS); do $(BIN)/wnrepro draw --param all --seed $$seed || exit; done
+	for seed in $(SEEDS); do $(BIN)/wnrepro dqn --game all --param all --seed $$seed || exit; done
 	$(BIN)/wnrepro report --scale paper
 
 test: install

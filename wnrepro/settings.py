@@ -314,13 +314,13 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
         "paper": {},
         "short": {
             "epochs": 8,
-            "epoch_steps": 12_500,
+            "epoch_steps": 22_500,
             "test_steps": 5000,
             "test_games": 48,
-            "target_every": 100,
-            "replay_steps": 100_000,
+            "target_every": 500,
+            "replay_steps": 180_000,
             "replay_start": 2500,
-            "epsilon_steps": 50_000,
+            "epsilon_steps": 60_000,
             "held_out": 500,
         },
         "quick": {

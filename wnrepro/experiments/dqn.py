@@ -123,6 +123,8 @@ class Dqn:
             if getattr(s, name) > 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(s, name):g}: give a number of at most 1")
         needed, there = Replay.nbytes_needed(s.replay_steps), available_memory()
+        if s.checkpoint_replay:
+            needed *= 2  # a checkpoint is made in memory
         if there is not None and needed > there:
             raise UserError(
                 f"--replay-steps {s.replay_steps}: needs {needed / 1e9:.1f} GB of memory, {there / 1e9:.1f} GB are "
