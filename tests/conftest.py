@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wnrepro.data import Images, Pixels
-from wnrepro.settings import CifarSettings, DrawSettings, Settings, scale_settings
+from wnrepro.settings import CifarSettings, DqnSettings, DrawSettings, Settings, scale_settings
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,16 @@ def tiny_draw(param: str = "wn", **changes: object) -> DrawSettings:
     small = {"epochs": 4, "train_examples": 200, "test_examples": 100, "batch_size": 20}
     settings = scale_settings("draw", "quick", param, **(small | {"time_steps": 3, "units": 8, "latents": 3} | changes))
     assert isinstance(settings, DrawSettings)
+    return settings
+
+
+def tiny_dqn(param: str = "wn", **changes: object) -> DqnSettings:
+    """Settings of a DQN whose epochs take a second or two."""
+    small = {"game": "breakout", "epochs": 2, "epoch_steps": 120, "test_steps": 20, "test_games": 2}
+    small |= {"replay_steps": 400, "replay_start": 100, "batch_size": 8, "target_every": 10, "epsilon_steps": 100}
+    small |= {"epsilon_test": 0.5, "maps": (2, 4, 4), "hidden": 16, "held_out": 20, "init_examples": 40}
+    settings = scale_settings("dqn", "quick", param, **(small | changes))
+    assert isinstance(settings, DqnSettings)
     return settings
 
 

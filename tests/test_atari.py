@@ -1,16 +1,19 @@
-"""The games against ale-py's plain emulator, and the replay against lists."""
+"""The games against ale-py's plain emulator, a film against the agent's view, and the replay against lists."""
 
 import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
+from conftest import tiny_dqn
 from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wnrepro.atari import NO_OPS, SIZE, STACK, Games, History, Replay
+from wnrepro.experiments.dqn import Dqn
 from wnrepro.settings import GAMES
 
 ACTIONS = dict(zip(GAMES, (4, 9, 18, 6), strict=True))
@@ -36,11 +39,13 @@ class Plain:
         self.actions = self.ale.getMinimalActionSet()
 
     def step(self, action: int) -> tuple[np.ndarray, int]:
-        """Four frames: the maximum of the last two screens, the points."""
-        points, screens = 0, []
+        """Four frames: the maximum of the last two screens (`colour`: of those in colour), the points."""
+        points, screens, coloured = 0, [], []
         for _ in range(4):
             points += self.ale.act(self.actions[action])
             screens.append(self.ale.getScreenGrayscale())
+            coloured.append(self.ale.getScreenRGB())
+        self.colour = np.maximum(*coloured[2:])
         return self.reduce(np.maximum(*screens[2:])), points
 
     @staticmethod
@@ -53,19 +58,21 @@ class Plain:
     [("breakout", 400, 5, 1), ("enduro", 60, 0, 0), ("seaquest", 200, 1, 20), ("space_invaders", 600, 3, 20)],
 )
 def test_a_game_is_the_plain_emulators_and_goes_on_when_a_life_is_lost(game, steps, lost, most):
-    games, plain = Games(game, 1, seed=3), Plain(game)
+    games, coloured, plain = Games(game, 1, seed=3), Games(game, 1, seed=3, colour=True), Plain(game)
     assert games.actions == len(plain.actions) == ACTIONS[game]
     _, info = games.env.reset(seed=3)  # the same game again; says how many no-ops it began with
     for _ in range(info["episode_frame_number"][0]):
         plain.ale.act(plain.actions[0])
     assert abs(games.frames[0] - plain.reduce(plain.ale.getScreenGrayscale())).max() < 0.51
+    assert np.array_equal(coloured.frames[0], plain.ale.getScreenRGB())
     assert games.lives == plain.ale.lives() == LIVES[game]
 
     rng, rewards, losses = np.random.default_rng(0), [], 0
     for _ in range(steps):
         actions, lives = rng.integers(games.actions, size=1), plain.ale.lives()
         step, (screen, points) = games.step(actions), plain.step(int(actions[0]))
-        over = plain.ale.game_over()
+        over, same = plain.ale.game_over(), coloured.step(actions)
+        assert same[1:] == step[1:] and coloured.lives == games.lives
         rewards.append(step.rewards.item())
         losses += step.life_lost.item()
         assert rewards[-1] == points
@@ -75,6 +82,7 @@ def test_a_game_is_the_plain_emulators_and_goes_on_when_a_life_is_lost(game, ste
             break
         assert step.frames.shape == (1, SIZE, SIZE) and step.frames.dtype == np.uint8 and step.frames.std() > 5
         assert abs(step.frames[0] - screen).max() < 0.51  # rounded
+        assert np.array_equal(same.frames[0], plain.colour)
     assert losses >= lost and max(rewards) >= most  # what the comparison is about did happen
 
 
@@ -133,6 +141,38 @@ def test_an_action_that_would_hang_the_emulator_is_refused():
     for actions in ([0, 4], [-1, 0], [0]):
         with pytest.raises(AssertionError):
             games.step(np.array(actions))
+
+
+def bricks_gone(screen: np.ndarray) -> int:
+    """How many are missing of the bricks of Breakout's lower two rows, worth a point each."""
+    rows = screen[81:93, 8:152].any(2)
+    return int((~rows).reshape(2, 6, 18, 8).any((1, 3)).sum())
+
+
+def test_a_film_shows_what_the_agent_sees_and_the_points_it_makes(monkeypatch):
+    agent, states = Dqn(tiny_dqn(epsilon_test=0.9), torch.device("cpu")), []
+    act = agent.act
+
+    def spied(policy, seen, epsilon, rng):
+        assert epsilon == 0.9 and policy(torch.from_numpy(seen)).shape == (1, 4)
+        states.append(seen[0])
+        return act(policy, seen, epsilon, rng)
+
+    monkeypatch.setattr(agent, "act", spied)
+    scenes = list(agent.film(seed=3, seconds=60))
+    count = len(scenes)
+    assert [scene.steps for scene in scenes] == list(range(count)) and len(states) == count - 1
+    assert [scene.over for scene in scenes] == [False] * (count - 1) + [True]
+    greys = [Plain.reduce(scene.screen @ np.array([0.299, 0.587, 0.114])) for scene in scenes]
+    greys = [np.zeros((SIZE, SIZE))] * (STACK - 1) + greys
+    for number, state in enumerate(states):
+        assert abs(state - greys[number : number + STACK]).max() < 1.1  # rounded twice
+    gone, scores = [bricks_gone(scene.screen) for scene in scenes], [scene.score for scene in scenes]
+    assert scores[0] == 0 and scores[-1] >= 3
+    # a screen is the maximum of two, so that a brick that vanished between them still shows
+    for before, score, after in zip(gone, scores, [*gone[1:], scores[-1]], strict=True):
+        assert before <= score <= after
+    assert [scene.score for scene in agent.film(seed=3, seconds=6)] == scores[: 6 * 15 + 1]
 
 
 def listed(states, actions, rewards, next_states, terminals) -> list[tuple]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from wnrepro.cli import main
 from wnrepro.data import DATASETS
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
-from wnrepro.settings import PARAMS, SETTINGS, CifarSettings
+from wnrepro.settings import GAMES, PARAMS, SETTINGS, CifarSettings
 
 TINY = ["--scale", "quick", "--epochs", "2", "--width", "4"]
 TINY += ["--train-examples", "200", "--test-examples", "100", "--init-examples", "100"]
@@ -67,7 +68,7 @@ def test_help_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("cifar", "cvae", "draw", "sample", "report", "bench", "data", "doctor"):
+    for command in ("cifar", "cvae", "draw", "dqn", "sample", "watch", "report", "bench", "data", "doctor"):
         assert command in done.stdout
 
 
@@ -215,6 +216,14 @@ DRAW = "draw --param wn --scale quick"
             f"{DRAW} --scale paper --binarization seeded --data-dir {{tmp}}/empty",
             "The data set mnist is not complete in {tmp}/empty",
         ),
+        (
+            "dqn --param wn --game pong",
+            "--game pong: unknown; give one of breakout, enduro, seaquest, space_invaders",
+        ),
+        ("dqn --param none --game all", "--param none: unknown; give one of normal, bn, wn, wn+mobn"),
+        ("dqn --param all --game all --scale quick --batch-size 600", "--batch-size 600: the replay starts with 500"),
+        ("watch {tmp}/none", "{tmp}/none: holds no run (no config.json); give a directory"),
+        ("watch {tmp}/file", "{tmp}/file"),
         ("sample {tmp}/none", "{tmp}/none: holds no run (no config.json); give a directory"),
         ("sample {tmp}/empty", "{tmp}/empty: holds no run (no config.json); give a directory"),
         ("sample {tmp}/file", "{tmp}/file"),
@@ -257,6 +266,12 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(run, tmp_path, words, says
         "sample",
         "sample results --count 0",
         "sample results --seed -1",
+        "dqn --game all",
+        "cifar --param wn --game all",
+        "watch",
+        "watch results --seconds 0",
+        "watch results --seconds 1801",
+        "watch results --seed -1",
         "nonsense",
     ],
 )
@@ -440,6 +455,13 @@ def test_divergence_of_a_vae_is_a_result(run, tmp_path, vae, param):
                 "--attention --no-attention <bool> read and write through attention windows, or the whole image (§5.3;",
             ],
         ),
+        (
+            "dqn",
+            [
+                "--game breakout|enduro|seaquest|space_invaders|all Atari game (§5.4; default: space_invaders)",
+                "(§5.4; bn and wn+mobn: our choice; default: normal 0.0001, bn 0.0003, wn 0.0003, wn+mobn 0.0003)",
+            ],
+        ),
     ],
 )
 def test_help_tells_every_setting_and_its_default_at_every_scale(run, monkeypatch, experiment, says):
@@ -456,7 +478,7 @@ def test_help_tells_every_setting_and_its_default_at_every_scale(run, monkeypatc
 
 
 def test_help_of_a_command_imports_no_torch():
-    for command in ("cvae", "draw", "sample"):
+    for command in ("cvae", "draw", "dqn", "sample", "watch"):
         code = (
             f"import sys\nsys.argv = ['wnrepro', '{command}', '--help']\nfrom wnrepro.cli import main\n"
             "try:\n    main()\nfinally:\n    assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"
@@ -568,13 +590,20 @@ def test_sample_of_a_run_without_a_checkpoint(run, vaes):
     assert state(folder) == before
 
 
-def test_sample_of_a_classifier(run, random_images, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("sample", "generates no images; give one of cvae or draw"),
+        ("watch", "plays no game; give one of dqn"),
+    ],
+)
+def test_sample_and_watch_of_a_classifier(run, random_images, tmp_path, command, says):
     assert run("cifar", "--param", "wn", *TINY, "--results", tmp_path, "--quiet")[0] == 0
     (path,) = tmp_path.rglob("run.json")
     before = state(path.parent)
-    code, printed, error = run("sample", path.parent)
+    code, printed, error = run(command, path.parent)
     assert (code, printed) == (2, "")
-    assert error == f"wnrepro: {path.parent}: a run of cifar, which generates no images; give one of cvae or draw\n"
+    assert error == f"wnrepro: {path.parent}: a run of cifar, which {says}\n"
     assert state(path.parent) == before
 
 
@@ -587,6 +616,102 @@ def test_sample_with_a_device_that_is_not_there(run, vaes, words, says):
     code, printed, error = run("sample", folder, *words.split())
     assert (code, printed) == (2, "") and error.startswith(f"wnrepro: {says}")
     assert state(folder) == before
+
+
+# ------------------------------------------------------------------------------- dqn and watch
+
+DQN = {"game": "breakout", "epochs": 1, "epoch_steps": 150, "test_steps": 20, "test_games": 2}
+DQN |= {"replay_steps": 200, "replay_start": 100, "epsilon_test": 0.5, "hidden": 8, "held_out": 20, "init_examples": 20}
+PLAY = ["dqn", "--param", "wn", "--scale", "quick"]
+PLAY += [str(word) for name, value in DQN.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+
+def test_all_games_and_parameterizations_are_planned_each_with_its_learning_rate(run, monkeypatch):
+    planned = []
+    monkeypatch.setattr("wnrepro.cli.run_all", lambda _, settings, **__: planned.extend(settings) or 0)
+    assert run("dqn", "--game", "all", "--param", "all", "--epochs", 3) == (0, "", "")
+    lr = {param: 0.0001 if param == "normal" else 0.0003 for param in PARAMS}
+    assert [(s.game, s.param, s.lr, s.epochs) for s in planned] == [(g, p, lr[p], 3) for g in GAMES for p in PARAMS]
+    planned.clear()
+    assert run("dqn", "--game", "all", "--param", "wn") == run("dqn", "--param", "wn") == (0, "", "")
+    assert [(s.game, s.param) for s in planned] == [(game, "wn") for game in (*GAMES, "space_invaders")]
+
+
+@pytest.fixture(scope="module")
+def trained_dqn(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A results folder with a finished run of dqn, and what the real entry point said as it made it."""
+    results = tmp_path_factory.mktemp("dqn")
+    return results, entry_point(*PLAY, "--results", results)
+
+
+@pytest.fixture
+def player(trained_dqn, tmp_path) -> Path:
+    """The run's folder, of the test's own."""
+    results = shutil.copytree(trained_dqn[0], tmp_path / "results")
+    (path,) = results.rglob("run.json")
+    return path.parent
+
+
+def test_dqn_by_the_real_entry_point(trained_dqn):
+    results, done = trained_dqn
+    assert (done.returncode, done.stderr) == (0, "")
+    line, end = done.stdout.splitlines()
+    (path,) = results.rglob("run.json")
+    assert path.parent.parent.name.startswith("breakout_wn_lr0.0003_epochs-1_") and end == f"{path.parent}: done"
+    with (path.parent / "metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    score, most = float(row["test_score"]), float(row["test_score_max"])
+    assert line.startswith(
+        f"{path.parent.parent.relative_to(results)}  epoch 1/1  test score {score:.1f} (max {most:g}"
+    )
+    assert f", {row['episodes']} games), mean Q " in line and ", loss " in line and ", ε " in line
+
+
+def test_watch_films_a_game_of_the_run(run, player):
+    before = state(player)
+    code, printed, error = run("watch", player)
+    path, says = printed.splitlines()
+    assert (code, error, path) == (0, "", str(player / "game.gif"))
+    points, steps = re.fullmatch(r"(\d+) points, (\d+) steps, game over", says).groups()
+    film = Path(path).read_bytes()
+    assert int(points) < 100 and played(path) == 70 * int(steps) + 2000
+
+    code, printed, _ = run("watch", player, "--seconds", 2)
+    says = printed.splitlines()[1]
+    assert code == 0 and re.fullmatch(r"\d+ points after 2 s of play \(the game went on\)", says)
+    assert played(path) == 70 * (2 * 15 + 1)
+
+    assert run("watch", player)[0] == 0 and Path(path).read_bytes() == film, "the same seed, the same film"
+    assert run("watch", player, "--seed", 2)[0] == 0 and Path(path).read_bytes() != film
+    assert {name: kept for name, kept in state(player).items() if name not in ("game.gif", "lock")} == {
+        name: kept for name, kept in before.items() if name != "lock"
+    }
+
+
+def played(path: str) -> int:
+    """Milliseconds that an animation takes; its frames are the console's screens above a line."""
+    with Image.open(path) as picture:
+        assert picture.format == "GIF" and picture.width == 160 and 220 < picture.height < 230
+        assert len(picture.convert("RGB").getcolors()) > 8, "in colour"
+        shown = 0
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            shown += picture.info["duration"]
+    return shown
+
+
+def test_what_cannot_be_watched_is_said_in_one_sentence(run, player):
+    def refused(says: str, *words: str) -> None:
+        before = state(player)
+        assert run("watch", player, *words) == (2, "", f"wnrepro: {says}\n")
+        assert state(player) == before
+
+    refused("--device tpu: no such device; give auto, cpu, cuda or cuda:N", "--device", "tpu")
+    (player / "checkpoint.pt").unlink()
+    refused(f"{player}: has no checkpoint.pt (checkpoints are not committed); train the run here first")
+    record = json.loads((player / "run.json").read_text())
+    (player / "run.json").write_text(json.dumps(record | {"status": "diverged"}))
+    refused(f"{player}: the run diverged, its network plays no game; give another")
 
 
 # ------------------------------------------------------------------------------- data, doctor, Ctrl-C

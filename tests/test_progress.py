@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from wnrepro.progress import NAME_WIDTH, Show, brief, describe, short
-from wnrepro.training import Epoch, Tick
+from wnrepro.training import Epoch, Note, Tick
 
 ROW = {"epoch": 1, "seconds": 2.5, "train_error": 0.25, "test_error": 0.5, "train_loss": 1.5, "test_loss": 2.0}
-EVENTS = [Tick(1, 50, 100), Tick(1, 100, 100), Epoch(1, ROW), Tick(2, 50, 100)]
+EVENTS = [Note("begun"), Tick(1, 50, 100), Tick(1, 100, 100), Epoch(1, ROW), Note("halfway"), Tick(2, 50, 100)]
 
 
 @pytest.mark.parametrize(("terminal", "quiet"), [(False, False), (True, False), (False, True), (True, True)])
@@ -25,10 +25,13 @@ def test_what_is_shown(terminal, quiet):
     elif terminal:
         assert "wn_lr0.003" in shown and "epoch 2/2" in shown and "train 25.0% test 50.0%" in shown
         assert "images/s" in shown
+        assert all(f"quick/cifar/wn_lr0.003  {text}" in shown for text in ("begun", "halfway"))
     else:
         assert shown == (
+            "quick/cifar/wn_lr0.003  begun\n"
             "quick/cifar/wn_lr0.003  epoch 1/2  train error 25.00%, test error 50.00%, "
             "train loss 1.5, test loss 2  2.5 s\n"
+            "quick/cifar/wn_lr0.003  halfway\n"
         )
 
 
@@ -83,3 +86,33 @@ def test_the_bar_of_an_auto_encoder_ends_with_its_bounds():
     shown = text.getvalue()
     assert "epoch 3/10" in shown and "train -10650.2 nats test -9860.0 nats" in shown and short(name) in shown
     assert short(name).startswith("cifar10_wn+mobn_lr") and len(short(name)) == NAME_WIDTH
+
+
+GAMES = {"epoch": 2, "agent_steps": 30_000, "updates": 6875, "seconds": 95.25, "episodes": 32, "test_score": 12.34375}
+GAMES |= {"test_score_max": 31.0, "mean_q": 0.4123, "loss": 1.2345, "epsilon": 0.8725}
+
+
+@pytest.mark.parametrize(
+    ("row", "in_words"),
+    [
+        (GAMES, "test score 12.3 (max 31, 32 games), mean Q 0.412, loss 1.23, ε 0.87"),
+        (
+            GAMES | {"test_score_max": 12345.0, "mean_q": NAN, "loss": NAN, "epsilon": 1.0},
+            "test score 12.3 (max 12345, 32 games), mean Q nan, loss nan, ε 1.00",
+        ),
+    ],
+)
+def test_an_epoch_of_games(row, in_words):
+    text = io.StringIO()
+    with Show(Console(file=text, width=40), "short/dqn/breakout_wn_lr0.0003", 8, quiet=False) as show:
+        show(Epoch(2, row))
+    assert text.getvalue() == f"short/dqn/breakout_wn_lr0.0003  epoch 2/8  {in_words}  95.2 s\n"
+
+
+def test_the_bar_of_games_counts_steps_and_ends_with_the_score():
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=140)
+    with Show(console, "short/dqn/breakout_wn_lr0.0003", 8, quiet=False, unit="steps") as show:
+        show(Tick(2, 15_000, 15_000))
+        show(Epoch(2, GAMES))
+    assert "steps/s" in text.getvalue() and "images" not in text.getvalue() and "score 12.3" in text.getvalue()

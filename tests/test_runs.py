@@ -15,17 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_pixels, tiny_cvae, tiny_draw
+from conftest import make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from PIL import Image
 
 from wnrepro import runs
+from wnrepro.atari import SCREEN, Scene
 from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.draw import Draw
 from wnrepro.runs import Run, open_run, variant
 from wnrepro.settings import PARAMS, scale_settings
-from wnrepro.training import Epoch
+from wnrepro.training import Epoch, Note
 
 CPU = torch.device("cpu")
 
@@ -40,7 +41,8 @@ class Walk:
         self.epochs, self.diverges, self.device, self.facts = epochs, diverges, CPU, {"steps": 0}
         self.epoch, self.place = 0, 0.0
 
-    def train(self) -> Iterator[Epoch]:
+    def train(self) -> Iterator[Epoch | Note]:
+        yield Note(f"from {self.epoch}")
         while self.epoch < self.epochs:
             self.epoch += 1
             self.place += torch.randn(()).item() + random.random() + runs.np.random.rand()
@@ -78,8 +80,10 @@ def without_seconds(path: Path) -> list[list[str]]:
 
 def test_a_run_writes_its_directory(tmp_path, tiny):
     run = Run(tmp_path, "cifar", "quick", tiny("wn", epochs=5))
+    shown = []
     with run:
-        record = run.execute(lambda: Walk(5))
+        record = run.execute(lambda: Walk(5), shown.append)
+    assert shown[0] == Note("from 0") and [event.epoch for event in shown[1:]] == [1, 2, 3, 4, 5]
     assert record["status"] == "done" and record["epoch"] == 5 and record["resumed"] == []
     config = json.loads((run.folder / "config.json").read_text())
     assert config["settings"]["param"] == "wn" and config["hash"] == record["config_hash"]
@@ -133,7 +137,7 @@ def test_a_failure_is_recorded_and_tried_again(tmp_path, tiny):
     run = Run(tmp_path, "cifar", "quick", tiny(epochs=4))
 
     def stop(event):
-        if event.epoch == 2:
+        if isinstance(event, Epoch) and event.epoch == 2:
             raise OSError("no power")
 
     with run, pytest.raises(OSError, match="no power"):
@@ -217,6 +221,17 @@ def test_a_run_of_draw_is_named_by_what_is_not_its_scales_default():
     assert variant("draw", "short", scale_settings("draw", "short", "wn+mobn", seed=3)) == "wn+mobn_lr0.0003"
     changed = scale_settings("draw", "quick", "wn", attention=False, time_steps=10)
     assert variant("draw", "quick", changed) == "wn_lr0.001_attention-False_time_steps-10"
+
+
+def test_a_run_of_dqn_has_a_name_that_begins_with_its_game():
+    def name(scale: str, param: str, **changes: object) -> str:
+        return variant("dqn", scale, scale_settings("dqn", scale, param, **changes))
+
+    for scale in ("paper", "short", "quick"):
+        assert name(scale, "normal", seed=2) == "space_invaders_normal_lr0.0001"
+        assert name(scale, "wn+mobn", game="seaquest") == "seaquest_wn+mobn_lr0.0003"
+    changes = {"game": "enduro", "actors": 8, "checkpoint_replay": True}
+    assert name("quick", "wn", **changes) == "enduro_wn_lr0.0003_actors-8_checkpoint_replay-True"
 
 
 def test_generators_go_on_where_they_were():
@@ -470,6 +485,8 @@ def test_a_finished_run_is_opened_from_its_folder(finished, monkeypatch):
         ("cvae", {"depths": (3, 1, 1), "v_norm_max": 5.0, "seed": 4}),
         ("draw", {}),
         ("draw", {"attention": False, "seed": 4}),
+        ("dqn", {}),
+        ("dqn", {"game": "seaquest", "checkpoint_replay": True, "seed": 4}),
     ],
 )
 @pytest.mark.parametrize("scale", ["paper", "short", "quick"])
@@ -597,6 +614,49 @@ def test_pictures_of_several_times_are_an_animation(finished):
     for path, milliseconds in ((one, 2000), (alike, 2400)):
         with Image.open(path) as picture:
             assert (picture.n_frames, picture.info["duration"]) == (1, milliseconds)
+
+
+@pytest.fixture
+def run_of_games(tmp_path):
+    """A run that films are written into."""
+    with Run(tmp_path / "results", "dqn", "quick", tiny_dqn()) as run:
+        yield run
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_a_film_is_the_screens_above_their_scores(run_of_games, over):
+    high, wide = SCREEN
+    palette = np.random.default_rng(8).integers(256, size=(128, 3), dtype=np.uint8)  # the console has 128 colours
+    draw, scores = np.random.default_rng(9), [0, 5, 12_345, 12_345]
+    screens = [palette[draw.integers(128, size=SCREEN)] for _ in scores[1:]]
+    screens.append(screens[-1])
+    scenes = [Scene(screens[k], k, float(scores[k]), over and k == 3) for k in range(4)]
+    path, last = run_of_games.write_film(iter(scenes), "space_invaders wn+mobn")
+    assert path == run_of_games.folder / "game.gif" and last is scenes[-1] and not list(path.parent.glob("*.part"))
+    captions, shown = [], []
+    with Image.open(path) as picture:
+        assert picture.format == "GIF" and picture.info["loop"] == 0
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            frame = np.array(picture.convert("RGB"))
+            assert np.array_equal(frame[:high], screens[number]) and frame.shape[1] == wide
+            captions.append(frame[high:].mean(2))
+            shown.append(picture.info["duration"])
+    assert shown == [70, 70, 70 + (2000 if over else 70)], "scenes that look alike are one frame, shown for longer"
+    zero, five, large = captions
+    for caption in captions:
+        assert caption.max() > 250 and not caption[[0, -1]].any() and not caption[:, -1].any(), "all of it fits"
+    differ = np.flatnonzero((abs(zero - five) > 20).any(0))
+    assert 0 < len(differ) <= 8, "the same title, then another digit"
+    assert not five[:, differ[-1] + 2 :].any() and large[:, differ[-1] + 2 :].max() > 250, "and then five of them"
+
+
+def test_a_film_of_one_scene_is_a_picture(run_of_games):
+    scene = Scene(np.full((*SCREEN, 3), 7, np.uint8), 0, 0.0, False)
+    path, last = run_of_games.write_film([scene], "enduro bn")
+    assert last is scene
+    with Image.open(path) as picture:
+        assert picture.n_frames == 1 and picture.size == (SCREEN[1], SCREEN[0] + runs.CAPTION)
 
 
 def test_pictures_are_written_whole(finished, monkeypatch):

@@ -61,7 +61,7 @@ RUN_OPTIONS: dict[str, Any] = {
     "quiet": (Annotated[bool, typer.Option("--quiet", help="print nothing but errors")], False),
     "as_json": (Json, False),
 }
-ALL = ("param", "game")  # the settings of which a command runs several by `all`
+ALL = ("game", "param")  # the settings of which a command runs several by `all`
 MORE_OPTIONS: dict[str, dict[str, Any]] = {
     "cvae": {
         "importance_samples": (
@@ -368,7 +368,8 @@ def watch(
 @app.command()
 def bench(
     experiment: Annotated[
-        str, typer.Argument(metavar="|".join(SETTINGS), help="the experiment to time; cvae is MNIST's")
+        str,
+        typer.Argument(metavar="|".join(SETTINGS), help="the experiment to time; cvae is MNIST's, dqn plays Breakout"),
     ] = "cifar",
     rounds: Annotated[int, typer.Option("--rounds", min=2, help="steps timed of each contender")] = 20,
     precision: Annotated[
@@ -401,7 +402,7 @@ def bench(
         )
     precisions = precision or (["fp32", "bf16"] if fast else ["fp32"])
     with console.status("") as status:
-        settings = scale_settings(experiment, "paper", "wn")
+        settings = benches.timed_settings(experiment)
         figures = benches.measure(where, precisions, rounds, settings, status.update)
     path = benches.store(results, experiment, figures, where)
     print(json.dumps(figures, indent=2) if as_json else f"{benches.table(figures)}\nwritten to {path}")

@@ -25,7 +25,7 @@ def describe(epoch: Epoch) -> str:
             parts.append(f"{value:.3f} bits/dim")
         elif name == "test_score":
             most, games = epoch.metrics["test_score_max"], epoch.metrics["episodes"]
-            parts.append(f"test score {value:.1f} (max {most:g}, {games} games)")
+            parts.append(f"test score {value:.1f} (max {most:.0f}, {games} games)")
         elif name == "mean_q":
             parts.append(f"mean Q {value:.3g}")
         elif name == "loss":
