@@ -245,9 +245,10 @@ KILLED = """
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from conftest import make_images, make_pixels, tiny_cvae, tiny_draw
+from conftest import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
+from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import Draw
 from wnrepro.runs import Run
 from wnrepro.settings import scale_settings
@@ -259,6 +260,9 @@ if experiment == "cifar":
 elif experiment == "draw":
     settings = tiny_draw(param, epochs=6, lr=0.01)
     load = lambda: Draw(settings, make_pixels(dataset), cpu)
+elif experiment == "dqn":
+    settings = tiny_dqn(param, epochs=6, epoch_steps=60, game=dataset, checkpoint_replay=True)
+    load = lambda: Dqn(settings, cpu)
 else:
     settings = tiny_cvae(param, dataset, epochs=6, polyak_epochs=2.0)
     load = lambda: Cvae(settings, make_pixels(dataset), cpu)
@@ -277,6 +281,7 @@ if run.finished() is None:
         ("cvae", "wn", "mnist"),
         ("cvae", "bn", "cifar10"),
         ("draw", "wn+mobn", "mnist"),
+        ("dqn", "bn", "breakout"),
     ],
 )
 def test_kill_9_at_random_moments_changes_no_row(tmp_path, experiment, param, dataset):
@@ -309,7 +314,8 @@ def test_kill_9_at_random_moments_changes_no_row(tmp_path, experiment, param, da
     assert without_seconds(killed) == without_seconds(whole) and len(without_seconds(whole)) == 1 + 6
     tables = {path.name for path in whole.parent.glob("*.csv")} - {"metrics.csv"}
     expected = {"layers.csv", "kl_steps.csv" if experiment == "draw" else "init.csv"}
-    assert tables == expected | ({"noise.csv"} if (experiment, param) == ("cifar", "wn+mobn") else set())
+    further = {("cifar", "wn+mobn"): {"noise.csv"}, ("dqn", "bn"): {"games.csv"}}
+    assert tables == expected | further.get((experiment, param), set())
     for name in tables:
         assert killed.with_name(name).read_bytes() == whole.with_name(name).read_bytes()
     assert record["status"] == "done"
