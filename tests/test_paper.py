@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from wnrepro import paper
@@ -250,6 +251,105 @@ def test_earlier(seeds: list[tuple[float, int]], expected: str) -> None:
 
 def test_others_bounds_of_draw() -> None:
     assert [bound for _, bound in paper.DRAW_MNIST.values()] == [-90.5, -83.0, -80.97]
+
+
+def test_table_3_as_printed() -> None:
+    assert [(game, *scores.values(), paper.TABLE3_MNIH[game]) for game, scores in paper.TABLE3.items()] == [
+        ("breakout", 410, 403, 401),
+        ("enduro", 1250, 1448, 302),
+        ("seaquest", 7188, 7375, 5286),
+        ("space_invaders", 1779, 2179, 1975),
+    ]
+    (c11,) = [claim for claim in paper.CLAIMS if claim.id == "C11"]
+    assert c11.paper.endswith("their mean log ratio: +0.09 (×1.09)")
+
+
+def test_above_is_scipys_t() -> None:
+    from scipy.stats import ttest_ind
+
+    a, b = [1.0, 2.0, 4.0], [2.0, 2.5, 9.0, 5.0]
+    assert verdicts.above(a, b) == pytest.approx(ttest_ind(a, b, equal_var=False).statistic)
+    assert verdicts.above([1.0, 1.0], [0.0, 0.0]) == inf and verdicts.above([0.0, 0.0], [0.0, 0.0]) == 0
+    assert math.isnan(verdicts.above([1.0], b))
+
+
+def test_the_bootstrap_draws_whole_seeds_within_each_game() -> None:
+    games = [np.array([[1.0, 10.0], [2.0, 20.0]]), np.array([[5.0, 50.0]])]
+    first, second = verdicts.resampled(games)
+    assert first.shape == (paper.RESAMPLES, 2, 2) and second.shape == (paper.RESAMPLES, 1, 2)
+    assert (first[..., 1] == 10 * first[..., 0]).all() and (second[..., 0] == 5).all()
+    assert set(first[..., 0].sum(axis=1)) == {2, 3, 4}
+    assert (first == verdicts.resampled(games)[0]).all()
+
+
+def test_interquartile_mean_is_of_the_middle_half_of_all_games_and_seeds() -> None:
+    value, (low, high) = verdicts.interquartile_mean([[0.0, 1.0, 2.0, 100.0], [-50.0, 0.5, 1.5, 3.0]])
+    assert value == pytest.approx((0.5 + 1 + 1.5 + 2) / 4)
+    assert low < value < high
+    assert verdicts.interquartile_mean([[2.0] * 3, [2.0] * 3]) == (2.0, (2.0, 2.0))
+
+
+BETTER, WORSE = [(50.0, 40.0), (51.0, 41.0), (49.0, 39.0)], [(40.0, 50.0), (41.0, 51.0), (39.0, 49.0)]
+MIXED, ALONE = [(50.0, 40.0), (40.0, 50.0), (45.0, 45.0)], [(-inf, 40.0), *BETTER]
+
+
+@pytest.mark.parametrize(
+    ("games", "expected"),
+    [
+        ([], NOT_RUN),
+        ([([], 0)] * 4, NOT_RUN),
+        ([(BETTER, 100)] * 4, REPRODUCED),
+        ([(BETTER, 100)] * 3 + [(MIXED, 100)], REPRODUCED),  # on average
+        ([(MIXED, 100)] * 4, INCONCLUSIVE),
+        ([(BETTER, 100)] * 2 + [(WORSE, 100)] * 2, INCONCLUSIVE),
+        ([(WORSE, 100)] * 4, NOT_REPRODUCED),
+        ([(BETTER, 100)] * 3, INCONCLUSIVE),  # three games
+        ([(BETTER, 100)] * 3 + [(BETTER, 99)], INCONCLUSIVE),
+        ([(WORSE, 100)] * 3 + [(WORSE, 99)], INCONCLUSIVE),
+        ([(BETTER, 100)] * 3 + [(BETTER[:2], 100)], INCONCLUSIVE),  # two seeds
+        ([(BETTER, 100)] * 3 + [([(5.0, -1.0), (5.0, 0.0), (5.0, 0.5)], 100)], INCONCLUSIVE),  # no logarithm
+        ([(BETTER, 100)] * 3 + [([(5.0, 3.0), (5.0, 0.0), (5.0, 3.0)], 100)], INCONCLUSIVE),  # nor of a resample
+        ([(BETTER, 100)] * 3 + [(ALONE, 100)], NOT_REPRODUCED),  # wn diverges
+        ([(ALONE, 100)], NOT_REPRODUCED),
+        ([(BETTER, 100)] * 3 + [(ALONE, 99)], INCONCLUSIVE),
+        ([(BETTER, 100)] * 3 + [([(40.0, -inf), *BETTER], 100)], INCONCLUSIVE),  # normal does
+        ([(BETTER, 100)] * 3 + [([(-inf, -inf), *BETTER], 100)], INCONCLUSIVE),
+    ],
+)
+def test_better_scores(games: list[tuple[list[tuple[float, float]], int]], expected: str) -> None:
+    assert verdicts.better_scores(games) == expected
+
+
+def test_the_mean_log_ratio_turns_its_sign_with_the_two() -> None:
+    games = [BETTER, MIXED, WORSE[:2]]
+    value, (low, high) = verdicts.mean_log_ratio(games)
+    assert value == pytest.approx((math.log(50 / 40) + 0 + math.log(40.5 / 50.5)) / 3)
+    turned, interval = verdicts.mean_log_ratio([[(b, a) for a, b in game] for game in games])
+    assert (turned, *interval) == pytest.approx((-value, -high, -low))
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ([], NOT_RUN),
+        ([(0.1, True), (0.49, True), (-inf, True)], REPRODUCED),
+        ([(0.5, True), (0.9, True), (2.0, True)], NOT_REPRODUCED),
+        ([(0.1, True), (0.1, True), (0.5, True)], INCONCLUSIVE),
+        ([(0.1, True), (0.1, True), (nan, False)], INCONCLUSIVE),  # two pairs
+        ([(0.1, True)] * 3 + [(nan, False)], REPRODUCED),
+        ([(nan, False)] * 3, INCONCLUSIVE),
+    ],
+)
+def test_bn_at_64(shares: list[tuple[float, bool]], expected: str) -> None:
+    assert verdicts.bn_at_64(shares) == expected
+
+
+def test_learnt_needs_games_and_standard_errors() -> None:
+    random = [-1.0, 1.0] * 15
+    error = math.hypot(1, 1) / math.sqrt(29)
+    for errors, n, expected in ((2.01, 30, True), (1.99, 30, False), (20.0, 28, False)):
+        assert verdicts.learnt([score + errors * error for score in random[:n]], random) == expected
+    assert not verdicts.learnt(random, [])
 
 
 HELPED, HURT, SAME_ERROR = (-83.0, -84.0, 400), (-85.0, -84.0, 400), ([0.01, 0.0, -0.01], 200)

@@ -19,7 +19,7 @@ from wnrepro.report.claims import FINDERS, findings
 from wnrepro.report.figures import COLOURS, LINES
 from wnrepro.report.load import METRICS, load, scale_defaults
 from wnrepro.report.tables import escape
-from wnrepro.settings import FIGURE_LR, PARAMS, SCALES
+from wnrepro.settings import DQN_LR, FIGURE_LR, GAMES, PARAMS, SCALES
 
 LAYERS = [f"conv{i}" for i in range(1, 10)] + ["dense"]
 SPEED = {"normal": 0.16, "bn": 0.42, "wn": 0.36, "wn+mobn": 0.38}
@@ -34,6 +34,7 @@ def made_up_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     of_cifar10 = SCALES["cvae"]["paper"]["cifar10"] | {"epochs": 6, "train_examples": 5000, "maps": (32,)}
     monkeypatch.setitem(SCALES["cvae"], "short", {"mnist": {"epochs": 120}, "cifar10": of_cifar10})
     monkeypatch.setitem(SCALES["draw"], "short", {"epochs": 10, "time_steps": 4})
+    monkeypatch.setitem(SCALES["dqn"], "short", {"epochs": 4, "epoch_steps": 1000})
 
 
 def write_csv(path: Path, columns: str, rows: list[list[Any]]) -> None:
@@ -162,6 +163,51 @@ def make_draw(
     return folder
 
 
+def make_dqn(
+    results: Path,
+    param: str = "wn",
+    game: str = "breakout",
+    lr: float | None = None,
+    seed: int = 1,
+    scale: str = "short",
+    status: str = "done",
+    logged: int | None = None,
+    best: float = 50.0,
+    chance: float = 10.0,
+    episodes: int = 50,
+    **changed: Any,
+) -> Path:
+    """A made-up run of DQN: from `chance` its test score rises to `best` in the last epoch but one, and ends halfway.
+
+    The games of a test lie 7 above and below it by turns, those of random play about `chance`: 50 have a standard
+    error of 1.
+    """
+    lr = DQN_LR[param] if lr is None else lr
+    settings = {**scale_defaults("dqn", scale, game), "param": param, "lr": lr, "seed": seed, **changed}
+    variant = "_".join([game, f"{param}_lr{lr}", *(f"{name}-{value}" for name, value in changed.items())])
+    folder = results / scale / "dqn" / variant / f"seed-{seed}"
+    config = make_config(folder, "dqn", scale, settings)
+    epochs, steps = settings["epochs"], settings["epoch_steps"]
+    logged = epochs if logged is None else logged
+    rows: list[list[Any]] = []
+    scores = [chance]
+    for epoch in range(1, logged + 1):
+        share = epoch / (epochs - 1) if epoch < epochs else 0.5
+        scores.append(chance + (best - chance) * share)
+        rows.append(
+            [epoch, epoch * steps, epoch * steps // 4, 9.5, episodes, scores[-1], scores[-1] + 7, share, 0.1, 0.5]
+        )
+    if status == "diverged" and rows:
+        rows[-1][7:9] = ["inf", "nan"]
+    write_csv(folder / "metrics.csv", ",".join(METRICS["dqn", game]), rows)
+    every = [[n, game, score + 7 * (-1) ** game] for n, score in enumerate(scores) for game in range(1, episodes + 1)]
+    write_csv(folder / "games.csv", "epoch,game,score", every)
+    make_layers(folder, lr, 0)
+    make_init(folder)
+    make_record(folder, config, status, logged, {"agent": "sequential"}, None)
+    return folder
+
+
 def make_config(folder: Path, experiment: str, scale: str, settings: dict[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {"experiment": experiment, "scale": scale, "settings": settings}
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
@@ -268,6 +314,16 @@ def make_draws(results: Path, scale: str = "short") -> None:
     for seed in (1, 2):
         make_draw(results, "bn", seed=seed, scale=scale, bound=-200.0, kl=800.0)
     make_draw(results, "wn+mobn", scale=scale, status="diverged", logged=4)
+
+
+def make_dqns(results: Path, games: tuple[str, ...] = GAMES, scale: str = "short", **how: Any) -> None:
+    """Three seeds of wn and normal, wn 25 % better; bn under way, a diverged wn+mobn."""
+    for game in games:
+        for seed, offset in ((1, 0.0), (2, 1.0), (3, -1.0)):
+            make_dqn(results, "wn", game, seed=seed, scale=scale, best=50 + offset, **how)
+            make_dqn(results, "normal", game, seed=seed, scale=scale, best=40 + offset, **how)
+        make_dqn(results, "bn", game, scale=scale, status="running", logged=2, best=12, **how)
+        make_dqn(results, "wn+mobn", game, scale=scale, status="diverged", logged=3, best=1e6, **how)
 
 
 @pytest.fixture
@@ -422,6 +478,55 @@ def test_report_of_draw_alone_is_the_same_twice(tmp_path: Path) -> None:
     assert check(tmp_path, "short") == []
 
 
+def test_report_of_dqn_alone_is_the_same_twice(tmp_path: Path) -> None:
+    make_dqns(tmp_path, ("breakout", "space_invaders"))
+    make_dqn(tmp_path, "wn", best=90.0, actors=8)
+    make_dqn(tmp_path, "wn", seed=4, status="running", logged=1, best=500.0, checkpoint_replay=True)
+    make_bench(tmp_path)
+    path = write_report(tmp_path, "short")
+    first = snapshot(tmp_path)
+    write_report(tmp_path, "short")
+    assert snapshot(tmp_path) == first
+    text = path.read_text()
+    assert {file.stem for file in (tmp_path / "short" / "figures").iterdir()} == {"figure4", "mean_q", "step_time"}
+    for name in ("figure4", "mean_q"):
+        assert f"](figures/{name}.png)\n\n*" in text
+        assert first[f"short/figures/{name}.png"].startswith(b"\x89PNG")
+    tables = {file.name for file in (tmp_path / "short" / "tables").iterdir()}
+    names = ("claims", "table3", "interquartile_means", "step_time", "settings", "runs")
+    assert tables == {f"{name}.csv" for name in names}
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings[1:] == [
+        "## Claims",
+        "## Table 3: maximum test score",
+        "## Figure 4: DQN",
+        "## Step time",
+        "## Settings",
+        "### dqn breakout",
+        "### dqn space_invaders",
+        "## Runs",
+    ]
+    assert "These runs have 0.004 to 0.008 % of the agent steps of the paper's, which are 50 million." in text
+    # 50 ± 4.3027 · 1 / √3; 20 / √(7² + 7²) · √149 but for the seeds' spread
+    start = "| Breakout | wn | 0.0003 |  | 410 / 403 / 401 | 50.0 | 47.5 to 52.5 | 3 | 4 | 4 000 | 0.008 |"
+    (row,) = [line for line in text.splitlines() if line.startswith(start)]
+    assert row == f"{start} 30.0 ± 0.6 (150 games) | 10.0 ± 0.5 (200 games) | 26.3 | seed 4: epoch 1 of 4 |"
+    assert "| Breakout | wn | 0.0003 | actors = 8 | 410 / 403 / 401 | 90.0 | – | 1 | 4 |" in text
+    running = "| Space Invaders | bn | 0.0003 |  | 1779 / 2179 / 1975 | 11.3 | – | 1 | 2 | 2 000 | 0.004 |"
+    assert f"{running} 11.3 ± 1.0 (50 games) | 10.0 ± 1.0 (50 games) | 0.9 | seed 1: epoch 2 of 4 |" in text
+    lost = "| – | – | 0 | 0 | 0 | 0 | – | 10.0 ± 1.0 (50 games) | – | seed 1: diverged, epoch 3 of 4 |"
+    assert f"| Space Invaders | wn+mobn | 0.0003 |  | 1779 / 2179 / 1975 {lost}" in text
+    # Three seeds of both games: 40/391, 41/391, 39/391, 40/1965, … without the highest and the lowest
+    middle = (39 / 391 + 40 / 391 + 41 / 1965 + 40 / 1965) / 4
+    assert f"| wn | {middle:.3f} |" in text and "| 6 | Breakout, Space Invaders | 4 |" in text
+    assert "| bn | 0." not in text[: text.index("## Figure 4")].rpartition("Interquartile mean, ")[2]
+    assert "At scale `short` our scores cannot be compared with the paper's" in text
+    assert "| dqn | breakout_wn_lr0.0003 | 1 | done | 4 of 4 | test score 30.0 |" in text
+    assert "| game | breakout | breakout |" in text and "| game | space_invaders | space_invaders |" in text
+    assert "nan" not in text and "inf " not in text
+    assert check(tmp_path, "short") == []
+
+
 @pytest.mark.usefixtures("text_only")
 def test_report_of_both_experiments(tmp_path: Path) -> None:
     make_run(tmp_path)
@@ -559,6 +664,51 @@ def test_figures_of_a_draw_whose_test_has_no_number(tmp_path: Path) -> None:
     make_draw(tmp_path, "wn", status="running", logged=0)
     make_draw(tmp_path, "normal", status="diverged", logged=1)
     assert set(figures.draw(load(tmp_path, "short"))) == {"figure3", "kl_steps"}
+
+
+def test_figures_of_dqn(tmp_path: Path) -> None:
+    make_dqns(tmp_path, ("breakout", "seaquest", "space_invaders"))
+    for seed in (1, 2):
+        make_dqn(tmp_path, "wn", "seaquest", seed=seed, best=90.0, actors=8)
+    with matplotlib.rc_context(figures.STYLE):
+        results = load(tmp_path, "short")
+        figure = figures.games(results, "test_score", "test score")
+        assert figure is not None
+        shown = [axes for axes in figure.axes if axes.get_visible()]
+        assert [axes.get_title() for axes in shown] == ["Space Invaders", "Breakout", "Seaquest"]
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+            "normal (n = 3, 3, 3)",
+            "batch norm. (n = 0, 0, 0)",
+            "weight norm. (n = 3, 3, 3)",
+            "weight norm. + mean-only b.n. (n = 0, 0, 0)",
+            "diverged",
+            "not finished",
+            "weight norm., 8 games in lock-step (n = 2)",
+            "random play",
+        ]
+        for axes, highest in zip(shown, (51, 51, 90), strict=True):
+            low, high = axes.get_ylim()
+            assert low < 10 and highest < high < 1.1 * highest  # not the diverged run's million
+            (chance,) = [line for line in axes.lines if set(line.get_ydata()) == {10.0}]
+            assert chance.get_linestyle() == "--"
+            assert axes.xaxis.get_major_formatter()(3000) == "3"
+            means = [line for line in axes.lines if list(line.get_ydata()) == pytest.approx([70 / 3, 110 / 3, 50, 30])]
+            assert means and list(means[-1].get_xdata()) == [1000, 2000, 3000, 4000]
+        q = figures.games(results, "mean_q", "mean Q value")
+        assert q is not None
+        assert "random play" not in [text.get_text() for text in q.legends[0].get_texts()]
+        assert q.axes[0].get_ylim()[1] < 1.1
+
+
+def test_figures_of_diverged_and_hardly_begun_dqns(tmp_path: Path) -> None:
+    make_dqn(tmp_path, status="running", logged=0)
+    assert figures.draw(load(tmp_path, "short")) == {}
+    make_dqn(tmp_path, "normal", status="diverged", logged=1)
+    assert set(figures.draw(load(tmp_path, "short"))) == {"figure4"}  # its mean Q value has no number
+    make_dqn(tmp_path, "normal", "enduro", actors=4, epoch_steps=10**6)  # two settings changed: in no figure
+    folder = make_dqn(tmp_path, "bn", "enduro", actors=4, epochs=3)
+    (folder / "games.csv").unlink()
+    assert set(figures.draw(load(tmp_path, "short"))) == {"figure4", "mean_q"}
 
 
 @pytest.mark.usefixtures("text_only")
@@ -716,6 +866,24 @@ def test_a_malformed_file_of_draw_is_named(tmp_path: Path, name: str, content: s
     assert str(folder / name) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("metrics.csv", "test_score,", "score,", "not one column test_score"),
+        ("games.csv", "1,1,", "1,x,", "invalid literal"),
+        ("config.json", '"game": "breakout"', '"game": "pong"', "no game of dqn: pong"),
+        ("config.json", '"game": "breakout"', '"game": null', "`game` is missing"),
+        ("config.json", '"batch_size": 64', '"batch_size": "64"', "`batch_size` is missing or of the wrong kind"),
+    ],
+)
+def test_a_malformed_file_of_dqn_is_named(tmp_path: Path, name: str, old: str, new: str, said: str) -> None:
+    folder = make_dqn(tmp_path)
+    edit(folder / name, old, new)
+    with pytest.raises(UserError, match=said) as error:
+        load(tmp_path, "short")
+    assert str(folder / name) in str(error.value)
+
+
 def test_an_epoch_of_kl_steps_cut_short_is_left_out(tmp_path: Path) -> None:
     folder = make_draw(tmp_path, status="running", logged=3)
     with (folder / "kl_steps.csv").open("a") as file:
@@ -741,7 +909,7 @@ def test_a_vae_of_cifar10_needs_its_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('"dataset": "mnist"', '"dataset": "svhn"', "no data set of cvae: svhn"),
+        ('"dataset": "mnist"', '"dataset": "svhn"', "no dataset of cvae: svhn"),
         ('"dataset": "mnist"', '"dataset": null', "`dataset` is missing"),
         ('"epochs": 120', '"epochs": 0', "lr, epochs must be above 0"),
         ('"v_norm_max": null', '"v_norm_max": "x"', "`v_norm_max` is no number"),
@@ -826,6 +994,20 @@ def test_check_finds_each_kind_of_tampering(tmp_path: Path) -> None:
     assert len(check(tmp_path, "short")) == 3  # sha256, run.json's epoch, done too early
 
 
+def test_check_counts_the_games_of_a_dqn(tmp_path: Path) -> None:
+    folder = make_dqn(tmp_path, episodes=2)
+    edit(folder / "games.csv", "2,1,", "3,3,")
+    first, second = check(tmp_path, "short")
+    assert first.endswith("games.csv has 1 games of epoch 2, metrics.csv 2.")
+    assert second.endswith("games.csv has 3 games of epoch 3, metrics.csv 2.")
+    folder = make_dqn(tmp_path, seed=2, episodes=2, status="running", logged=2)
+    games = (folder / "games.csv").read_text()
+    (folder / "games.csv").write_text(games[:-2])  # killed between the two files
+    assert len(check(tmp_path, "short")) == 2
+    edit(folder / "games.csv", "1,2,", "0,3,")
+    assert "seed-2: games.csv has 1 games of epoch 1" in check(tmp_path, "short")[2]
+
+
 # Verdicts on runs
 
 
@@ -835,7 +1017,7 @@ def test_verdicts_on_a_good_reproduction(tmp_path: Path) -> None:
     assert {claim: finding.verdict for claim, finding in found.items()} == {
         **dict.fromkeys(("C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C13", "C14"), paper.REPRODUCED),
         "C15": paper.INCONCLUSIVE,
-        **dict.fromkeys(("C9", "C10", "C16"), paper.NOT_RUN),
+        **dict.fromkeys(("C9", "C10", "C11", "C12", "C16"), paper.NOT_RUN),
     }
     assert found["C4"].n == "3 seeds, 12 runs"
     assert found["C7"].n == "20 paired rounds"
@@ -879,6 +1061,17 @@ def test_c3_compares_within_an_experiment_and_data_set(tmp_path: Path) -> None:
     make_vae(tmp_path, seed=2)
     for param in ("normal", "bn", "wn+mobn"):
         make_vae(tmp_path, param, seed=2, facts={"init_loss": 550.0})
+    assert verdict(tmp_path, "C3") == paper.NOT_REPRODUCED
+
+
+def test_c3_of_dqn_is_its_init_alone(tmp_path: Path) -> None:
+    for param in PARAMS:
+        make_dqn(tmp_path, param)
+    assert verdict(tmp_path, "C3") == paper.INCONCLUSIVE  # no initial losses
+    for param in PARAMS:
+        make_run(tmp_path, param)
+    assert verdict(tmp_path, "C3") == paper.REPRODUCED
+    edit(make_dqn(tmp_path, "wn", "enduro") / "init.csv", "0.9999", "0.9")
     assert verdict(tmp_path, "C3") == paper.NOT_REPRODUCED
 
 
@@ -1097,6 +1290,95 @@ def test_c10_of_other_rates_or_settings_is_not_run(tmp_path: Path) -> None:
     make_draw(tmp_path, "normal", seed=2)
     make_pairs(tmp_path, [-84.0], [-85.0])
     assert verdict(tmp_path, "C10") == paper.NOT_RUN
+
+
+def test_c11_of_four_games(tmp_path: Path) -> None:
+    make_dqns(tmp_path, GAMES[:3], epochs=100, episodes=2)
+    for seed in (1, 2, 3):
+        make_dqn(tmp_path, "wn", GAMES[3], seed=seed, best=30.0, epochs=100, episodes=2)
+        make_dqn(tmp_path, "normal", GAMES[3], seed=seed, best=60.0, epochs=100, episodes=2, lr=0.0003)
+    finding = FINDERS["C11"](load(tmp_path, "short"))
+    assert finding.verdict == paper.INCONCLUSIVE
+    assert finding.measured == (
+        "maximum test score, wn / normal: Breakout 50.0 / 40.0 (3 seeds, 100 epochs); Enduro 50.0 / 40.0 (3 seeds, 100 "
+        "epochs); Seaquest 50.0 / 40.0 (3 seeds, 100 epochs); mean log ratio +0.22 [+0.22, +0.23] (×1.25, 3 games)"
+    )
+    for seed in (1, 2, 3):
+        make_dqn(tmp_path, "normal", GAMES[3], seed=seed, best=30.0, epochs=100, episodes=2)
+    finding = FINDERS["C11"](load(tmp_path, "short"))
+    assert (finding.verdict, finding.n) == (paper.REPRODUCED, "3 seeds, 24 runs")
+    assert "mean log ratio +0.17 [+0.17, +0.17] (×1.18, 4 games)" in finding.measured
+
+
+def test_c11_compares_over_the_epochs_that_three_seeds_share(tmp_path: Path) -> None:
+    make_dqns(tmp_path, epochs=200, episodes=2)
+    make_dqn(tmp_path, "wn", seed=4, status="running", logged=1, epochs=200, episodes=2)
+    make_dqn(tmp_path, "normal", seed=4, epochs=200, episodes=2)
+    assert verdict(tmp_path, "C11") == paper.REPRODUCED
+    for seed in (1, 2, 3):  # the paper's own settings, but only half way
+        make_dqn(tmp_path / "begun", "wn", seed=seed, status="running", logged=99, epochs=201, episodes=2, best=50.0)
+        make_dqn(tmp_path / "begun", "normal", seed=seed, epochs=101, episodes=2, best=50.0)
+    finding = FINDERS["C11"](load(tmp_path / "begun", "short"))
+    assert "Breakout 29.8 / 49.6 (3 seeds, 99 epochs)" in finding.measured
+
+
+def test_c11_of_diverged_and_lock_step_runs(tmp_path: Path) -> None:
+    make_dqns(tmp_path / "8", epochs=100, episodes=2, actors=8)
+    finding = FINDERS["C11"](load(tmp_path / "8", "short"))
+    assert (finding.verdict, finding.n) == (paper.NOT_RUN, "0 seeds, 0 runs")
+    assert "outside the rule: Breakout 50.0 / 40.0 (3 seeds, 100 epochs) by 8 games in lock-step" in finding.measured
+    make_dqns(tmp_path, GAMES[1:], epochs=100, episodes=2)
+    for seed in (1, 2, 3):
+        make_dqn(tmp_path, "wn", seed=seed, status="diverged" if seed == 3 else "done", epochs=100, episodes=2)
+        make_dqn(tmp_path, "normal", seed=seed, epochs=100, episodes=2)
+    finding = FINDERS["C11"](load(tmp_path, "short"))
+    assert finding.verdict == paper.NOT_REPRODUCED
+    assert "Breakout diverged / 50.0" in finding.measured and "log ratio" not in finding.measured
+
+
+def make_bn(results: Path, seeds: int, best: float, normal: float = 50.0, **how: Any) -> None:
+    for seed in range(1, seeds + 1):
+        make_dqn(results, "bn", seed=seed, best=best, **how)
+        make_dqn(results, "normal", seed=seed, best=normal, **how)
+
+
+def test_c12_judges_the_pairs_in_which_normal_has_learnt(tmp_path: Path) -> None:
+    make_bn(tmp_path, 2, best=29.0)
+    finding = FINDERS["C12"](load(tmp_path, "short"))
+    assert (finding.verdict, finding.n) == (paper.INCONCLUSIVE, "2 seeds, 4 runs")
+    assert finding.measured == (
+        "gain over random play, bn / normal: Breakout, seed 1: 19.0 / 40.0 (4 epochs); "
+        "Breakout, seed 2: 19.0 / 40.0 (4 epochs)"
+    )
+    make_dqn(tmp_path, "bn", "enduro", best=14.0)
+    make_dqn(tmp_path, "normal", "enduro", best=14.0)  # 2 above random play's mean at the end, of 1.4 · 1
+    finding = FINDERS["C12"](load(tmp_path, "short"))
+    assert finding.verdict == paper.INCONCLUSIVE
+    assert "Enduro, seed 1: 4.0 / 4.0 (4 epochs), normal has not learnt" in finding.measured
+    make_dqn(tmp_path, "bn", "seaquest", status="diverged", logged=1, best=1e6)
+    make_dqn(tmp_path, "normal", "seaquest")
+    finding = FINDERS["C12"](load(tmp_path, "short"))
+    assert finding.verdict == paper.REPRODUCED
+    assert "Seaquest, seed 1: diverged / 40.0 (4 epochs)" in finding.measured
+
+
+def test_c12_not_reproduced_where_bn_works_at_minibatch_64(tmp_path: Path) -> None:
+    make_bn(tmp_path, 3, best=30.0)
+    assert verdict(tmp_path, "C12") == paper.NOT_REPRODUCED
+    make_bn(tmp_path / "few", 3, best=30.0, episodes=28)
+    assert verdict(tmp_path / "few", "C12") == paper.INCONCLUSIVE
+
+
+def test_c12_only_names_larger_minibatches(tmp_path: Path) -> None:
+    make_bn(tmp_path / "other", 3, best=30.0, scale="quick")
+    assert verdict(tmp_path / "other", "C12", "quick") == paper.NOT_RUN
+    make_bn(tmp_path, 3, best=11.0)
+    make_dqn(tmp_path, "bn", best=45.0, batch_size=1024)
+    finding = FINDERS["C12"](load(tmp_path, "short"))
+    assert (finding.verdict, finding.n) == (paper.REPRODUCED, "3 seeds, 6 runs")
+    assert finding.measured.endswith(
+        "outside the rule: with minibatches of 1024, Breakout, seed 1: 35.0 / 40.0 (4 epochs)"
+    )
 
 
 def make_bounded(results: Path, bounds: list[float], **how: Any) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from wnrepro import paper
 from wnrepro.paper import CLAIMS, NOT_RUN
 from wnrepro.report import verdicts
-from wnrepro.report.load import Results, Run, longest, scale_defaults, step_ratios
+from wnrepro.report.load import Results, Run, longest, random_scores, scale_defaults, step_ratios
 from wnrepro.settings import FIGURE_LR
 
 
@@ -47,6 +47,11 @@ def signed(value: float) -> str:
 def nats(value: float, sign: str = "") -> str:
     """A bound in nats, without the unit (`sign="+"`: a difference); a dash where there is none."""
     return f"{value:{sign}.2f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def score(value: float) -> str:
+    """Of a game; a dash where there is none."""
+    return "–" if math.isnan(value) else f"{value:.1f}".replace("-", "−")
 
 
 def _found(verdict: str, measured: str, used: Iterable[Run]) -> Finding:
@@ -253,15 +258,22 @@ def _bound(run: Run, epochs: int) -> float:
     return -math.inf if run.diverged else float(run.metrics["test_bound_nats"].iloc[epochs - 1])
 
 
-def _wn_and_normal(runs: Iterable[Run]) -> list[tuple[Run, Run]]:
-    """The two by seed, where both have an epoch."""
+def _with_normal(runs: Iterable[Run], ours: str = "wn") -> list[tuple[Run, Run]]:
+    """A parameterization and normal by seed, where both have an epoch."""
     begun = {(run.param, run.seed): run for run in runs if _reach(run)}
-    seeds = sorted(seed for param, seed in begun if param == "wn" and ("normal", seed) in begun)
-    return [(begun["wn", seed], begun["normal", seed]) for seed in seeds]
+    seeds = sorted(seed for param, seed in begun if param == ours and ("normal", seed) in begun)
+    return [(begun[ours, seed], begun["normal", seed]) for seed in seeds]
 
 
-def _or_diverged(value: float) -> str:
-    return "diverged" if value == -math.inf else nats(value)
+def _shared(pairs: Sequence[tuple[Run, Run]]) -> tuple[list[tuple[Run, Run]], int]:
+    """The pairs that have the last epoch which `SEEDS` of them share (of fewer: all), and that epoch."""
+    shared = sorted((min(map(_reach, pair)) for pair in pairs), reverse=True)
+    epochs = shared[min(len(shared), paper.SEEDS) - 1] if pairs else 0
+    return [pair for pair in pairs if min(map(_reach, pair)) >= epochs], epochs
+
+
+def _or_diverged(value: float, words: Callable[[float], str] = nats) -> str:
+    return "diverged" if value == -math.inf else words(value)
 
 
 def _c9(results: Results) -> Finding:
@@ -269,10 +281,7 @@ def _c9(results: Results) -> Finding:
     used: list[Run] = []
     said = []
     for dataset in paper.FIGURE2:
-        pairs = _wn_and_normal(results.of("cvae", dataset).figure2)
-        shared = sorted((min(map(_reach, pair)) for pair in pairs), reverse=True)
-        epochs = shared[min(len(shared), paper.SEEDS) - 1] if pairs else 0
-        pairs = [pair for pair in pairs if min(map(_reach, pair)) >= epochs]
+        pairs, epochs = _shared(_with_normal(results.of("cvae", dataset).figure2))
         wn, normal = ([_bound(pair[i], epochs) for pair in pairs] for i in (0, 1))
         compared.append((wn, normal, epochs))
         used += [run for pair in pairs for run in pair]
@@ -304,7 +313,7 @@ def _c10(results: Results) -> Finding:
     used: list[Run] = []
     said = []
     part = results.of("draw")
-    for wn, normal in _wn_and_normal(part.figure3):
+    for wn, normal in _with_normal(part.figure3):
         epochs = min(_reach(wn), _reach(normal))
         epoch, words = _reached(wn, normal, epochs)
         if epochs < paper.SHARED_EPOCHS:
@@ -313,8 +322,8 @@ def _c10(results: Results) -> Finding:
             used += [wn, normal]
         seeds.append((epoch, epochs))
         said.append(f"seed {wn.seed}: {words}")
-    for g, runs in part.other_starts.items():  # not judged
-        for wn, normal in _wn_and_normal([*(run for run in part.figure3 if run.param == "normal"), *runs]):
+    for g, runs in part.others("g_start").items():  # not judged
+        for wn, normal in _with_normal([*(run for run in part.figure3 if run.param == "normal"), *runs]):
             words = _reached(wn, normal, min(_reach(wn), _reach(normal)))[1]
             said.append(f"outside the rule, with g = {g:g} at the start, seed {wn.seed}: {words}")
     measured = "test bound of wn, " + "; ".join(said) if said else "no seed with wn and normal"
@@ -334,6 +343,81 @@ def _reached(wn: Run, normal: Run, epochs: int) -> tuple[float, str]:
         f"reaches normal's {nats(target)} nats of epoch {epochs} at epoch {epoch:.1f} "
         f"({epochs - epoch:.1f} epochs, {percent(1 - epoch / epochs, 1)} earlier)"
     )
+
+
+def _c11(results: Results) -> Finding:
+    compared: list[tuple[list[tuple[float, float]], int]] = []
+    used: list[Run] = []
+    said, beside = [], []
+    for game in paper.TABLE3:
+        part = results.of("dqn", game)
+        for actors, runs in [(None, part.figure4), *part.others("actors").items()]:
+            pairs, epochs = _shared(_with_normal(runs))
+            if not pairs:
+                continue
+            scores = [(_max_score(wn, epochs), _max_score(normal, epochs)) for wn, normal in pairs]
+            means = " / ".join(_or_diverged(float(mean), score) for mean in np.mean(scores, axis=0))
+            n = f"{count(len(pairs), 'seed')}, {count(epochs, 'epoch')}"
+            words = f"{paper.game_name(game)} {means} ({n})"
+            if actors is None:
+                compared.append((scores, epochs))
+                used += [run for pair in pairs for run in pair]
+                said.append(words)
+            else:  # not judged
+                beside.append(f"{words} by {actors} games in lock-step")
+    if compared:
+        mean, (low, high) = verdicts.mean_log_ratio([scores for scores, _ in compared])
+        seeds = min(len(scores) for scores, _ in compared)
+        interval = f" [{low:+.2f}, {high:+.2f}]" if seeds >= paper.SEEDS and math.isfinite(low) else ""
+        if math.isfinite(mean):
+            numbers = f"{mean:+.2f}{interval} (×{math.exp(mean):.2f}, {count(len(compared), 'game')})"
+            said.append(f"mean log ratio {numbers}".replace("-", "−"))
+    measured = _said("maximum test score, wn / normal", said, beside) or "no game and seed with wn and normal"
+    return _found(verdicts.better_scores(compared), measured, used)
+
+
+def _said(what: str, said: Sequence[str], beside: Sequence[str]) -> str:
+    """What was measured, and what lies outside the rule."""
+    parts = {what: said, "outside the rule": beside}
+    return "; ".join(f"{name}: {'; '.join(words)}" for name, words in parts.items() if words)
+
+
+def _max_score(run: Run, epochs: int) -> float:
+    """The largest mean test score of the first so many epochs; −inf of a run that diverged."""
+    return -math.inf if run.diverged else run.max_score(epochs)
+
+
+def _c12(results: Results) -> Finding:
+    shares: list[tuple[float, bool]] = []
+    used: list[Run] = []
+    said, beside = [], []
+    for game in paper.TABLE3:
+        part = results.of("dqn", game)
+        for bn, normal in _with_normal(part.figure4, "bn"):
+            if bn.settings["batch_size"] == paper.DQN_MINIBATCH:
+                share, has_learnt, words = _gains(bn, normal)
+                shares.append((share, has_learnt))
+                used += [bn, normal]
+                said.append(words if has_learnt else f"{words}, normal has not learnt")
+        for size, runs in part.others("batch_size").items():  # not judged
+            normals = [run for run in part.figure4 if run.param == "normal"]
+            for bn, normal in _with_normal([*normals, *(run for run in runs if run.param == "bn")], "bn"):
+                beside.append(f"with minibatches of {size}, {_gains(bn, normal)[2]}")
+    measured = _said("gain over random play, bn / normal", said, beside)
+    none = f"no game and seed with bn and normal, minibatches of {paper.DQN_MINIBATCH}"
+    return _found(verdicts.bn_at_64(shares), measured or none, used)
+
+
+def _gains(bn: Run, normal: Run) -> tuple[float, bool, str]:
+    """bn's gain over normal's (−inf: diverged), whether normal has learnt, and the two gains in words."""
+    epochs = min(_reach(bn), _reach(normal))
+    random = random_scores([normal])
+    chance = float(np.mean(random)) if random else math.nan
+    ours, theirs = (_max_score(run, epochs) - chance for run in (bn, normal))
+    gains = " / ".join(_or_diverged(gain, score) for gain in (ours, theirs))
+    words = f"{paper.game_name(bn.settings['game'])}, seed {bn.seed}: {gains} ({count(epochs, 'epoch')})"
+    has_learnt = not normal.diverged and verdicts.learnt(normal.scores(epochs), random)
+    return ours / theirs if has_learnt else math.nan, has_learnt, words
 
 
 def _c13(results: Results) -> Finding:
@@ -511,6 +595,8 @@ FINDERS: dict[str, Callable[[Results], Finding]] = {
     "C8": _c8,
     "C9": _c9,
     "C10": _c10,
+    "C11": _c11,
+    "C12": _c12,
     "C13": _c13,
     "C14": _c14,
     "C15": _c15,

@@ -4,6 +4,7 @@ Each function returns None where there is nothing to draw. Objects only, no pypl
 """
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +24,8 @@ from matplotlib.ticker import (
 
 from wnrepro import paper
 from wnrepro.report.claims import free_norm_runs, norms
-from wnrepro.report.load import Results, Run, step_ratios
-from wnrepro.settings import FIGURE_LR, PARAMS, SETTINGS
+from wnrepro.report.load import Results, Run, random_scores, step_ratios
+from wnrepro.settings import FIGURE_LR, GAMES, PARAMS, SETTINGS
 
 COLOURS = {"normal": "#000000", "bn": "#D55E00", "wn": "#0072B2", "wn+mobn": "#009E73"}
 LINES: dict[str, Any] = {
@@ -56,6 +57,7 @@ STYLE: Any = {
 WIDTH = 6.2  # inches
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")  # of fractions
 DASHES = (0, (2, 2))  # of marks that are no data
+DOTTED: Any = {"linestyle": ":", "linewidth": 1.6}  # of runs that no claim is judged on
 DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 
 
@@ -83,6 +85,8 @@ def draw(results: Results) -> dict[str, dict[str, bytes]]:
             "bound_raw": bound_raw(results.of("cvae", "mnist")),
             "figure3": figure3(results.of("draw")),
             "kl_steps": kl_steps(results.of("draw")),
+            "figure4": games(results, "test_score", "test score"),
+            "mean_q": games(results, "mean_q", "mean Q value of the held-out states"),
             "step_time": step_time(results),
         }
         return {name: render(figure) for name, figure in figures.items() if figure is not None}
@@ -152,7 +156,7 @@ def figure2(results: Results) -> Figure | None:
         in_bits = dataset == "cifar10"
         column = "test_bits_per_dim" if in_bits else "test_bound_nats"
         first = _limit_from_epoch(axes, runs, [column], lowest_is_best=in_bits)
-        _bound_curves(axes, runs, column, _params(shown))
+        _seeds_and_means(axes, runs, column, _params(shown))
         axes.set_ylabel("test bound (bits per dim., axis inverted)" if in_bits else "test bound (nats)")
         axes.set_title(_data_name(dataset, runs))
         _epoch_axis(axes, runs, first)
@@ -171,16 +175,15 @@ def figure3(results: Results) -> Figure | None:
     runs = _with_values(results.figure3, column)
     if not runs:
         return None
-    others = [(g, run) for g, some in results.other_starts.items() for run in _with_values(some, column)]
+    others = [(g, run) for g, some in results.others("g_start").items() for run in _with_values(some, column)]
     figure, (axes,) = _figure(height=4.0)
     first = _limit_from_epoch(axes, [run for run in _compared(runs) if not run.diverged] or runs, [column])
     low, high = axes.get_ylim()
     highest = max(float(run.metrics[column].max()) for run in [*runs, *(run for _, run in others)])
     axes.set_ylim(low, max(high, highest + 0.06 * (highest - low)))
-    _bound_curves(axes, runs, column, _params(runs))
-    dotted: dict[str, Any] = {"linestyle": ":", "linewidth": 1.6}
+    _seeds_and_means(axes, runs, column, _params(runs))
     for _, run in others:
-        axes.plot(run.metrics["epoch"], run.metrics[column], color=COLOURS[run.param], **dotted)
+        axes.plot(run.metrics["epoch"], run.metrics[column], color=COLOURS[run.param], **DOTTED)
     below = [run for run in runs if run.done and run.final(column) < low]
     for run in below:
         _mark_end(axes, run, column, axes.get_ylim())
@@ -188,10 +191,7 @@ def figure3(results: Results) -> Figure | None:
     axes.set_title(_data_name("mnist", runs))
     _epoch_axis(axes, runs, first)
     handles = _finished_handles([runs]) + _state_handles(runs)
-    for g, param in dict.fromkeys((g, run.param) for g, run in others):
-        n = sum((g, param) == (start, run.param) for start, run in others)
-        label = f"{LABELS[param]}, g = {g:g} at the start (n = {n})"
-        handles.append(Line2D([], [], color=COLOURS[param], **dotted, label=label))
+    handles += _other_handles(others, "g = {:g} at the start")
     if below:
         handles.append(Line2D([], [], color="#555555", linestyle="none", marker="v", label="ends below"))
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
@@ -204,7 +204,9 @@ def kl_steps(results: Results) -> Figure | None:
     if not runs:
         return None
     figure, (axes,) = _figure(height=3.2)
-    others = [(g, [run for run in some if run.done and len(run.kl_steps)]) for g, some in results.other_starts.items()]
+    others = [
+        (g, [run for run in some if run.done and len(run.kl_steps)]) for g, some in results.others("g_start").items()
+    ]
     for g, some in [(None, runs), *others]:
         for param in _params(some):
             seeds = [run for run in some if run.param == param]
@@ -233,6 +235,55 @@ def kl_steps(results: Results) -> Figure | None:
 def _last_kl(run: Run) -> np.ndarray:
     """Of every time step after the last epoch, in nats."""
     return run.kl_steps.loc[run.kl_steps["epoch"] == run.kl_steps["epoch"].max(), "kl_nats"].to_numpy(float)
+
+
+def games(results: Results, column: str, label: str) -> Figure | None:
+    """Figure 4: a column of dqn's by agent steps, a panel a game, the paper's first.
+
+    Every seed (thin), the mean of the finished ones and its standard error; dotted, games in lock-step. Beside test
+    scores, dashed, the mean score of random play.
+    """
+    panels = {}
+    for game in sorted(GAMES, key=lambda name: name != paper.FIGURE4):
+        part = results.of("dqn", game)
+        runs = _with_values(part.figure4, column)
+        others = [(actors, run) for actors, some in part.others("actors").items() for run in _with_values(some, column)]
+        if runs or others:
+            panels[game] = runs, others
+    if not panels:
+        return None
+    standard = [run for runs, _ in panels.values() for run in runs]
+    lock_step = [pair for _, others in panels.values() for pair in others]
+    every = [*standard, *(run for _, run in lock_step)]
+    unit, units = (1e6, "millions") if max(run.final("agent_steps") for run in every) >= 1e6 else (1e3, "thousands")
+    dashed: dict[str, Any] = {"color": "#777777", "linestyle": DASHES, "linewidth": 1}
+    columns = min(len(panels), 2)
+    rows = math.ceil(len(panels) / columns)
+    figure, all_axes = _figure(height=1.7 + 2.2 * rows, columns=columns, rows=rows)
+    for axes, (game, (runs, others)) in zip(all_axes, panels.items(), strict=False):
+        shown = [*runs, *(run for _, run in others)]
+        values = [run.metrics[column].to_numpy(float) for run in _undiverged(shown)]
+        if column == "test_score" and (scores := random_scores(shown)):
+            values.append(np.mean(scores, keepdims=True))
+            axes.axhline(float(np.mean(scores)), **dashed)
+        _span(axes, np.concatenate(values))
+        _seeds_and_means(axes, runs, column, _params(every), "agent_steps")
+        for _, run in others:
+            axes.plot(run.metrics["agent_steps"], run.metrics[column], color=COLOURS[run.param], **DOTTED)
+        axes.set_title(paper.game_name(game))
+        axes.set_xlim(0, 1.02 * max(run.final("agent_steps") for run in shown))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:g}"))
+    for axes in all_axes[len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel(f"agent steps ({units})", fontsize="medium")
+    figure.supylabel(label, fontsize="medium")
+    handles = _finished_handles([runs for runs, _ in panels.values()]) + _state_handles(standard)
+    handles += _other_handles(lock_step, "{} games in lock-step")
+    if column == "test_score" and random_scores(every):
+        handles.append(Line2D([], [], **dashed, label="random play"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    return figure
 
 
 def bound_raw(results: Results) -> Figure | None:
@@ -276,21 +327,21 @@ def _compared(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.param in ("normal", "wn")]
 
 
-def _bound_curves(axes: Axes, runs: Sequence[Run], column: str, params: Sequence[str]) -> None:
-    """By epoch, within the axes' limits: every seed (thin), the mean of the finished ones and its standard error."""
+def _seeds_and_means(axes: Axes, runs: Sequence[Run], column: str, params: Sequence[str], over: str = "epoch") -> None:
+    """Within the axes' limits: every seed (thin), the mean of the finished ones and its standard error."""
     for i, param in enumerate(params):
         seeds = [run for run in runs if run.param == param]
         style: dict[str, Any] = {"color": COLOURS[param], "linestyle": LINES[param]}
         for run in seeds:
-            axes.plot(run.metrics["epoch"], run.metrics[column], **style, linewidth=0.8, alpha=0.5)
+            axes.plot(run.metrics[over], run.metrics[column], **style, linewidth=0.8, alpha=0.5)
             if not run.done:
-                _mark_end(axes, run, column, (min(axes.get_ylim()), max(axes.get_ylim())))
+                _mark_end(axes, run, column, (min(axes.get_ylim()), max(axes.get_ylim())), over)
         done = [run for run in seeds if run.done]
         if done:
             mean, error = _mean_and_error(done, column)
             every = max(1, len(mean) // 10)
             axes.errorbar(
-                range(1, len(mean) + 1),
+                done[0].metrics[over].iloc[: len(mean)],
                 mean,
                 yerr=error if len(done) > 1 else None,
                 **style,
@@ -308,6 +359,16 @@ def _finished_handles(panels: Sequence[Sequence[Run]]) -> list[Line2D]:
         n = ", ".join(str(sum(run.done for run in runs if run.param == param)) for runs in panels)
         label = f"{LABELS[param]} (n = {n})"
         handles.append(Line2D([], [], color=COLOURS[param], linestyle=LINES[param], linewidth=1.8, label=label))
+    return handles
+
+
+def _other_handles(others: Sequence[tuple[Any, Run]], name: str) -> list[Line2D]:
+    """The dotted lines of runs that differ in a setting, by its value and parameterization."""
+    handles = []
+    for value, param in dict.fromkeys((value, run.param) for value, run in others):
+        n = sum((value, param) == (other, run.param) for other, run in others)
+        label = f"{LABELS[param]}, {name.format(value)} (n = {n})"
+        handles.append(Line2D([], [], color=COLOURS[param], **DOTTED, label=label))
     return handles
 
 
@@ -330,17 +391,26 @@ def _limit_from_epoch(axes: Axes, runs: Sequence[Run], columns: Sequence[str], l
 
     The first epochs lie so far below that the rest would be a line; a diverged run sets no limit.
     """
-    whole = [run for run in runs if not run.diverged] or list(runs)
+    whole = _undiverged(runs)
     longest = max(run.epoch for run in whole)
     first = min(max(2, 1 + longest // 20), longest)
     late = [run.metrics[run.metrics["epoch"] >= first][columns].to_numpy(float).ravel() for run in whole]
-    values = np.concatenate(late)
+    _span(axes, np.concatenate(late), lowest_is_best)
+    return first
+
+
+def _span(axes: Axes, values: np.ndarray, lowest_is_best: bool = False) -> None:
+    """Let the y axis span the finite ones of these values, the better end on top."""
     values = values[np.isfinite(values)]
     if len(values):
         low, high = float(values.min()), float(values.max())
         room = 0.06 * (high - low) or 0.5
         axes.set_ylim(*((high + room, low - room) if lowest_is_best else (low - room, high + room)))
-    return first
+
+
+def _undiverged(runs: Sequence[Run]) -> list[Run]:
+    """Those that set the limits of an axis: without the diverged ones, unless there is no other."""
+    return [run for run in runs if not run.diverged] or list(runs)
 
 
 def _epoch_axis(axes: Axes, runs: Sequence[Run], first: int) -> None:
@@ -570,17 +640,19 @@ def step_time(results: Results) -> Figure | None:
     return figure
 
 
-def _figure(height: float, columns: int = 1, sharey: bool = False) -> tuple[Figure, Sequence[Axes]]:
+def _figure(height: float, columns: int = 1, sharey: bool = False, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, columns, sharey=sharey, squeeze=False)[0])
+    return figure, list(figure.subplots(rows, columns, sharey=sharey, squeeze=False).flat)
 
 
-def _mark_end(axes: Axes, run: Run, column: str, within: tuple[float, float] = (-np.inf, np.inf)) -> None:
+def _mark_end(
+    axes: Axes, run: Run, column: str, within: tuple[float, float] = (-np.inf, np.inf), over: str = "epoch"
+) -> None:
     """A mark of the run's state where its curve ends; on the edge where that is not `within`."""
     finite = run.metrics[np.isfinite(run.metrics[column].to_numpy(float))]
     axes.plot(
-        finite["epoch"].iloc[-1],
+        finite[over].iloc[-1],
         np.clip(finite[column].iloc[-1], *within),
         color=COLOURS[run.param],
         marker="x" if run.diverged else "v" if run.done else ">",

@@ -18,7 +18,17 @@ from typing import Any
 import pandas as pd
 
 from wnrepro.errors import UserError
-from wnrepro.settings import FIGURE_LR, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, scale_changes
+from wnrepro.settings import (
+    DEFAULT_LR,
+    FIGURE_LR,
+    GAMES,
+    PARAMS,
+    PRECISIONS,
+    SCALE_NAMES,
+    SETTINGS,
+    config_hash,
+    scale_changes,
+)
 
 STATUSES = ("running", "done", "diverged", "failed")
 BOUNDS = (
@@ -30,7 +40,19 @@ BOUNDS = (
     "kl_nats",
     "reconstruction_nats",
 )
-# The columns of metrics.csv, by experiment and, where it has a model for each, data set.
+SCORES = (
+    "epoch",
+    "agent_steps",
+    "updates",
+    "seconds",
+    "episodes",
+    "test_score",
+    "test_score_max",
+    "mean_q",
+    "loss",
+    "epsilon",
+)
+# The columns of metrics.csv, by experiment and, where it has a model for each, data set or game.
 METRICS: dict[tuple[str, str | None], tuple[str, ...]] = {
     ("cifar", None): ("epoch", "seconds", "train_error", "test_error", "train_loss", "test_loss", "lr"),
     ("cvae", "mnist"): BOUNDS,
@@ -44,7 +66,9 @@ METRICS: dict[tuple[str, str | None], tuple[str, ...]] = {
         "kl_nats",
         "gradient_norm",
     ),
+    **{("dqn", game): SCORES for game in GAMES},
 }
+PART = {"cvae": "dataset", "dqn": "game"}  # the setting that names the data set or game
 LAYERS = ("epoch", "layer", "v_norm_mean", "v_norm_min", "v_norm_max", "g_mean", "g_min", "g_max")
 INIT = ("epoch", "layer", "mean_abs_max", "variance_min", "variance_max")
 NOISE = (
@@ -56,11 +80,14 @@ NOISE = (
     "minibatches",
 )
 KL_STEPS = ("epoch", "time_step", "kl_nats")
+GAME_SCORES = ("epoch", "game", "score")
+# The settings that every variant of an experiment has of its own, or that change no number.
+FREE = ("param", "lr", "seed", "checkpoint_replay")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory. Of its tables, metrics has a row an epoch, the others one an epoch and layer or time step."""
+    """One run directory. Of its tables, metrics has a row an epoch, the others one an epoch and layer, time step, …"""
 
     path: Path
     name: str  # <experiment>/<variant>/seed-<n>
@@ -71,6 +98,7 @@ class Run:
     init: pd.DataFrame
     noise: pd.DataFrame
     kl_steps: pd.DataFrame  # of draw: mean KL on the test images
+    games: pd.DataFrame  # of dqn: the score of every test game; of epoch 0: of random play
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -82,8 +110,8 @@ class Run:
 
     @property
     def dataset(self) -> str | None:
-        """The data set, where the experiment has a model for each: such runs are experiments of their own."""
-        return self.settings["dataset"] if self.experiment == "cvae" else None
+        """The data set, or game, where the experiment has a model for each: such runs are experiments of their own."""
+        return self.settings[PART[self.experiment]] if self.experiment in PART else None
 
     @property
     def variant(self) -> str:
@@ -146,14 +174,22 @@ class Run:
         """The last epoch's value; nan before the first epoch."""
         return float(self.metrics[column].iloc[-1]) if self.epoch else math.nan
 
+    def scores(self, epoch: int) -> list[float]:
+        """Of dqn: the scores of an epoch's test games; of epoch 0: of uniformly random play."""
+        return self.games.loc[self.games["epoch"] == epoch, "score"].tolist()
+
+    def max_score(self, epochs: int) -> float:
+        """Of dqn: the largest mean test score of the first so many epochs."""
+        return float(self.metrics["test_score"].iloc[:epochs].max())
+
     @property
     def changed(self) -> dict[str, Any]:
-        """The settings that differ from the scale's, besides param, lr and seed."""
+        """The settings that differ from the scale's, besides those that are `FREE`."""
         defaults = scale_defaults(self.experiment, self.config["scale"], self.dataset)
         return {
             name: value
             for name, value in self.settings.items()
-            if name not in ("param", "lr", "seed") and (name not in defaults or value != defaults[name])
+            if name not in FREE and (name not in defaults or value != defaults[name])
         }
 
 
@@ -161,7 +197,7 @@ class Run:
 class Results:
     """All runs of a scale, by experiment, parameterization, learning rate, variant and seed, and the step times.
 
-    What it says of settings is meant of the runs of one experiment and data set: see `of` and `parts`.
+    What it says of settings is meant of the runs of one experiment and data set, or game: see `of` and `parts`.
     """
 
     folder: Path
@@ -170,13 +206,13 @@ class Results:
     bench: dict[str, dict[str, Any]] = field(default_factory=dict)  # by file name without .json
 
     def of(self, experiment: str, dataset: str | None = None) -> "Results":
-        """Those of an experiment alone, and of one data set where it has a model for each."""
+        """Those of an experiment alone, and of one data set, or game, where it has a model for each."""
         runs = tuple(run for run in self.runs if (run.experiment, run.dataset) == (experiment, dataset))
         return dataclasses.replace(self, runs=runs)
 
     @property
     def parts(self) -> "dict[str, Results]":
-        """The results of every experiment and data set that has runs, by name: `cifar`, `cvae mnist`, …"""
+        """The results of every experiment and data set, or game, that has runs, by name: `cifar`, `cvae mnist`, …"""
         found = {" ".join(filter(None, key)): self.of(*key) for key in METRICS}
         return {name: part for name, part in found.items() if part.runs}
 
@@ -211,10 +247,16 @@ class Results:
         """Of cifar: the standard runs at figure 1's learning rates."""
         return tuple(run for run in self.standard if run.lr == FIGURE_LR[run.param])
 
+    def others(self, name: str) -> dict[Any, tuple[Run, ...]]:
+        """By the value of a setting that differs from the scale's: the runs that are as `figure2`'s in all else."""
+        runs = [run for run in self.changing("epochs", name) if self._at_its_rate(run) and name in run.changed]
+        values = sorted({run.settings[name] for run in runs})
+        return {value: longest(run for run in runs if run.settings[name] == value) for value in values}
+
     @functools.cached_property
     def figure2(self) -> tuple[Run, ...]:
         """Of a data set of cvae: the runs at the scale's settings but for param, seed and epochs; `longest`."""
-        return longest(run for run in self.changing("epochs") if run.lr == self.defaults["lr"])
+        return longest(run for run in self.changing("epochs") if self._at_its_rate(run))
 
     @functools.cached_property
     def figure3(self) -> tuple[Run, ...]:
@@ -222,11 +264,13 @@ class Results:
         return self.figure2
 
     @functools.cached_property
-    def other_starts(self) -> dict[float, tuple[Run, ...]]:
-        """Of draw: by g at the start (`g_start`) the runs that are as `figure3`'s in all else."""
-        runs = [run for run in self.changing("epochs", "g_start") if run.lr == self.defaults["lr"]]
-        starts = sorted({run.settings["g_start"] for run in runs if "g_start" in run.changed})
-        return {g: longest(run for run in runs if run.settings["g_start"] == g) for g in starts}
+    def figure4(self) -> tuple[Run, ...]:
+        """Of a game of dqn: the runs as `figure2` chooses them, at table 3's learning rates."""
+        return self.figure2
+
+    def _at_its_rate(self, run: Run) -> bool:
+        """Whether it has the scale's learning rate, or its parameterization's."""
+        return run.lr == DEFAULT_LR.get(run.experiment, {}).get(run.param, self.defaults["lr"])
 
 
 def longest(runs: Iterable[Run]) -> tuple[Run, ...]:
@@ -236,11 +280,23 @@ def longest(runs: Iterable[Run]) -> tuple[Run, ...]:
     return tuple(run for run in runs if best[run.param, run.lr, run.seed] is run)
 
 
+def counted(runs: Iterable[Run]) -> list[Run]:
+    """Those that a mean over seeds rests on: the finished ones or, where there is none, those on the way."""
+    runs = list(runs)
+    return [run for run in runs if run.done] or [run for run in runs if run.epoch and not run.diverged]
+
+
+def random_scores(runs: Iterable[Run]) -> list[float]:
+    """Of a game of dqn: the scores of random play, of one run a seed: its others have played the same games."""
+    by_seed = {run.seed: scores for run in runs if (scores := run.scores(0))}
+    return [score for scores in by_seed.values() for score in scores]
+
+
 def scale_defaults(experiment: str, scale: str, dataset: str | None = None) -> dict[str, Any]:
-    """The settings of an experiment (and data set, see `Run`) at a scale, as JSON has them (a tuple is a list)."""
+    """The settings of an experiment (and data set or game) at a scale, as JSON has them (a tuple is a list)."""
     defaults = {entry.name: entry.default for entry in dataclasses.fields(SETTINGS[experiment])}
     defaults |= scale_changes(experiment, scale, dataset)
-    return json.loads(json.dumps(defaults | ({"dataset": dataset} if dataset else {})))
+    return json.loads(json.dumps(defaults | ({PART[experiment]: dataset} if dataset else {})))
 
 
 def scales_with_runs(results: Path) -> list[str]:
@@ -282,6 +338,14 @@ def check(results: Path, scale: str) -> list[str]:
             problems.append(f"{run.name}: metrics.csv has {run.epoch} epochs, run.json {run.record['epoch']}.")
         if run.done and run.epoch != run.epochs:
             problems.append(f"{run.name}: done, with {run.epoch} of {run.epochs} epochs.")
+        if run.experiment == "dqn":
+            games = run.games["epoch"].value_counts().to_dict()
+            for epoch, episodes in zip(run.metrics["epoch"], run.metrics["episodes"], strict=True):
+                rows = games.get(epoch, 0)
+                if rows != episodes and epoch <= run.epoch - behind:
+                    problems.append(
+                        f"{run.name}: games.csv has {rows} games of epoch {epoch}, metrics.csv {episodes:g}."
+                    )
     return problems
 
 
@@ -345,7 +409,7 @@ def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         table = pd.DataFrame(rows, columns=header)[list(columns)]
         for name in columns:
             if name != "layer":
-                table[name] = table[name].astype(int if name in ("epoch", "time_step") else float)
+                table[name] = table[name].astype(int if name in ("epoch", "time_step", "game") else float)
     except (ValueError, OverflowError, csv.Error) as error:
         raise _malformed(path, str(error)) from error
     return table
@@ -368,17 +432,19 @@ def _run(top: Path, folder: Path) -> Run:
     if experiment == "draw":
         _expect(path, settings, time_steps=int)
         above_0.append("time_steps")
+    if experiment == "dqn":
+        _expect(path, settings, actors=int, batch_size=int)
     if not all(settings[name] > 0 for name in above_0):
         raise _malformed(path, f"{', '.join(above_0)} must be above 0")
     for name in ("g_exp", "v_norm_max"):
         if not isinstance(settings.get(name), int | float | None):
             raise _malformed(path, f"`{name}` is no number")
     dataset = None
-    if experiment == "cvae":
-        _expect(path, settings, dataset=str)
-        dataset = settings["dataset"]
+    if experiment in PART:
+        _expect(path, settings, **{PART[experiment]: str})
+        dataset = settings[PART[experiment]]
     if (experiment, dataset) not in METRICS:
-        raise _malformed(path, f"no data set of {experiment}: {dataset}")
+        raise _malformed(path, f"no {PART[experiment]} of {experiment}: {dataset}")
     place = (top.name, folder.parts[-3], folder.parts[-1])
     if place != (config["scale"], experiment, f"seed-{settings['seed']}"):
         raise _malformed(path, "it belongs to another scale, experiment or seed than its folder")
@@ -409,6 +475,7 @@ def _run(top: Path, folder: Path) -> Run:
         _table(folder / "init.csv", INIT),
         _table(folder / "noise.csv", NOISE),
         _kl_steps(folder / "kl_steps.csv", settings.get("time_steps", 1)),
+        _table(folder / "games.csv", GAME_SCORES),
     )
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 from wnrepro import paper
 from wnrepro.report import verdicts
 from wnrepro.report.claims import Finding
-from wnrepro.report.load import Results, Run, scale_defaults, step_ratios
-from wnrepro.settings import FIGURE_LR, SETTINGS
+from wnrepro.report.load import Results, Run, counted, longest, random_scores, scale_defaults, step_ratios
+from wnrepro.settings import FIGURE_LR, PARAMS, SETTINGS
 
 
 def escape(text: str) -> str:
@@ -177,6 +177,91 @@ def _final_bound(runs: list[Run]) -> dict[str, Any]:
     }
 
 
+def table3(results: Results) -> pd.DataFrame:
+    """One row a game and variant of dqn, any number of epochs: the paper's scores, ours over the `counted` runs.
+
+    max_score: by seed, over the epochs that all of them have; the last of these is last_…'s, whose games are the
+    sample, as random play's are.
+    """
+    rows = []
+    for game, published in paper.TABLE3.items():
+        part = results.of("dqn", game)
+        kinds: dict[tuple[str, float, str], list[Run]] = {}
+        for run in part.runs:
+            kinds.setdefault((run.param, run.lr, _changes(run, "epochs")), []).append(run)
+        for (param, lr, changes), some in kinds.items():
+            of_kind = list(longest(some))
+            runs = counted(of_kind)
+            epochs = min((run.epoch for run in runs), default=0)
+            best = [run.max_score(epochs) for run in runs]
+            low, high = verdicts.t_interval(best)
+            last = [score for run in runs for score in run.scores(epochs)]
+            random = random_scores(of_kind)
+            rows.append(
+                {
+                    "game": game,
+                    "param": param,
+                    "lr": lr,
+                    "other_settings": changes,
+                    "paper_normal": published["normal"],
+                    "paper_wn": published["wn"],
+                    "paper_mnih": paper.TABLE3_MNIH[game],
+                    "max_score_mean": mean(best),
+                    "max_score_low": low,
+                    "max_score_high": high,
+                    "n": len(runs),
+                    "epochs": epochs,
+                    "agent_steps": min((int(run.metrics["agent_steps"].iloc[epochs - 1]) for run in runs), default=0),
+                    **_games("last", last),
+                    **_games("random", random),
+                    "last_above_random": verdicts.above(last, random),
+                    "unfinished": _unfinished(of_kind),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _games(name: str, scores: list[float]) -> dict[str, Any]:
+    """The mean score of games, its standard error and their number."""
+    return {
+        f"{name}_score_mean": mean(scores),
+        f"{name}_score_error": verdicts.standard_error(scores),
+        f"{name}_games": len(scores),
+    }
+
+
+def interquartile_means(results: Results) -> pd.DataFrame:
+    """One row a parameterization of dqn at the scale's settings, if `SEEDS` seeds of two games count.
+
+    Of (maximum test score − random play) / (Mnih et al. − random play), over games × seeds.
+    """
+    rows = []
+    for param in PARAMS:
+        scores: dict[str, list[float]] = {}
+        epochs = []
+        for game, mnih in paper.TABLE3_MNIH.items():
+            runs = counted(run for run in results.of("dqn", game).figure4 if run.param == param)
+            random = random_scores(runs)
+            if len(runs) >= paper.SEEDS and random:
+                epochs.append(min(run.epoch for run in runs))
+                chance = mean(random)
+                scores[game] = [(run.max_score(epochs[-1]) - chance) / (mnih - chance) for run in runs]
+        if len(scores) > 1:
+            middle, (low, high) = verdicts.interquartile_mean(list(scores.values()))
+            rows.append(
+                {
+                    "param": param,
+                    "interquartile_mean": middle,
+                    "low": low,
+                    "high": high,
+                    "games": ", ".join(scores),
+                    "n": sum(map(len, scores.values())),
+                    "epochs": min(epochs),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def mean(values: list[float]) -> float:
     """nan of no values."""
     return float(np.mean(values)) if values else math.nan
@@ -189,8 +274,8 @@ def _by_variant(results: Results) -> dict[str, list[Run]]:
     }
 
 
-def _changes(run: Run) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in run.changed.items())
+def _changes(run: Run, *left_out: str) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in run.changed.items() if name not in left_out)
 
 
 def _unfinished(runs: list[Run]) -> str:
@@ -244,7 +329,7 @@ def _value(value: Any) -> str:
 def provenance(results: Results) -> pd.DataFrame:
     """One row a run: how it ended, with which of its experiment's final numbers, where, on which code."""
     rows = []
-    finals = ("train_error", "test_error", "test_bound_nats", "test_bits_per_dim")
+    finals = ("train_error", "test_error", "test_bound_nats", "test_bits_per_dim", "test_score")
     shown = [name for name in finals if any(name in run.metrics for run in results.runs)]
     for run in results.runs:
         git, versions = run.record.get("git") or {}, run.record.get("versions") or {}

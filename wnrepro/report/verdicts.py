@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 from scipy.special import fdtri, stdtrit
+from scipy.stats import trim_mean
 
 from wnrepro import paper
 from wnrepro.paper import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED
@@ -36,6 +37,43 @@ def welch_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
     freedom = square**2 / (square_a**2 / (len(a) - 1) + square_b**2 / (len(b) - 1))
     half = float(stdtrit(freedom, 0.975)) * math.sqrt(square)
     return difference - half, difference + half
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean; nan for fewer than two values."""
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def above(values: Sequence[float], others: Sequence[float]) -> float:
+    """By how many standard errors of the difference mean(values) lies above mean(others); nan where not known."""
+    error = math.hypot(standard_error(values), standard_error(others))
+    if math.isnan(error):
+        return math.nan
+    difference = float(np.mean(values)) - float(np.mean(others))
+    if error == 0:
+        return math.copysign(math.inf, difference) if difference else 0.0
+    return difference / error
+
+
+def resampled(strata: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The stratified bootstrap: of each stratum (n, …) its entries drawn anew, (RESAMPLES, n, …); always the same."""
+    rng = np.random.default_rng(0)
+    return [values[rng.integers(len(values), size=(paper.RESAMPLES, len(values)))] for values in strata]
+
+
+def middle95(values: np.ndarray) -> Interval:
+    """The 2.5 % and 97.5 % quantiles; (nan, nan) if a value is not finite."""
+    if not np.isfinite(values).all():
+        return math.nan, math.nan
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def interquartile_mean(games: Sequence[Sequence[float]]) -> tuple[float, Interval]:
+    """Over games × seeds of scores, a sequence of seeds a game; 95 % interval by `resampled` seeds within each game."""
+    scores = [np.array(game) for game in games]
+    value = float(trim_mean(np.concatenate(scores), 0.25))
+    return value, middle95(trim_mean(np.concatenate(resampled(scores), axis=1), 0.25, axis=1))
 
 
 def inside(interval: Interval, low: float, high: float) -> bool | None:
@@ -202,6 +240,53 @@ def earlier(seeds: Sequence[tuple[float, int]]) -> str:
         return INCONCLUSIVE
     sooner = all(last - epoch >= paper.EARLIER * last for epoch, last in known)
     return overall([part(holds=sooner, fails=all(epoch > last for epoch, last in known))])
+
+
+def mean_log_ratio(games: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, Interval]:
+    """C11. The mean over games of log(wn / normal), of means over the seeds' scores of both; its 95 % interval.
+
+    nan where a mean is not above 0, or not finite.
+    """
+
+    def statistic(means: Sequence[np.ndarray]) -> np.ndarray:  # (…, 2) a game
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = [np.log(mean) for mean in means]
+            return np.mean([log[..., 0] - log[..., 1] for log in logs], axis=0)
+
+    scores = [np.array(game, dtype=float) for game in games]
+    value = float(statistic([game.mean(axis=0) for game in scores]))
+    interval = middle95(statistic([game.mean(axis=1) for game in resampled(scores)]))
+    return value if math.isfinite(value) else math.nan, interval
+
+
+def better_scores(games: Sequence[tuple[Sequence[tuple[float, float]], int]]) -> str:
+    """C11. By game: maximum test scores of wn and of normal by seed (−inf: diverged), and over how many epochs."""
+    if not any(pairs for pairs, _ in games):
+        return NOT_RUN
+    parts: list[bool | None] = []
+    for pairs, epochs in games:
+        enough = len(pairs) >= paper.SEEDS and epochs >= paper.CONVERGED_EPOCHS
+        lost = any(wn == -math.inf < normal for wn, normal in pairs)
+        parts.append(part(holds=enough and bool(np.isfinite(pairs).all()), fails=enough and lost))
+    known = len(parts) == len(paper.TABLE3) and all(parts)
+    low, high = mean_log_ratio([pairs for pairs, _ in games])[1] if known else (math.nan, math.nan)
+    return overall([*parts, part(holds=low > 0, fails=high < 0)])
+
+
+def learnt(games: Sequence[float], random: Sequence[float]) -> bool:
+    """C12. Whether the scores of test games lie above those of random play."""
+    return min(len(games), len(random)) >= paper.LEARNT_GAMES and above(games, random) > paper.LEARNT_ERRORS
+
+
+def bn_at_64(shares: Sequence[tuple[float, bool]]) -> str:
+    """C12. By pair: bn's gain over normal's (−inf: bn diverged), and whether normal has learnt."""
+    if not shares:
+        return NOT_RUN
+    known = [share for share, normal_learnt in shares if normal_learnt]
+    if len(known) < paper.FEWEST_PAIRS:
+        return INCONCLUSIVE
+    fails = [share < paper.BN_FAILS for share in known]
+    return overall([part(holds=all(fails), fails=not any(fails))])
 
 
 def working_rates(errors: Mapping[float, float]) -> list[float]:

@@ -12,7 +12,7 @@ from wnrepro import paper
 from wnrepro.errors import UserError
 from wnrepro.paper import CLAIMS, VERDICTS
 from wnrepro.report import figures, tables
-from wnrepro.report.claims import Finding, findings, nats
+from wnrepro.report.claims import Finding, count, findings, nats, score
 from wnrepro.report.load import Results, check, load
 from wnrepro.report.tables import escape, interval, markdown, number, percent
 
@@ -24,6 +24,8 @@ CLAIM_FIGURE = {
     "C8": "noise_kurtosis",
     "C9": "figure2",
     "C10": "figure3",
+    "C11": "figure4",
+    "C12": "figure4",
     "C13": "learning_rates",
     "C14": "norm_growth",
 }
@@ -45,6 +47,10 @@ CAPTIONS = {
     "off, and so is what another parameterization has below normal and weight norm.",
     "kl_steps": "DRAW's KL of every time step, mean over the test images, after the last epoch of the finished runs: "
     "every seed (thin) and the mean; dotted as in figure 3. Cut off above twice the largest of normal and weight norm.",
+    "figure4": "DQN's mean score of full test games after every epoch (C11, C12), by agent steps: every seed (thin), "
+    "the mean of the finished ones (n, by panel) and its standard error; dashes, random play's mean score; dotted, "
+    "runs of several games in lock-step (`--actors`).",
+    "mean_q": "Mean over held-out states of random play of the largest Q value (rewards clipped to ±1), same runs.",
     "step_time": "Step time over that of the normal parameterization (C7: of cifar), 95 % intervals.",
 }
 WARNING = {
@@ -69,6 +75,8 @@ def write_report(results: Path, scale: str) -> Path:
         "variants": tables.variants(read),
         "bounds": tables.bounds(read),
         "draw_bounds": tables.draw_bounds(read),
+        "table3": tables.table3(read),
+        "interquartile_means": tables.interquartile_means(read),
         "step_time": tables.step_time(read),
         "settings": tables.settings(read),
         "runs": tables.provenance(read),
@@ -151,6 +159,11 @@ def _report(
         parts += ["## Figure 3: DRAW"]
         parts += [_image(name) for name in ("figure3", "kl_steps") if name in drawn]
         parts += [_draw_bounds(results, frames["draw_bounds"])]
+    if len(frames["table3"]):
+        parts += ["## Table 3: maximum test score", _table3(results, frames["table3"])]
+        if len(frames["interquartile_means"]):
+            parts += [_interquartile_means(frames["interquartile_means"])]
+        parts += ["## Figure 4: DQN", *(_image(name) for name in ("figure4", "mean_q") if name in drawn)]
     if len(frames["step_time"]):
         parts += ["## Step time", _step_time(frames["step_time"])]
         parts += [_image("step_time")] if "step_time" in drawn else []
@@ -293,6 +306,82 @@ def _draw_bounds(results: Results, table: pd.DataFrame) -> str:
     return f"{note}\n\n{markdown(pd.concat([ours, _rows_of(ours, published)]))}"
 
 
+def _table3(results: Results, table: pd.DataFrame) -> str:
+    ours = pd.DataFrame(
+        {
+            "Game": table["game"].map(paper.game_name),
+            "Model": table["param"],
+            "Learning rate": table["lr"].map(number),
+            "Other settings": table["other_settings"],
+            "Paper: normal / wn / Mnih et al.": [
+                " / ".join(map(str, scores))
+                for scores in zip(table["paper_normal"], table["paper_wn"], table["paper_mnih"], strict=True)
+            ],
+            "Ours": table["max_score_mean"].map(score),
+            "95 % interval": [
+                f"{score(low)} to {score(high)}" if math.isfinite(low) else "–"
+                for low, high in zip(table["max_score_low"], table["max_score_high"], strict=True)
+            ],
+            "n": table["n"],
+            "Epochs": table["epochs"],
+            "Agent steps": table["agent_steps"].map(_thousands),
+            "% of the paper's": (100 * table["agent_steps"] / paper.AGENT_STEPS).map("{:.3g}".format),
+            "Last epoch": _games(table, "last"),
+            "Random play": _games(table, "random"),
+            "Above it (s.e.)": table["last_above_random"].map(score),
+            "Not finished": table["unfinished"],
+        }
+    )
+    steps = table["agent_steps"][table["n"] > 0]
+    share = " to ".join(dict.fromkeys(f"{100 * value / paper.AGENT_STEPS:.3g}" for value in (steps.min(), steps.max())))
+    note = (
+        f"These runs have {share} % of the agent steps of the paper's, which are {paper.AGENT_STEPS / 1e6:g} million. "
+        "Ours: the mean score of an epoch's full test games, its maximum over the epochs, mean over n seeds (the "
+        "finished ones or, where there is none, those on the way), over the epochs that all of them have. A maximum "
+        "over epochs of noisy means is biased upwards, the more so the more epochs and the fewer test games there are. "
+        "Last epoch and random play: mean over all games of these seeds ± its standard error; above it: the difference "
+        "in standard errors of the difference."
+    )
+    if results.scale != "paper":
+        note += f" At scale `{results.scale}` our scores cannot be compared with the paper's."
+    return f"{note}\n\n{markdown(ours)}"
+
+
+def _games(table: pd.DataFrame, name: str) -> list[str]:
+    """`1.5 ± 0.2 (30 games)`."""
+    columns = (table[f"{name}_{column}"] for column in ("score_mean", "score_error", "games"))
+    return [
+        f"{score(mean)} ± {score(error)} ({count(games, 'game')})" if games else "–"
+        for mean, error, games in zip(*columns, strict=True)
+    ]
+
+
+def _thousands(value: int) -> str:
+    """`50 000`."""
+    return f"{value:,}".replace(",", " ")
+
+
+def _interquartile_means(table: pd.DataFrame) -> str:
+    return (
+        "Interquartile mean, over games × seeds, of (maximum test score − random play) / (Mnih et al. − random play), "
+        "at the scale's settings but any number of epochs and at table 3's learning rates; 95 % interval by bootstrap "
+        "over the seeds within each game.\n\n"
+    ) + markdown(
+        pd.DataFrame(
+            {
+                "Model": table["param"],
+                "Interquartile mean": table["interquartile_mean"].map("{:.3f}".format),
+                "95 % interval": [
+                    f"{low:.3f} to {high:.3f}" for low, high in zip(table["low"], table["high"], strict=True)
+                ],
+                "n": table["n"],
+                "Games": [", ".join(map(paper.game_name, games.split(", "))) for games in table["games"]],
+                "Epochs": table["epochs"],
+            }
+        )
+    )
+
+
 def _final_bounds(table: pd.DataFrame) -> pd.DataFrame:
     """What the tables of bounds share, as text."""
     return pd.DataFrame(
@@ -363,6 +452,8 @@ def _final(row: dict[Any, Any]) -> str:
     """A run's final numbers in words; only those that its experiment has."""
     if row["experiment"] == "cifar":
         return f"training {percent(row['train_error'])} %, test {percent(row['test_error'])} %"
+    if row["experiment"] == "dqn":
+        return f"test score {score(row['test_score'])}"
     bits = row.get("test_bits_per_dim", math.nan)
     in_bits = f", {_bits(bits)} bits per dim." if math.isfinite(bits) else ""
     return f"test bound {nats(row['test_bound_nats'])} nats{in_bits}"
