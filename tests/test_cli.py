@@ -459,8 +459,7 @@ def test_divergence_of_a_vae_is_a_result(run, tmp_path, vae, param):
             "dqn",
             [
                 "--game breakout|enduro|seaquest|space_invaders|all Atari game (§5.4; default: space_invaders)",
-                "(§5.4; bn and wn+mobn: our choice; default: normal 0.0001, bn 0.0003, wn 0.0003, wn+mobn 0.0003; "
-                + "; ".join(f"{s}: normal 0.003, bn 0.01, wn 0.01, wn+mobn 0.01" for s in ("short", "quick")),
+                "(§5.4; bn and wn+mobn: our choice; default: normal 0.0001, bn 0.0003, wn 0.0003, wn+mobn 0.0003)",
             ],
         ),
     ],
@@ -658,7 +657,7 @@ def test_dqn_by_the_real_entry_point(trained_dqn):
     assert (done.returncode, done.stderr) == (0, "")
     line, end = done.stdout.splitlines()
     (path,) = results.rglob("run.json")
-    assert path.parent.parent.name.startswith("breakout_wn_lr0.01_epochs-1_") and end == f"{path.parent}: done"
+    assert path.parent.parent.name.startswith("breakout_wn_lr0.0003_epochs-1_") and end == f"{path.parent}: done"
     with (path.parent / "metrics.csv").open() as file:
         (row,) = csv.DictReader(file)
     score, most = float(row["test_score"]), float(row["test_score_max"])

@@ -19,7 +19,7 @@ from wnrepro.report.claims import FINDERS, findings
 from wnrepro.report.figures import COLOURS, LINES
 from wnrepro.report.load import METRICS, load, scale_defaults
 from wnrepro.report.tables import escape
-from wnrepro.settings import DEFAULT_LR, FIGURE_LR, GAMES, PARAMS, SCALES
+from wnrepro.settings import DQN_LR, FIGURE_LR, GAMES, PARAMS, SCALES
 
 LAYERS = [f"conv{i}" for i in range(1, 10)] + ["dense"]
 SPEED = {"normal": 0.16, "bn": 0.42, "wn": 0.36, "wn+mobn": 0.38}
@@ -182,7 +182,7 @@ def make_dqn(
     The games of a test lie 7 above and below it by turns, those of random play about `chance`: 50 have a standard
     error of 1.
     """
-    lr = DEFAULT_LR["dqn"][scale][param] if lr is None else lr
+    lr = DQN_LR[param] if lr is None else lr
     settings = {**scale_defaults("dqn", scale, game), "param": param, "lr": lr, "seed": seed, **changed}
     variant = "_".join([game, f"{param}_lr{lr}", *(f"{name}-{value}" for name, value in changed.items())])
     folder = results / scale / "dqn" / variant / f"seed-{seed}"
@@ -508,20 +508,20 @@ def test_report_of_dqn_alone_is_the_same_twice(tmp_path: Path) -> None:
     ]
     assert "These runs have 0.004 to 0.008 % of the agent steps of the paper's, which are 50 million." in text
     # 50 ± 4.3027 · 1 / √3; 20 / √(7² + 7²) · √149 but for the seeds' spread
-    start = "| Breakout | wn | 0.01 |  | 410 / 403 / 401 | 50.0 | 47.5 to 52.5 | 3 | 4 | 4 000 | 0.008 |"
+    start = "| Breakout | wn | 0.0003 |  | 410 / 403 / 401 | 50.0 | 47.5 to 52.5 | 3 | 4 | 4 000 | 0.008 |"
     (row,) = [line for line in text.splitlines() if line.startswith(start)]
     assert row == f"{start} 30.0 ± 0.6 (150 games) | 10.0 ± 0.5 (200 games) | 26.3 | seed 4: epoch 1 of 4 |"
-    assert "| Breakout | wn | 0.01 | actors = 8 | 410 / 403 / 401 | 90.0 | – | 1 | 4 |" in text
-    running = "| Space Invaders | bn | 0.01 |  | 1779 / 2179 / 1975 | 11.3 | – | 1 | 2 | 2 000 | 0.004 |"
+    assert "| Breakout | wn | 0.0003 | actors = 8 | 410 / 403 / 401 | 90.0 | – | 1 | 4 |" in text
+    running = "| Space Invaders | bn | 0.0003 |  | 1779 / 2179 / 1975 | 11.3 | – | 1 | 2 | 2 000 | 0.004 |"
     assert f"{running} 11.3 ± 1.0 (50 games) | 10.0 ± 1.0 (50 games) | 0.9 | seed 1: epoch 2 of 4 |" in text
     lost = "| – | – | 0 | 0 | 0 | 0 | – | 10.0 ± 1.0 (50 games) | – | seed 1: diverged, epoch 3 of 4 |"
-    assert f"| Space Invaders | wn+mobn | 0.01 |  | 1779 / 2179 / 1975 {lost}" in text
+    assert f"| Space Invaders | wn+mobn | 0.0003 |  | 1779 / 2179 / 1975 {lost}" in text
     # Three seeds of both games: 40/391, 41/391, 39/391, 40/1965, … without the highest and the lowest
     middle = (39 / 391 + 40 / 391 + 41 / 1965 + 40 / 1965) / 4
     assert f"| wn | {middle:.3f} |" in text and "| 6 | Breakout, Space Invaders | 4 |" in text
     assert "| bn | 0." not in text[: text.index("## Figure 4")].rpartition("Interquartile mean, ")[2]
     assert "At scale `short` our scores cannot be compared with the paper's" in text
-    assert "| dqn | breakout_wn_lr0.01 | 1 | done | 4 of 4 | test score 30.0 |" in text
+    assert "| dqn | breakout_wn_lr0.0003 | 1 | done | 4 of 4 | test score 30.0 |" in text
     assert "| game | breakout | breakout |" in text and "| game | space_invaders | space_invaders |" in text
     assert "nan" not in text and "inf " not in text
     assert check(tmp_path, "short") == []

@@ -83,12 +83,7 @@ MORE_OPTIONS: dict[str, dict[str, Any]] = {
 def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
     """A setting's default at every scale, for its help."""
     if field.name == "lr" and experiment in DEFAULT_LR:
-        rates = {
-            scale: ", ".join(f"{param} {lr:g}" for param, lr in by_param.items())
-            for scale, by_param in DEFAULT_LR[experiment].items()
-        }
-        others = [f"{scale}: {text}" for scale, text in rates.items() if text != rates["paper"]]
-        return "; default: " + "; ".join([rates["paper"], *others])
+        return "; default: " + ", ".join(f"{param} {lr:g}" for param, lr in DEFAULT_LR[experiment].items())
     if field.name == "param" or field.default is None:
         return ""
 

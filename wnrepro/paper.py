@@ -228,7 +228,7 @@ CLAIMS = (
         "maximum test score, wn / normal: "
         + "; ".join(f"{game_name(game)} {scores['wn']} / {scores['normal']}" for game, scores in TABLE3.items())
         + f". One run each; their mean log ratio: {TABLE3_LOG_RATIO:+.2f} (×{math.exp(TABLE3_LOG_RATIO):.2f})",
-        "By game, at the scale's settings and learning rates but any number of epochs: the largest mean "
+        "By game, at the scale's settings but any number of epochs, and table 3's learning rates: the largest mean "
         f"test score over the epochs that {SEEDS} seeds of wn and normal share, its mean over these seeds, and log "
         "(wn / normal) of that. Reproduced if the 95 % interval of the mean over the four games (bootstrap over seeds "
         "within each game) lies wholly above 0; not reproduced if wholly below, or if wn alone diverges in a seed. A "

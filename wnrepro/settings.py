@@ -342,15 +342,10 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 # Figure 1: the learning rate of each parameterization ("0.003 leads to divergence" for normal).
+DQN_LR = {"normal": 0.0001, "bn": 0.0003, "wn": 0.0003, "wn+mobn": 0.0003}  # §5.4; bn and wn+mobn: as wn
 FIGURE_LR = {"normal": 0.0003, "bn": 0.003, "wn": 0.003, "wn+mobn": 0.003}
-# §5.4, for 12.5 million updates; bn and wn+mobn: as wn. A few thousand updates need larger ones: our choice.
-DQN_LR = {"normal": 0.0001, "bn": 0.0003, "wn": 0.0003, "wn+mobn": 0.0003}
-DQN_FAST_LR = {"normal": 0.003, "bn": 0.01, "wn": 0.01, "wn+mobn": 0.01}
-# By experiment, where it depends on the parameterization, and scale.
-DEFAULT_LR = {
-    "cifar": dict.fromkeys(SCALE_NAMES, FIGURE_LR),
-    "dqn": {"paper": DQN_LR, "short": DQN_FAST_LR, "quick": DQN_FAST_LR},
-}
+
+DEFAULT_LR = {"cifar": FIGURE_LR, "dqn": DQN_LR}  # where it depends on the parameterization
 
 SETTINGS: dict[str, type[Settings]] = {
     "cifar": CifarSettings,
@@ -367,13 +362,13 @@ def scale_changes(experiment: str, scale: str, dataset: str | None = None) -> di
 
 
 def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> Settings:
-    """The settings of an experiment at a scale: paper's defaults, the scale's, its learning rate, then `changes`.
+    """The settings of an experiment at a scale: paper's defaults, the scale's, figure 1's lr, then `changes`.
 
     Raises UserError for a value that a field's check refuses, or that belongs to another data set.
     """
     values = {"param": param, **scale_changes(experiment, scale, changes.get("dataset"))}
     if experiment in DEFAULT_LR:
-        values["lr"] = DEFAULT_LR[experiment][scale].get(param)
+        values["lr"] = DEFAULT_LR[experiment].get(param)
     values |= changes
     for field in dataclasses.fields(SETTINGS[experiment]):
         value = values.get(field.name, field.default)

@@ -265,13 +265,12 @@ class Results:
 
     @functools.cached_property
     def figure4(self) -> tuple[Run, ...]:
-        """Of a game of dqn: the runs as `figure2` chooses them."""
+        """Of a game of dqn: the runs as `figure2` chooses them, at table 3's learning rates."""
         return self.figure2
 
     def _at_its_rate(self, run: Run) -> bool:
-        """Whether it has the scale's learning rate, or its parameterization's there."""
-        by_param = DEFAULT_LR[run.experiment][self.scale] if run.experiment in DEFAULT_LR else {}
-        return run.lr == by_param.get(run.param, self.defaults["lr"])
+        """Whether it has the scale's learning rate, or its parameterization's."""
+        return run.lr == DEFAULT_LR.get(run.experiment, {}).get(run.param, self.defaults["lr"])
 
 
 def longest(runs: Iterable[Run]) -> tuple[Run, ...]:

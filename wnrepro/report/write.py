@@ -364,8 +364,8 @@ def _thousands(value: int) -> str:
 def _interquartile_means(table: pd.DataFrame) -> str:
     return (
         "Interquartile mean, over games × seeds, of (maximum test score − random play) / (Mnih et al. − random play), "
-        "at the scale's settings and learning rates but any number of epochs; 95 % interval by bootstrap over the "
-        "seeds within each game.\n\n"
+        "at the scale's settings but any number of epochs and at table 3's learning rates; 95 % interval by bootstrap "
+        "over the seeds within each game.\n\n"
     ) + markdown(
         pd.DataFrame(
             {
