@@ -313,7 +313,7 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
     "dqn": {
         "paper": {},
         "short": {
-            "epochs": 4,
+            "epochs": 8,
             "epoch_steps": 22_500,
             "test_steps": 5000,
             "test_games": 48,
