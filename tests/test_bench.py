@@ -1,15 +1,21 @@
 """The benchmark: every contender really steps, the ratios are paired, the figures are kept with their provenance."""
 
 import dataclasses
+import importlib.util
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_pixels
 from torch import nn
 
 from wnrepro import bench
+from wnrepro.atari import Games, Replay
+from wnrepro.errors import UserError
+from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import DrawNet
+from wnrepro.parameterization import layers
 from wnrepro.settings import scale_settings
 
 CPU = torch.device("cpu")
@@ -17,17 +23,29 @@ SMALL = {
     "cifar": scale_settings("cifar", "paper", "wn", width=4, batch_size=20, init_examples=100),
     "cvae": scale_settings("cvae", "quick", "wn", batch_size=20, init_examples=100),
     "draw": scale_settings("draw", "quick", "wn", batch_size=10, time_steps=3, units=8, latents=3),
+    "dqn": scale_settings(
+        *("dqn", "quick", "wn"),
+        **(bench.DQN_CHANGES | {"replay_start": 100, "replay_steps": 100, "test_games": 1, "epsilon_test": 1.0}),
+    ),
 }
+FIVE = {"normal", "bn", "wn", "wn+mobn", "plain wn"}
+PARTS = {f"{name}, {part}" for name in ("wn", "plain wn") for part in ("emulation", "acting", "learning")}
 
 
 @pytest.mark.parametrize("experiment", SMALL)
-def test_a_small_benchmark_is_stored_beside_others(tmp_path, experiment):
+def test_a_small_benchmark_is_stored_beside_others(tmp_path, monkeypatch, experiment):
     said = []
+    monkeypatch.setattr(bench, "FULL_REPLAY", 500)
+    monkeypatch.setattr(bench, "available_memory", lambda: None)
     figures = bench.measure(CPU, ["fp32"], 6, SMALL[experiment], said.append)
-    assert set(figures["seconds"]) == {"normal", "bn", "wn", "wn+mobn", "plain wn"}
-    assert all(len(times) == 6 and min(times) > 0 for times in figures["seconds"].values())
+    assert set(figures["seconds"]) == set(figures["per_second"]) == FIVE | (PARTS if experiment == "dqn" else set())
+    size = 4 if experiment == "dqn" else SMALL[experiment].batch_size
+    for name, times in figures["seconds"].items():
+        assert len(times) == 6 and min(times) > 0
+        low, high = (figures["per_second"][name][key] for key in ("low", "high"))
+        assert (low, high) == pytest.approx((size / max(times), size / min(times)))
     assert set(figures["ratios"]) == {"plain wn / wn", "bn / normal", "wn / normal", "wn+mobn / normal"}
-    assert said[-1] == "round 6 of 6"
+    assert "round 6 of 6" in said
 
     path = bench.store(tmp_path, experiment, figures, CPU)
     stored = json.loads(path.read_text())
@@ -36,17 +54,52 @@ def test_a_small_benchmark_is_stored_beside_others(tmp_path, experiment):
     stored = json.loads(path.read_text())
     assert stored["another"] == {"rounds": 1} and stored[experiment]["ratios"] == figures["ratios"]
     assert stored["device_name"] == stored[experiment]["device_name"] and "commit" in stored[experiment]["git"]
-    assert "plain wn / wn" in bench.table(figures)
+    shown = bench.table(figures)
+    assert all(f"\n  {name} " in shown for name in [*figures["seconds"], *figures["ratios"]])
+    if experiment == "dqn":
+        assert f"full replay of 500 steps: {figures['memory']['peak_bytes'] / 1e9:.2f} GB" in shown
+        assert figures["memory"]["peak_bytes"] > 2e8
 
 
 @pytest.mark.parametrize("experiment", SMALL)
-@pytest.mark.parametrize("make", [bench.our_step, bench.plain_step])
+@pytest.mark.parametrize("make", [bench.our_steps, bench.plain_steps])
 def test_a_step_trains(monkeypatch, make, experiment):
     monkeypatch.setattr(bench, "random_pixels", lambda _: make_pixels("mnist"))  # unlike noise they can be learnt
+    monkeypatch.setattr(bench, "AGENT_STEPS", 4)
     torch.manual_seed(0)
-    step = make(dataclasses.replace(SMALL[experiment], lr=0.01), CPU)
+    steps = make(dataclasses.replace(SMALL[experiment], lr=0.01), CPU)
+    step = steps["learning" if experiment == "dqn" else "end to end"]
     losses = [abs(float(step())) for _ in range(60)]  # ours of the VAE is the bound, the loss's negative
     assert sum(losses[-10:]) < sum(losses[:10])
+
+
+def test_timing_of_dqn_covers_40_agent_steps_and_10_updates_of_both_agents(monkeypatch):
+    """In any order of the parts."""
+    counted = {"steps": 0, "updates": 0, "acts": 0}
+
+    def count(kind: type, method: str, what: str) -> None:
+        original = getattr(kind, method)
+
+        def counting(*arguments: object) -> object:
+            counted[what] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(kind, method, counting)
+
+    for method, what in (("update", "updates"), ("act", "acts")):
+        count(Dqn, method, what)
+        count(bench.PlainDqn, method, what)
+    count(Games, "send", "steps")
+    count(bench.PlainDqn, "step", "steps")
+    expected = {"end to end": (40, 10), "emulation": (40, 0), "acting": (0, 0), "learning": (0, 10)}
+    for make in (bench.our_steps, bench.plain_steps):
+        steps = make(SMALL["dqn"], CPU)
+        assert set(steps) == set(expected)
+        for name in ("learning", "end to end", "emulation", "end to end", "acting", "learning", "end to end"):
+            counted.update(steps=0, updates=0, acts=0)
+            steps[name]()
+            assert (counted["steps"], counted["updates"]) == expected[name]
+            assert counted["acts"] == 40 or name in ("emulation", "learning")
 
 
 def test_the_plain_draw_starts_as_ours_and_is_the_same_function():
@@ -84,6 +137,87 @@ def test_the_plain_draw_starts_as_ours_and_is_the_same_function():
     (expected[1].sum(0) - expected[0]).mean().backward()
     for theirs, our, rows in same:
         torch.testing.assert_close(theirs.grad, our.grad[rows].view_as(theirs), rtol=1e-3, atol=1e-3)
+
+
+def test_an_update_of_the_plain_dqn_is_ours(monkeypatch):
+    """Loss and all gradients, of one minibatch with terminals; the parameters but for Adamax's bias correction."""
+    settings = SMALL["dqn"]
+    ours, plain = Dqn(settings, CPU), bench.PlainDqn(settings, CPU)
+    stages = [stage for stage in plain.net if not isinstance(stage, nn.ReLU | nn.Flatten)]
+    same = []
+    for theirs, (_, layer) in zip(stages, layers(ours.net), strict=True):
+        weight = theirs.parametrizations["weight"]
+        same += [(weight.original0, layer.gain), (weight.original1, layer.v), (theirs.bias, layer.b)]
+    assert len(same) == len(list(plain.net.parameters())) == len(list(ours.net.parameters()))
+
+    def renew() -> None:
+        for theirs, our in same:
+            nn.init.normal_(our, std=0.5)
+            theirs.data.copy_(our.view_as(theirs))
+
+    renew()
+    ours.renew_target()
+    plain.target.load_state_dict(plain.net.state_dict())
+    renew()
+    rng = np.random.default_rng(0)
+    replay = Replay(50, 1)
+    for number in range(50):
+        screens, ended = rng.integers(256, size=(1, 84, 84), dtype=np.uint8), np.array([number % 7 == 6])
+        replay.append(screens, rng.integers(4, size=1), rng.integers(-1, 2, size=1), ended)
+    batch = replay.sample(64, rng)
+    assert batch.terminals.any() and not batch.terminals.all()
+    monkeypatch.setattr(ours.replay, "sample", lambda *_: batch)
+    monkeypatch.setattr(plain, "sample", lambda: batch)
+    before = [our.detach().clone() for _, our in same]
+    torch.testing.assert_close(plain.update(), ours.update(), rtol=1e-4, atol=0)
+    for (theirs, our), was in zip(same, before, strict=True):
+        scale = our.grad.abs().max().item()
+        assert scale > 0
+        torch.testing.assert_close(theirs.grad, our.grad.view_as(theirs), rtol=1e-3, atol=1e-4 * scale)
+        large = our.grad.abs() > 1e-2 * scale
+        change = (theirs.detach().view_as(our) - was)[large] * (1 - settings.beta1)
+        torch.testing.assert_close(change, (our.detach() - was)[large], rtol=1e-2, atol=0)
+
+
+def test_the_plain_dqn_remembers_what_it_played():
+    """A transition's next state is the following one's state, until a game is over; a lost life is terminal before."""
+    agent = bench.PlainDqn(dataclasses.replace(SMALL["dqn"], replay_steps=400), CPU)
+    while agent.agent_steps < 300:
+        agent.remember(agent.step(agent.act(1.0)))
+    states, actions, rewards, next_states, terminals = (ring[:300] for ring in agent.replay)
+    goes_on = (next_states[:-1] == states[1:]).all((1, 2, 3))
+    assert goes_on[~terminals[:-1]].all() and 0 < (~goes_on).sum() < terminals.sum()
+    assert set(actions) == {0, 1, 2, 3} and set(rewards) == {0, 1}
+    assert (states[1:, :-1] == states[:-1, 1:])[goes_on].all() and states[:, -1].std() > 5
+    seen = {state.tobytes() for state in states}
+    assert all(state.tobytes() in seen for state in agent.sample()[0])
+
+
+def test_the_memory_is_that_of_training_with_the_whole_replay(monkeypatch):
+    made = []
+
+    class Kept(Dqn):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(bench, "Dqn", Kept)
+    monkeypatch.setattr(bench, "peak_memory_bytes", lambda device: made[0].replay.appended)
+    settings = dataclasses.replace(SMALL["dqn"], replay_steps=300, epochs=1, epoch_steps=40, test_steps=1)
+    assert bench.train_with_full_replay(settings, CPU) == 340
+    assert (made[0].epoch, made[0].updates) == (1, 10)
+
+
+def test_the_memory_is_left_out_where_so_much_is_not_free(monkeypatch):
+    monkeypatch.setattr(bench, "available_memory", lambda: 9 * 10**9)
+    why = "9.0 GB of memory are free, it needs 9.1 GB"
+    assert bench.memory(bench.timed_settings("dqn"), CPU) == {"replay_steps": 1_000_000, "left_out": why}
+
+
+def test_without_opencv_a_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install opencv-python-headless"):
+        bench.measure(CPU, ["fp32"], 2, SMALL["dqn"], print)
 
 
 def test_a_ratio_is_paired_and_has_its_interval():

@@ -3,28 +3,40 @@
 Every contender lives in a process of its own, so that neither memory nor threads of one help or hinder another.
 One round times one training step of each, one at a time and in a new random order; a ratio is paired within the
 round. These machines are noisy: what counts is the median ratio, its interval and n.
+
+DQN's step is `update_every` agent steps and their update, timed AGENT_STEPS agent steps at a time; of wn its parts are
+timed too: the emulation alone, acting, learning.
 """
 
+import copy
 import dataclasses
+import importlib.util
 import multiprocessing
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ale_py import ALEInterface, LoggerMode
+from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 from scipy.stats import quantile_test
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
+from wnrepro.atari import NO_OPS, STACK, Replay
+from wnrepro.atari import SIZE as SCREEN_SIZE
 from wnrepro.data import Images, Pixels
+from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import CLASSES, DROPOUT, SLOPE, Cifar
 from wnrepro.experiments.cvae import (
     AUTOREGRESSIVE,
@@ -37,13 +49,20 @@ from wnrepro.experiments.cvae import (
     log_normal,
     sample_normal,
 )
+from wnrepro.experiments.dqn import KERNELS, STRIDES, WHITE, Dqn, available_memory
 from wnrepro.experiments.draw import BANK_TOLERANCE, SIZE, WINDOW, Draw
-from wnrepro.runs import now, provenance, read_json, write_json
-from wnrepro.settings import PARAMS, CifarSettings, CvaeSettings, DrawSettings, Settings
+from wnrepro.parameterization import fold
+from wnrepro.runs import now, peak_memory_bytes, provenance, read_json, write_json
+from wnrepro.settings import PARAMS, CifarSettings, CvaeSettings, DqnSettings, DrawSettings, Settings, scale_settings
 from wnrepro.training import autocast
 
 WARM_UP_STEPS = 2
 PLAIN = "plain wn"
+WHOLE, EMULATION, ACTING, LEARNING = "end to end", "emulation", "acting", "learning"
+AGENT_STEPS = 40  # of DQN, in one timing
+FULL_REPLAY = DqnSettings.replay_steps
+SPARE_BYTES = 2 * 10**9  # of memory, for what a run of DQN takes besides its replay
+DQN_CHANGES: dict[str, Any] = {"game": "breakout", "replay_steps": 5000, "replay_start": 5000, "epsilon_steps": 1}
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -52,6 +71,12 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 Step = Callable[[], object]
+Steps = dict[str, Step]  # by what of a training step they are: WHOLE, or a part
+
+
+def timed_settings(experiment: str) -> Settings:
+    """The paper's settings; DQN's with a small replay, full of random play, and ε at its end."""
+    return scale_settings(experiment, "paper", "wn", **(DQN_CHANGES if experiment == "dqn" else {}))
 
 
 def random_images(settings: CifarSettings, device: torch.device) -> Images:
@@ -74,11 +99,15 @@ def endless(loader: DataLoader[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ..
         yield from loader
 
 
-def plain_step(settings: Settings, device: torch.device) -> Step:
-    """One step of the loop that most people write: torch's layers, weight_norm, optimizer and DataLoader."""
+def plain_steps(settings: Settings, device: torch.device) -> Steps:
+    """A step of the loop that most people write: torch's layers, weight_norm, optimizer and DataLoader."""
+    if isinstance(settings, DqnSettings):
+        return plain_dqn(settings, device)
     if isinstance(settings, CifarSettings):
-        return plain_cifar(settings, device)
-    return plain_cvae(settings, device) if isinstance(settings, CvaeSettings) else plain_draw(settings, device)
+        return {WHOLE: plain_cifar(settings, device)}
+    if isinstance(settings, CvaeSettings):
+        return {WHOLE: plain_cvae(settings, device)}
+    return {WHOLE: plain_draw(settings, device)}
 
 
 def plain_cifar(settings: CifarSettings, device: torch.device) -> Step:
@@ -295,8 +324,152 @@ def plain_draw(settings: DrawSettings, device: torch.device) -> Step:
     return step
 
 
-def our_step(settings: Settings, device: torch.device) -> Step:
-    """One step of the experiment."""
+class PlainDqn:
+    """The agent as CleanRL's dqn_atari has it: gymnasium's wrappers, a replay of whole states, torch's layers.
+
+    A lost life is terminal and the game goes on; `AtariPreprocessing`'s own option would begin a new one.
+    """
+
+    def __init__(self, settings: DqnSettings, device: torch.device) -> None:
+        s = self.settings = settings
+        self.device = device
+        torch.manual_seed(s.seed)
+        self.rng = np.random.default_rng(s.seed)
+        ALEInterface.setLoggerMode(LoggerMode.Error)
+        name = f"ALE/{s.game.title().replace('_', '')}-v5"
+        game: Any = gymnasium.make(name, frameskip=1, repeat_action_probability=0.0, full_action_space=False)
+        game = AtariPreprocessing(game, noop_max=NO_OPS, frame_skip=4, screen_size=SCREEN_SIZE, grayscale_obs=True)
+        self.env = FrameStackObservation(game, STACK)
+        self.state, info = self.env.reset(seed=s.seed)
+        self.lives = info["lives"]
+        self.actions = int(game.action_space.n)
+
+        stages: list[nn.Module] = []
+        sizes, size = (STACK, *s.maps), SCREEN_SIZE
+        for k, (kernel, stride) in enumerate(zip(KERNELS, STRIDES, strict=True)):
+            stages += [weight_norm(nn.Conv2d(sizes[k], sizes[k + 1], kernel, stride)), nn.ReLU()]
+            size = (size - kernel) // stride + 1
+        stages += [nn.Flatten(), weight_norm(nn.Linear(s.maps[2] * size * size, s.hidden)), nn.ReLU()]
+        self.net = nn.Sequential(*stages, weight_norm(nn.Linear(s.hidden, self.actions))).to(device)
+        self.target = copy.deepcopy(self.net)
+        self.optimizer = torch.optim.Adamax(self.net.parameters(), lr=s.lr, betas=(s.beta1, 0.999))
+
+        shape, count = (STACK, SCREEN_SIZE, SCREEN_SIZE), s.replay_steps
+        self.replay: tuple[np.ndarray, ...] = (
+            np.zeros((count, *shape), np.uint8),
+            np.zeros(count, np.int64),  # actions
+            np.zeros(count, np.float32),  # rewards
+            np.zeros((count, *shape), np.uint8),  # the next states
+            np.zeros(count, np.bool_),  # whether terminal
+        )
+        self.agent_steps = self.updates = 0
+
+    def step(self, action: int) -> tuple[Any, ...]:
+        """Play an action; the transition, in the replay's order."""
+        following, reward, over, too_long, info = self.env.step(action)
+        transition = self.state, action, np.sign(float(reward)), following, over or info["lives"] < self.lives
+        if over or too_long:
+            following, info = self.env.reset()
+        self.state, self.lives = following, info["lives"]
+        return transition
+
+    def remember(self, transition: tuple[Any, ...]) -> None:
+        for ring, value in zip(self.replay, transition, strict=True):
+            ring[self.agent_steps % len(ring)] = value
+        self.agent_steps += 1
+
+    def sample(self) -> tuple[np.ndarray, ...]:
+        stored = min(self.agent_steps, self.settings.replay_steps)
+        index = self.rng.integers(stored, size=self.settings.batch_size)
+        return tuple(ring[index] for ring in self.replay)
+
+    @torch.no_grad()
+    def act(self, epsilon: float) -> int:
+        """An ε-greedy action in the present state."""
+        if self.rng.random() < epsilon:
+            return int(self.rng.integers(self.actions))
+        return int(self.net(torch.from_numpy(self.state).to(self.device)[None] / WHITE).argmax(1))
+
+    def update(self) -> Tensor:
+        s = self.settings
+        batch = (torch.from_numpy(part).to(self.device) for part in self.sample())
+        states, actions, rewards, next_states, terminals = batch
+        with autocast(s.precision, self.device):
+            with torch.no_grad():
+                value = self.target(next_states / WHITE).max(1).values
+            q = self.net(states / WHITE).gather(1, actions[:, None]).squeeze(1)
+        loss = F.smooth_l1_loss(q.float(), rewards + s.discount * value.float() * ~terminals, reduction="sum")
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.updates += 1
+        if self.updates % s.target_every == 0:
+            self.target.load_state_dict(self.net.state_dict())
+        return loss.detach()
+
+
+def plain_dqn(settings: DqnSettings, device: torch.device) -> Steps:
+    s, agent = settings, PlainDqn(settings, device)
+    for _ in range(s.replay_start):
+        agent.remember(agent.step(agent.act(1.0)))
+
+    def play() -> None:
+        for _ in range(AGENT_STEPS):
+            agent.remember(agent.step(agent.act(s.epsilon_last)))
+            if agent.agent_steps % s.update_every == 0:
+                agent.update()
+
+    def emulate() -> None:
+        for _ in range(AGENT_STEPS):
+            agent.step(agent.act(1.0))
+
+    def act() -> None:
+        for _ in range(AGENT_STEPS):
+            agent.act(0.0)
+
+    def learn() -> object:
+        return [agent.update() for _ in range(AGENT_STEPS // s.update_every)][-1]
+
+    return {WHOLE: play, EMULATION: emulate, ACTING: act, LEARNING: learn}
+
+
+def our_dqn(settings: DqnSettings, device: torch.device) -> Steps:
+    """The experiment's own `play`, of AGENT_STEPS at a time, and of wn its parts."""
+    s, experiment = settings, Dqn(settings, device)
+    states = experiment.random_states(s.init_examples)
+    experiment.initialize(states)
+    for _ in experiment.play(s.replay_start, learn=False):
+        pass
+    experiment.agent_steps = s.replay_start
+    rng, state = np.random.default_rng(0), states[:1].numpy()
+
+    def play() -> None:
+        experiment.losses = []
+        for _ in experiment.play(AGENT_STEPS, learn=True):
+            pass
+
+    def emulate() -> None:
+        for _ in range(AGENT_STEPS):
+            experiment.training.step(rng.integers(experiment.actions, size=1))
+
+    def act() -> None:
+        for _ in range(AGENT_STEPS // s.update_every):
+            policy = fold(experiment.net.eval())
+            for _ in range(s.update_every):
+                experiment.act(policy, state, 0.0, rng)
+
+    def learn() -> object:
+        experiment.agent_steps += AGENT_STEPS  # `play` counts by it which updates are due
+        return [experiment.update() for _ in range(AGENT_STEPS // s.update_every)][-1]
+
+    parts = {EMULATION: emulate, ACTING: act, LEARNING: learn} if s.param == "wn" else {}
+    return {WHOLE: play, **parts}
+
+
+def our_steps(settings: Settings, device: torch.device) -> Steps:
+    """A step of the experiment."""
+    if isinstance(settings, DqnSettings):
+        return our_dqn(settings, device)
     experiment: Cifar | Cvae | Draw
     if isinstance(settings, DrawSettings):
         experiment = Draw(settings, random_pixels(settings), device)
@@ -313,22 +486,23 @@ def our_step(settings: Settings, device: torch.device) -> Step:
         result = experiment.step(index.to(device))
         return result[0] if isinstance(result, tuple) else result
 
-    return step
+    return {WHOLE: step}
 
 
 def contender(
     pipe: Connection,
-    make: Callable[[Any, torch.device], Step],
+    make: Callable[[Any, torch.device], Steps],
     settings: Settings,
     device: torch.device,
 ) -> None:
-    """What a contender's process does: warm up, then time a step at every word from the pipe, until False."""
-    step = make(settings, device)
-    for _ in range(WARM_UP_STEPS):
-        timed(step, device)
-    pipe.send("ready")
-    while pipe.recv():
-        pipe.send(timed(step, device))
+    """What a contender's process does: warm up, say what it can time, then time what the pipe names, until None."""
+    steps = make(settings, device)
+    for step in steps.values():
+        for _ in range(WARM_UP_STEPS):
+            timed(step, device)
+    pipe.send(list(steps))
+    while name := pipe.recv():
+        pipe.send(timed(steps[name], device))
 
 
 def timed(step: Step, device: torch.device) -> float:
@@ -342,14 +516,18 @@ def timed(step: Step, device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def ratio(over: list[float], under: list[float]) -> dict[str, float]:
-    """Median of the paired ratios with its 95 % interval (order statistics; the extremes where n is small)."""
-    ratios = np.array(over) / np.array(under)
-    interval = quantile_test(ratios, p=0.5).confidence_interval(0.95)
+def middle(values: np.ndarray) -> dict[str, float]:
+    """Median with its 95 % interval (order statistics; the extremes where n is small)."""
+    interval = quantile_test(values, p=0.5).confidence_interval(0.95)
     low, high = (
-        float(np.nan_to_num(x, nan=edge)) for x, edge in zip(interval, (ratios.min(), ratios.max()), strict=True)
+        float(np.nan_to_num(x, nan=edge)) for x, edge in zip(interval, (values.min(), values.max()), strict=True)
     )
-    return {"median": float(np.median(ratios)), "low": low, "high": high, "n": len(ratios)}
+    return {"median": float(np.median(values)), "low": low, "high": high, "n": len(values)}
+
+
+def ratio(over: list[float], under: list[float]) -> dict[str, float]:
+    """Of the paired ratios."""
+    return middle(np.array(over) / np.array(under))
 
 
 def measure(
@@ -359,18 +537,31 @@ def measure(
     settings: Settings,
     show: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Time `rounds` steps of each contender; `show` gets a word on where it is."""
-    entrants: dict[str, tuple[Callable[..., Step], Settings]] = {}
+    """Time `rounds` steps of each contender; `show` gets a word on where it is. Of DQN, the memory too.
+
+    Raises UserError where the plain loop cannot be made.
+    """
+    if isinstance(settings, DqnSettings) and importlib.util.find_spec("cv2") is None:
+        raise UserError(
+            "bench dqn: the plain loop's AtariPreprocessing needs OpenCV, which is not installed; "
+            "`pip install opencv-python-headless` installs it"
+        )
+    entrants: dict[str, tuple[Callable[..., Steps], Settings]] = {}
     for precision in precisions:
         label = "" if precision == "fp32" else f" {precision}"
         for param in PARAMS:
             changed = dataclasses.replace(settings, param=param, precision=precision)
-            entrants[param + label] = our_step, changed
-        entrants[PLAIN + label] = plain_step, dataclasses.replace(settings, precision=precision)
-    seconds: dict[str, list[float]] = {name: [] for name in entrants}
+            entrants[param + label] = our_steps, changed
+        entrants[PLAIN + label] = plain_steps, dataclasses.replace(settings, precision=precision)
+    if isinstance(settings, DqnSettings):
+        size, unit, steps_timed = settings.update_every, "agent steps", AGENT_STEPS // settings.update_every
+        step = f"{size} agent steps and their update, or one part of that alone"
+    else:
+        size, unit, steps_timed, step = settings.batch_size, "images", 1, "an update"
     context = multiprocessing.get_context("spawn")
     with ExitStack() as ending:
         pipes: dict[str, Connection] = {}
+        entries: dict[str, tuple[str, str]] = {}  # contender, or contender and part: whom to ask for what
         for name, (make, changed) in entrants.items():
             show(f"warming up {name}")
             pipes[name], there = context.Pipe()
@@ -378,18 +569,56 @@ def measure(
             process.start()
             there.close()
             ending.callback(process.join)
-            ending.callback(pipes[name].send, False)
-            pipes[name].recv()
+            ending.callback(pipes[name].send, None)
+            entries |= {name if part == WHOLE else f"{name}, {part}": (name, part) for part in pipes[name].recv()}
+        seconds: dict[str, list[float]] = {entry: [] for entry in entries}
         order = np.random.default_rng(0)
         for number in range(rounds):
             show(f"round {number + 1} of {rounds}")
-            for name in order.permutation(list(entrants)):
-                pipes[name].send(True)
-                seconds[name].append(pipes[name].recv())
+            for entry in order.permutation(list(entries)):
+                name, part = entries[entry]
+                pipes[name].send(part)
+                seconds[entry].append(pipes[name].recv() / steps_timed)
     pairs = [(PLAIN, "wn"), ("bn", "normal"), ("wn", "normal"), ("wn+mobn", "normal")]
     pairs += [(PLAIN, f"wn {precision}") for precision in precisions if precision != "fp32"]
     ratios = {f"{a} / {b}": ratio(seconds[a], seconds[b]) for a, b in pairs if a in seconds and b in seconds}
-    return {"rounds": rounds, "batch_size": settings.batch_size, "seconds": seconds, "ratios": ratios}
+    figures = {
+        "rounds": rounds,
+        "batch_size": settings.batch_size,
+        "step": step,
+        "seconds": seconds,
+        "unit": unit,
+        "per_second": {entry: middle(size / np.array(times)) for entry, times in seconds.items()},
+        "ratios": ratios,
+    }
+    if isinstance(settings, DqnSettings):
+        show("filling the whole replay")
+        figures["memory"] = memory(settings, device)
+    return figures
+
+
+def memory(settings: DqnSettings, device: torch.device) -> dict[str, Any]:
+    """The largest memory of a process that trains with the full replay, in bytes, or why that was left out."""
+    needed, there = Replay.nbytes_needed(FULL_REPLAY) + SPARE_BYTES, available_memory()
+    if there is not None and there < needed:
+        why = f"{there / 1e9:.1f} GB of memory are free, it needs {needed / 1e9:.1f} GB"
+        return {"replay_steps": FULL_REPLAY, "left_out": why}
+    full = dataclasses.replace(settings, replay_steps=FULL_REPLAY, epochs=1, epoch_steps=AGENT_STEPS, test_steps=1)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        peak = process.submit(train_with_full_replay, full, device).result()
+    return {"replay_steps": FULL_REPLAY, "peak_bytes": peak}
+
+
+def train_with_full_replay(settings: DqnSettings, device: torch.device) -> int:
+    """Fill the replay with one screen, train to the last epoch; this process's largest memory in bytes."""
+    experiment = Dqn(settings, device)
+    screens, nothing = experiment.training.frames, np.zeros(settings.actors)
+    for _ in range(experiment.replay.slots):
+        experiment.replay.append(screens, nothing, nothing, nothing)
+    experiment.agent_steps = settings.replay_start
+    for _ in experiment.train():
+        pass
+    return peak_memory_bytes(torch.device("cpu"))
 
 
 def store(results: Path, experiment: str, figures: dict[str, Any], device: torch.device) -> Path:
@@ -405,11 +634,18 @@ def store(results: Path, experiment: str, figures: dict[str, Any], device: torch
 
 def table(figures: dict[str, Any]) -> str:
     """The figures in lines of text."""
-    lines = ["seconds a step (median) and images/s"]
+    of = f"(median, 95 % interval, n = {figures['rounds']})"
+    width = max(map(len, [*figures["seconds"], *figures["ratios"]]))
+    lines = [f"median seconds a step ({figures['step']}), and {figures['unit']}/s {of}"]
     for name, seconds in figures["seconds"].items():
-        median = float(np.median(seconds))
-        lines.append(f"  {name:<16} {median:8.4f} s  {figures['batch_size'] / median:8.1f} images/s")
-    lines.append(f"ratios of step times, paired within a round (median, 95 % interval, n = {figures['rounds']})")
+        rate = figures["per_second"][name]
+        speed = f"{rate['median']:8.1f}  [{rate['low']:.1f}, {rate['high']:.1f}]"
+        lines.append(f"  {name:<{width}} {float(np.median(seconds)):8.4f} s {speed} {figures['unit']}/s")
+    lines.append(f"ratios of step times, paired within a round {of}")
     for name, r in figures["ratios"].items():
-        lines.append(f"  {name:<26} {r['median']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]")
+        lines.append(f"  {name:<{width}} {r['median']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]")
+    if "memory" in figures:
+        memory = figures["memory"]
+        peak = f"{memory['peak_bytes'] / 1e9:.2f} GB" if "peak_bytes" in memory else f"left out: {memory['left_out']}"
+        lines.append(f"largest memory of training with a full replay of {memory['replay_steps']} steps: {peak}")
     return "\n".join(lines)
