@@ -340,6 +340,15 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def report_twice(results: Path) -> tuple[str, dict[str, bytes]]:
+    """The report, which the second time is the same to the byte, and all files then there."""
+    path = write_report(results, "short")
+    first = snapshot(results)
+    write_report(results, "short")
+    assert snapshot(results) == first
+    return path.read_text(), first
+
+
 # The whole report
 
 
@@ -407,11 +416,7 @@ def test_a_figure_of_an_earlier_report_goes(tmp_path: Path, monkeypatch: pytest.
 
 def test_report_of_the_vaes_alone_is_the_same_twice(tmp_path: Path) -> None:
     make_vaes(tmp_path)
-    path = write_report(tmp_path, "short")
-    first = snapshot(tmp_path)
-    write_report(tmp_path, "short")
-    assert snapshot(tmp_path) == first
-    text = path.read_text()
+    text, first = report_twice(tmp_path)
     assert {file.stem for file in (tmp_path / "short" / "figures").iterdir()} == {"figure2", "bound_raw"}
     for name in ("figure2", "bound_raw"):
         assert f"figures/{name}.png" in text
@@ -447,11 +452,7 @@ def test_report_of_draw_alone_is_the_same_twice(tmp_path: Path) -> None:
     make_draws(tmp_path)
     make_draw(tmp_path, epochs=3, seed=4, status="running", logged=2)
     make_bench(tmp_path)
-    path = write_report(tmp_path, "short")
-    first = snapshot(tmp_path)
-    write_report(tmp_path, "short")
-    assert snapshot(tmp_path) == first
-    text = path.read_text()
+    text, first = report_twice(tmp_path)
     assert {file.stem for file in (tmp_path / "short" / "figures").iterdir()} == {"figure3", "kl_steps", "step_time"}
     for name in ("figure3", "kl_steps"):
         assert f"](figures/{name}.png)\n\n*DRAW's " in text
@@ -483,11 +484,7 @@ def test_report_of_dqn_alone_is_the_same_twice(tmp_path: Path) -> None:
     make_dqn(tmp_path, "wn", best=90.0, actors=8)
     make_dqn(tmp_path, "wn", seed=4, status="running", logged=1, best=500.0, checkpoint_replay=True)
     make_bench(tmp_path)
-    path = write_report(tmp_path, "short")
-    first = snapshot(tmp_path)
-    write_report(tmp_path, "short")
-    assert snapshot(tmp_path) == first
-    text = path.read_text()
+    text, first = report_twice(tmp_path)
     assert {file.stem for file in (tmp_path / "short" / "figures").iterdir()} == {"figure4", "mean_q", "step_time"}
     for name in ("figure4", "mean_q"):
         assert f"](figures/{name}.png)\n\n*" in text

@@ -48,12 +48,11 @@ class Games:
     Game i plays by the seed `seed` + i. The emulators' states cannot be saved: who resumes begins new games.
     """
 
-    def __init__(self, game: str, count: int, seed: int, threads: int = 0, colour: bool = False) -> None:
+    def __init__(self, game: str, count: int, seed: int, colour: bool = False) -> None:
         height, width = SCREEN if colour else (SIZE, SIZE)
         self.env = AtariVectorEnv(
             game,
             count,
-            num_threads=threads,
             max_num_frames_per_episode=MOST_FRAMES,
             repeat_action_probability=0.0,
             full_action_space=False,

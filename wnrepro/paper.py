@@ -1,7 +1,8 @@
 """What the paper published, and the rules by which the report judges its claims. Standard library only.
 
-Every threshold below was fixed before any run at scale short or paper. The rules in words (`Claim.rule`) are
-made from the same constants that `wnrepro.report.verdicts` applies, so that the two cannot disagree.
+Every threshold below was fixed before any run at scale short or paper; those of C11 and C12 before any run of DQN at
+these scales had ended. The rules in words (`Claim.rule`) are made from the same constants that
+`wnrepro.report.verdicts` applies, so that the two cannot disagree.
 """
 
 import math

@@ -342,9 +342,8 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 # Figure 1: the learning rate of each parameterization ("0.003 leads to divergence" for normal).
-DQN_LR = {"normal": 0.0001, "bn": 0.0003, "wn": 0.0003, "wn+mobn": 0.0003}  # §5.4; bn and wn+mobn: as wn
 FIGURE_LR = {"normal": 0.0003, "bn": 0.003, "wn": 0.003, "wn+mobn": 0.003}
-
+DQN_LR = {"normal": 0.0001, "bn": 0.0003, "wn": 0.0003, "wn+mobn": 0.0003}  # §5.4; bn and wn+mobn: as wn
 DEFAULT_LR = {"cifar": FIGURE_LR, "dqn": DQN_LR}  # where it depends on the parameterization
 
 SETTINGS: dict[str, type[Settings]] = {
@@ -362,7 +361,7 @@ def scale_changes(experiment: str, scale: str, dataset: str | None = None) -> di
 
 
 def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> Settings:
-    """The settings of an experiment at a scale: paper's defaults, the scale's, figure 1's lr, then `changes`.
+    """The settings of an experiment at a scale: paper's defaults, the scale's, `DEFAULT_LR`, then `changes`.
 
     Raises UserError for a value that a field's check refuses, or that belongs to another data set.
     """
