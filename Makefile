@@ -4,7 +4,7 @@ BIN := .venv/bin
 LEARNING_RATES := 0.0003 0.001 0.003 0.01
 SEEDS := 1 2 3
 
-.PHONY: install reproduce-quick reproduce-all test lint clean
+.PHONY: install reproduce-quick reproduce-all picture test lint clean
 
 install: .venv/installed
 
@@ -30,6 +30,12 @@ reproduce-all: install
 	for seed in $(SEEDS); do $(BIN)/wnrepro draw --param all --seed $$seed || exit; done
 	for seed in $(SEEDS); do $(BIN)/wnrepro dqn --game all --param all --seed $$seed || exit; done
 	$(BIN)/wnrepro report --scale paper
+
+# The page of scale short, and the picture of its top in the README. Needs Debian's chromium.
+picture: install
+	$(BIN)/wnrepro report --scale short
+	chromium --headless --hide-scrollbars $(if $(filter 0,$(shell id -u)),--no-sandbox) --disable-lcd-text --window-size=1200,1290 \
+		--screenshot=results/short/report.png "file://$(CURDIR)/results/short/report.html"
 
 test: install
 	$(BIN)/pytest

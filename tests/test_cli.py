@@ -96,8 +96,8 @@ def test_divergence_is_a_result_and_the_report_says_so(run, random_images, tmp_p
     assert code == 0 and "diverged (median training loss" in printed
     assert run("cifar", "--param", "normal", "--lr", 30, *TINY, "--results", tmp_path)[0] == 0  # and it is skipped
     code, printed, _ = run("report", "--results", tmp_path)
-    assert code == 0 and printed == f"{tmp_path}/quick/report.md\n"
-    assert "| diverged | 1 of 2 |" in Path(printed.strip()).read_text()
+    assert code == 0 and printed == f"{tmp_path}/quick/report.md\n{tmp_path}/quick/report.html\n"
+    assert "| diverged | 1 of 2 |" in (tmp_path / "quick/report.md").read_text()
     assert run("report", "--check", "--results", tmp_path) == (0, "every run's files fit: scale quick\n", "")
     (metrics,) = tmp_path.rglob("metrics.csv")
     metrics.write_text(metrics.read_text().replace(",30.0", ",31.0"))

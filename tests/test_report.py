@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from wnrepro import paper
 from wnrepro.errors import UserError
@@ -18,7 +20,7 @@ from wnrepro.report import check, figures, scales_with_runs, write_report
 from wnrepro.report.claims import FINDERS, findings
 from wnrepro.report.figures import COLOURS, LINES
 from wnrepro.report.load import METRICS, load, scale_defaults
-from wnrepro.report.tables import escape
+from wnrepro.report.markdown import escape
 from wnrepro.settings import DQN_LR, FIGURE_LR, GAMES, PARAMS, SCALES
 
 LAYERS = [f"conv{i}" for i in range(1, 10)] + ["dense"]
@@ -26,8 +28,7 @@ SPEED = {"normal": 0.16, "bn": 0.42, "wn": 0.36, "wn+mobn": 0.38}
 FINAL = {"normal": 8.43, "bn": 8.05, "wn": 8.46, "wn+mobn": 7.31}
 
 
-@pytest.fixture(autouse=True)
-def made_up_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+def set_scale_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scale short as these tests count on it, whatever the real one is."""
     short = {"epochs": 8, "decay_from": 4, "noise_epochs": (1, 8), "noise_minibatches": 50}
     monkeypatch.setitem(SCALES["cifar"], "short", short | {"train_examples": 5000, "test_examples": 2000})
@@ -35,6 +36,11 @@ def made_up_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SCALES["cvae"], "short", {"mnist": {"epochs": 120}, "cifar10": of_cifar10})
     monkeypatch.setitem(SCALES["draw"], "short", {"epochs": 10, "time_steps": 4})
     monkeypatch.setitem(SCALES["dqn"], "short", {"epochs": 4, "epoch_steps": 1000})
+
+
+@pytest.fixture(autouse=True)
+def made_up_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_scale_short(monkeypatch)
 
 
 def write_csv(path: Path, columns: str, rows: list[list[Any]]) -> None:
@@ -340,13 +346,18 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def report_text(results: Path, scale: str = "short") -> str:
+    """report.md, newly written."""
+    return write_report(results, scale)[0].read_text()
+
+
 def report_twice(results: Path) -> tuple[str, dict[str, bytes]]:
     """The report, which the second time is the same to the byte, and all files then there."""
-    path = write_report(results, "short")
+    text = report_text(results)
     first = snapshot(results)
     write_report(results, "short")
     assert snapshot(results) == first
-    return path.read_text(), first
+    return text, first
 
 
 # The whole report
@@ -354,13 +365,14 @@ def report_twice(results: Path) -> tuple[str, dict[str, bytes]]:
 
 def test_report_has_everything_and_is_the_same_twice(tmp_path: Path) -> None:
     make_all(tmp_path)
-    path = write_report(tmp_path, "short")
+    paths = write_report(tmp_path, "short")
     first = snapshot(tmp_path)
-    assert path == tmp_path / "short" / "report.md"
-    assert write_report(tmp_path, "short") == path
+    assert paths == [tmp_path / "short" / name for name in ("report.md", "report.html")]
+    assert write_report(tmp_path, "short") == paths
     assert snapshot(tmp_path) == first
-    text = path.read_text()
-    for name in ("figure1", "test_error", "learning_rates", "norm_growth", "noise_kurtosis", "step_time"):
+    text = paths[0].read_text()
+    names = ("figure1", "test_error", "learning_rates", "norm_growth", "noise_kurtosis", "init", "variants")
+    for name in (*names, "step_time"):
         assert f"figures/{name}.png" in text
         assert first[f"short/figures/{name}.png"].startswith(b"\x89PNG")
         assert len(first[f"short/figures/{name}.png"]) < 200_000
@@ -384,7 +396,7 @@ def test_report_of_what_is_there_so_far(tmp_path: Path) -> None:
     fresh = make_run(tmp_path, "bn", status="running", logged=0)
     (fresh / "metrics.csv").unlink()
     (fresh / "run.json").unlink()
-    text = write_report(tmp_path, "short").read_text()
+    text = report_text(tmp_path)
     assert "seed 1: 37.24 (epoch 3 of 8)" in text
     assert "seed 1: – (epoch 0 of 8)" in text
     assert "2 runs, 0 done, 0 diverged, 2 incomplete" in text
@@ -417,7 +429,7 @@ def test_a_figure_of_an_earlier_report_goes(tmp_path: Path, monkeypatch: pytest.
 def test_report_of_the_vaes_alone_is_the_same_twice(tmp_path: Path) -> None:
     make_vaes(tmp_path)
     text, first = report_twice(tmp_path)
-    assert {file.stem for file in (tmp_path / "short" / "figures").iterdir()} == {"figure2", "bound_raw"}
+    assert {file.stem for file in (tmp_path / "short" / "figures").iterdir()} == {"figure2", "bound_raw", "init"}
     for name in ("figure2", "bound_raw"):
         assert f"figures/{name}.png" in text
         assert first[f"short/figures/{name}.png"].startswith(b"\x89PNG")
@@ -426,6 +438,7 @@ def test_report_of_the_vaes_alone_is_the_same_twice(tmp_path: Path) -> None:
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings[1:] == [
         "## Claims",
+        "## The data-dependent init",
         "## Figure 2: convolutional VAEs",
         "## Settings",
         "### cvae mnist",
@@ -485,7 +498,8 @@ def test_report_of_dqn_alone_is_the_same_twice(tmp_path: Path) -> None:
     make_dqn(tmp_path, "wn", seed=4, status="running", logged=1, best=500.0, checkpoint_replay=True)
     make_bench(tmp_path)
     text, first = report_twice(tmp_path)
-    assert {file.stem for file in (tmp_path / "short" / "figures").iterdir()} == {"figure4", "mean_q", "step_time"}
+    drawn = {file.stem for file in (tmp_path / "short" / "figures").iterdir()}
+    assert drawn == {"figure4", "mean_q", "init", "step_time"}
     for name in ("figure4", "mean_q"):
         assert f"](figures/{name}.png)\n\n*" in text
         assert first[f"short/figures/{name}.png"].startswith(b"\x89PNG")
@@ -495,6 +509,7 @@ def test_report_of_dqn_alone_is_the_same_twice(tmp_path: Path) -> None:
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings[1:] == [
         "## Claims",
+        "## The data-dependent init",
         "## Table 3: maximum test score",
         "## Figure 4: DQN",
         "## Step time",
@@ -529,7 +544,7 @@ def test_report_of_both_experiments(tmp_path: Path) -> None:
     make_run(tmp_path)
     make_vae(tmp_path)
     make_bench(tmp_path)
-    text = write_report(tmp_path, "short").read_text()
+    text = report_text(tmp_path)
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings[1:] == [
         "## Claims",
@@ -549,7 +564,7 @@ def test_report_of_both_experiments(tmp_path: Path) -> None:
     assert all(not run.changed for run in load(tmp_path, "short").runs)
     # Tables of what is gone go with it.
     (tmp_path / "short" / "cvae").rename(tmp_path / "moved")
-    assert "VAEs" not in write_report(tmp_path, "short").read_text()
+    assert "VAEs" not in report_text(tmp_path)
     assert not (tmp_path / "short" / "tables" / "bounds.csv").exists()
 
 
@@ -588,16 +603,16 @@ def test_figures_of_the_vaes(tmp_path: Path) -> None:
 def test_figures_of_diverged_and_hardly_begun_vaes(tmp_path: Path) -> None:
     folder = make_vae(tmp_path, status="diverged", logged=3, bound=-1e6)
     edit(folder / "metrics.csv", "nan,-inf,nan,inf,nan", "nan,nan,nan,nan,nan")
-    assert set(figures.draw(load(tmp_path, "short"))) == {"figure2"}
+    assert set(figures.draw(load(tmp_path, "short"))) == {"figure2", "init"}
     make_vae(tmp_path, "normal", status="running", logged=0)
     make_vae(tmp_path, "bn", status="running", logged=1)
-    assert set(figures.draw(load(tmp_path, "short"))) == {"figure2"}
+    assert set(figures.draw(load(tmp_path, "short"))) == {"figure2", "init"}
     for seed in (2, 3):  # one epoch of both is lost
         path = make_vae(tmp_path, seed=seed) / "metrics.csv"
         lines = path.read_text().splitlines()
         lines[5] = "5,7.5,nan,nan,inf,1,1"
         path.write_text("\n".join(lines) + "\n")
-    assert set(figures.draw(load(tmp_path, "short"))) == {"figure2", "bound_raw"}
+    assert set(figures.draw(load(tmp_path, "short"))) == {"figure2", "bound_raw", "init"}
 
 
 def test_figures_of_draw(tmp_path: Path) -> None:
@@ -699,13 +714,62 @@ def test_figures_of_dqn(tmp_path: Path) -> None:
 
 def test_figures_of_diverged_and_hardly_begun_dqns(tmp_path: Path) -> None:
     make_dqn(tmp_path, status="running", logged=0)
-    assert figures.draw(load(tmp_path, "short")) == {}
+    assert set(figures.draw(load(tmp_path, "short"))) == {"init"}
     make_dqn(tmp_path, "normal", status="diverged", logged=1)
-    assert set(figures.draw(load(tmp_path, "short"))) == {"figure4"}  # its mean Q value has no number
+    assert set(figures.draw(load(tmp_path, "short"))) == {"figure4", "init"}  # its mean Q value has no number
     make_dqn(tmp_path, "normal", "enduro", actors=4, epoch_steps=10**6)  # two settings changed: in no figure
     folder = make_dqn(tmp_path, "bn", "enduro", actors=4, epochs=3)
     (folder / "games.csv").unlink()
-    assert set(figures.draw(load(tmp_path, "short"))) == {"figure4", "mean_q"}
+    assert set(figures.draw(load(tmp_path, "short"))) == {"figure4", "mean_q", "init"}
+
+
+def test_figure_of_the_init(tmp_path: Path) -> None:
+    make_vae(tmp_path)
+    folder = make_run(tmp_path, "bn")
+    edit(folder / "init.csv", "0,conv1,1e-06,0.9999,1.0001", "0,conv1,0.002,0.9,1.05")
+    edit(folder / "init.csv", "0,conv2,1e-06,0.9999,1.0001", "0,conv2,0.0,1.0,1.0")
+    figure = figures.init(load(tmp_path, "short"))
+    assert figure is not None
+    drawn = []
+    for axes, limit in zip(figure.axes, (paper.INIT_MEAN, paper.INIT_VARIANCE), strict=True):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["cifar", "cvae mnist"]
+        *dots, rule = axes.lines
+        assert list(rule.get_ydata()) == [limit, limit] and rule.get_linestyle() == "--"
+        assert [round(float(np.mean(line.get_xdata())), 6) for line in dots] == [0, 1]  # a run at its experiment
+        drawn.append([list(line.get_ydata()) for line in dots])
+    means, variances = drawn
+    assert means[0][:3] == [0.002, 1e-9, 1e-6] and variances[0][:3] == pytest.approx([0.1, 1e-9, 1e-4])
+    assert variances[1] == pytest.approx([1e-4] * 10)
+
+
+def test_figure_of_variants_pairs_runs_as_the_claims_do(tmp_path: Path) -> None:
+    make_run(tmp_path, test_error=0.5)
+    assert figures.variants(load(tmp_path, "short")) is None  # nothing to compare
+    for seed, error in ((1, 0.1), (2, 0.11)):
+        make_run(tmp_path / "runs", seed=seed, test_error=0.1)
+        make_run(tmp_path / "runs", seed=seed, test_error=error, g_exp=3.0)
+        make_vae(tmp_path / "runs", seed=seed)
+        make_vae(tmp_path / "runs", seed=seed, bound=-83.5 - seed, v_norm_max=0.25)
+    make_run(tmp_path / "runs", seed=3, test_error=0.2, g_exp=3.0)  # no partner
+    make_run(tmp_path / "runs", status="diverged", logged=2, g_exp=1.0)
+    make_run(tmp_path / "runs", test_error=0.08, v_norm_max=0.25, polyak_epochs=10.0)
+    results = load(tmp_path / "runs", "short")
+    figure = figures.variants(results)
+    assert figure is not None
+    errors, bounds = figure.axes
+    labels = ["wn, c = 1 (n = 1)", "wn, c = 3 (n = 2)", "wn, averaged, ‖v‖ ≤ 0.25 (n = 1)"]
+    assert [label.get_text() for label in errors.get_yticklabels()] == labels
+    assert [label.get_text() for label in bounds.get_yticklabels()] == ["wn, ‖v‖ ≤ 0.25 (n = 2)"]
+
+    def dots(axes: Axes, marker: str) -> list[tuple[float, float]]:
+        lines = [line for line in axes.lines if line.get_marker() == marker]
+        return [(round(float(x), 6), float(y)) for line in lines for x, y in line.get_xydata()]
+
+    assert dots(errors, "o") == [(0, 1), (0.1, 1), (-0.2, 2)] and dots(errors, "|") == [(0.05, 1), (-0.2, 2)]
+    assert dots(errors, "x") == [(1, 0)]
+    assert dots(bounds, "o") == [(-0.5, 0), (-1.5, 0)] and dots(bounds, "|") == [(-1, 0)]
+    assert "wn, c = 3: +5.0 %" in findings(results)["C15"].measured  # the same numbers
+    assert "better in 0 of 2 pairs" in findings(results)["C16"].measured
 
 
 @pytest.mark.usefixtures("text_only")
@@ -713,8 +777,8 @@ def test_quick_is_marked_and_paper_is_not(tmp_path: Path) -> None:
     make_run(tmp_path, scale="quick")
     make_run(tmp_path, scale="paper")
     assert scales_with_runs(tmp_path) == ["paper", "quick"]
-    assert "mean nothing beside the paper's" in write_report(tmp_path, "quick").read_text()
-    text = write_report(tmp_path, "paper").read_text()
+    assert "mean nothing beside the paper's" in report_text(tmp_path, "quick")
+    text = report_text(tmp_path, "paper")
     assert "mean nothing" not in text and "(the paper's setting)" in text
 
 
@@ -723,7 +787,7 @@ def test_table2_gives_mean_interval_and_every_seed(tmp_path: Path) -> None:
     for seed, error in ((1, 0.08), (2, 0.09), (3, 0.10)):
         make_run(tmp_path, "bn", seed=seed, scale="paper", test_error=error)
     make_run(tmp_path, "bn", seed=4, scale="paper", status="running", logged=3)
-    text = write_report(tmp_path, "paper").read_text()
+    text = report_text(tmp_path, "paper")
     # 9 ± 4.3027 · 1 / √3
     assert "| 8.05 | 9.00 | 6.52 to 11.48 | 3 | seed 1: 8.00; seed 2: 9.00; seed 3: 10.00; seed 4:" in text
     assert "(epoch 3 of 200)" in text
@@ -733,7 +797,7 @@ def test_table2_gives_mean_interval_and_every_seed(tmp_path: Path) -> None:
 def test_runs_with_other_settings_stay_out_of_the_claims(tmp_path: Path) -> None:
     make_run(tmp_path, "wn", width=8, test_error=0.5)
     make_run(tmp_path, "wn", test_error=0.25)
-    text = write_report(tmp_path, "short").read_text()
+    text = report_text(tmp_path)
     assert "| 8.46 | 25.00 | – | 1 | seed 1: 25.00 |" in text
     assert "| wn_lr0.003_width-8 | 0.003 | width = 8 | 1 |" in text
 
@@ -756,7 +820,7 @@ def test_the_precision_of_most_runs_is_judged(tmp_path: Path) -> None:
 def test_text_of_run_files_is_escaped(tmp_path: Path) -> None:
     message = "a|b\nc<img src=x>\\|`d`\ud7ff"
     make_run(tmp_path, status="failed", logged=1, record={"message": message, "device_name": "<b>|x"})
-    text = write_report(tmp_path, "short").read_text()
+    text = report_text(tmp_path)
     row = next(line for line in text.splitlines() if line.startswith("| cifar | wn_lr0.003 | 1 | failed"))
     assert r"a\|b c&lt;img src=x&gt;\\\|\`d\`" in row
     assert "<img" not in text and "<b>" not in text
@@ -923,7 +987,7 @@ def test_settings_that_no_vae_has(tmp_path: Path, old: str, new: str, said: str)
 def test_text_of_a_vaes_files_is_escaped(tmp_path: Path) -> None:
     make_vae(tmp_path, facts={"data": "<img src=x>|`d`", "log_likelihood_nats": -80.25, "importance_samples": 128})
     make_vae(tmp_path, seed=2, facts={"log_likelihood_nats": -70.0, "importance_samples": 5})
-    text = write_report(tmp_path, "short").read_text()
+    text = report_text(tmp_path)
     assert "<img" not in text
     assert r"| 25.00 | −80.25 (K = 128, n = 1) |  | &lt;img src=x&gt;\|\`d\`; binarized by Larochelle |" in text
 
@@ -969,7 +1033,7 @@ def test_check_finds_each_kind_of_tampering(tmp_path: Path) -> None:
     edit(folder / "config.json", '"batch_size": 100', '"batch_size": 50')
     (problem,) = check(tmp_path, "short")
     assert "cifar/wn_lr0.003/seed-1: config.json's hash" in problem
-    assert f"- {problem}" in write_report(tmp_path, "short").read_text()
+    assert f"- {problem}" in report_text(tmp_path)
     edit(folder / "config.json", '"batch_size": 50', '"batch_size": 100')
 
     edit(folder / "run.json", '"config_hash": "', '"config_hash": "f')

@@ -18,13 +18,14 @@ import torch
 from conftest import make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from PIL import Image
 
-from wnrepro import runs
+from wnrepro import rundir, runs
 from wnrepro.atari import SCREEN, Scene
 from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.draw import Draw
-from wnrepro.runs import Run, open_run, variant
+from wnrepro.rundir import variant
+from wnrepro.runs import Run, open_run
 from wnrepro.settings import PARAMS, scale_settings
 from wnrepro.training import Epoch, Note
 
@@ -115,7 +116,8 @@ def test_a_kill_at_any_write_leaves_a_run_that_goes_on(tmp_path, tiny, monkeypat
                     raise SystemExit
                 write(path, content)
 
-            monkeypatch.setattr(runs, "write_whole", killed)
+            for module in (runs, rundir):
+                monkeypatch.setattr(module, "write_whole", killed)
             try:
                 with run:
                     run.execute(lambda: Walk(4, diverges))
@@ -124,7 +126,8 @@ def test_a_kill_at_any_write_leaves_a_run_that_goes_on(tmp_path, tiny, monkeypat
             else:
                 continue
             finally:
-                monkeypatch.setattr(runs, "write_whole", write)
+                for module in (runs, rundir):
+                    monkeypatch.setattr(module, "write_whole", write)
             with run:
                 record = run.execute(lambda: Walk(4, diverges))
             assert files(run.folder) == files(whole.folder)
@@ -193,7 +196,7 @@ def test_a_run_has_a_name_of_its_own():
     assert variant("cifar", "short", plain) == "wn+mobn_lr0.003"
     changed = scale_settings("cifar", "short", "wn", lr=0.01, g_exp=3.0, noise_epochs=(1, 2))
     assert variant("cifar", "short", changed) == "wn_lr0.01_g_exp-3.0_noise_epochs-1-2"
-    assert runs.config("cifar", "short", plain)["hash"] != runs.config("cifar", "paper", plain)["hash"]
+    assert rundir.config("cifar", "short", plain)["hash"] != rundir.config("cifar", "paper", plain)["hash"]
 
 
 def test_a_run_of_an_auto_encoder_has_a_name_that_begins_with_its_data_set():
@@ -211,7 +214,7 @@ def test_a_run_of_an_auto_encoder_has_a_name_that_begins_with_its_data_set():
     assert name("quick", "wn", dataset="cifar10", **of_one) == "cifar10_wn_lr0.002"
     assert name("quick", "wn", **of_one) == "mnist_wn_lr0.002_maps-16_iaf_depth-1"
     hashes = {
-        runs.config("cvae", "short", scale_settings("cvae", "short", "wn", **changes))["hash"]
+        rundir.config("cvae", "short", scale_settings("cvae", "short", "wn", **changes))["hash"]
         for changes in ({}, {"dataset": "cifar10"}, {"seed": 2}, {"binarization": "seeded"})
     }
     assert len(hashes) == 4
@@ -502,7 +505,7 @@ def test_runs_of_all_settings_are_opened(tmp_path, scale, experiment, changes):
         settings = scale_settings(experiment, scale, param, **changes)
         run = Run(tmp_path, experiment, scale, settings)
         run.folder.mkdir(parents=True)
-        runs.write_json(run.folder / "config.json", run.config)
+        rundir.write_json(run.folder / "config.json", run.config)
         assert open_run(run.folder).settings == settings and open_run(run.folder).finished() is None
 
 
@@ -548,7 +551,7 @@ def test_settings_of_another_version_are_told(finished):
     older = {"settings": {name: value for name, value in config["settings"].items() if name != "free_bits"}}
     for changes, named in ((newer, "momentum"), (older, "free_bits")):
         content = config | changes
-        content["hash"] = runs.config_hash(config["experiment"], config["scale"], content["settings"])
+        content["hash"] = rundir.config_hash(config["experiment"], config["scale"], content["settings"])
         path.write_text(json.dumps(content))
         with pytest.raises(UserError, match=named) as told:
             open_run(finished.folder)
@@ -675,7 +678,7 @@ def test_pictures_are_written_whole(finished, monkeypatch):
     def killed(_: int) -> None:
         raise SystemExit
 
-    monkeypatch.setattr(runs.os, "fsync", killed)  # the process ends before the bytes are on the disk
+    monkeypatch.setattr(rundir.os, "fsync", killed)  # the process ends before the bytes are on the disk
     with pytest.raises(SystemExit):
         finished.write_pictures({"samples": torch.zeros(4, 1, 28, 28)})
     after = contents(finished.folder)

@@ -49,12 +49,13 @@ from wnrepro.experiments.cvae import (
     log_normal,
     sample_normal,
 )
-from wnrepro.experiments.dqn import KERNELS, STRIDES, WHITE, Dqn, available_memory
+from wnrepro.experiments.dqn import KERNELS, STRIDES, WHITE, Dqn
 from wnrepro.experiments.draw import BANK_TOLERANCE, SIZE, WINDOW, Draw
 from wnrepro.parameterization import fold
-from wnrepro.runs import now, peak_memory_bytes, provenance, read_json, write_json
+from wnrepro.rundir import read_json, write_json
+from wnrepro.runs import now, peak_memory_bytes, provenance
 from wnrepro.settings import PARAMS, CifarSettings, CvaeSettings, DqnSettings, DrawSettings, Settings, scale_settings
-from wnrepro.training import autocast
+from wnrepro.training import autocast, available_memory
 
 WARM_UP_STEPS = 2
 PLAIN = "plain wn"

@@ -21,6 +21,8 @@ from wnrepro.settings import (
     PRECISIONS,
     SCALE_NAMES,
     SETTINGS,
+    CvaeSettings,
+    DrawSettings,
     option,
     scale_changes,
     scale_settings,
@@ -177,10 +179,10 @@ for name in SETTINGS:
 
 def binarization(settings: Any, *, data_dir: Path | None, quiet: bool, as_json: bool, **_: Any) -> str | None:
     """The binarization of MNIST whose files are there; none for other data."""
-    from wnrepro import data
-
     if settings.data != "real" or getattr(settings, "dataset", "mnist") != "mnist":
         return None
+    from wnrepro import data
+
     kind = data.binarization_at_hand(data_dir)
     if kind == "seeded" and not quiet and not as_json:
         typer.echo(
@@ -280,6 +282,125 @@ def run_all(
 
 
 @app.command()
+def reproduce(
+    experiments: Annotated[
+        list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help=f"of {', '.join(SETTINGS)}; without any, all")
+    ] = None,
+    scale: Scale = "paper",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="only say what is done, what is left, and what that takes here")
+    ] = False,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="local|ray", help="this machine, or a Ray cluster")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="with --engine ray: the cluster's head")
+    ] = None,
+    bring_back: Annotated[
+        bool,
+        typer.Option(
+            "--bring-back",
+            help="with --engine ray: the nodes do not share the results folder; bring each run's files here after "
+            "every epoch",
+        ),
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            min=1,
+            help="runs side by side; default: --jobs-per-gpu on every GPU or, without one, one a processor as far as "
+            "there are 4 GB of memory for each",
+        ),
+    ] = None,
+    jobs_per_gpu: Annotated[int, typer.Option("--jobs-per-gpu", min=1, help="runs side by side on a GPU")] = 1,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", metavar="|".join(PRECISIONS), help="of all runs; default: that of their settings"),
+    ] = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    results: Results = Path("results"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
+    as_json: Json = False,
+) -> None:
+    """Every run that the paper needs: does what is missing, and goes on where it stopped."""
+    for name in experiments or ():
+        if name not in SETTINGS:
+            raise UserError(f"reproduce {name}: unknown; give some of {', '.join(SETTINGS)}")
+    if scale not in SCALE_NAMES:
+        raise UserError(f"--scale {scale}: unknown; give one of {', '.join(SCALE_NAMES)}")
+    if engine not in ("local", "ray"):
+        raise UserError(f"--engine {engine}: unknown; give local or ray")
+    for name, given in (("--address", address), ("--bring-back", bring_back)):
+        if given and engine != "ray":
+            raise UserError(f"{name}: belongs to --engine ray; add that, or leave it out")
+    results_folder(results)
+    from rich.console import Console
+
+    from wnrepro.reproduce import plan as plans
+    from wnrepro.reproduce.board import Board, print_plan, summary
+    from wnrepro.reproduce.drive import Task, drive
+    from wnrepro.reproduce.grid import planned
+
+    runs = planned(scale, experiments or list(SETTINGS), **({"precision": precision} if precision else {}))
+    for number, run in enumerate(runs):
+        if isinstance(run.settings, CvaeSettings | DrawSettings):
+            kind = binarization(run.settings, data_dir=data_dir, quiet=quiet or number > 0, as_json=as_json)
+            runs[number] = dataclasses.replace(run, settings=dataclasses.replace(run.settings, binarization=kind))
+    console = Console(quiet=quiet or as_json)
+    lines, side_by_side = plans.plan(results, runs), jobs or 1
+    if not all(line.over for line in lines):
+        from wnrepro.reproduce.engines import Engine, Local, devices
+        from wnrepro.runs import device_name
+        from wnrepro.training import choose_device
+
+        where = devices(device) if engine == "local" else ["cpu"]
+        computers: Engine = Local(where, jobs, jobs_per_gpu)
+        if engine == "ray" and not plan:
+            from wnrepro.reproduce.cluster import Cluster
+
+            computers = Cluster(address, device, jobs, jobs_per_gpu, bring_back)
+        side_by_side = computers.jobs
+        lines = plans.estimated(lines, results, device_name(choose_device(where[0]), computers.threads))
+    tasks = [Task(line) for line in lines]
+    if not plan and not all(task.over for task in tasks):
+        if engine == "local":
+            check_all([line.run for line in lines if not line.over], data_dir, where[0])
+        try:
+            with Board(console, tasks, side_by_side, quiet or as_json) as board:
+                drive(tasks, computers, results, data_dir, board.show)
+        except KeyboardInterrupt:
+            typer.echo("wnrepro: interrupted; the same command again goes on from each run's last epoch", err=True)
+            raise typer.Exit(130) from None
+        lines = [dataclasses.replace(line, state=plans.state(line.there)) for line in lines]
+    if as_json:
+        print(plans.as_json(lines, side_by_side, scale))
+    elif plan:
+        print_plan(console, lines, side_by_side)
+    else:
+        console.print(summary(lines, side_by_side), highlight=False, soft_wrap=True)
+    failed = [task for task in tasks if task.state == "failed"]
+    for task in failed:
+        print(f"{task.traceback}{task.line.there.folder}: failed, {task.text}", file=sys.stderr)
+    raise typer.Exit(1 if failed else 0)
+
+
+def check_all(runs: list[Any], data_dir: Path | None, device: str) -> None:
+    """Raise UserError where one of these runs could not be made here: before anything is written or computed."""
+    from wnrepro.experiments import experiment_class
+    from wnrepro.training import choose_device
+
+    where = choose_device(device)
+    for run in runs:
+        try:
+            experiment_class(run.experiment).check(run.settings, data_dir, where)
+        except UserError as error:
+            others = " ".join(name for name in SETTINGS if name != run.experiment)
+            raise UserError(f"{error} (or leave it out: `wnrepro reproduce {others}`)") from None
+
+
+@app.command()
 def report(
     scale: Annotated[
         str | None,
@@ -304,7 +425,7 @@ def report(
         print("\n".join(problems) or f"every run's files fit: scale {', '.join(scales)}")
         raise typer.Exit(1 if problems else 0)
     for name in scales:
-        print(reports.write_report(results, name))
+        print(*reports.write_report(results, name), sep="\n")
 
 
 @app.command()

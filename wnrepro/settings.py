@@ -404,3 +404,9 @@ def check(field: dataclasses.Field[Any], value: Any) -> None:
             raise UserError(f"{option(field)} {number:g}: give a number above {rules['above']:g}")
         if "least" in rules and not rules["least"] <= number < math.inf:
             raise UserError(f"{option(field)} {number:g}: give a number of at least {rules['least']:g}")
+
+
+def settings_from(experiment: str, values: dict[str, Any]) -> Settings:
+    """Settings from their JSON, where tuples are lists. Raises TypeError for names that are no settings."""
+    kind: Any = SETTINGS[experiment]
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, overload
 
 import torch
@@ -213,6 +214,16 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: no mapping of single blocks
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no giving back
+
+
+def available_memory() -> int | None:
+    """Bytes that the system could still give (Linux), or None."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(kilobytes[0]) if kilobytes else None
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -23,7 +23,7 @@ from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init
 from wnrepro.parameterization import Conv2d, Linear, fold
 from wnrepro.settings import DqnSettings
-from wnrepro.training import Adamax, Epoch, Note, Tick, autocast, keep_memory, set_precision
+from wnrepro.training import Adamax, Epoch, Note, Tick, autocast, available_memory, keep_memory, set_precision
 
 HUBER = 1.0  # the error beyond which the loss is linear: its gradient is clipped to ±1
 KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)
@@ -67,16 +67,6 @@ class DqnNet(nn.Module):
             x = F.relu(conv(x), inplace=True)
         q: Tensor = self.out(F.relu(self.hidden(x.flatten(1)), inplace=True))
         return q.float()
-
-
-def available_memory() -> int | None:
-    """Bytes that the system could still give (Linux), or None."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(kilobytes[0]) if kilobytes else None
 
 
 class Dqn:

@@ -11,7 +11,6 @@ from wnrepro import paper
 from wnrepro.paper import CLAIMS, NOT_RUN
 from wnrepro.report import verdicts
 from wnrepro.report.load import Results, Run, longest, random_scores, scale_defaults, step_ratios
-from wnrepro.settings import FIGURE_LR
 
 
 @dataclass(frozen=True)
@@ -493,33 +492,78 @@ def _c14(results: Results) -> Finding:
     return _found(verdict, "; ".join(said), used)
 
 
-def _c15(results: Results) -> Finding:
-    results = results.of("cifar")
-    differences: dict[str, list[float]] = {}
-    used: dict[str, Run] = {}
+# By variant: the difference in a number, the run, and the one that it is paired with.
+Compared = dict[str, list[tuple[float, Run, Run]]]
+
+
+def exponential_g(results: Results) -> Compared:
+    """C15, of cifar: relative differences in final test error to direct g, by seed; of each parameterization and c."""
     ours = [run for run in results.in_precision if run.changed.keys() - {"precision"} == {"g_exp"}]
     pairs = [
-        (run, other)
-        for run, other in _pairs(ours, [run for run in results.standard if run.done])
+        (run, direct)
+        for run, direct in _pairs(ours, [run for run in results.figure1 if run.done])
         if 1 <= run.settings["g_exp"] <= 5 and (run.done or run.diverged)
     ]
-    for param in sorted({run.param for run in ours}):
-        of_param = [(run, other) for run, other in pairs if run.param == param and run.lr == FIGURE_LR[param]]
-        if of_param:
-            mean = float(np.mean([other.final("test_error") for _, other in of_param]))
-            for run, other in of_param:
-                error = math.inf if run.diverged else run.final("test_error")
-                label = f"{param}, c = {run.settings['g_exp']:g}"
-                differences.setdefault(label, []).append((error - other.final("test_error")) / mean)
-                used.update({run.name: run, other.name: other})
-    direct_error = max((other.final("test_error") for _, other in pairs), default=0.0)
-    said = []
-    for label, values in differences.items():
-        low, high = verdicts.t_interval(values) if np.isfinite(values).all() else (math.nan, math.nan)
-        interval = f" [{signed(low)}, {signed(high)}]" if math.isfinite(low) else ""
-        mean = float(np.mean(values))
-        said.append(f"{label}: {signed(mean) if mean < math.inf else 'diverged'}{interval} (n = {len(values)})")
-    measured = "test error relative to direct g: " + "; ".join(said) if said else "no pair of exp(c·s) and direct g"
+    compared: Compared = {}
+    for param in dict.fromkeys(run.param for run, _ in pairs):
+        for difference, run, direct in _test_errors([pair for pair in pairs if pair[0].param == param]):
+            label = f"{param}, c = {run.settings['g_exp']:g}"
+            compared.setdefault(label, []).append((difference, run, direct))
+    return compared
+
+
+def bounded_errors(results: Results) -> Compared:
+    """C16, of cifar: relative differences in final test error to free norms, by seed; averaged parameters apart."""
+    finished = [run for run in results.figure1 if run.done or run.diverged]
+    bounded = [run for run in _bounded(results.changing("v_norm_max", "polyak_epochs")) if run.done or run.diverged]
+    pairs = _pairs(bounded, finished)
+    return {
+        label: _test_errors([pair for pair in pairs if _bounded_label(pair[0]) == label])
+        for label in dict.fromkeys(_bounded_label(run) for run, _ in pairs)
+    }
+
+
+def bounded_bounds(results: Results) -> list[tuple[Run, Run, int]]:
+    """C16, of a data set of cvae: the runs with the bound on ‖v‖, those without it, and the epochs that both have."""
+    bounded, free_runs = _bounded(results.changing("epochs", "v_norm_max")), results.changing("epochs")
+    pairs = [(run, free, min(_reach(run), _reach(free))) for run, free in _pairs(longest(bounded), longest(free_runs))]
+    return [(run, free, epochs) for run, free, epochs in pairs if epochs and not (run.diverged and free.diverged)]
+
+
+def _test_errors(pairs: Sequence[tuple[Run, Run]]) -> list[tuple[float, Run, Run]]:
+    """Of each pair the difference in final test error over the others' mean; inf where one diverged."""
+    mean = float(np.mean([other.final("test_error") for _, other in pairs])) if pairs else math.nan
+    return [
+        (
+            math.inf
+            if run.diverged or other.diverged
+            else (run.final("test_error") - other.final("test_error")) / mean,
+            run,
+            other,
+        )
+        for run, other in pairs
+    ]
+
+
+def _mean_difference(values: Sequence[float], lost: str) -> str:
+    """The mean of relative differences and its interval in words; `lost` where one is not finite."""
+    if not np.isfinite(values).all():
+        return lost
+    low, high = verdicts.t_interval(values)
+    interval = f" [{signed(low)}, {signed(high)}]" if math.isfinite(low) else ""
+    return f"{signed(float(np.mean(values)))}{interval}"
+
+
+def _c15(results: Results) -> Finding:
+    compared = exponential_g(results.of("cifar"))
+    differences = {label: [difference for difference, _, _ in entries] for label, entries in compared.items()}
+    pairs = [pair for entries in compared.values() for _, *pair in entries]
+    direct_error = max((direct.final("test_error") for _, direct in pairs), default=0.0)
+    said = "; ".join(
+        f"{label}: {_mean_difference(values, 'diverged')} (n = {len(values)})" for label, values in differences.items()
+    )
+    measured = f"test error relative to direct g: {said}" if said else "no pair of exp(c·s) and direct g"
+    used = {run.name: run for pair in pairs for run in pair}
     return _found(verdicts.exponential_g(differences, direct_error), measured, used.values())
 
 
@@ -528,42 +572,26 @@ def _c16(results: Results) -> Finding:
     said = []
     bounds: list[tuple[float, float, int]] = []
     for dataset in paper.FIGURE2:
-        part = results.of("cvae", dataset)
-        bounded, free_runs = _bounded(part.changing("epochs", "v_norm_max")), part.changing("epochs")
-        for run, free in _pairs(longest(bounded), longest(free_runs)):
-            epochs = min(_reach(run), _reach(free))
-            if epochs and not (run.diverged and free.diverged):
-                bounds.append((_bound(run, epochs), _bound(free, epochs), epochs))
-                used.update({run.name: run, free.name: free})
-                said.append(
-                    f"{dataset}, {run.param}, lr {run.lr:g}, seed {run.seed}: {_or_diverged(bounds[-1][0])} against "
-                    f"{_or_diverged(bounds[-1][1])} ({count(epochs, 'epoch')})"
-                )
+        for run, free, epochs in bounded_bounds(results.of("cvae", dataset)):
+            bounds.append((_bound(run, epochs), _bound(free, epochs), epochs))
+            used.update({run.name: run, free.name: free})
+            said.append(
+                f"{dataset}, {run.param}, lr {run.lr:g}, seed {run.seed}: {_or_diverged(bounds[-1][0])} against "
+                f"{_or_diverged(bounds[-1][1])} ({count(epochs, 'epoch')})"
+            )
     if bounds:
         better = sum(bounded > free for bounded, free, _ in bounds)
         said = [f"test bound in nats better in {better} of {count(len(bounds), 'pair')}: " + "; ".join(said)]
-    differences: dict[str, tuple[list[float], int]] = {}
-    part = results.of("cifar")
-    finished = [run for run in part.figure1 if run.done or run.diverged]
-    bounded = [run for run in _bounded(part.changing("v_norm_max", "polyak_epochs")) if run.done or run.diverged]
-    pairs = _pairs(bounded, finished)
-    for label in dict.fromkeys(_bounded_label(run) for run, _ in pairs):
-        ours = [pair for pair in pairs if _bounded_label(pair[0]) == label]
-        mean = float(np.mean([free.final("test_error") for _, free in ours]))
-        values = [
-            math.nan if run.diverged or free.diverged else (run.final("test_error") - free.final("test_error")) / mean
-            for run, free in ours
-        ]
-        epochs = min(_reach(run) for pair in ours for run in pair)
-        differences[label] = values, epochs
-        used.update((run.name, run) for pair in ours for run in pair)
-        low, high = verdicts.t_interval(values)
-        interval = f" [{signed(low)}, {signed(high)}]" if math.isfinite(low) else ""
-        average = float(np.mean(values))
-        number = signed(average) if math.isfinite(average) else "diverged in a seed"
-        said.append(f"cifar, {label}: test error {number}{interval} (n = {len(values)}, {count(epochs, 'epoch')})")
+    differences: list[tuple[list[float], int]] = []
+    for label, entries in bounded_errors(results.of("cifar")).items():
+        values = [difference for difference, _, _ in entries]
+        epochs = min(_reach(run) for _, *pair in entries for run in pair)
+        differences.append((values, epochs))
+        used.update((run.name, run) for _, *pair in entries for run in pair)
+        number = _mean_difference(values, "diverged in a seed")
+        said.append(f"cifar, {label}: test error {number} (n = {len(values)}, {count(epochs, 'epoch')})")
     measured = "; ".join(said) or f"no pair with and without ‖v‖ ≤ {paper.V_NORM_MAX:g}"
-    return _found(verdicts.bounded_norm(bounds, list(differences.values())), measured, used.values())
+    return _found(verdicts.bounded_norm(bounds, differences), measured, used.values())
 
 
 def _bounded(runs: Iterable[Run]) -> list[Run]:

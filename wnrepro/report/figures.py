@@ -23,7 +23,7 @@ from matplotlib.ticker import (
 )
 
 from wnrepro import paper
-from wnrepro.report.claims import free_norm_runs, norms
+from wnrepro.report.claims import bounded_bounds, bounded_errors, exponential_g, free_norm_runs, norms
 from wnrepro.report.load import Results, Run, random_scores, step_ratios
 from wnrepro.settings import FIGURE_LR, GAMES, PARAMS, SETTINGS
 
@@ -81,6 +81,8 @@ def draw(results: Results) -> dict[str, dict[str, bytes]]:
             "learning_rates": learning_rates(cifar),
             "norm_growth": norm_growth(cifar),
             "noise_kurtosis": noise_kurtosis(cifar),
+            "init": init(results),
+            "variants": variants(results),
             "figure2": figure2(results),
             "bound_raw": bound_raw(results.of("cvae", "mnist")),
             "figure3": figure3(results.of("draw")),
@@ -560,7 +562,7 @@ def noise_kurtosis(results: Results) -> Figure | None:
             )
         axes.axhline(0, color="#777777", linewidth=0.8, zorder=0)
         axes.set_title(f"after epoch {epoch}")
-        axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
         axes.grid(False, axis="x")
         axes.set_xlabel("layer")
     if max(float(run.noise["excess_kurtosis_q75"].max()) for run in runs) > 10:
@@ -568,12 +570,72 @@ def noise_kurtosis(results: Results) -> Figure | None:
         panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panels[0].yaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("excess kurtosis of the noise\n(0: Gaussian; quartiles over features)")
-    handles = [
-        Line2D([], [], color=COLOURS[p], linestyle="none", marker=MARKERS[p], markersize=4, label=LABELS[p])
-        for p in PARAMS
-        if any(run.param == p for run in runs)
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    figure.legend(handles=_marker_handles(runs), loc="outside upper center", ncols=2)
+    return figure
+
+
+def init(results: Results) -> Figure | None:
+    """C3: each layer's largest |mean| and |variance − 1| over the init batch, by experiment and data set, or game."""
+    parts = {name: [run for run in part.in_precision if len(run.init)] for name, part in results.parts.items()}
+    parts = {name: runs for name, runs in parts.items() if runs}
+    if not parts:
+        return None
+    figure, panels = _figure(height=3.4, columns=2)
+    for axes, label, limit in zip(
+        panels, ("largest |mean|", "largest |variance − 1|"), (paper.INIT_MEAN, paper.INIT_VARIANCE), strict=True
+    ):
+        for i, run in ((i, run) for i, runs in enumerate(parts.values()) for run in runs):
+            low, high = run.init["variance_min"], run.init["variance_max"]
+            values = run.init["mean_abs_max"] if limit == paper.INIT_MEAN else np.maximum(1 - low, high - 1)
+            places = i + np.linspace(-0.35, 0.35, len(values))
+            style: dict[str, Any] = {"color": COLOURS[run.param], "marker": MARKERS[run.param], "markersize": 2.5}
+            axes.plot(places, np.maximum(values, 1e-9), linestyle="none", **style)
+        axes.axhline(limit, color="#777777", linestyle=DASHES)
+        axes.set_yscale("log")
+        axes.set_xticks(range(len(parts)), list(parts), rotation=35, ha="right", rotation_mode="anchor")
+        axes.grid(False, axis="x")
+        axes.set_ylabel(f"{label}, in a layer")
+    shown = [run for runs in parts.values() for run in runs]
+    figure.legend(handles=_marker_handles(shown), loc="outside upper center", ncols=4)
+    return figure
+
+
+def variants(results: Results) -> Figure | None:
+    """C15 and C16: final test error, or bound, less that of the paired run without the change; a panel a unit."""
+    cifar, bounded = results.of("cifar"), f"‖v‖ ≤ {paper.V_NORM_MAX:g}"
+    errors = exponential_g(cifar) | {f"{name}, {bounded}": some for name, some in bounded_errors(cifar).items()}
+    panels = {"CIFAR-10 classifier: relative test error (lower is better)": errors}
+    for dataset, name in DATASETS.items():
+        bounds = panels[f"VAE of {name}: test bound in nats (higher is better)"] = {}
+        for run, free, epochs in bounded_bounds(results.of("cvae", dataset)):
+            ours, theirs = (float(one.metrics["test_bound_nats"].iloc[:epochs].iloc[-1]) for one in (run, free))
+            difference = math.inf if run.diverged or free.diverged else ours - theirs
+            bounds.setdefault(f"{run.param}, {bounded}", []).append((difference, run, free))
+    panels = {title: compared for title, compared in panels.items() if compared}
+    if not panels:
+        return None
+    heights = [0.8 + 0.3 * len(compared) for compared in panels.values()]
+    figure, all_axes = _figure(height=sum(heights), rows=len(panels), height_ratios=heights)
+    for axes, (title, compared) in zip(all_axes, panels.items(), strict=True):
+        for y, entries in enumerate(compared.values()):
+            values = np.array([difference for difference, _, _ in entries])
+            known = values[np.isfinite(values)]
+            style: dict[str, Any] = {"color": COLOURS[entries[0][1].param], "linestyle": "none"}
+            axes.plot(known, np.full_like(known, y), marker="o", markersize=4.5, alpha=0.7, **style)
+            if len(known):
+                axes.plot(known.mean(), y, marker="|", markersize=16, **style)
+            if lost := len(values) - len(known):
+                edge: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": False}
+                axes.plot([1] * lost, [y] * lost, marker="x", markeredgewidth=1.8, **edge, **style)
+        axes.axvline(0, color="#777777", linewidth=0.8, zorder=0)
+        if compared is errors:
+            axes.xaxis.set_major_formatter(PERCENT)
+            for margin in (-paper.G_MARGIN, paper.G_MARGIN):
+                axes.axvline(margin, color="#777777", linewidth=0.8, linestyle=DASHES, zorder=0)
+        axes.set_yticks(range(len(compared)), [f"{name} (n = {len(entries)})" for name, entries in compared.items()])
+        axes.set_ylim(len(compared) - 0.5, -0.5)
+        axes.grid(False, axis="y")
+        axes.set_title(title)
     return figure
 
 
@@ -620,6 +682,8 @@ def step_time(results: Results) -> Figure | None:
             -i * (len(params) + 1) + 0.55,
             f"{experiment}, {device} (n = {rounds} paired rounds)",
             fontsize=8,
+            parse_math=False,
+            in_layout=False,  # however long the device's name is
             transform=axes.get_yaxis_transform(),
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
@@ -640,10 +704,12 @@ def step_time(results: Results) -> Figure | None:
     return figure
 
 
-def _figure(height: float, columns: int = 1, sharey: bool = False, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
+def _figure(
+    height: float, columns: int = 1, sharey: bool = False, rows: int = 1, height_ratios: Sequence[float] | None = None
+) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, sharey=sharey, squeeze=False).flat)
+    return figure, list(figure.subplots(rows, columns, sharey=sharey, squeeze=False, height_ratios=height_ratios).flat)
 
 
 def _mark_end(
@@ -671,6 +737,13 @@ def _state_handles(runs: Sequence[Run]) -> list[Line2D]:
         if shown:
             handles.append(Line2D([], [], color="#555555", linestyle="none", marker=marker, label=label))
     return handles
+
+
+def _marker_handles(runs: Sequence[Run]) -> list[Line2D]:
+    return [
+        Line2D([], [], color=COLOURS[p], linestyle="none", marker=MARKERS[p], markersize=4, label=LABELS[p])
+        for p in _params(runs)
+    ]
 
 
 def _images(runs: Sequence[Run]) -> str:

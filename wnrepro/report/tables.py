@@ -1,4 +1,4 @@
-"""The report's tables as data frames, and a data frame as Markdown. Errors in the tables are fractions.
+"""The report's tables as data frames, and their numbers in words. Errors in the tables are fractions.
 
 Bounds are in nats, per image. A table of an experiment without runs has no rows.
 """
@@ -16,23 +16,6 @@ from wnrepro.report import verdicts
 from wnrepro.report.claims import Finding
 from wnrepro.report.load import Results, Run, counted, longest, random_scores, scale_defaults, step_ratios
 from wnrepro.settings import FIGURE_LR, PARAMS, SETTINGS
-
-
-def escape(text: str) -> str:
-    """Text of a run file as Markdown that shows just this text, in one table cell."""
-    text = " ".join(text.split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for mark in "\\`*[]|":
-        text = text.replace(mark, f"\\{mark}")
-    return text
-
-
-def markdown(table: pd.DataFrame, escaped: bool = True) -> str:
-    """A frame as a Markdown table; `escaped=False` leaves the cells as they are."""
-    rows = [list(table.columns), ["---"] * len(table.columns)]
-    for row in table.itertuples(index=False):
-        rows.append([escape(str(cell)) if escaped else str(cell) for cell in row])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def percent(value: float) -> str:

@@ -1,0 +1,138 @@
+"""What a person sees of the grid: a live table on a terminal, plain lines elsewhere; and a plan in print."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from wnrepro.reproduce.drive import Task
+from wnrepro.reproduce.plan import Line, totals
+
+ORDER = ("running", "held", "failed", "waiting", "diverged", "done")  # from the top of the table
+STYLES = {"done": "green", "diverged": "yellow", "failed": "bold red", "running": "cyan", "held": "cyan"}
+MARGIN = 4  # lines of the terminal that are not rows: header, rule, what is left out, the sum
+
+
+def duration(seconds: float | None) -> str:
+    """`45 s`, `12 min`, `3.4 h`; a dash where it is not known."""
+    if seconds is None:
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def gigabytes(size: int | None) -> str:
+    """`1.6 GB`; a dash where it is not known."""
+    return f"{size / 1e9:.1f} GB" if size else "–"
+
+
+def counts(states: Sequence[str]) -> str:
+    """`3 done, 1 failed`."""
+    return ", ".join(f"{number} {name}" for name, number in Counter(states).items())
+
+
+class Board:
+    """Shows the tasks of `drive`; use as a context manager, and hand `show` to it."""
+
+    def __init__(self, console: Console, tasks: Sequence[Task], jobs: int, quiet: bool) -> None:
+        self.console, self.tasks, self.jobs, self.quiet = console, tasks, jobs, quiet
+        self.on_terminal = console.is_terminal and not quiet
+        self.live = Live(console=console, get_renderable=self.picture, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "Board":
+        if self.on_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.on_terminal:
+            self.live.stop()
+
+    def show(self, task: Task, news: str) -> None:
+        """Print a line where the news of a task deserves one."""
+        epochs = task.line.run.settings.epochs
+        if news == "end":
+            self.say(task, f"{task.state}{f', {task.text}' if task.text else ''}")
+        elif news == "retry":
+            self.say(task, f"{task.text}; goes on from epoch {task.reached} of {epochs} (try {task.tries + 1})")
+        elif news == "held":
+            self.say(task, "another process is at it and goes on with it")
+        elif news == "start" and not self.on_terminal:
+            self.say(task, f"goes on from epoch {task.reached} of {epochs}" if task.reached else "begins")
+
+    def say(self, task: Task, text: str) -> None:
+        """A line about a run, above the table where there is one."""
+        if not self.quiet:
+            ended = sum(one.over for one in self.tasks)
+            self.console.print(
+                f"{ended}/{len(self.tasks)}  {task.name}  {text}", markup=False, highlight=False, soft_wrap=True
+            )
+
+    def picture(self) -> Group:
+        """A row a run, as many as the terminal has lines for, and their sum."""
+        tasks = sorted(self.tasks, key=lambda task: ORDER.index(task.state))
+        shown = tasks[: max(1, self.console.height - MARGIN)]
+        table = Table(box=None, expand=True, pad_edge=False)
+        table.add_column("run", overflow="ellipsis", no_wrap=True, ratio=3)
+        table.add_column("state", no_wrap=True)
+        table.add_column("epochs", no_wrap=True, justify="right")
+        table.add_column("", width=12)
+        table.add_column("left", no_wrap=True, justify="right")
+        table.add_column("last epoch", overflow="ellipsis", no_wrap=True, ratio=2)
+        for task in shown:
+            epochs = task.line.run.settings.epochs
+            table.add_row(
+                Text(task.name),
+                Text(task.state, style=STYLES.get(task.state, "")),
+                f"{int(task.epochs)}/{epochs}",
+                ProgressBar(total=epochs, completed=task.epochs, width=12),
+                "" if task.over else duration(task.seconds_left),
+                Text(task.text),
+            )
+        more = [task.state for task in tasks[len(shown) :]]
+        left = [task.seconds_left for task in self.tasks]
+        known = sum(seconds for seconds in left if seconds is not None) / min(self.jobs, max(1, len(left)))
+        about = f"about {duration(known)} left" if None not in left else f"more than {duration(known)} left"
+        lines = [Text(f"and {counts(more)}", style="dim")] if more else []
+        return Group(table, *lines, Text(f"{counts([task.state for task in self.tasks])}; {about}"))
+
+
+def print_plan(console: Console, lines: Sequence[Line], jobs: int) -> None:
+    """A plan as a table, and its sum in a sentence."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "state", "epochs", "left", "memory", "estimated from", "serves"):
+        table.add_column(name, no_wrap=name not in ("serves", "run"), overflow="fold")
+    for line in lines:
+        table.add_row(
+            Text(f"{line.there.name}/{line.there.folder.name}"),
+            Text(line.state.name, style=STYLES.get(line.state.name, "")),
+            f"{line.state.epoch}/{line.run.settings.epochs}",
+            "" if line.over else duration(line.seconds_left),
+            "" if line.over else gigabytes(line.estimate.memory_bytes),
+            "" if line.over else line.estimate.source or "–",
+            "; ".join(line.run.serves),
+        )
+    console.print(table)
+    console.print(summary(lines, jobs), highlight=False, soft_wrap=True)
+
+
+def summary(lines: Sequence[Line], jobs: int) -> str:
+    """How it stands with the grid, and what is left of it."""
+    sums = totals(lines, jobs)
+    text = f"{sums['runs']} runs: {counts([line.state.name for line in lines])}."
+    left = sum(not line.over for line in lines)
+    if left:
+        hours, known = sums["hours_left"], sums["hours_left_known_for"]
+        together = f", {duration(3600 * hours / min(jobs, left))} with {jobs} side by side" if jobs > 1 else ""
+        of = "" if known == left else f" for the {known} of {left} runs of which it can be told"
+        text += (
+            f" Left: about {duration(3600 * hours)} of computing{together}{of}" if known else " Time left: not known"
+        )
+        text += "; the largest run that is known takes " if sums["memory_bytes_most"] else ""
+        text += f"{gigabytes(sums['memory_bytes_most'])} of memory." if sums["memory_bytes_most"] else "."
+    return text

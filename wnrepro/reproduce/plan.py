@@ -1,0 +1,228 @@
+"""What of the grid is done, how it stands with the rest, and what that will take here. Imports no torch."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from wnrepro.errors import UserError
+from wnrepro.reproduce.grid import Planned
+from wnrepro.rundir import RunDirectory, read_json
+from wnrepro.settings import PARAMS, PRECISIONS, SETTINGS, DqnSettings, Settings, scale_settings, settings_from
+
+# done, diverged, failed: as run.json says. running: a process holds the directory; stopped: none does, and it goes on
+# from its last epoch; missing: nothing is there.
+STATES = ("done", "diverged", "running", "stopped", "failed", "missing")
+OVER = ("done", "diverged")
+
+# The settings on which the time of an example (of an agent step) depends, besides the parameterization.
+COSTLY = {
+    "cifar": ("batch_size", "width", "precision"),
+    "cvae": (
+        *("dataset", "batch_size", "maps", "depths", "hidden", "latents"),
+        *("iaf_depth", "iaf_width", "precision"),
+    ),
+    "draw": (
+        *("batch_size", "attention", "time_steps", "units", "latents"),
+        *("read_window", "write_window", "precision"),
+    ),
+    "dqn": ("batch_size", "update_every", "actors", "maps", "hidden", "precision"),
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """How it stands with a run: one of STATES, the epochs behind it, and run.json's message."""
+
+    name: str
+    epoch: int = 0
+    message: str = ""
+
+
+def state(there: RunDirectory) -> State:
+    """Raises UserError where the directory holds a run with other settings, or a file that cannot be read."""
+    record = there.record()
+    if record is None:
+        return State("running" if there.held() else "missing")
+    status, epoch = record.get("status"), record.get("epoch", 0)
+    if status in OVER:
+        return State(status, epoch)
+    if there.held():
+        return State("running", epoch)
+    return State("failed" if status == "failed" else "stopped", epoch, str(record.get("message") or ""))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a whole run takes on this device: seconds and bytes (None: not known), and what they were taken from."""
+
+    seconds: float | None
+    memory_bytes: int | None
+    source: str
+
+
+def processor(device_name: str) -> str:
+    """The device without the number of its threads."""
+    return device_name.rsplit(", ", 1)[0]
+
+
+def work(settings: Settings) -> int:
+    """Examples that a run trains on, each as often as it does; of dqn the agent steps."""
+    if isinstance(settings, DqnSettings):
+        return settings.epochs * settings.epoch_steps
+    return settings.epochs * settings.train_examples
+
+
+def cost(experiment: str, settings: Settings) -> tuple[Any, ...]:
+    """The values of COSTLY."""
+    return tuple(getattr(settings, name) for name in COSTLY[experiment])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a run, or by `bench` of training steps."""
+
+    experiment: str
+    scale: str
+    settings: Settings
+    device: str
+    seconds: float  # an example, or an agent step
+    memory_bytes: int | None
+    source: str  # "run" or "bench"
+
+
+def measured(results: Path, device: str) -> list[Measured]:
+    """What the runs and benchmarks in `results` say of this processor, or GPU; damaged files are passed over."""
+    found = []
+    for path in sorted(results.glob("*/*/*/seed-*/run.json")):
+        with contextlib.suppress(UserError, KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError):
+            record, config = read_json(path) or {}, read_json(path.with_name("config.json")) or {}
+            if processor(record["device_name"]) == processor(device):
+                settings = settings_from(config["experiment"], config["settings"])
+                seconds = record["seconds"] / (work(settings) * record["epoch"] / settings.epochs)
+                about = (record["device_name"], seconds, record["peak_memory_bytes"], "run")
+                found.append(Measured(config["experiment"], config["scale"], settings, *about))
+    for path in sorted((results / "bench").glob("*.json")):
+        with contextlib.suppress(UserError, KeyError, TypeError, ValueError, AttributeError):
+            bench = read_json(path) or {}
+            if processor(bench["device_name"]) == processor(device):
+                for experiment in SETTINGS.keys() & bench.keys():
+                    found += benchmarked(experiment, bench["device_name"], bench[experiment])
+    return found
+
+
+def benchmarked(experiment: str, device: str, figures: dict[str, Any]) -> list[Measured]:
+    """The training steps that `bench` timed, at the paper's settings."""
+    found = []
+    for param, precision in itertools.product(PARAMS, PRECISIONS):
+        name = param if precision == PRECISIONS[0] else f"{param} {precision}"
+        if name in figures["seconds"]:
+            settings = scale_settings(experiment, "paper", param, precision=precision)
+            size = settings.update_every if isinstance(settings, DqnSettings) else settings.batch_size
+            seconds, memory = median(figures["seconds"][name]) / size, figures.get("memory", {}).get("peak_bytes")
+            found.append(Measured(experiment, "paper", settings, device, seconds, memory, "bench"))
+    return found
+
+
+def estimate(run: Planned, device: str, known: Iterable[Measured]) -> Estimate:
+    """From what is most alike among runs and benchmarks of the same model, minibatch and precision on this device.
+
+    A parameterization counts for more than the number of threads, that for more than a run before a benchmark, and
+    memory is only known from the same scale. Times are medians, memory the most.
+    """
+    same = [
+        one
+        for one in known
+        if one.experiment == run.experiment and cost(one.experiment, one.settings) == cost(run.experiment, run.settings)
+    ]
+
+    def likeness(one: Measured) -> tuple[bool, bool, bool]:
+        return one.settings.param == run.settings.param, one.device == device, one.source == "run"
+
+    best = max(map(likeness, same), default=None)
+    nearest = [one for one in same if likeness(one) == best]
+    seconds = median(one.seconds for one in nearest) * work(run.settings) if nearest else None
+    memory = [one for one in same if one.scale == run.scale and one.memory_bytes]
+    memory = [one for one in memory if one.settings.param == run.settings.param] or memory
+    source = ", ".join(
+        f"{count} {kind}{'s' if count > 1 and kind == 'run' else ''}"
+        for kind in ("run", "bench")
+        if (count := sum(one.source == kind for one in nearest))
+    )
+    return Estimate(seconds, max((one.memory_bytes or 0 for one in memory), default=0) or None, source)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A run of the grid: how it stands with it, and what the whole of it takes here."""
+
+    run: Planned
+    there: RunDirectory
+    state: State
+    estimate: Estimate
+
+    @property
+    def over(self) -> bool:
+        return self.state.name in OVER
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What is left to compute; None: not known."""
+        if self.over:
+            return 0.0
+        left = 1 - self.state.epoch / self.run.settings.epochs
+        return None if self.estimate.seconds is None else self.estimate.seconds * left
+
+
+UNKNOWN = Estimate(None, None, "")
+
+
+def plan(results: Path, runs: Sequence[Planned]) -> list[Line]:
+    """How it stands with these runs; nothing is estimated yet. Raises UserError as `state`."""
+    there = [run.directory(results) for run in runs]
+    return [Line(run, one, state(one), UNKNOWN) for run, one in zip(runs, there, strict=True)]
+
+
+def estimated(lines: Sequence[Line], results: Path, device: str) -> list[Line]:
+    """The plan with what each run takes on this device (as in run.json's `device_name`)."""
+    known = measured(results, device)
+    return [dataclasses.replace(line, estimate=estimate(line.run, device, known)) for line in lines]
+
+
+def totals(lines: Sequence[Line], jobs: int) -> dict[str, Any]:
+    """Of a plan: runs by state, hours left by those whose time is known, and the largest memory of a run."""
+    left = [line for line in lines if not line.over]
+    known = [line.seconds_left for line in left if line.seconds_left is not None]
+    return {
+        "runs": len(lines),
+        **{name: sum(line.state.name == name for line in lines) for name in STATES},
+        "hours_left": round(sum(known) / 3600, 3),
+        "hours_left_known_for": len(known),
+        "jobs": jobs,
+        "memory_bytes_most": max((line.estimate.memory_bytes or 0 for line in left), default=0) or None,
+    }
+
+
+def as_json(lines: Sequence[Line], jobs: int, scale: str) -> str:
+    """The plan for a script."""
+    rows = [
+        {
+            "run": str(line.there.folder),
+            "experiment": line.run.experiment,
+            "serves": list(line.run.serves),
+            "state": line.state.name,
+            "epoch": line.state.epoch,
+            "epochs": line.run.settings.epochs,
+            "message": line.state.message,
+            "seconds_left": line.seconds_left,
+            "memory_bytes": line.estimate.memory_bytes,
+            "estimated_from": line.estimate.source,
+        }
+        for line in lines
+    ]
+    return json.dumps({"scale": scale, **totals(lines, jobs), "grid": rows}, indent=2)

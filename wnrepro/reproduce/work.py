@@ -1,0 +1,160 @@
+"""One run of the grid in a process of its own, and the events by which it tells its driver how it goes.
+
+`python -m wnrepro.reproduce.work` takes a Job as a line of JSON on its standard input, and writes an Event as a line
+of JSON whenever there is something to tell. It ends at once when its input closes, so that no run outlives its driver;
+its directory goes on from the last epoch. The driver's side is `Process`. Imports torch only in that process.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wnrepro.errors import UserError
+from wnrepro.rundir import Held
+from wnrepro.settings import settings_from
+
+if TYPE_CHECKING:
+    from wnrepro.training import Epoch, Note, Tick
+
+TICK_SECONDS = 0.5  # at least, between two events of progress inside an epoch
+LAST_WORDS = 4000  # characters, of what a process that died has printed
+ORPHANED = 3  # exit code
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process needs to know of its run."""
+
+    experiment: str
+    scale: str
+    settings: dict[str, Any]  # as in config.json
+    results: str
+    data_dir: str | None
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """How far a run is (`outcome` empty), or how its process ended.
+
+    outcome: done and diverged, as run.json says; held: another process has the run; refused: a mistake of the user's;
+    failed: the run raised an error; lost: the process ended without a word.
+    """
+
+    epochs: float = 0.0  # behind it, with the share of the one under way
+    text: str = ""  # the last epoch's figures, or the reason of the outcome
+    outcome: str = ""
+    traceback: str = ""
+
+
+def work(job: Job, send: Callable[[Event], None]) -> None:
+    """Execute a job's run to its end, in this process."""
+    import torch
+
+    from wnrepro.experiments import experiment_class
+    from wnrepro.progress import brief
+    from wnrepro.runs import Run
+    from wnrepro.training import Epoch, Tick, choose_device
+
+    last, text = 0.0, ""
+
+    def show(event: "Tick | Epoch | Note") -> None:
+        nonlocal last, text
+        now = time.monotonic()
+        if isinstance(event, Epoch):
+            text = brief(event)
+            send(Event(event.epoch, text))
+        elif isinstance(event, Tick) and now - last > TICK_SECONDS:
+            last = now
+            send(Event(event.epoch - 1 + event.done / event.total, text))
+
+    torch.set_num_threads(job.threads)
+    try:
+        settings, device = settings_from(job.experiment, job.settings), choose_device(job.device)
+        kind, data_dir = experiment_class(job.experiment), Path(job.data_dir) if job.data_dir else None
+        kind.check(settings, data_dir, device)
+        with Run(Path(job.results), job.experiment, job.scale, settings) as run:
+            status = run.finished()
+            if status is None:
+                load = functools.partial(kind.load, settings, data_dir, device)
+                status = run.execute(load, show)["status"]
+        send(Event(settings.epochs, text, str(status)))
+    except Held as error:
+        send(Event(text=str(error), outcome="held"))
+    except UserError as error:
+        send(Event(text=str(error), outcome="refused"))
+    except Exception as error:
+        send(Event(text=f"{type(error).__name__}: {error}", outcome="failed", traceback=traceback.format_exc()))
+
+
+def main() -> None:
+    """The process: a job in, events out."""
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever else is printed is no event
+    line = b""
+    while not line.endswith(b"\n"):
+        line += os.read(0, 65536) or b"\n"
+
+    def end_with_the_driver() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(ORPHANED)
+
+    threading.Thread(target=end_with_the_driver, daemon=True).start()
+    work(Job(**json.loads(line)), lambda event: print(json.dumps(dataclasses.asdict(event)), file=events))
+
+
+class Process:
+    """A job's process, from its driver's side."""
+
+    def __init__(self, job: Job) -> None:
+        self.printed = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "wnrepro.reproduce.work"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.printed,
+            env=os.environ | {"OMP_NUM_THREADS": str(job.threads)},
+            start_new_session=True,  # Ctrl-C is for the driver alone
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write((json.dumps(dataclasses.asdict(job)) + "\n").encode())
+        self.process.stdin.flush()
+
+    def events(self) -> Iterator[Event]:
+        """Its events to the end; the last one has an outcome."""
+        assert self.process.stdout is not None
+        event = Event()
+        for line in self.process.stdout:
+            if line.endswith(b"\n"):  # else cut short by its end
+                event = Event(**json.loads(line))
+                yield event
+        code = self.process.wait()
+        if not event.outcome:
+            self.printed.seek(0)
+            words = self.printed.read().decode(errors="replace")[-LAST_WORDS:]
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            yield Event(text=f"its process {how}", outcome="lost", traceback=words)
+
+    def end(self) -> None:
+        """End it, and wait until it has; nothing happens where it has ended already."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+        self.printed.close()
+
+
+if __name__ == "__main__":
+    main()
