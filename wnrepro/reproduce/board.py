@@ -14,6 +14,7 @@ from wnrepro.reproduce.plan import Line, totals
 
 ORDER = ("running", "held", "failed", "waiting", "diverged", "done")  # from the top of the table
 STYLES = {"done": "green", "diverged": "yellow", "failed": "bold red", "running": "cyan", "held": "cyan"}
+FILE_WIDTH = 250  # columns where there is no terminal: nothing of a plan is cut
 MARGIN = 4  # lines of the terminal that are not rows: header, rule, what is left out, the sum
 
 
@@ -104,17 +105,27 @@ class Board:
 
 def print_plan(console: Console, lines: Sequence[Line], jobs: int) -> None:
     """A plan as a table, and its sum in a sentence."""
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "state", "epochs", "left", "memory", "estimated from", "serves"):
-        table.add_column(name, no_wrap=name not in ("serves", "run"), overflow="fold")
+    table.add_column("run", overflow="fold", ratio=2)
+    for name in ("state", "epochs", "left", "memory", "estimated from"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("serves", overflow="fold", ratio=1)
     for line in lines:
         table.add_row(
             Text(f"{line.there.name}/{line.there.folder.name}"),
             Text(line.state.name, style=STYLES.get(line.state.name, "")),
             f"{line.state.epoch}/{line.run.settings.epochs}",
-            "" if line.over else duration(line.seconds_left),
-            "" if line.over else gigabytes(line.estimate.memory_bytes),
-            "" if line.over else line.estimate.source or "–",
+            *(
+                ("", "", "")
+                if line.over
+                else (
+                    duration(line.seconds_left),
+                    gigabytes(line.estimate.memory_bytes),
+                    line.estimate.source or "–",
+                )
+            ),
             "; ".join(line.run.serves),
         )
     console.print(table)
