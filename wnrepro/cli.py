@@ -340,7 +340,7 @@ def reproduce(
 
     from wnrepro.reproduce import plan as plans
     from wnrepro.reproduce.board import Board, print_plan, summary
-    from wnrepro.reproduce.drive import Task, drive
+    from wnrepro.reproduce.drive import Engine, Task, drive
     from wnrepro.reproduce.grid import planned
 
     runs = planned(scale, experiments or list(SETTINGS), **({"precision": precision} if precision else {}))
@@ -351,7 +351,7 @@ def reproduce(
     console = Console(quiet=quiet or as_json)
     lines, side_by_side = plans.plan(results, runs), jobs or 1
     if not all(line.over for line in lines):
-        from wnrepro.reproduce.engines import Engine, Local, devices
+        from wnrepro.reproduce.engines import Local, devices
         from wnrepro.runs import device_name
         from wnrepro.training import choose_device
 

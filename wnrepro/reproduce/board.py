@@ -19,12 +19,14 @@ MARGIN = 4  # lines of the terminal that are not rows: header, rule, what is lef
 
 
 def duration(seconds: float | None) -> str:
-    """`45 s`, `12 min`, `3.4 h`; a dash where it is not known."""
+    """`45 s`, `12 min`, `3.4 h`, `12 days`; a dash where it is not known."""
     if seconds is None:
         return "–"
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.0f} days"
 
 
 def gigabytes(size: int | None) -> str:
@@ -98,9 +100,9 @@ class Board:
         more = [task.state for task in tasks[len(shown) :]]
         left = [task.seconds_left for task in self.tasks]
         known = sum(seconds for seconds in left if seconds is not None) / min(self.jobs, max(1, len(left)))
-        about = f"about {duration(known)} left" if None not in left else f"more than {duration(known)} left"
+        about = f"; {'more than' if None in left else 'about'} {duration(known)} left" if known else ""
         lines = [Text(f"and {counts(more)}", style="dim")] if more else []
-        return Group(table, *lines, Text(f"{counts([task.state for task in self.tasks])}; {about}"))
+        return Group(table, *lines, Text(f"{counts([task.state for task in self.tasks])}{about}"))
 
 
 def print_plan(console: Console, lines: Sequence[Line], jobs: int) -> None:

@@ -1,17 +1,33 @@
-"""Takes the grid's runs to their ends: starts what fits, retries what fails, and waits for what others are at."""
+"""Takes the grid's runs to their ends: starts what fits, retries what fails, and waits for what others are at.
+
+Imports no torch.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from wnrepro.reproduce.engines import MEMORY_EACH, Engine
 from wnrepro.reproduce.plan import OVER, Line, state
 from wnrepro.reproduce.work import Event, Job
 
+MEMORY_EACH = 4 * 2**30  # bytes a run is given on a CPU where nothing says otherwise
 TRIES = 3  # of a run, without an epoch between them
 RETRY_SECONDS = 2.0
 HELD_SECONDS = 5.0  # between two looks at a run that another process has
+
+
+class Engine(Protocol):
+    """Runs by name; `jobs` is how many it takes at a time, `threads` what each computes with."""
+
+    jobs: int
+    threads: int
+    memory_bytes: int | None  # of all its runs together; None: not bounded
+
+    def start(self, name: str, job: Job) -> None: ...
+    def events(self, timeout: float) -> list[tuple[str, Event]]: ...
+    def stop(self) -> None: ...
 
 
 @dataclass

@@ -8,26 +8,12 @@ import os
 import queue
 import threading
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 
+from wnrepro.reproduce.drive import MEMORY_EACH
 from wnrepro.reproduce.work import Event, Job, Process
 from wnrepro.training import available_memory, choose_device
-
-MEMORY_EACH = 4 * 2**30  # bytes a run is given on a CPU where nothing says otherwise
-
-
-class Engine(Protocol):
-    """Runs by name; `jobs` is how many it takes at a time, `threads` what each computes with."""
-
-    jobs: int
-    threads: int
-    memory_bytes: int | None  # of all its runs together; None: not bounded
-
-    def start(self, name: str, job: Job) -> None: ...
-    def events(self, timeout: float) -> list[tuple[str, Event]]: ...
-    def stop(self) -> None: ...
 
 
 def cores() -> int:
