@@ -396,8 +396,7 @@ def check_all(runs: list[Any], data_dir: Path | None, device: str) -> None:
         try:
             experiment_class(run.experiment).check(run.settings, data_dir, where)
         except UserError as error:
-            others = " ".join(name for name in SETTINGS if name != run.experiment)
-            raise UserError(f"{error} (or leave it out: `wnrepro reproduce {others}`)") from None
+            raise UserError(f"{run.experiment}: {error}") from None
 
 
 @app.command()

@@ -76,7 +76,7 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
         if isinstance(event, Epoch):
             text = brief(event)
             send(Event(event.epoch, text))
-        elif isinstance(event, Tick) and now - last > TICK_SECONDS:
+        elif isinstance(event, Tick) and event.done < event.total and now - last > TICK_SECONDS:
             last = now
             send(Event(event.epoch - 1 + event.done / event.total, text))
 
@@ -120,7 +120,7 @@ class Process:
     """A job's process, from its driver's side."""
 
     def __init__(self, job: Job) -> None:
-        self.printed = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+        self.printed = tempfile.TemporaryFile()  # noqa: SIM115 (closed after the last event)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "wnrepro.reproduce.work"],
             stdin=subprocess.PIPE,
@@ -137,23 +137,23 @@ class Process:
         """Its events to the end; the last one has an outcome."""
         assert self.process.stdout is not None
         event = Event()
-        for line in self.process.stdout:
-            if line.endswith(b"\n"):  # else cut short by its end
-                event = Event(**json.loads(line))
-                yield event
-        code = self.process.wait()
-        if not event.outcome:
-            self.printed.seek(0)
-            words = self.printed.read().decode(errors="replace")[-LAST_WORDS:]
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            yield Event(text=f"its process {how}", outcome="lost", traceback=words)
+        with self.printed:
+            for line in self.process.stdout:
+                if line.endswith(b"\n"):  # else cut short by its end
+                    event = Event(**json.loads(line))
+                    yield event
+            code = self.process.wait()
+            if not event.outcome:
+                self.printed.seek(0)
+                words = self.printed.read().decode(errors="replace")[-LAST_WORDS:]
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                yield Event(text=f"its process {how}", outcome="lost", traceback=words)
 
     def end(self) -> None:
         """End it, and wait until it has; nothing happens where it has ended already."""
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.process.wait()
-        self.printed.close()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,686 @@
+"""The grid of the paper's runs: what it holds, what is left of it, and doing it, with kills -9 for real."""
+
+import dataclasses
+import io
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+import test_cli
+import torch
+from conftest import tiny_cvae, tiny_dqn, tiny_draw
+from rich.console import Console
+from test_runs import without_seconds
+
+from wnrepro import paper
+from wnrepro.errors import UserError
+from wnrepro.experiments import experiment_class
+from wnrepro.experiments.draw import Draw
+from wnrepro.reproduce import drive as driving
+from wnrepro.reproduce import engines, work
+from wnrepro.reproduce.board import Board, print_plan, summary
+from wnrepro.reproduce.drive import TRIES, Task, drive
+from wnrepro.reproduce.grid import Planned, planned
+from wnrepro.reproduce.plan import Estimate, Line, Measured, as_json, estimate, estimated, measured, plan, totals
+from wnrepro.reproduce.work import Event, Job
+from wnrepro.rundir import write_json
+from wnrepro.settings import GAMES, PARAMS, SCALE_NAMES, SETTINGS, scale_settings, settings_from
+
+run = test_cli.run  # the fixture
+CPU = torch.device("cpu")
+HERE = "A processor, 2 threads"
+each_scale = pytest.mark.parametrize("scale", SCALE_NAMES)
+
+
+def whole(scale: str) -> list[Planned]:
+    return planned(scale, list(SETTINGS))
+
+
+def quick(experiment: str = "cifar", param: str = "wn", **changes: Any) -> Planned:
+    return Planned(experiment, "quick", scale_settings(experiment, "quick", param, **changes), ("C3",))
+
+
+def put(results: Path, one: Planned, status: str = "done", epoch: int | None = None, **changes: Any) -> Path:
+    """Make a run's directory by hand, as a process leaves it; the directory."""
+    there, epochs = one.directory(results), one.settings.epochs
+    there.folder.mkdir(parents=True, exist_ok=True)
+    record = {"status": status, "message": "", "epoch": epochs if epoch is None else epoch, "epochs": epochs}
+    record |= {"device_name": HERE, "seconds": 60.0, "peak_memory_bytes": 10**9}
+    write_json(there.folder / "config.json", there.config)
+    write_json(there.folder / "run.json", record | changes)
+    return there.folder
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[[Path], subprocess.Popen]]:
+    """hold(folder) → another process, which holds the run's directory until it is killed."""
+    processes = []
+
+    def start(folder: Path) -> subprocess.Popen:
+        code = "import filelock, sys, time\nwith filelock.FileLock(sys.argv[1]):\n    print(flush=True)\n"
+        command = [sys.executable, "-c", code + "    time.sleep(600)", folder / "lock"]
+        folder.mkdir(parents=True, exist_ok=True)
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+        processes[-1].stdout.readline()
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+# ------------------------------------------------------------------------------- the grid
+
+
+@each_scale
+def test_the_grid_has_every_run_once_and_a_directory_for_each(tmp_path, scale):
+    runs = whole(scale)
+    assert len({(one.experiment, one.settings) for one in runs}) == len(runs)
+    assert len({one.directory(tmp_path).folder for one in runs}) == len(runs)
+    for one in runs:
+        assert settings_from(one.experiment, one.directory(tmp_path).config["settings"]) == one.settings
+        if scale == "quick":
+            experiment_class(one.experiment).check(one.settings, None, CPU)
+    for experiment in SETTINGS:
+        assert planned(scale, [experiment]) == [one for one in runs if one.experiment == experiment]
+
+
+@each_scale
+def test_the_grid_has_what_the_claims_are_judged_by(scale):
+    runs = whole(scale)
+
+    def seeds(experiment: str, **values: object) -> set[int]:
+        """Seeds of the runs at the scale's defaults besides these values."""
+        default = scale_settings(experiment, scale, **values)
+        same = [dataclasses.replace(default, seed=one.settings.seed) == one.settings for one in runs]
+        return {one.settings.seed for one, here in zip(runs, same, strict=True) if here}
+
+    for param in PARAMS:  # a start of all four, as C3 needs
+        assert 1 in seeds("cifar", param=param) and 1 in seeds("draw", param=param)
+        assert all(1 in seeds("cvae", param=param, dataset=dataset) for dataset in paper.FIGURE2)
+        if scale != "short":
+            assert 1 in seeds("dqn", param=param, game=paper.FIGURE4)
+    for param, lr in itertools.product(("normal", "wn"), paper.LEARNING_RATES):  # C6, C13, C14
+        assert 1 in seeds("cifar", param=param, lr=lr)
+    for exponent in (1.0, 3.0, 5.0):  # C15, beside direct g
+        assert seeds("cifar", param="wn", g_exp=exponent) == seeds("cifar", param="wn")
+    for experiment in ("cifar", "cvae"):  # C16
+        assert seeds(experiment, param="wn", v_norm_max=0.25)
+    for one in runs:  # what differs by one setting stands beside a run without it
+        for name in ("g_exp", "v_norm_max", "g_start"):
+            if getattr(one.settings, name, None) is not None:
+                plain = dataclasses.replace(one.settings, **{name: None})
+                assert any(other.settings == plain for other in runs)
+    assert len(seeds("draw", param="wn") & seeds("draw", param="normal")) >= (2 if scale != "quick" else 1)
+    if scale == "paper":
+        wanted = [{"experiment": "cvae", "dataset": dataset} for dataset in paper.FIGURE2]  # C9
+        wanted += [{"experiment": "dqn", "game": game} for game in GAMES]  # C11
+        wanted += [{"experiment": "cifar"}]
+        for values, param in itertools.product(wanted, ("normal", "wn")):
+            assert len(seeds(**values, param=param)) >= paper.SEEDS
+        for param in ("wn", "wn+mobn"):  # C16
+            assert len(seeds("cifar", param=param, v_norm_max=0.25)) >= paper.SEEDS
+        assert sum(one.experiment == "cvae" and one.settings.v_norm_max is not None for one in runs) >= (
+            paper.FEWEST_PAIRS
+        )
+
+
+@each_scale
+def test_what_a_run_serves_exists(scale):
+    claims, served = {claim.id for claim in paper.CLAIMS}, set()
+    for name in itertools.chain.from_iterable(one.serves for one in whole(scale)):
+        for part in name.split(", "):
+            if found := re.fullmatch(r"C(\d+)(?: to C(\d+))?", part):
+                first, last = int(found[1]), int(found[2] or found[1])
+                served |= {f"C{number}" for number in range(first, last + 1)}
+            else:
+                assert re.fullmatch(r"table [23]|figure [1-4]|g = 1 at the start", part)
+    assert served == claims - {"C1", "C2", "C7"}  # identities and step times, of which every run, or `bench`, tells
+
+
+def test_changes_are_settings_of_all_runs():
+    assert {one.settings.precision for one in planned("quick", list(SETTINGS), precision="bf16")} == {"bf16"}
+    with pytest.raises(UserError, match="--precision fp8: unknown"):
+        planned("quick", ["draw"], precision="fp8")
+
+
+# ------------------------------------------------------------------------------- the plan
+
+
+def test_a_plan_knows_how_it_stands_with_every_run(tmp_path, hold):
+    names = ["missing", "stopped", "failed", "done", "diverged", "running", "starting"]
+    runs = [quick(seed=seed) for seed in range(len(names))]
+    by_name = dict(zip(names, runs, strict=True))
+    put(tmp_path, by_name["stopped"], "running", epoch=3)
+    put(tmp_path, by_name["failed"], "failed", epoch=2, message="MemoryError: no more")
+    put(tmp_path, by_name["done"])
+    put(tmp_path, by_name["diverged"], "diverged", epoch=4)
+    holder = hold(put(tmp_path, by_name["running"], "running", epoch=5))
+    hold(by_name["starting"].directory(tmp_path).folder)  # before its first file
+    states = [line.state for line in plan(tmp_path, runs)]
+    assert [state.name for state in states] == [*names[:-1], "running"]
+    assert [state.epoch for state in states] == [0, 3, 2, 10, 4, 5, 0]
+    assert states[2].message == "MemoryError: no more"
+    holder.kill()
+    holder.wait()
+    assert plan(tmp_path, [by_name["running"]])[0].state.name == "stopped"  # a dead process holds nothing
+    config = by_name["done"].directory(tmp_path).folder / "config.json"
+    config.write_text(config.read_text().replace('"hash": "', '"hash": "other'))
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        plan(tmp_path, runs)
+
+
+def test_an_estimate_is_from_what_is_most_alike():
+    wanted, known = quick(seed=9), []
+    for number, (param, device, source) in enumerate(
+        itertools.product(("normal", "wn"), ("A processor, 9 threads", HERE), ("bench", "run")), start=1
+    ):  # from the least alike to the most
+        about = ("cifar", "quick", quick(param=param).settings, device, float(number), number, source)
+        known.append(Measured(*about))
+    for most in range(len(known), 0, -1):
+        found = estimate(wanted, HERE, random.sample(known[:most], most))
+        assert found.seconds == most * 10 * 1500 and found.source == f"1 {known[most - 1].source}"
+    of_wn = [one for one in known if one.settings.param == "wn"]
+    assert estimate(wanted, HERE, known).memory_bytes == max(one.memory_bytes for one in of_wn)
+    others = [quick(width=32), quick(batch_size=50), quick(precision="bf16"), quick("draw")]
+    assert all(estimate(other, HERE, known) == Estimate(None, None, "") for other in others)
+
+
+def test_a_plan_estimates_from_runs_and_benchmarks_of_this_processor(tmp_path):
+    half, large = quick(seed=2), quick(train_examples=3000, seed=2)
+    runs = [half, large, quick("draw"), *planned("paper", ["dqn"])[:1]]
+    put(tmp_path, quick(), seconds=150.0, peak_memory_bytes=3 * 10**9)  # 0.01 s an example
+    put(tmp_path, quick(seed=7), "running", epoch=5, seconds=75.0)
+    put(tmp_path, quick(seed=8), "failed", epoch=0, seconds=0.0)
+    put(tmp_path, half, "running", epoch=5, seconds=75.0)
+    put(tmp_path, quick("draw", seed=3), device_name="Another processor, 2 threads")
+    (put(tmp_path, quick(seed=4)) / "run.json").write_text("{")
+    (put(tmp_path, quick(seed=5)) / "config.json").write_text("[]")
+    put(tmp_path, quick(seed=6), seconds="long")
+    put(tmp_path, quick(seed=10), device_name=None)
+    seconds = {"normal": [0.1, 9.0, 0.2], "wn": [0.1]}
+    bench = {"device_name": "A processor, 4 threads", "dqn": {"seconds": seconds, "memory": {"peak_bytes": 7}}}
+    (tmp_path / "bench").mkdir()
+    write_json(tmp_path / "bench/one.json", bench)
+    write_json(tmp_path / "bench/other.json", bench | {"device_name": "Another processor, 4 threads"})
+    write_json(tmp_path / "bench/third.json", bench | {"dqn": {"seconds": {"wn": "slow"}}, "cifar": None})
+    (tmp_path / "bench/damaged.json").write_text("nothing")
+    assert Counter(one.source for one in measured(tmp_path, HERE)) == {"run": 3, "bench": 2}
+
+    lines = estimated(plan(tmp_path, runs), tmp_path, HERE)
+    assert [line.estimate.source for line in lines] == ["3 runs", "3 runs", "", "1 bench"]
+    assert [line.seconds_left for line in lines] == pytest.approx([75.0, 300.0, None, 0.2 / 4 * 200 * 250_000])
+    assert [line.estimate.memory_bytes for line in lines] == [3 * 10**9, 3 * 10**9, None, 7]
+    assert lines[3].run.settings.param == "normal" and median(seconds["normal"]) == 0.2
+    elsewhere = estimated(plan(tmp_path, runs), tmp_path, "A third processor, 2 threads")
+    assert {line.estimate for line in elsewhere} == {Estimate(None, None, "")}
+
+    done = estimated(plan(tmp_path, [quick(), *runs]), tmp_path, HERE)
+    sums, content = totals(done, 2), json.loads(as_json(done, 2, "quick"))
+    assert {name: content[name] for name in sums} == sums and content["scale"] == "quick"
+    assert (sums["runs"], sums["done"], sums["stopped"], sums["missing"]) == (5, 1, 1, 3)
+    known = [row["seconds_left"] for row in content["grid"] if row["seconds_left"] is not None]
+    assert len(known) == 1 + sums["hours_left_known_for"] == 4 and known[0] == 0
+    assert sums["hours_left"] == pytest.approx(sum(known) / 3600, abs=1e-3)
+    text = summary(done, 2)
+    assert text.startswith("5 runs: 1 done, 1 stopped, 3 missing. Left: about ")
+    assert "with 2 side by side for the 3 of 4 runs of which it can be told" in text and "3.0 GB of memory" in text
+
+
+# ------------------------------------------------------------------------------- the driver
+
+
+class MadeUp:
+    """An engine whose runs live as told: by name a list of lives, each a list of epochs reached and an outcome."""
+
+    threads = 1
+
+    def __init__(self, results: Path, lives: dict[str, list[list[float | str]]], jobs: int, memory: int | None = None):
+        self.results, self.lives, self.jobs, self.memory_bytes = results, lives, jobs, memory
+        self.runs: dict[str, Planned] = {}
+        self.started: list[str] = []
+        self.together: list[set[str]] = []
+        self.living: dict[str, list[float | str]] = {}
+        self.stopped = False
+
+    def start(self, name: str, job: Job) -> None:
+        assert name not in self.living
+        settings = settings_from(job.experiment, job.settings)
+        self.runs[name] = Planned(job.experiment, job.scale, settings, ())
+        self.living[name] = list(self.lives[name].pop(0))
+        self.started.append(name)
+        self.together.append(set(self.living))
+
+    def events(self, timeout: float) -> list[tuple[str, Event]]:
+        told = []
+        for name, life in list(self.living.items()):
+            now = life.pop(0)
+            if isinstance(now, str):
+                del self.living[name]
+                if now in ("done", "diverged"):
+                    put(self.results, self.runs[name], now)
+                told.append((name, Event(text=f"it is {now}", outcome=now)))
+            else:
+                if now == int(now):
+                    put(self.results, self.runs[name], "running", epoch=int(now))
+                told.append((name, Event(now, f"epoch {now}")))
+        return told
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """The driver waits for nothing."""
+    monkeypatch.setattr(driving, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(driving, "HELD_SECONDS", 0.0)
+
+
+def tasks_of(results: Path, runs: list[Planned], memory: list[int | None] | None = None) -> list[Task]:
+    lines = plan(results, runs)
+    sizes = memory or [None] * len(runs)
+    return [
+        Task(dataclasses.replace(line, estimate=Estimate(None, size, "")))
+        for line, size in zip(lines, sizes, strict=True)
+    ]
+
+
+def test_runs_start_in_the_grids_order_as_far_as_there_is_room(tmp_path, at_once):
+    runs = [quick(seed=seed) for seed in range(7)]
+    put(tmp_path, runs[2])
+    tasks, news = tasks_of(tmp_path, runs), []
+    lengths = [3, 1, 0, 4, 2, 1, 5]
+    lives = {task.name: [[*range(1, n + 1), "done"]] for task, n in zip(tasks, lengths, strict=True)}
+    engine = MadeUp(tmp_path, lives, jobs=2)
+    drive(tasks, engine, tmp_path, None, lambda task, kind: news.append((task.name, kind)))
+    names = [task.name for task in tasks]
+    assert engine.started == names[:2] + names[3:] and engine.stopped
+    assert max(map(len, engine.together)) == 2 and {task.state for task in tasks} == {"done"}
+    for name, length in zip(names, lengths, strict=True):
+        kinds = ["start", *["epoch"] * length, "end"] if name != names[2] else []
+        assert [kind for of, kind in news if of == name] == kinds
+
+
+def test_runs_side_by_side_fit_the_memory_and_one_too_large_runs_alone(tmp_path, at_once):
+    gigabyte = 2**30
+    sizes = [5 * gigabyte, None, 3 * gigabyte, 20 * gigabyte, gigabyte, None]
+    tasks = tasks_of(tmp_path, [quick(seed=seed) for seed in range(6)], sizes)
+    needed = {task.name: size or 4 * gigabyte for task, size in zip(tasks, sizes, strict=True)}
+    engine = MadeUp(tmp_path, {name: [[1, 2, "done"]] for name in needed}, jobs=3, memory=8 * gigabyte)
+    drive(tasks, engine, tmp_path, None, lambda *_: None)
+    for names in engine.together:
+        assert len(names) == 1 or sum(needed[name] for name in names) <= engine.memory_bytes
+    assert max(map(len, engine.together)) >= 2 and {task.state for task in tasks} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("lives", "starts", "state"),
+    [
+        ([["diverged"]], 1, "diverged"),
+        ([["refused"]], 1, "failed"),
+        ([["lost"], ["failed"], ["done"]], 3, "done"),
+        ([["lost"], ["failed"], ["lost"], ["done"]], TRIES, "failed"),
+        ([[0.5, "lost"], [0.9, "lost"], [0.9, "lost"], ["done"]], TRIES, "failed"),
+        ([["lost"], ["lost"], [1, "lost"], ["lost"], ["lost"], [2, 3, "failed"], ["done"]], 7, "done"),
+        ([[1, 2, "lost"], ["failed"], ["failed"], [2, "failed"], ["done"]], 1 + TRIES, "failed"),
+        ([["held"]] * 5 + [["lost"], ["held"], ["lost"], ["lost"], ["done"]], 10, "done"),
+    ],
+)
+def test_a_run_is_tried_again_as_long_as_it_gets_on(tmp_path, at_once, lives, starts, state):
+    tasks, news = tasks_of(tmp_path, [quick(seed=seed) for seed in range(3)]), []
+    names = [task.name for task in tasks]
+    engine = MadeUp(tmp_path, {names[0]: [*lives], **{name: [[1, 2, "done"]] for name in names[1:]}}, jobs=1)
+    drive(tasks, engine, tmp_path, None, lambda task, kind: news.append((task.name, kind)))
+    assert (engine.started.count(names[0]), tasks[0].state) == (starts, state)
+    assert [task.state for task in tasks[1:]] == ["done", "done"]  # nothing stops the others
+    if state == "failed":
+        assert tasks[0].text.startswith("it is ") and news[-1] == (names[2], "end")
+
+
+def test_a_run_that_another_process_has_is_left_to_it(tmp_path, at_once, hold):
+    runs = [quick(seed=1), quick(seed=2), quick(seed=3)]
+    holders = [hold(put(tmp_path, one, "running", epoch=1)) for one in runs[:2]]
+    tasks, news, looks = tasks_of(tmp_path, runs), [], []
+    engine = MadeUp(tmp_path, {tasks[1].name: [[2, "done"]], tasks[2].name: [["done"]]}, jobs=1)
+    tell = engine.events
+
+    def events(timeout: float) -> list[tuple[str, Event]]:
+        looks.append([task.state for task in tasks])
+        if len(looks) == 4:  # one ends its run, the other dies
+            put(tmp_path, runs[0])
+            for holder in holders:
+                holder.kill()
+                holder.wait()
+        return tell(timeout)
+
+    engine.events = events  # type: ignore[method-assign]
+    drive(tasks, engine, tmp_path, None, lambda task, kind: news.append((task.name, kind)))
+    assert looks[3] == ["held", "held", "done"]
+    assert engine.started == [tasks[2].name, tasks[1].name] and {task.state for task in tasks} == {"done"}
+    assert news.count((tasks[0].name, "held")) == news.count((tasks[1].name, "held")) == 1
+
+
+def test_whatever_ends_the_driver_ends_its_processes(tmp_path, at_once):
+    tasks = tasks_of(tmp_path, [quick()])
+    engine = MadeUp(tmp_path, {tasks[0].name: [[1, 2, "done"]]}, jobs=1)
+
+    def show(_: Task, kind: str) -> None:
+        if kind == "epoch":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(tasks, engine, tmp_path, None, show)
+    assert engine.stopped
+
+
+# ------------------------------------------------------------------------------- its processes
+
+
+def job_of(one: Planned, results: Path, **changes: Any) -> Job:
+    settings = one.directory(results).config["settings"]
+    return dataclasses.replace(Job(one.experiment, one.scale, settings, str(results), None, "cpu", 1), **changes)
+
+
+def test_a_process_tells_how_its_run_goes_and_ends(tmp_path, monkeypatch, hold):
+    monkeypatch.setattr(work, "TICK_SECONDS", -1.0)
+    one, told = Planned("draw", "quick", tiny_draw(), ()), []
+    folder = one.directory(tmp_path).folder
+
+    def send(event: Event) -> None:
+        told.append(event)
+        record = json.loads((folder / "run.json").read_text())
+        assert int(event.epochs) == record["epoch"]  # an epoch is told of when it is on disk, not before
+
+    work.work(job_of(one, tmp_path), send)
+    assert [event.epochs for event in told] == [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4]
+    assert [event.outcome for event in told] == [""] * 8 + ["done"] and "nats" in told[-1].text
+    work.work(job_of(one, tmp_path), send)
+    assert told[9:] == [Event(4, "", "done")]  # what is done is not done again
+
+    ends: list[Event] = []
+    hold(folder)
+    again = dataclasses.replace(one, settings=dataclasses.replace(one.settings, seed=2))
+    monkeypatch.setattr(Draw, "step", lambda *_: 1 / 0)
+    work.work(job_of(again, tmp_path), ends.append)
+    put(tmp_path, one, "running", epoch=1)
+    work.work(job_of(one, tmp_path), ends.append)
+    work.work(job_of(one, tmp_path, device="tpu"), ends.append)
+    assert [event.outcome for event in ends] == ["failed", "held", "refused"]
+    assert ends[0].text.startswith("ZeroDivisionError") and "Traceback" in ends[0].traceback
+    assert "--device tpu" in ends[2].text
+    assert [line.state.name for line in plan(tmp_path, [again])] == ["failed"]
+
+
+def tiny_grid() -> list[Planned]:
+    """Runs of a few seconds. None of cifar: whitening its images takes each process longer than all its epochs."""
+    return [
+        Planned("draw", "quick", tiny_draw("wn+mobn", epochs=30, lr=0.01), ()),
+        Planned("cvae", "quick", tiny_cvae("wn", epochs=16, polyak_epochs=2.0), ()),
+        Planned("dqn", "quick", tiny_dqn("wn", epochs=8, epoch_steps=60, checkpoint_replay=True), ()),
+        Planned("cvae", "quick", tiny_cvae("bn", "cifar10", epochs=12, polyak_epochs=2.0), ()),
+    ]
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_reproduce import tiny_grid
+from wnrepro.reproduce import drive
+from wnrepro.reproduce.engines import Local
+from wnrepro.reproduce.plan import plan
+drive.RETRY_SECONDS, drive.HELD_SECONDS = 0.0, 0.2
+results = Path(sys.argv[1])
+tasks = [drive.Task(line) for line in plan(results, tiny_grid())]
+drive.drive(tasks, Local(["cpu"], 2, 1), results, None, lambda task, news: print(task.name, news, flush=True))
+"""
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """The parent and the start time of every living process, by its id."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        if words[0] not in "ZX":
+            found[int(path.parent.name)] = int(words[1]), words[19]
+    return found
+
+
+def workers(driver: int) -> dict[int, str]:
+    """Start times of a driver's work processes, by their ids."""
+    found = {}
+    for number, (parent, started) in processes().items():
+        try:
+            mine = parent == driver and b"wnrepro.reproduce.work" in Path(f"/proc/{number}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if mine:
+            found[number] = started
+    return found
+
+
+def living(there: dict[int, str]) -> set[int]:
+    now = processes()
+    return {number for number, started in there.items() if number in now and now[number][1] == started}
+
+
+def gone(there: dict[int, str], seconds: float = 20.0) -> bool:
+    """Whether these processes end within so many seconds."""
+    end = time.monotonic() + seconds
+    while living(there) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not living(there)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
+KILLS = 20
+
+
+@needs_proc
+def test_twenty_kills_9_change_no_row_and_leave_no_process(tmp_path):
+    """Of a grid with two runs at a time; its driver too is killed, and started again."""
+    runs, ends = tiny_grid(), []
+    for one in runs:
+        work.work(job_of(one, tmp_path / "serial"), ends.append)
+    assert [event.outcome for event in ends if event.outcome] == ["done"] * len(runs)
+
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    moments, kills, resumed = random.Random(seed), Counter[str](), []
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for folder in itertools.count():
+        results = tmp_path / f"killed-{folder}"
+        command = [sys.executable, "-c", DRIVER, results, Path(__file__).parent]
+        while any(not line.over for line in plan(results, runs)):
+            with (
+                (tmp_path / "errors").open("w+") as errors,
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as driver,
+            ):
+                there: dict[int, str] = {}
+                while kills.total() < KILLS:
+                    epochs = (line for line in driver.stdout if line.endswith(" epoch\n"))
+                    if not list(itertools.islice(epochs, moments.randint(1, 5))):
+                        break  # the driver has come to its end
+                    time.sleep(moments.uniform(0.0, 0.4))
+                    there = workers(driver.pid)
+                    chosen = moments.choice([driver.pid, *there, *there])
+                    if chosen not in processes():
+                        continue
+                    os.kill(chosen, signal.SIGKILL)
+                    kills["driver" if chosen == driver.pid else "worker"] += 1
+                    if chosen == driver.pid:
+                        assert driver.wait() == -signal.SIGKILL
+                        break
+                driver.stdout.read()
+                driver.wait()
+                errors.seek(0)
+                assert driver.returncode in (0, -signal.SIGKILL), errors.read()
+                assert gone(there)
+        for one in runs:
+            killed, serial = one.directory(results).folder, one.directory(tmp_path / "serial").folder
+            record, expected = (json.loads((path / "run.json").read_text()) for path in (killed, serial))
+            resumed += [entry["from_epoch"] for entry in record["resumed"]]
+            assert record["status"] == expected["status"] == "done" and record["facts"] == expected["facts"]
+            tables = {path.name for path in serial.glob("*.csv")}
+            assert {path.name for path in killed.glob("*.csv")} == tables > {"metrics.csv", "layers.csv"}
+            assert without_seconds(killed / "metrics.csv") == without_seconds(serial / "metrics.csv")
+            for name in tables - {"metrics.csv"}:
+                assert (killed / name).read_bytes() == (serial / name).read_bytes()
+        if kills.total() >= KILLS:
+            break
+    print(f"{dict(kills)} kills, {folder + 1} grids, gone on from epochs {resumed}")
+    assert kills["driver"] and kills["worker"] and sum(map(bool, resumed)) >= KILLS // 4
+
+
+@needs_proc
+def test_ctrl_c_ends_the_grid_in_a_sentence(tmp_path):
+    command = [Path(sys.executable).with_name("wnrepro"), "reproduce", "draw", "--scale", "quick", "--jobs", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, "--device", "cpu", "--results", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert "begins" in process.stdout.readline() and "begins" in process.stdout.readline()
+        there = workers(process.pid)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and len(there) == 2 and gone(there)
+    assert error == "wnrepro: interrupted; the same command again goes on from each run's last epoch\n"
+
+
+# ------------------------------------------------------------------------------- the command
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("chess", "reproduce chess: unknown; give some of cifar, cvae, draw, dqn"),
+        ("--scale large", "--scale large: unknown; give one of paper, short, quick"),
+        ("--engine slurm", "--engine slurm: unknown; give local or ray"),
+        ("--address host:1", "--address: belongs to --engine ray"),
+        ("--bring-back", "--bring-back: belongs to --engine ray"),
+        ("--precision fp8", "--precision fp8: unknown"),
+        ("--precision tf32 --scale quick --device cpu", "--precision tf32: only a GPU has it"),
+        ("--device tpu", "--device tpu: no such device"),
+        ("draw --scale short --data-dir {tmp}", "binarized_mnist is not complete in {tmp}"),
+        ("--results {tmp}/file", "--results {tmp}/file: is a file; give a folder"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_writes_nothing(run, tmp_path, words, says):
+    (tmp_path / "file").write_text("text")
+    words = words.format(tmp=tmp_path).split()
+    code, printed, error = run("reproduce", *words, *([] if "--results" in words else ["--results", tmp_path / "no"]))
+    assert (code, printed) == (2, "") and "Traceback" not in error
+    assert error.startswith("wnrepro: ") and says.format(tmp=tmp_path) in error
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@each_scale
+def test_a_plan_for_a_script_is_the_whole_grid(run, tmp_path, monkeypatch, scale):
+    monkeypatch.setenv("WNREPRO_DATA", "/no/data")
+    put(tmp_path, whole(scale)[0])
+    before = sorted(tmp_path.rglob("*"))
+    code, printed, error = run("reproduce", "--scale", scale, "--plan", "--json", "--results", tmp_path)
+    content = json.loads(printed)
+    assert (code, error, content["scale"]) == (0, "", scale)
+    expected = [str(one.directory(tmp_path).folder) for one in whole(scale)]
+    assert [row["run"] for row in content["grid"]] == expected
+    assert [row["state"] for row in content["grid"]] == ["done"] + ["missing"] * (len(expected) - 1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_grid_that_is_done_needs_no_torch(tmp_path):
+    for one in itertools.chain.from_iterable(map(whole, SCALE_NAMES)):
+        put(tmp_path, one)
+    code = (
+        "import itertools, sys\nfrom wnrepro.cli import main\n"
+        f"for scale, more in itertools.product({SCALE_NAMES!r}, ([], ['--plan'], ['--plan', '--json'])):\n"
+        f"    sys.argv = ['wnrepro', 'reproduce', '--scale', scale, '--results', {str(tmp_path)!r}, *more]\n"
+        "    try:\n        main()\n    except SystemExit as stop:\n        assert not stop.code\n"
+        "assert not {'torch', 'ray'} & set(sys.modules)"
+    )
+    environment = os.environ | {"WNREPRO_DATA": "/no/data"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    for scale in SCALE_NAMES:
+        number = len(whole(scale))
+        assert done.stdout.count(f"{number} runs: {number} done.") == 2
+
+
+def test_a_failed_run_is_exit_code_1_and_the_others_are_done(run, tmp_path, monkeypatch, at_once):
+    runs = planned("quick", ["draw"])
+    names = [task.name for task in tasks_of(tmp_path, runs)]
+    lives = {name: [["done"]] for name in names} | {names[1]: [["failed"]] * TRIES}
+    monkeypatch.setattr(engines, "Local", lambda *_: MadeUp(tmp_path, lives, jobs=2))
+    code, printed, error = run("reproduce", "draw", "--scale", "quick", "--device", "cpu", "--results", tmp_path)
+    assert code == 1 and error == f"{tmp_path / names[1]}: failed, it is failed\n"
+    assert printed.count("  done") == len(names) - 1 and printed.count("goes on from epoch 0 of 8 (try ") == TRIES - 1
+    code, printed, _ = run("reproduce", "draw", "--scale", "quick", "--plan", "--json", "--results", tmp_path)
+    assert Counter(row["state"] for row in json.loads(printed)["grid"]) == {"done": len(names) - 1, "missing": 1}
+
+
+# ------------------------------------------------------------------------------- what a person sees
+
+
+def test_elsewhere_than_on_a_terminal_news_are_plain_lines(tmp_path):
+    task, text = tasks_of(tmp_path, [quick(seed=2)])[0], io.StringIO()
+    with Board(Console(file=text, width=40), [task], 1, quiet=False) as board:
+        for state, words, news in [
+            ("running", "", "start"),
+            ("running", "[red]", "progress"),
+            ("waiting", "its process [was] killed", "retry"),
+            ("done", "test 50.0%", "end"),
+        ]:
+            task.state, task.text = state, words
+            board.show(task, news)
+    name = "quick/cifar/wn_lr0.003/seed-2"
+    assert text.getvalue() == (
+        f"0/1  {name}  begins\n"
+        f"0/1  {name}  its process [was] killed; goes on from epoch 0 of 10 (try 1)\n"
+        f"1/1  {name}  done, test 50.0%\n"
+    )
+
+
+def test_the_table_fits_the_terminal_and_tells_what_it_leaves_out(tmp_path):
+    tasks = tasks_of(tmp_path, whole("paper")[:100])
+    states = ["done"] * 70 + ["diverged"] * 4 + ["waiting"] * 20 + ["failed"] * 2 + ["held"] + ["running"] * 3
+    for task, state in zip(tasks, states, strict=True):
+        task.state = state
+    for width, height in ((80, 20), (200, 20), (80, 6)):
+        console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
+        lines = [
+            "".join(part.text for part in line)
+            for line in console.render_lines(Board(console, tasks, 4, quiet=False).picture())
+        ]
+        assert len(lines) <= height
+        assert "running" in lines[1] and "3 running" in " ".join(lines[-2:])
+        left_out = sum(map(int, re.findall(r"(\d+) \w", next(line for line in lines if line.startswith("and ")))))
+        assert left_out == 100 - sum(bool(re.search(r"\d+/\d+", line)) for line in lines)
+
+
+def test_a_plan_in_print_names_every_run(tmp_path):
+    lines: list[Line] = plan(tmp_path, whole("short"))
+    text = io.StringIO()
+    print_plan(Console(file=text, width=250), lines, 2)
+    assert all(f"{line.there.name}/{line.there.folder.name}" in text.getvalue() for line in lines)
+    assert text.getvalue().endswith(f"{len(lines)} runs: {len(lines)} missing. Time left: not known.\n")
