@@ -1,7 +1,5 @@
 """Writes results/<scale>/report.md and report.html, tables and figures: a pure function of the run files."""
 
-import os
-import tempfile
 from pathlib import Path
 
 from wnrepro.errors import UserError
@@ -11,6 +9,7 @@ from wnrepro.report.load import check, load
 from wnrepro.report.markdown import markdown
 from wnrepro.report.page import page
 from wnrepro.report.sections import CAPTIONS, report
+from wnrepro.rundir import write_whole
 
 
 def write_report(results: Path, scale: str) -> list[Path]:
@@ -59,14 +58,6 @@ def write_report(results: Path, scale: str) -> list[Path]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all, in a folder that may have to be made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_whole(path, content)

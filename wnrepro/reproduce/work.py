@@ -5,6 +5,7 @@ of JSON whenever there is something to tell. It ends at once when its input clos
 its directory goes on from the last epoch. The driver's side is `Process`. Imports torch only in that process.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -130,8 +131,9 @@ class Process:
             start_new_session=True,  # Ctrl-C is for the driver alone
         )
         assert self.process.stdin is not None
-        self.process.stdin.write((json.dumps(dataclasses.asdict(job)) + "\n").encode())
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has died already: `events` says so
+            self.process.stdin.write((json.dumps(dataclasses.asdict(job)) + "\n").encode())
+            self.process.stdin.flush()
 
     def events(self) -> Iterator[Event]:
         """Its events to the end; the last one has an outcome."""
@@ -151,7 +153,8 @@ class Process:
 
     def end(self) -> None:
         """End it, and wait until it has; nothing happens where it has ended already."""
-        if self.process.stdin is not None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process.wait()
 
