@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wnrepro.atari import NO_OPS, SIZE, STACK, Games, History, Replay
+from wnrepro.atari import NO_OPS, SIZE, STACK, Batch, Games, History, Replay
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.settings import GAMES
 
@@ -153,10 +153,10 @@ def test_a_film_shows_what_the_agent_sees_and_the_points_it_makes(monkeypatch):
     agent, states = Dqn(tiny_dqn(epsilon_test=0.9), torch.device("cpu")), []
     act = agent.act
 
-    def spied(policy, seen, epsilon, rng):
-        assert epsilon == 0.9 and policy(torch.from_numpy(seen)).shape == (1, 4)
+    def spied(seen, epsilon, rng):
+        assert epsilon == 0.9 and seen.shape == (1, STACK, SIZE, SIZE)
         states.append(seen[0])
-        return act(policy, seen, epsilon, rng)
+        return act(seen, epsilon, rng)
 
     monkeypatch.setattr(agent, "act", spied)
     scenes = list(agent.film(seed=3, seconds=60))
@@ -181,9 +181,15 @@ def listed(states, actions, rewards, next_states, terminals) -> list[tuple]:
     return sorted((state.tobytes(), a, r, following.tobytes(), t) for state, a, r, following, t in rows)
 
 
+def transitions(replay: Replay, batch: Batch) -> tuple[np.ndarray, ...]:
+    """States, actions, rewards, next states, terminals of a batch."""
+    seen = replay.seen(batch.rows).numpy()
+    return seen[:, :-1], batch.actions, batch.rewards, seen[:, 1:], batch.terminals
+
+
 def contents(replay: Replay) -> list[tuple]:
     """All that can be sampled, each once."""
-    return listed(*replay._transitions(np.arange(len(replay))))
+    return listed(*transitions(replay, replay._transitions(np.arange(len(replay)))))
 
 
 def test_the_replay_holds_what_the_agent_saw_and_a_lost_life_is_terminal():
@@ -271,7 +277,7 @@ def test_sampling_is_uniform_and_by_its_generator():
     batch = replay.sample(100_000, np.random.default_rng(0))
     for one, again in zip(batch, replay.sample(100_000, np.random.default_rng(0)), strict=True):
         assert np.array_equal(one, again)
-    screens = np.unique(batch.states[:, -1].reshape(-1, 4), axis=0, return_counts=True)
+    screens = np.unique(transitions(replay, batch)[0][:, -1].reshape(-1, 4), axis=0, return_counts=True)
     mean = 100_000 / len(replay)
     assert len(screens[1]) == len(replay) > 33 and abs(screens[1] - mean).max() < 5 * np.sqrt(mean)
 
@@ -287,14 +293,12 @@ def test_rewards_are_clipped():
 def test_a_million_steps_take_7_gb_and_a_minibatch_only_its_own():
     assert 7.0e9 < Replay.nbytes_needed(1_000_000) < 7.3e9
     replay = Replay(1000, 4)
-    assert sum(array.nbytes for array in vars(replay).values() if isinstance(array, np.ndarray)) == (
-        Replay.nbytes_needed(1000)
-    )
+    arrays = (array for array in vars(replay).values() if isinstance(array, np.ndarray | torch.Tensor))
+    assert sum(array.nbytes for array in arrays) == Replay.nbytes_needed(1000) + SIZE * SIZE  # and the blank
     for _ in range(250):
         replay.append(np.ones((4, SIZE, SIZE), np.uint8), np.zeros(4), np.zeros(4), np.zeros(4, bool))
     tracemalloc.start()
     batch = replay.sample(32, np.random.default_rng(0))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert batch.states.shape == batch.next_states.shape == (32, STACK, SIZE, SIZE)
-    assert peak < 1.1 * 32 * (STACK + 1) * SIZE * SIZE
+    assert replay.seen(batch.rows).shape == (32, STACK + 1, SIZE, SIZE) and peak < 32 * SIZE * SIZE

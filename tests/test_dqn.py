@@ -43,7 +43,6 @@ def experiment(param: str = "wn", **changes: object) -> Dqn:
     made = Dqn(tiny_dqn(param, **changes), CPU)
     made.initialize(states_of(40))
     random_steps(made.replay, 200)
-    made.losses = []
     return made
 
 
@@ -115,8 +114,9 @@ class PlainUpdates:
 
     def update(self) -> float:
         batch = self.replay.sample(self.s.batch_size, self.rng)
-        after = self.target.eval()(torch.tensor(batch.next_states)).detach()
-        q = self.net.train()(torch.tensor(batch.states))
+        seen = self.replay.seen(batch.rows)
+        after = self.target.eval()(seen[:, 1:]).detach()
+        q = self.net.train()(seen[:, :-1])
         errors = []
         for i in range(self.s.batch_size):
             goal = float(batch.rewards[i])
@@ -167,9 +167,9 @@ def test_it_learns_what_pays(param):
         made.update()
     dark, bright = (np.zeros((50, STACK, SIZE, SIZE), np.uint8) for _ in range(2))
     dark[:, -1], bright[:, -1] = 60, 180
-    policy = fold(made.net.eval())
+    made.renew()
     for states, action in ((dark, 1), (bright, 2)):
-        assert (made.act(policy, states, 0.0, rng) == action).all()
+        assert (made.act(states, 0.0, rng) == action).all()
 
 
 # ------------------------------------------------------------------------------- acting and playing
@@ -184,11 +184,12 @@ def test_epsilon_falls_from_1_after_the_first_steps_to_its_last_value():
 
 def test_actions_are_greedy_but_for_a_share_of_epsilon():
     made = experiment()
-    policy, states = fold(made.net.eval()), states_of(2000).numpy()
-    best = policy(torch.from_numpy(states)).argmax(1).numpy()
-    assert (made.act(policy, states, 0.0, made.rng) == best).all()
+    made.renew()
+    states = states_of(2000).numpy()
+    best = fold(made.net.eval())(torch.from_numpy(states)).argmax(1).numpy()
+    assert (made.act(states, 0.0, made.rng) == best).all()
     for epsilon in (0.3, 1.0):
-        actions = made.act(policy, states, epsilon, made.rng)
+        actions = made.act(states, epsilon, made.rng)
         share = 1 - epsilon + epsilon / made.actions
         assert np.mean(actions == best) == pytest.approx(share, abs=5 * math.sqrt(share / 2000))
     assert np.bincount(actions, minlength=4).min() > 400
@@ -198,7 +199,6 @@ def test_actions_are_greedy_but_for_a_share_of_epsilon():
 def test_an_update_every_four_steps_before_the_last_steps_outcome_is_known(actors, steps, monkeypatch):
     made = Dqn(tiny_dqn(actors=actors, replay_start=100, update_every=4), CPU)
     made.initialize(states_of(40))
-    made.losses = []
     known: list[tuple[int, int]] = []
     update = made.update
 
@@ -210,7 +210,7 @@ def test_an_update_every_four_steps_before_the_last_steps_outcome_is_known(actor
     ticks = list(made.play(steps, learn=True))
     played = -(-steps // actors) * actors  # whole rounds of all games
     assert made.agent_steps == played and made.replay.appended == played // actors
-    assert made.updates == len(made.losses) == (played - 100) // 4 > 10
+    assert made.updates == (played - 100) // 4 > 10
     assert all(stored == agent_steps - actors for agent_steps, stored in known)
     assert not ticks or ticks[-1] <= steps
 
@@ -220,15 +220,16 @@ def test_the_states_acted_on_are_those_in_the_replay(monkeypatch):
     made.initialize(states_of(40))
     seen, act = [], made.act
 
-    def noted(policy: nn.Module, states: np.ndarray, *rest: object) -> np.ndarray:
+    def noted(states: np.ndarray, *rest: object) -> np.ndarray:
         seen.append(states[0].tobytes())
-        return act(policy, states, *rest)
+        return act(states, *rest)
 
     monkeypatch.setattr(made, "act", noted)
     list(made.play(600, learn=False))
     stored = made.replay._transitions(np.arange(len(made.replay)))
-    assert len(stored.states) == len(seen) == 600 and stored.terminals.sum() >= 4, "some lives were lost"
-    assert sorted(s.tobytes() for s in stored.states) == sorted(seen)
+    states = made.replay.seen(stored.rows)[:, :-1].numpy()
+    assert len(states) == len(seen) == 600 and stored.terminals.sum() >= 4, "some lives were lost"
+    assert sorted(s.tobytes() for s in states) == sorted(seen)
     assert made.agent_steps == made.updates == 0
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from wnrepro.data import Pixels
-from wnrepro.experiments.draw import GREYS, SIZE, Draw, DrawNet, Sample, boxes, filter_banks, read, write
+from wnrepro.experiments.draw import GREYS, SIZE, Draw, DrawNet, Grid, Sample, boxes, filter_banks, read, write
 from wnrepro.parameterization import BN_EPSILON, BN_MOMENTUM, Linear, LSTMCell, Parameterized, layers
 from wnrepro.settings import PARAMS, DrawSettings
 from wnrepro.training import Epoch, Tick
@@ -54,7 +54,7 @@ def plain_filters(centre: float, log_delta: float, log_variance: float, count: i
 def test_filter_banks_are_those_of_plain_loops():
     windows = random(6, 2, 5)
     windows[0], windows[1, 0], windows[1, 1], windows[2, 0] = (torch.tensor(w) for w in (INSIDE, FAR, NARROW, NARROW))
-    for which, (f_y, f_x, gamma) in enumerate(filter_banks(windows, (2, 5))):
+    for which, (f_y, f_x, gamma) in enumerate(filter_banks(windows, Grid((2, 5)).to(windows.dtype))):
         count = (2, 5)[which]
         assert f_y.shape == f_x.shape == (6, count, SIZE) and gamma.shape == (6, 1)
         for n, (y, x, log_delta, log_variance, log_gamma) in enumerate(windows[:, which].tolist()):
@@ -64,14 +64,14 @@ def test_filter_banks_are_those_of_plain_loops():
             assert gamma[n].item() == pytest.approx(math.exp(log_gamma))
         for bank in (f_y, f_x):
             assert ((bank[0].sum(1) - 1).abs() < 1e-3).all(), "inside the image a filter is an average"
-    f_y, f_x, _ = filter_banks(torch.tensor([[FAR]], dtype=torch.float64), (2,))[0]
+    f_y, f_x, _ = filter_banks(torch.tensor([[FAR]], dtype=torch.float64), Grid((2,)).double())[0]
     assert max(f_y.max(), f_x.max()) < 1e-8, "outside there is nothing to see"
 
 
 def test_a_box_goes_through_the_outermost_filters_centres():
     windows = torch.tensor([INSIDE, [-0.2, 0.1, -0.7, -0.5, 0.0]], dtype=torch.float64)
     for count in (2, 5):
-        ((f_y, f_x, _),) = filter_banks(windows[:, None], (count,))
+        ((f_y, f_x, _),) = filter_banks(windows[:, None], Grid((count,)).to(windows.dtype))
         pixel = torch.arange(SIZE, dtype=torch.float64)
         y, x = ((bank @ pixel) / bank.sum(2) for bank in (f_y, f_x))
         close(boxes(windows), torch.stack([y[:, 0], y[:, -1], x[:, 0], x[:, -1]], 1), 1e-4)
@@ -81,7 +81,7 @@ def test_a_box_goes_through_the_outermost_filters_centres():
 def test_writing_is_the_adjoint_of_reading():
     windows = torch.tensor(INSIDE) + 0.3 * random(4, 2, 5)
     image, patches = random(4, SIZE, SIZE), (random(4, 4), random(4, 25))
-    for banks, patch, count in zip(filter_banks(windows, (2, 5)), patches, (2, 5), strict=True):
+    for banks, patch, count in zip(filter_banks(windows, Grid((2, 5)).to(windows.dtype)), patches, (2, 5), strict=True):
         f_y, f_x, gamma = banks
         plain = f_y, f_x, torch.ones_like(gamma)
         close(read(image, plain), torch.einsum("bny,byx,bmx->bnm", f_y, image, f_x).flatten(1), 1e-12)
@@ -98,7 +98,7 @@ def test_gradients_of_reading_and_writing_are_right():
     image, patch = random(2, SIZE, SIZE).requires_grad_(), random(2, 9).requires_grad_()
 
     def attend(windows: Tensor, image: Tensor, patch: Tensor) -> tuple[Tensor, ...]:
-        of_reading, of_writing = filter_banks(windows, (2, 3))
+        of_reading, of_writing = filter_banks(windows, Grid((2, 3)).to(windows.dtype))
         weights = random(SIZE, SIZE)  # of the picture written, so that there are few outputs
         return (*of_reading[:2], read(image, of_reading), write(patch, of_writing) @ weights[:, :2])
 
@@ -447,7 +447,7 @@ def test_pictures_show_samples_originals_beside_reconstructions_and_a_drawing(pi
 
 def test_a_filter_that_the_image_does_not_have_is_nothing_and_has_no_gradient():
     windows = torch.tensor([[FAR], [[*FAR[:3], -6.0, 0.0]]], dtype=torch.float64, requires_grad=True)
-    ((f_y, f_x, _),) = filter_banks(windows, (5,))
+    ((f_y, f_x, _),) = filter_banks(windows, Grid((5,)).to(windows.dtype))
     weights = random(*f_y.shape)
     ((f_y + f_x) * weights).sum().backward()
     assert not f_y.any() and not f_x.any()

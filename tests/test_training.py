@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wnrepro.errors import UserError
 from wnrepro.parameterization import Conv2d, data_dependent_init
-from wnrepro.training import Adam, Adamax, autocast, choose_device, polyak_average, set_precision
+from wnrepro.training import Adam, Adamax, PolyakAverage, autocast, choose_device, set_precision
 
 
 @pytest.fixture(autouse=True)
@@ -69,12 +69,10 @@ def descend(
     """Give the optimizer these gradients, from step `first` of the schedule on."""
     for step, now in enumerate(grads, start=first):
         lr, beta1 = schedule(step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-            if "betas" in group:
-                group["betas"] = (beta1, 0.999)
-            else:
-                group["beta1"] = beta1
+        if isinstance(optimizer, Adam):
+            optimizer.set_rates(lr, beta1)
+        else:
+            optimizer.param_groups[0] |= {"lr": lr, "beta1": beta1, "betas": (beta1, 0.999)}
         for p, grad in zip(params, now, strict=True):
             p.grad = grad.to(p.dtype)
         optimizer.step()
@@ -334,7 +332,7 @@ def closed_form(history: list[list[np.ndarray[Any, Any]]], decay: float) -> list
 def test_the_polyak_average_is_its_closed_form(updates: float) -> None:
     """At each of 60 updates, of parameters and buffers; what the model was before the first has no influence."""
     model, draw = Walk(), torch.Generator().manual_seed(3)
-    average = polyak_average(model, updates)
+    average = PolyakAverage(model, updates)
     history = []
     for t in range(1, 61):
         history.append(model.step(draw))
@@ -348,7 +346,7 @@ def test_the_polyak_average_is_its_closed_form(updates: float) -> None:
 def test_the_first_average_is_the_first_weights() -> None:
     for updates in (0.1, 1, 1000):
         model = Walk()
-        average = polyak_average(model, updates)
+        average = PolyakAverage(model, updates)
         (w, running) = model.step(torch.Generator().manual_seed(4))
         average.update_parameters(model)
         assert np.array_equal(average.module.w.detach(), w) and np.array_equal(average.module.running, running)
@@ -357,7 +355,7 @@ def test_the_first_average_is_the_first_weights() -> None:
 def test_the_polyak_average_of_a_long_run_forgets() -> None:
     """Weights that change once, u updates before the end, have left e⁻¹ of the old ones in an average over u."""
     model, updates = Walk(), 50
-    average = polyak_average(model, updates)
+    average = PolyakAverage(model, updates)
     for t in range(1000):
         with torch.no_grad():
             model.w.fill_(1.0 if t < 1000 - updates else 0.0)
@@ -371,7 +369,7 @@ def test_running_statistics_are_averaged_and_the_mask_stays() -> None:
     mask = torch.ones(4, 3, 3, 3)
     mask[:, :, 2] = 0
     layer: Any = Conv2d(3, 4, 3, "bn", mask=mask).to(memory_format=torch.channels_last)
-    average = polyak_average(layer, 3)
+    average = PolyakAverage(layer, 3)
     data_dependent_init(layer, torch.randn(8, 3, 6, 6))
     history = []
     for t in range(6):
@@ -399,15 +397,15 @@ def test_the_polyak_average_continues_from_a_file_bit_for_bit() -> None:
         return averages(average)
 
     model, draw = Walk(), torch.Generator().manual_seed(5)
-    whole = averaged(model, polyak_average(model, 8), draw, 30)
+    whole = averaged(model, PolyakAverage(model, 8), draw, 30)
 
     draw.manual_seed(5)
-    first = polyak_average(model, 8)
+    first = PolyakAverage(model, 8)
     averaged(model, first, draw, 13)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
-    second = polyak_average(Walk(), 8)
+    second = PolyakAverage(Walk(), 8)
     second.load_state_dict(torch.load(file, weights_only=True))
     for found, expected in zip(averaged(model, second, draw, 17), whole, strict=True):
         assert np.array_equal(found, expected)

@@ -1,4 +1,4 @@
-"""The four Atari games of section 5.4, what an agent sees of them, and its replay. Imports no torch.
+"""The four Atari games of section 5.4, what an agent sees of them, and its replay.
 
 Shapes: N games side by side, B transitions of a minibatch. A screen is SIZE × SIZE grey levels, uint8.
 """
@@ -6,6 +6,7 @@ Shapes: N games side by side, B transitions of a minibatch. A screen is SIZE × 
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
@@ -116,12 +117,11 @@ class History:
 
 
 class Batch(NamedTuple):
-    """Transitions. states and next_states are views of the same STACK + 1 screens of each."""
+    """Transitions."""
 
-    states: np.ndarray  # (B, STACK, SIZE, SIZE) uint8, oldest first, zeros before the episode's first
+    rows: np.ndarray  # (B, STACK + 1) int64: where the replay has the screens of the state, oldest first, and the next
     actions: np.ndarray  # (B,) int64
     rewards: np.ndarray  # (B,) float32, −1, 0 or 1
-    next_states: np.ndarray  # as states; the newest screen is zeros where the transition is terminal
     terminals: np.ndarray  # (B,) bool
 
 
@@ -130,13 +130,16 @@ class Replay:
 
     An episode ends with a lost life, a game over, or where the games begin anew for another reason (a resume, an
     epoch's end): the append before that must be terminal for all, as in deep_q_rl, since no screen follows it.
-    Memory is taken as the ring fills.
+    The screens are on a device: in this machine's memory, of which they take as much as the ring is full, or a GPU's.
     """
 
-    def __init__(self, steps: int, games: int, stack: int = STACK, size: int = SIZE) -> None:
+    def __init__(
+        self, steps: int, games: int, stack: int = STACK, size: int = SIZE, device: torch.device | None = None
+    ) -> None:
         self.slots, self.games, self.stack = steps // games, games, stack
         self.appended = 0  # time slots in all, the overwritten ones included
-        self.frames = np.zeros((self.slots, games, size, size), np.uint8)
+        self.blank = self.slots * games  # the row of a screen of zeros, after the ring's
+        self.screens = torch.from_numpy(np.zeros((self.blank + 1, size, size), np.uint8)).to(device or "cpu")
         self.actions = np.zeros((self.slots, games), np.uint8)
         self.rewards = np.zeros((self.slots, games), np.int8)
         self.terminals = np.zeros((self.slots, games), np.bool_)
@@ -152,11 +155,11 @@ class Replay:
 
         Rewards are clipped to ±1 here.
         """
-        assert frames.shape == self.frames.shape[1:]
+        assert frames.shape == (self.games, *self.screens.shape[1:])
         slot, before = self.appended % self.slots, (self.appended - 1) % self.slots
         first = self.terminals[before] | (self.appended == 0)
         self.ages[slot] = np.where(first, 0, np.minimum(self.ages[before] + 1, self.stack - 1))
-        self.frames[slot] = frames
+        self.screens[slot * self.games : (slot + 1) * self.games] = torch.from_numpy(frames)
         self.actions[slot] = actions
         self.rewards[slot] = np.clip(rewards, -1, 1)
         self.terminals[slot] = terminals
@@ -171,10 +174,17 @@ class Replay:
         """So many transitions, uniformly and with replacement."""
         return self._transitions(rng.integers(len(self), size=batch))
 
+    def seen(self, rows: np.ndarray) -> torch.Tensor:
+        """The screens (B, STACK + 1, SIZE, SIZE) of a batch's rows, zeros before the episode's first and where the
+        transition is terminal: states are all but the last, the next states all but the first.
+        """
+        index = torch.from_numpy(rows).to(self.screens.device)
+        return self.screens.index_select(0, index.flatten()).view(*rows.shape, *self.screens.shape[1:])
+
     def state_dict(self) -> dict[str, np.ndarray]:
-        """What an exact resume needs; the arrays are views of the filled part of the ring."""
+        """What an exact resume needs; on a CPU the arrays are views of the filled part of the ring."""
         rings = {name: ring[: self._stored] for name, ring in self._rings().items()}
-        return {"appended": np.array(self.appended), **rings}
+        return {"appended": np.array(self.appended), **rings, "frames": self._filled().cpu().numpy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what a replay of the same size gave."""
@@ -182,10 +192,14 @@ class Replay:
         for name, ring in self._rings().items():
             assert state[name].shape == (self._stored, *ring.shape[1:]), f"{name} of a replay of another size"
             ring[: self._stored] = state[name]
+        self._filled().copy_(torch.from_numpy(state["frames"]))
 
     def _rings(self) -> dict[str, np.ndarray]:
-        names = ("frames", "actions", "rewards", "terminals", "ages")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("actions", "rewards", "terminals", "ages")}
+
+    def _filled(self) -> torch.Tensor:
+        """The screens stored, (time slots, N, SIZE, SIZE)."""
+        return self.screens[: self._stored * self.games].view(self._stored, self.games, *self.screens.shape[1:])
 
     @property
     def _stored(self) -> int:
@@ -218,10 +232,9 @@ class Replay:
 
         offsets = np.arange(1 - self.stack, 2)  # of the state's screens, and the next
         rows = (slot[:, None] + offsets) % self.slots * self.games + game[:, None]
-        screens = self.frames.reshape(-1, *self.frames.shape[2:]).take(rows, axis=0)
         terminals = self.terminals[slot, game]
         unseen = self.ages[slot, game][:, None] < -offsets
         unseen[:, -1] = terminals
-        screens[unseen] = 0
+        rows[unseen] = self.blank
         actions, rewards = self.actions[slot, game].astype(np.int64), self.rewards[slot, game].astype(np.float32)
-        return Batch(screens[:, :-1], actions, rewards, screens[:, 1:], terminals)
+        return Batch(rows, actions, rewards, terminals)

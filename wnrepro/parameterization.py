@@ -266,12 +266,12 @@ class Linear(Parameterized):
     def weighted_sum(self, x: Tensor, w: "Tensor | Unrolled", b: Tensor | None) -> Tensor:
         return product(x, w, b) if isinstance(w, Unrolled) else F.linear(x, w, b)
 
-    def unrolled(self, dtype: torch.dtype | None = None) -> Unrolled:
+    def unrolled(self, dtype: torch.dtype | None = None, gathered: bool = True) -> Unrolled:
         """The weight for many time steps, to be given to `forward`: it is computed once, and so is its gradient.
 
-        dtype: of the factors of the products, where it is not the weight's.
+        dtype: of the factors of the products, where it is not the weight's; gathered: see `Unrolled`.
         """
-        return Unrolled(self.weight(), dtype)
+        return Unrolled(self.weight(), dtype, gathered)
 
     def plain_layer(self) -> nn.Module:
         units, inputs = self.v.shape
@@ -355,9 +355,9 @@ class LSTMCell(nn.Module):
         self.input = Linear(inputs, 4 * units, param, time_steps=time_steps, **options)
         self.recurrent = Linear(units, 4 * units, without_batch_statistics(param), **options)
 
-    def unrolled(self, dtype: torch.dtype | None = None) -> tuple[Unrolled, Unrolled]:
-        """Both weights for many time steps, to be given to `forward` at each of them; dtype: see `Linear`."""
-        return self.input.unrolled(dtype), self.recurrent.unrolled(dtype)
+    def unrolled(self, dtype: torch.dtype | None = None, gathered: bool = True) -> tuple[Unrolled, Unrolled]:
+        """Both weights for many time steps, to be given to `forward` at each of them; see `Linear`."""
+        return self.input.unrolled(dtype, gathered), self.recurrent.unrolled(dtype, gathered)
 
     def forward(
         self,
@@ -424,6 +424,15 @@ def bound_v_norm(model: nn.Module, a: float) -> None:
 def fold(model: nn.Module) -> nn.Module:
     """A copy of the model in plain torch layers: the same function in evaluation, for inference."""
     return copy.deepcopy(model, {id(layer): layer.fold() for layer in foldable(model)})
+
+
+@torch.no_grad()
+def refold(model: nn.Module, plain: nn.Module) -> None:
+    """Make what `fold` once made of the model that of the model as it is now, in place; without LSTM cells."""
+    for name, layer in layers(model):
+        there: Any = plain.get_submodule(name)
+        for mine, theirs in zip((there.weight, there.bias), layer.folded(), strict=True):
+            mine.copy_(theirs)
 
 
 def foldable(model: nn.Module) -> Iterator["Parameterized | LSTMCell"]:

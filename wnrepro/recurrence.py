@@ -22,16 +22,17 @@ class Unrolled:
 
     Its gradient is gathered in place, product by product while their factors are still in the cache; autograd would
     make a matrix of each and then add them up. dtype: of the factors of the products, where it is not w's. Every
-    backward pass through it must go on to w, or what it gathered is added to the next. Under torch.compile it is the
-    plain weight.
+    backward pass through it must go on to w, or what it gathered is added to the next. Where its products are compiled
+    by torch.compile it is the plain weight, not `gathered`.
     """
 
-    def __init__(self, w: Tensor, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, w: Tensor, dtype: torch.dtype | None = None, gathered: bool = True) -> None:
         self.dtype = w.dtype
         self.factors: list[tuple[Tensor, Tensor]] = []
         self.gradient: Tensor | None = None
         dtype = dtype or w.dtype
-        self.w: Tensor = w.to(dtype) if torch.compiler.is_compiling() else Gather.apply(w, dtype, self)
+        self.gathered = gathered and not torch.compiler.is_compiling()
+        self.w: Tensor = Gather.apply(w, dtype, self) if self.gathered else w.to(dtype)
 
     def add_gradient(self, of_output: Tensor, x: Tensor) -> None:
         """Add that of one product x·wᵀ."""
@@ -91,7 +92,7 @@ class Product(torch.autograd.Function):
 
 def product(x: Tensor, weight: Unrolled, b: Tensor | None) -> Tensor:
     """x·wᵀ + b of x (B, I) and b (C,), where given: (B, C)."""
-    if torch.compiler.is_compiling():
+    if not weight.gathered:
         y = F.linear(x.to(weight.w.dtype), weight.w).to(x.dtype)
         return y if b is None else y + b
     y = Product.apply(x, weight.w, b, weight)
@@ -144,7 +145,7 @@ def lstm_step(t: Tensor, h: Tensor, c: Tensor, weight: Unrolled, b: Tensor) -> t
     t: the input-to-hidden products (B, 4·U), gates in torch's order i, f, g, o; weight (4·U, U) and b (4·U,): the
     recurrent ones.
     """
-    if torch.compiler.is_compiling():
+    if not weight.gathered:
         i, f, g, o = (t + product(h, weight, b)).chunk(4, 1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c

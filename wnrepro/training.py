@@ -5,6 +5,7 @@ The authors' Adam differs from torch's: ε = 1e-8 stands inside the square root;
 
 import contextlib
 import ctypes
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +86,8 @@ class MomentOptimizer(torch.optim.Optimizer):
 class Adam(MomentOptimizer):
     """Adam with ε inside the root (authors' code): p ← p − lr·m̂/√(v̂ + ε).
 
-    The bias corrections 1 − β1ᵗ, 1 − β2ᵗ use the β of the step, also after β1 has changed.
+    The bias corrections 1 − β1ᵗ, 1 − β2ᵗ use the β of the step, also after β1 has changed. lr, β1 and the step count
+    of a group are tensors () on the parameters' device, so that a captured step heeds their changes: `set_rates`.
     """
 
     moments = ("m", "v")
@@ -99,6 +101,25 @@ class Adam(MomentOptimizer):
         epsilon: float = 1e-8,
     ) -> None:
         super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "epsilon": epsilon, "step": 0})
+        self.onto_the_device()
+
+    def onto_the_device(self) -> None:
+        """Make the groups' lr, β1 and step count tensors there, in float64."""
+        for group in self.param_groups:
+            device = group["params"][0].device
+            for name in ("lr", "beta1", "step"):
+                group[name] = torch.as_tensor(group[name], dtype=torch.float64).to(device, copy=True)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        super().load_state_dict(state_dict)
+        self.onto_the_device()
+
+    def set_rates(self, lr: float, beta1: float) -> None:
+        """From the next step on."""
+        for group in self.param_groups:
+            group["lr"].fill_(lr)
+            group["beta1"].fill_(beta1)
 
     def update(
         self,
@@ -108,15 +129,18 @@ class Adam(MomentOptimizer):
         first: list[Tensor],
         second: list[Tensor],
     ) -> None:
-        group["step"] += 1
-        beta1, beta2 = group["beta1"], group["beta2"]
-        torch._foreach_lerp_(first, grads, 1 - beta1)
+        lr, beta1, beta2, step = (group[name] for name in ("lr", "beta1", "beta2", "step"))
+        step += 1
+        dtype = params[0].dtype
+        torch._foreach_mul_(first, beta1.to(dtype))
+        torch._foreach_add_(first, torch._foreach_mul(grads, (1 - beta1).to(dtype)))
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
-        root = torch._foreach_div(second, 1 - beta2 ** group["step"])
+        root = torch._foreach_div(second, (1 - beta2**step).to(dtype))
         torch._foreach_add_(root, group["epsilon"])
         torch._foreach_sqrt_(root)
-        torch._foreach_addcdiv_(params, first, root, -group["lr"] / (1 - beta1 ** group["step"]))
+        torch._foreach_mul_(root, ((1 - beta1**step) / lr).to(dtype))
+        torch._foreach_addcdiv_(params, first, root, -1)
 
 
 class Adamax(MomentOptimizer):
@@ -153,18 +177,91 @@ class Adamax(MomentOptimizer):
         torch._foreach_addcdiv_(params, first, second, -group["lr"])
 
 
-def polyak_average(model: nn.Module, updates: float) -> AveragedModel:
+class PolyakAverage(AveragedModel):
     """The exponential moving average of a model's parameters and buffers over about so many updates (§5.2).
 
-    Call its `update_parameters(model)` after each update. It is bias-corrected: the weight of the newest parameters
-    is (1 − d)/(1 − dᵗ) at update t, d = 1 − 1/updates, so that the first weights count for no more than the others.
+    It is bias-corrected: the weight of the newest parameters is (1 − d)/(1 − dᵗ) at update t, d = 1 − 1/updates, so
+    that the first weights count for no more than the others. The count stays on the device, which never waits.
     """
-    decay = 1 - 1 / max(updates, 1)
 
-    def average(averages: Any, current: Any, averaged: Tensor | int) -> None:
-        torch._foreach_lerp_(averages, current, (1 - decay) / (1 - decay ** (int(averaged) + 1)))
+    def __init__(self, model: nn.Module, updates: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self.decay = 1 - 1 / max(updates, 1)
+        self.n_averaged: Tensor = self.n_averaged.to(next(model.parameters()).device)
 
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the model as it is after an update."""
+        self.n_averaged += 1
+        weight = (1 - self.decay) / (1 - self.decay ** self.n_averaged.double())
+        for mine, theirs in ((self.module.parameters, model.parameters), (self.module.buffers, model.buffers)):
+            averages, current = list(mine()), list(theirs())
+            if averages:
+                dtype = averages[0].dtype
+                torch._foreach_mul_(averages, (1 - weight).to(dtype))
+                torch._foreach_add_(averages, torch._foreach_mul(current, weight.to(dtype)))
+
+
+def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any] | None:
+    """torch.compile of a function; None where that does not work (it needs a C++ compiler, on a GPU Triton)."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of CUDA on a machine without a GPU
+    try:
+        torch.compile(torch.sin)(torch.zeros(8, device=device))
+    except RuntimeError:
+        return None
+    return torch.compile(function)
+
+
+PLAIN_CALLS = 3  # before a function is captured: what is made once, and what is tried out, happens then
+
+
+class Captured:
+    """A function of tensors that a GPU repeats as one CUDA graph; on a CPU it is the function.
+
+    Its first PLAIN_CALLS calls are plain ones; the next is captured, and from then on replayed, with the inputs copied
+    into those of the capture. Each set of input shapes has a graph of its own. The function may not wait for the
+    device nor depend on anything of the host's that changes from call to call: that it reads from tensors, which stay
+    in place. Random numbers are those of plain calls. An output stands until the next call.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], device: torch.device) -> None:
+        self.function, self.captures = function, device.type == "cuda"
+        self.graphs: dict[tuple[torch.Size, ...], Graph] = {}
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if not self.captures:
+            return self.function(*inputs)
+        graph = self.graphs.setdefault(tuple(x.shape for x in inputs), Graph())
+        return graph.run(self.function, inputs)
+
+
+class Graph:
+    """One of `Captured`."""
+
+    def __init__(self) -> None:
+        self.calls, self.captured = 0, False
+        self.stream = torch.cuda.Stream()  # of the plain calls, which must not be that of the capture's surroundings
+        self.graph = torch.cuda.CUDAGraph()
+        self.inputs: tuple[Tensor, ...] = ()
+        self.outputs: tuple[Tensor, ...] = ()
+
+    def run(self, function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        self.calls += 1
+        if self.calls <= PLAIN_CALLS:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                outputs = function(*inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return outputs
+        if not self.captured:
+            self.captured = True
+            self.inputs = tuple(x.clone() for x in inputs)
+            with torch.cuda.graph(self.graph):
+                self.outputs = function(*self.inputs)
+        for mine, theirs in zip(self.inputs, inputs, strict=True):
+            mine.copy_(theirs)
+        self.graph.replay()
+        return self.outputs
 
 
 def choose_device(name: str) -> torch.device:
@@ -194,7 +291,7 @@ def random_generators(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def set_precision(precision: str, device: torch.device) -> None:
-    """Let matrix products run in tf32 or not. Raises UserError for tf32 on a CPU.
+    """Let matrix products run in tf32 or not, on a GPU by the fastest way. Raises UserError for tf32 on a CPU.
 
     bf16 is the experiments' own affair: see `autocast`, and `recurrence.Unrolled`.
     """
@@ -202,6 +299,7 @@ def set_precision(precision: str, device: torch.device) -> None:
         raise UserError("--precision tf32: only a GPU has it; on a CPU use fp32 or bf16")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes recur: let it try out its convolutions
 
 
 def keep_memory() -> None:

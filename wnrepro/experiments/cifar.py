@@ -19,7 +19,7 @@ from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init
 from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, layers
 from wnrepro.settings import CifarSettings
-from wnrepro.training import Adam, Epoch, Tick, autocast, keep_memory, set_precision
+from wnrepro.training import Adam, Captured, Epoch, Tick, autocast, keep_memory, set_precision
 
 SLOPE = 0.1  # of the leaky ReLU, authors' code
 DROPOUT = 0.5  # table 1
@@ -75,12 +75,15 @@ class Cifar:
             keep_memory()
         self.settings, self.device = settings, device
         # Kept as (N, 32, 32, 3), so that a minibatch of rows is channels_last without a copy of its own.
-        self.train_x, self.test_x = (x.permute(0, 2, 3, 1).contiguous() for x in (images.train_x, images.test_x))
-        self.train_y, self.test_y = images.train_y, images.test_y
+        self.train_x, self.test_x = (
+            x.permute(0, 2, 3, 1).contiguous().to(device) for x in (images.train_x, images.test_x)
+        )
+        self.train_y, self.test_y = images.train_y.to(device), images.test_y.to(device)
         torch.manual_seed(settings.seed)
         self.order = torch.Generator().manual_seed(settings.seed)
         self.net = Net(settings).to(device).to(memory_format=torch.channels_last)
         self.optimizer = Adam(self.net.parameters(), settings.lr)
+        self.captured_step, self.captured_test = Captured(self.step, device), Captured(self.test_batch, device)
         self.epoch = 0
         self.facts: dict[str, Any] = {
             "data": images.source,
@@ -140,8 +143,8 @@ class Cifar:
             losses = torch.empty(n // s.batch_size, device=self.device)
             wrong = torch.zeros((), device=self.device)
             for k, index in enumerate(order[:n].split(s.batch_size), start=1):
-                losses[k - 1], logits, y = self.step(index)
-                wrong += (logits.argmax(1) != y).sum()
+                losses[k - 1], wrong_here = self.captured_step(index)
+                wrong += wrong_here
                 if k % TICK_BATCHES == 0:
                     yield Tick(self.epoch, k * s.batch_size, n)
             test_error, test_loss = self.test()
@@ -152,7 +155,7 @@ class Cifar:
                 "test_error": test_error,
                 "train_loss": losses.mean().item(),
                 "test_loss": test_loss,
-                "lr": self.optimizer.param_groups[0]["lr"],
+                "lr": self.optimizer.param_groups[0]["lr"].item(),
             }
             diverged = ""
             typical = losses.median().item()  # the median: every start has a few steps of high loss
@@ -167,8 +170,8 @@ class Cifar:
             if diverged:
                 return
 
-    def step(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One training step on the images of this index (B,): loss (), logits (B, 10), labels (B,)."""
+    def step(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """One training step on the images of this index (B,): loss (), number of errors ()."""
         x, y = self.batch(self.train_x, index), self.train_y[index]
         with autocast(self.settings.precision, self.device):
             logits = self.net(x)
@@ -178,19 +181,18 @@ class Cifar:
         self.optimizer.step()
         if self.settings.v_norm_max is not None:
             bound_v_norm(self.net, self.settings.v_norm_max)
-        return loss.detach(), logits.detach(), y
+        return loss.detach(), (logits.detach().argmax(1) != y).sum()
 
     @staticmethod
-    def batch(images: Tensor, index: Tensor | slice) -> Tensor:
+    def batch(images: Tensor, index: Tensor) -> Tensor:
         """Images (B, 3, 32, 32), channels_last, of those kept as (N, 32, 32, 3)."""
         return images[index].permute(0, 3, 1, 2)
 
     def schedule(self) -> None:
         """Set lr and β1 for the epoch to come (§5.1): lr·min(2 − epoch/100, 1) in the paper's 200 epochs."""
-        s, group = self.settings, self.optimizer.param_groups[0]
-        decays = self.epoch >= s.decay_from
-        group["lr"] = s.lr * (s.epochs - self.epoch) / (s.epochs - s.decay_from) if decays else s.lr
-        group["beta1"] = 0.5 if decays else 0.9
+        s, decays = self.settings, self.epoch >= self.settings.decay_from
+        lr = s.lr * (s.epochs - self.epoch) / (s.epochs - s.decay_from) if decays else s.lr
+        self.optimizer.set_rates(lr, beta1=0.5 if decays else 0.9)
 
     @torch.no_grad()
     def test(self) -> tuple[float, float]:
@@ -198,13 +200,18 @@ class Cifar:
         self.net.eval()
         wrong = torch.zeros((), device=self.device)
         loss = torch.zeros((), device=self.device)
-        for start in range(0, len(self.test_x), TEST_BATCH):
-            part = slice(start, start + TEST_BATCH)
-            with autocast(self.settings.precision, self.device):
-                logits = self.net(self.batch(self.test_x, part))
-            wrong += (logits.argmax(1) != self.test_y[part]).sum()
-            loss += F.cross_entropy(logits.float(), self.test_y[part], reduction="sum")
+        for index in torch.arange(len(self.test_x), device=self.device).split(TEST_BATCH):
+            wrong_here, loss_here = self.captured_test(index)
+            wrong += wrong_here
+            loss += loss_here
         return wrong.item() / len(self.test_x), loss.item() / len(self.test_x)
+
+    def test_batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Number of errors () and sum of the losses () on the test images of this index (B,)."""
+        y = self.test_y[index]
+        with autocast(self.settings.precision, self.device):
+            logits = self.net(self.batch(self.test_x, index))
+        return (logits.argmax(1) != y).sum(), F.cross_entropy(logits.float(), y, reduction="sum")
 
     @torch.no_grad()
     def initialize(self, index: Tensor) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ Where the paper is silent: openai/iaf, the "manuscript in preparation" that it n
 Shapes: B examples, L latent units (MNIST) or maps (CIFAR-10), H×W pixels. All terms of the bound are in nats.
 """
 
+import functools
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -21,11 +22,12 @@ from wnrepro.parameterization import V_STD, Conv2d, ConvTranspose2d, Linear, Mas
 from wnrepro.settings import CvaeSettings
 from wnrepro.training import (
     Adamax,
+    Captured,
     Epoch,
+    PolyakAverage,
     Tick,
     autocast,
     keep_memory,
-    polyak_average,
     random_generators,
     set_precision,
 )
@@ -387,9 +389,12 @@ class Cvae:
         model = MnistVae if settings.dataset == "mnist" else LadderVae
         self.net: MnistVae | LadderVae = model(settings).to(device).to(memory_format=torch.channels_last)
         self.optimizer = Adamax(self.net.parameters(), settings.lr)
-        self.average = polyak_average(
-            self.net, settings.polyak_epochs * (len(self.train_x) // settings.batch_size)
-        ).eval()
+        self.average = PolyakAverage(self.net, settings.polyak_epochs * (len(self.train_x) // settings.batch_size))
+        self.average.eval()
+        self.captured_step = Captured(self.step, device)
+        self.captured_terms = {
+            net: Captured(functools.partial(self.terms, net), device) for net in (self.net, self.average.module)
+        }
         self.epoch = 0
         self.facts: dict[str, Any] = {
             "data": pixels.source,
@@ -440,7 +445,7 @@ class Cvae:
             self.net.train()
             bounds = torch.empty(n // s.batch_size, device=self.device)
             for k, index in enumerate(order[:n].split(s.batch_size), start=1):
-                bounds[k - 1] = self.step(index)
+                (bounds[k - 1],) = self.captured_step(index)
                 if k % TICK_BATCHES == 0:
                     yield Tick(self.epoch, k * s.batch_size, n)
             reconstruction, kl = self.test(self.average.module)
@@ -465,7 +470,7 @@ class Cvae:
             if diverged:
                 return
 
-    def step(self, index: Tensor) -> Tensor:
+    def step(self, index: Tensor) -> tuple[Tensor]:
         """One training step on the images of this index (B,): their mean bound in nats, ()."""
         with autocast(self.settings.precision, self.device):
             log_p_x, kl = self.net(self.batch(self.train_x, index))
@@ -476,7 +481,7 @@ class Cvae:
         if self.settings.v_norm_max is not None:
             bound_v_norm(self.net, self.settings.v_norm_max)
         self.average.update_parameters(self.net)
-        return (log_p_x.detach() - kl.detach().sum(1)).mean()
+        return ((log_p_x.detach() - kl.detach().sum(1)).mean(),)
 
     def penalty(self, kl: Tensor) -> Tensor:
         """The KL term of the objective: by latent unit or map the minibatch's mean, at least `free_bits` nats each."""
@@ -484,7 +489,7 @@ class Cvae:
         return (mean.clamp(min=self.settings.free_bits) if self.settings.free_bits else mean).sum()
 
     @staticmethod
-    def batch(images: Tensor, index: Tensor | slice) -> Tensor:
+    def batch(images: Tensor, index: Tensor) -> Tensor:
         """Images (B, C, H, W), channels_last, of those kept as (N, H, W, C)."""
         return images[index].permute(0, 3, 1, 2)
 
@@ -496,13 +501,17 @@ class Cvae:
         self.facts |= {"init_loss": loss.item(), **identities.measure(self.settings.seed)}
         return rows
 
-    def test_terms(self, net: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        """log p(x|z) and KL of the test images, (B,) each, a minibatch at a time, by one sample z an image."""
+    def terms(self, net: nn.Module, index: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x|z) and KL of the test images of this index (B,), (B,) each, by one sample z an image."""
+        with autocast(self.settings.precision, self.device):
+            log_p_x, kl = net(self.batch(self.test_x, index))
+        return log_p_x, kl.sum(1)
+
+    def test_terms(self, net: nn.Module) -> Iterator[tuple[Tensor, ...]]:
+        """`terms` of all test images, a minibatch at a time; each stands until the next."""
         net.eval()
-        for start in range(0, len(self.test_x), TEST_BATCH):
-            with autocast(self.settings.precision, self.device):
-                log_p_x, kl = net(self.batch(self.test_x, slice(start, start + TEST_BATCH)))
-            yield log_p_x, kl.sum(1)
+        for index in torch.arange(len(self.test_x), device=self.device).split(TEST_BATCH):
+            yield self.captured_terms[net](index)
 
     @torch.no_grad()
     def test(self, net: nn.Module) -> tuple[float, float]:
@@ -532,7 +541,7 @@ class Cvae:
         reconstruction (no more than there are); values in 0..1, by the averaged parameters.
         """
         net: Any = self.average.module.eval()
-        x = self.batch(self.test_x, slice(0, count))
+        x = self.batch(self.test_x, torch.arange(min(count, len(self.test_x)), device=self.device))
         with random_generators(seed, self.device):
             samples, reconstructions = net.sample(count), net.reconstruct(x)
         pairs = torch.cat([net.show(x), reconstructions], 3)

@@ -21,15 +21,26 @@ from wnrepro import identities
 from wnrepro.atari import SIZE, STACK, STEPS_A_SECOND, Games, History, Replay, Scene
 from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init
-from wnrepro.parameterization import Conv2d, Linear, fold
+from wnrepro.parameterization import Conv2d, Linear, fold, refold
 from wnrepro.settings import DqnSettings
-from wnrepro.training import Adamax, Epoch, Note, Tick, autocast, available_memory, keep_memory, set_precision
+from wnrepro.training import (
+    Adamax,
+    Captured,
+    Epoch,
+    Note,
+    Tick,
+    autocast,
+    available_memory,
+    keep_memory,
+    set_precision,
+)
 
 HUBER = 1.0  # the error beyond which the loss is linear: its gradient is clipped to ±1
 KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)
 TICK_STEPS = 200  # agent steps between two signs of progress
 WHITE = 255
 REFILLING, HOLDING_OUT, TESTING = 1, 2, 3  # what games are for, besides training
+SPARE_BYTES = 2 * 10**9  # of a GPU's memory, for what a run takes besides its replay
 DIVERGED_Q = 1e4  # rewards are clipped to ±1 and discounted: no true value exceeds 1/(1 − 0.99) = 100
 
 
@@ -69,6 +80,13 @@ class DqnNet(nn.Module):
         return q.float()
 
 
+def replay_device(steps: int, device: torch.device) -> torch.device:
+    """Where the replay's screens are best kept: on the GPU where they fit, else in this machine's memory."""
+    if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > Replay.nbytes_needed(steps) + SPARE_BYTES:
+        return device
+    return torch.device("cpu")
+
+
 class Dqn:
     """The experiment: settings in, `train()` yields its progress; resumes from `load_state_dict`.
 
@@ -90,10 +108,14 @@ class Dqn:
         self.testing: Games | None = None
         self.actions = self.training.actions
         self.net = DqnNet(s, self.actions).to(device)
-        self.target = fold(self.net)
+        self.policy, self.target = fold(self.net), fold(self.net)  # as plain layers; the policy is the net as it is
         self.optimizer = Adamax(self.net.parameters(), s.lr, beta1=s.beta1)
-        self.replay = Replay(s.replay_steps, s.actors)
+        self.replay = Replay(s.replay_steps, s.actors, device=replay_device(s.replay_steps, device))
         self.epoch = self.agent_steps = self.updates = 0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.captured_learn = Captured(self.learn, device)
+        self.captured_q = Captured(lambda states: (self.policy(states),), device)
+        self.captured_renewal = Captured(self.renew, device)
         self.facts: dict[str, Any] = {
             "parameters": sum(p.numel() for p in self.net.parameters()),
             "actions": self.actions,
@@ -113,8 +135,10 @@ class Dqn:
             if getattr(s, name) > 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(s, name):g}: give a number of at most 1")
         needed, there = Replay.nbytes_needed(s.replay_steps), available_memory()
+        if replay_device(s.replay_steps, device).type != "cpu":
+            needed = 0
         if s.checkpoint_replay:
-            needed *= 2  # a checkpoint is made in memory
+            needed += Replay.nbytes_needed(s.replay_steps)  # a checkpoint is made in memory
         if there is not None and needed > there:
             raise UserError(
                 f"--replay-steps {s.replay_steps}: needs {needed / 1e9:.1f} GB of memory, {there / 1e9:.1f} GB are "
@@ -155,13 +179,15 @@ class Dqn:
                 tables["init"] = self.initialize(self.held_out[: s.init_examples])
                 tables["layers"] = layer_rows(self.net, self.epoch)
             self.epoch += 1
-            self.losses: list[Tensor] = []
+            updates = self.updates
+            self.loss_sum.zero_()
             self.training.begin(self.games_seed(self.epoch))
             for done in self.play(s.epoch_steps, learn=True):
                 yield Tick(self.epoch, done, s.epoch_steps)
             games = self.test(s.epsilon_test)
             scores = [row["score"] for row in games]
-            loss = torch.stack(self.losses).mean().item() if self.losses else math.nan
+            updates = self.updates - updates
+            loss = self.loss_sum.item() / updates if updates else math.nan
             mean_q = self.mean_q()
             row = {
                 "epoch": self.epoch,
@@ -178,7 +204,7 @@ class Dqn:
             tables.setdefault("games", []).extend(games)
             tables.setdefault("layers", []).extend(layer_rows(self.net, self.epoch))
             diverged = ""
-            if (self.losses and not math.isfinite(loss)) or not abs(mean_q) <= DIVERGED_Q:
+            if (updates and not math.isfinite(loss)) or not abs(mean_q) <= DIVERGED_Q:
                 diverged = f"loss {loss:.3g}, mean Q value {mean_q:.3g} in epoch {self.epoch}"
             yield Epoch(self.epoch, row, tables, diverged)
             if diverged:
@@ -193,17 +219,17 @@ class Dqn:
         s, games = self.settings, self.training
         history = History(s.actors)
         history.add(games.frames)
-        policy = fold(self.net.eval())
         for done in range(s.actors, steps + s.actors, s.actors):
             frames = games.frames
-            actions = self.act(policy, history.stacks, self.epsilon(), self.rng)
+            actions = self.act(history.stacks, self.epsilon(), self.rng)
             games.send(actions)
             if learn:
                 self.agent_steps += s.actors
                 due = max(self.agent_steps - s.replay_start, 0) // s.update_every - self.updates
+                for _ in range(due):
+                    self.update()
                 if due > 0:
-                    self.losses += [self.update() for _ in range(due)]
-                    policy = fold(self.net.eval())
+                    self.captured_renewal()
             played = games.receive()
             ended = played.life_lost | (done >= steps)  # after the last step other games begin
             self.replay.append(frames, actions, played.rewards, ended)
@@ -219,39 +245,49 @@ class Dqn:
         return 1 - (1 - s.epsilon_last) * min(max(progress, 0), 1)
 
     @torch.no_grad()
-    def act(self, policy: nn.Module, states: np.ndarray, epsilon: float, rng: np.random.Generator) -> np.ndarray:
-        """ε-greedy actions (N,) in these states (N, STACK, SIZE, SIZE)."""
+    def act(self, states: np.ndarray, epsilon: float, rng: np.random.Generator) -> np.ndarray:
+        """ε-greedy actions (N,) of the policy in these states (N, STACK, SIZE, SIZE)."""
         actions = rng.integers(self.actions, size=len(states))
         greedy = rng.random(len(states)) >= epsilon
         if greedy.any():
-            best = policy(torch.from_numpy(states[greedy]).to(self.device)).argmax(1)
-            actions[greedy] = best.cpu().numpy()
+            (q,) = self.captured_q(torch.from_numpy(states).to(self.device))
+            actions[greedy] = q.argmax(1).cpu().numpy()[greedy]
         return actions
 
     def update(self) -> Tensor:
         """One update by a minibatch of the replay; its loss, the sum over the minibatch (authors' code), ()."""
-        s = self.settings
-        batch = self.replay.sample(s.batch_size, self.rng)
-        states, actions, rewards, next_states, terminals = (torch.from_numpy(part).to(self.device) for part in batch)
+        batch = self.replay.sample(self.settings.batch_size, self.rng)
+        rest = (torch.from_numpy(part).to(self.device) for part in (batch.actions, batch.rewards, batch.terminals))
+        (loss,) = self.captured_learn(self.replay.seen(batch.rows).to(self.device), *rest)
+        self.updates += 1
+        if self.updates % self.settings.target_every == 0:
+            self.renew_target()
+        return loss
+
+    def learn(self, screens: Tensor, actions: Tensor, rewards: Tensor, terminals: Tensor) -> tuple[Tensor]:
+        """One update by these screens (B, STACK + 1, SIZE, SIZE), and actions, rewards, terminals (B,): its loss ()."""
+        states, next_states = screens[:, :-1], screens[:, 1:]
         self.net.train()
-        with autocast(s.precision, self.device):
+        with autocast(self.settings.precision, self.device):
             with torch.no_grad():
                 value = self.target(next_states).max(1).values.masked_fill(terminals, 0)
             q = self.net(states).gather(1, actions[:, None]).squeeze(1)
-        loss = F.huber_loss(q, rewards + s.discount * value, reduction="sum", delta=HUBER)
+        wanted = rewards + self.settings.discount * value
+        loss = F.huber_loss(q, wanted, reduction="sum", delta=HUBER)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        self.updates += 1
-        if self.updates % s.target_every == 0:
-            self.renew_target()
-        return loss.detach()
+        self.loss_sum += loss.detach()
+        return (loss.detach(),)
+
+    def renew(self) -> tuple[()]:
+        """The policy becomes the network as it is."""
+        refold(self.net, self.policy)
+        return ()
 
     def renew_target(self) -> None:
         """The target network becomes the network as it is."""
-        training = self.net.training
-        self.target = fold(self.net.eval())
-        self.net.train(training)
+        refold(self.net, self.target)
 
     def test(self, epsilon: float) -> list[dict[str, Any]]:
         """Rows of games.csv: the raw scores of full games. Of those under way after `test_steps` agent steps, each is
@@ -264,13 +300,13 @@ class Dqn:
             self.testing = Games(s.game, s.test_games, seed)
         else:
             self.testing.begin(seed)
-        history, policy = History(s.test_games), fold(self.net.eval())
+        history = History(s.test_games)
         history.add(self.testing.frames)
         scores: list[float] = []
         totals, playing = np.zeros(s.test_games), np.ones(s.test_games, bool)
         steps = 0
         while playing.any():
-            played = self.testing.step(self.act(policy, history.stacks, epsilon, rng))
+            played = self.testing.step(self.act(history.stacks, epsilon, rng))
             steps += int(playing.sum())
             totals += played.rewards
             scores += totals[played.over & playing].tolist()
@@ -300,9 +336,8 @@ class Dqn:
     @torch.no_grad()
     def mean_q(self) -> float:
         """The largest Q value of a state, on average over the held-out ones (authors' code)."""
-        policy = fold(self.net.eval())
         q = [
-            policy(states.to(self.device)).max(1).values
+            self.policy(states.to(self.device)).max(1).values
             for states in self.held_out[: self.settings.held_out].split(256)
         ]
         return torch.cat(q).double().mean().item()
@@ -311,6 +346,7 @@ class Dqn:
     def initialize(self, states: Tensor) -> list[dict[str, Any]]:
         """The data-dependent init on these states; what it achieved, as rows of init.csv."""
         _, rows = measured_init(self.net, states.to(self.device))
+        self.renew()
         self.renew_target()
         self.facts |= identities.measure(self.settings.seed)
         return rows
@@ -336,7 +372,7 @@ class Dqn:
         self.epoch, self.facts = state["epoch"], state["facts"]
         self.agent_steps, self.updates = state["agent_steps"], state["updates"]
         self.net.load_state_dict(state["net"])
-        self.renew_target()
+        self.renew()
         self.target.load_state_dict(state["target"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rng.bit_generator.state = json.loads(state["rng"])
@@ -352,12 +388,12 @@ class Dqn:
         rng = np.random.default_rng(seed)
         begin = int(rng.integers(2**31 - 1))
         seen, shown = (Games(s.game, 1, begin, colour=colour) for colour in (False, True))
-        history, policy = History(1), fold(self.net.eval())
+        history = History(1)
         history.add(seen.frames)
         scene = Scene(shown.frames[0], 0, 0.0, False)
         yield scene
         while not scene.over and scene.steps < seconds * STEPS_A_SECOND:
-            actions = self.act(policy, history.stacks, s.epsilon_test, rng)
+            actions = self.act(history.stacks, s.epsilon_test, rng)
             played, same = seen.step(actions), shown.step(actions)
             history.add(played.frames)
             screen = scene.screen if played.over[0] else same.frames[0]

@@ -5,12 +5,11 @@ Shapes: B examples, T time steps, L latent units, U units of an LSTM, N filters 
 SIZE×SIZE pixels. All terms of the bound are in nats.
 """
 
-import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from wnrepro.drawing import outlined
 from wnrepro.measurements import layer_rows
 from wnrepro.parameterization import Linear, LSTMCell, layers, without_batch_statistics
 from wnrepro.settings import DrawSettings
-from wnrepro.training import Epoch, Tick, keep_memory, random_generators, set_precision
+from wnrepro.training import Captured, Epoch, Tick, compiled, keep_memory, random_generators, set_precision
 
 SIZE = 28
 PIXELS = SIZE * SIZE
@@ -32,6 +31,7 @@ LEAST_VALUE = 1e-13  # of a filter, else 0: products of smaller ones are denorma
 WINDOW = 5  # numbers that place a window
 GUESS_NATS = PIXELS * math.log(2)
 DIVERGED_FACTOR = 2  # times the loss of guessing every pixel
+COMPILED_FROM = 50_000  # time steps of training, which then save more than compiling takes
 TICK_BATCHES = 5  # minibatches between two signs of progress
 TEST_BATCH = 500
 DRAWN, ENLARGED = 16, 3  # samples in the animation, and how much larger they are
@@ -41,18 +41,23 @@ GREYS = 31  # of the animation, besides black: fewer make a smaller file
 # ------------------------------------------------------------------------------- attention
 
 
-@functools.cache
-def grid(filters: tuple[int, ...], like: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+class Grid(nn.Module):
     """Of windows with so many filters: each filter's window (ΣN,) and place in it, in pixels at δ = 1, (ΣN, 1); and the
     pixels' coordinates (SIZE,).
     """
-    which = [window for window, count in enumerate(filters) for _ in range(count)]
-    offsets = [(i - (count - 1) / 2) * (SIZE - 1) / (count - 1) for count in filters for i in range(count)]
-    return (
-        torch.tensor(which, device=device),
-        torch.tensor(offsets, dtype=like, device=device).unsqueeze(1),
-        torch.arange(SIZE, dtype=like, device=device),
-    )
+
+    which: Tensor
+    offsets: Tensor
+    pixels: Tensor
+
+    def __init__(self, filters: tuple[int, ...]) -> None:
+        super().__init__()
+        self.filters = filters
+        which = [window for window, count in enumerate(filters) for _ in range(count)]
+        offsets = [(i - (count - 1) / 2) * (SIZE - 1) / (count - 1) for count in filters for i in range(count)]
+        self.register_buffer("which", torch.tensor(which), persistent=False)
+        self.register_buffer("offsets", torch.tensor(offsets).unsqueeze(1), persistent=False)
+        self.register_buffer("pixels", torch.arange(float(SIZE)), persistent=False)
 
 
 class FilterBanks(torch.autograd.Function):
@@ -82,16 +87,15 @@ class FilterBanks(torch.autograd.Function):
         return d_mu.mul_(precision), d_precision, None
 
 
-def filter_banks(windows: Tensor, filters: tuple[int, ...]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For windows (B, W, 5) and their numbers of filters N: each one's F_y and F_x (B, N, SIZE) and intensity γ (B, 1).
+def filter_banks(windows: Tensor, grid: Grid) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For windows (B, W, 5) and their N filters each: each one's F_y and F_x (B, N, SIZE) and intensity γ (B, 1).
 
     A window is its centre's y and x, in −1..1 from one edge of the image to the other; log δ, log σ², log γ. δ is the
     distance of neighbouring filters, 1 being that at which the window covers the image (Gregor et al., eq. 19 to 26).
     """
-    which, offsets, pixels = grid(filters, windows.dtype, windows.device)
-    each = windows[:, which]  # (B, ΣN, 5)
-    mu = (each[..., :2] + 1) * (SIZE / 2) + torch.exp(each[..., 2:3]) * offsets
-    banks = FilterBanks.apply(mu, torch.exp(-each[..., 3:4]), pixels).split(filters, 1)
+    each = windows[:, grid.which]  # (B, ΣN, 5)
+    mu = (each[..., :2] + 1) * (SIZE / 2) + torch.exp(each[..., 2:3]) * grid.offsets
+    banks = FilterBanks.apply(mu, torch.exp(-each[..., 3:4]), grid.pixels).split(grid.filters, 1)
     gammas = torch.exp(windows[:, :, 4:]).unbind(1)
     return [(bank[:, :, 0], bank[:, :, 1], gamma) for bank, gamma in zip(banks, gammas, strict=True)]
 
@@ -144,16 +148,29 @@ class Sample(torch.autograd.Function):
         return torch.cat([torch.addcmul(d_z, d_kl, mean), d_log_std], 1), None
 
 
+class State(NamedTuple):
+    """What a time step leaves to the next: h and c (B, U) of both LSTMs, the canvas, the filter banks to read by."""
+
+    of_encoder: tuple[Tensor, Tensor]
+    of_decoder: tuple[Tensor, Tensor]
+    canvas: Tensor
+    banks: Any
+
+
 class DrawNet(nn.Module):
     """Images (B, 1, SIZE, SIZE) of 0 and 1 and noise (T, B, L) → log p(x|z) (B,) and KL by time step (T, B).
 
     The weights are computed once, not at each of the time steps. Batch statistics, where `param` has them, are of the
-    LSTMs' input-to-hidden products alone, of each time step apart (Cooijmans et al., 2016).
+    LSTMs' input-to-hidden products alone, of each time step apart (Cooijmans et al., 2016). `compiled`: `time_step` by
+    torch.compile, for training, or None.
     """
 
     def __init__(self, settings: DrawSettings) -> None:
         super().__init__()
         s = self.settings = settings
+        self.compiled: Callable[..., Any] | None = None
+        if s.attention:
+            self.grid = Grid((s.write_window, s.read_window))
         plain, options = without_batch_statistics(s.param), {"v_std": s.weight_std}
         seen = 2 * (s.read_window**2 if s.attention else PIXELS)
         self.encoder = LSTMCell(seen + s.units, s.units, s.param, time_steps=s.time_steps, **options)
@@ -177,27 +194,43 @@ class DrawNet(nn.Module):
 
         Without images x (B, SIZE, SIZE) the noise is z, and there is no KL; without attention there are no windows.
         """
-        s = self.settings
-        dtype = torch.bfloat16 if s.precision == "bf16" else None
-        encoder, decoder = self.encoder.unrolled(dtype), self.decoder.unrolled(dtype)
-        w_statistics, w_heads = self.statistics.unrolled(dtype), self.heads.unrolled(dtype)
-        of_encoder = of_decoder = (noise.new_zeros(noise.shape[1], s.units),) * 2
+        s, step = self.settings, (self.compiled if self.training else None) or self.time_step
+        options: dict[str, Any] = {
+            "dtype": torch.bfloat16 if s.precision == "bf16" else None,
+            "gathered": step == self.time_step,
+        }
+        weights = (
+            *(self.encoder.unrolled(**options), self.decoder.unrolled(**options)),
+            *(self.statistics.unrolled(**options), self.heads.unrolled(**options)),
+        )
+        start = (noise.new_zeros(noise.shape[1], s.units),) * 2
         canvas = noise.new_zeros(noise.shape[1], SIZE, SIZE)
-        patch, windows, write_banks, read_banks = self.look(self.heads(of_decoder[0], w_heads))
+        *_, banks = self.look(self.heads(start[0], weights[3]))
+        state = State(start, start, canvas, banks)
         canvases, kls, write_windows = [], [], []
         for time_step in range(s.time_steps):
-            z = noise[time_step]
-            if x is not None:
-                seen = torch.cat([*self.read(x, canvas, read_banks), of_decoder[0]], 1)
-                of_encoder = self.encoder(seen, of_encoder, encoder, time_step)
-                z, kl = Sample.apply(self.statistics(of_encoder[0], w_statistics), z)
+            state, kl, window = step(x, noise[time_step], state, weights, time_step)
+            if kl is not None:
                 kls.append(kl)
-            of_decoder = self.decoder(z, of_decoder, decoder, time_step)
-            patch, windows, write_banks, read_banks = self.look(self.heads(of_decoder[0], w_heads))
-            canvas = canvas + (write(patch, write_banks) if s.attention else patch.view_as(canvas))
-            canvases.append(canvas)
-            write_windows.append(windows[:, 0])
+            canvases.append(state.canvas)
+            write_windows.append(window)
         return canvases, kls, write_windows
+
+    def time_step(
+        self, x: Tensor | None, noise: Tensor, state: "State", weights: tuple[Any, ...], number: int
+    ) -> tuple["State", Tensor | None, Tensor]:
+        """The state after a time step, its KL (B,) where there are images, and its write window (B, 5)."""
+        encoder, decoder, statistics, heads = weights
+        of_encoder, of_decoder, canvas, banks = state
+        z, kl = noise, None
+        if x is not None:
+            seen = torch.cat([*self.read(x, canvas, banks), of_decoder[0]], 1)
+            of_encoder = self.encoder(seen, of_encoder, encoder, number)
+            z, kl = Sample.apply(self.statistics(of_encoder[0], statistics), noise)
+        of_decoder = self.decoder(z, of_decoder, decoder, number)
+        patch, windows, write_banks, banks = self.look(self.heads(of_decoder[0], heads))
+        canvas = canvas + (write(patch, write_banks) if self.settings.attention else patch.view_as(canvas))
+        return State(of_encoder, of_decoder, canvas, banks), kl, windows[:, 0]
 
     def look(self, heads: Tensor) -> tuple[Tensor, Tensor, Any, Any]:
         """The patch to write, both windows (B, 2, 5), and the filter banks of writing and of the next reading."""
@@ -205,7 +238,7 @@ class DrawNet(nn.Module):
             return heads, heads.new_empty(len(heads), 2, 0), None, None
         patch, windows = heads.split([heads.shape[1] - 2 * WINDOW, 2 * WINDOW], 1)
         windows = windows.view(-1, 2, WINDOW)
-        return patch, windows, *filter_banks(windows, (self.settings.write_window, self.settings.read_window))
+        return patch, windows, *filter_banks(windows, self.grid)
 
     def read(self, x: Tensor, canvas: Tensor, banks: Any) -> tuple[Tensor, Tensor]:
         """What the encoder sees of the images and of what the canvas lacks: (B, N²) each, or all of their pixels."""
@@ -235,11 +268,17 @@ class Draw:
         torch.manual_seed(settings.seed)
         self.order = torch.Generator().manual_seed(settings.seed)
         self.net = DrawNet(settings).to(device)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), settings.lr, fused=True)
+        capturable = device.type == "cuda"
+        self.optimizer = torch.optim.Adam(self.net.parameters(), settings.lr, fused=True, capturable=capturable)
+        self.captured_step, self.captured_terms = Captured(self.step, device), Captured(self.test_terms, device)
         self.epoch = 0
+        steps = settings.epochs * (len(self.train_x) // settings.batch_size) * settings.time_steps
+        if steps >= COMPILED_FROM:
+            self.net.compiled = compiled(self.net.time_step, device)
         self.facts: dict[str, Any] = {
             "data": pixels.source,
             "parameters": sum(p.numel() for p in self.net.parameters()),
+            "compiled": self.net.compiled is not None,
         }
 
     @staticmethod
@@ -274,7 +313,7 @@ class Draw:
             self.net.train()
             bounds, norms = torch.empty(2, n // s.batch_size, device=self.device)
             for k, index in enumerate(order[:n].split(s.batch_size), start=1):
-                bounds[k - 1], norms[k - 1] = self.step(index)
+                bounds[k - 1], norms[k - 1] = self.captured_step(index)
                 if k % TICK_BATCHES == 0:
                     yield Tick(self.epoch, k * s.batch_size, n)
             self.facts.setdefault("start_bound_nats", bounds[0].item())
@@ -325,10 +364,17 @@ class Draw:
         By generators of its own, the same at every epoch: the run goes on as if it had not been tested.
         """
         self.net.eval()
+        total = torch.zeros(1 + self.settings.time_steps, dtype=torch.float64, device=self.device)
         with random_generators(self.settings.seed, self.device):
-            terms = [self.terms(x) for x in self.test_x.split(TEST_BATCH)]
-        log_p_x = torch.cat([log_p_x for log_p_x, _ in terms]).double().mean().item()
-        return log_p_x, torch.cat([kl for _, kl in terms], 1).double().mean(1).tolist()
+            for index in torch.arange(len(self.test_x), device=self.device).split(TEST_BATCH):
+                total += self.captured_terms(index)[0]
+        log_p_x, *kls = (total / len(self.test_x)).tolist()
+        return log_p_x, kls
+
+    def test_terms(self, index: Tensor) -> tuple[Tensor]:
+        """The sum of log p(x|z) and those of the KLs (1 + T,) over the test images of this index (B,)."""
+        log_p_x, kl = self.terms(self.test_x[index])
+        return (torch.cat([log_p_x[None], kl]).double().sum(1),)
 
     @torch.no_grad()
     def pictures(self, count: int, seed: int) -> dict[str, Tensor]:

@@ -1,0 +1,225 @@
+"""Captured steps against plain ones: on a GPU its graphs; on a CPU a stand-in that records operators and repeats them.
+
+The stand-in knows what a CUDA graph knows: the operators and their tensors. Whatever the host decided when it was
+recorded stays so, and a read of a tensor's value by the host is refused.
+"""
+
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from wnrepro.atari import SIZE, STACK
+from wnrepro.experiments.cifar import Cifar
+from wnrepro.experiments.cvae import Cvae
+from wnrepro.experiments.dqn import Dqn
+from wnrepro.experiments.draw import Draw
+from wnrepro.runs import rng_state, set_rng_state
+from wnrepro.settings import PARAMS, scale_settings
+from wnrepro.training import PLAIN_CALLS, Captured, Epoch
+
+CPU = torch.device("cpu")
+SYNCHRONISES = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+
+def memory(value: Any) -> Any:
+    """A tensor's memory, whatever autograd thinks of it."""
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+class Recording(TorchDispatchMode):
+    """Runs operators, and can repeat them into the same tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, list[Any]]] = []
+        self.new = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in SYNCHRONISES, f"{func}: the host would wait for the device"
+        result = func(*args, **(kwargs or {}))
+        self.calls.append(tree_map(memory, (func, args, kwargs or {}, tree_leaves(result))))
+        return result
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        if self.new:  # a real capture runs nothing: this one has, once
+            self.new = False
+            return
+        for func, args, kwargs, outputs in self.calls:
+            given = {leaf.data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+            for mine, again in zip(outputs, tree_leaves(func(*args, **kwargs)), strict=True):
+                if isinstance(mine, Tensor) and mine.data_ptr() not in given:
+                    mine.copy_(again)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for torch's graphs, so that what is to be captured is recorded on the CPU."""
+
+    class Stream:
+        def wait_stream(self, _: Any) -> None: ...
+
+    @contextlib.contextmanager
+    def capture(graph: Recording) -> Iterator[None]:
+        with graph:
+            yield
+        graph.new = True
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+
+
+def test_a_function_is_plain_on_a_cpu_and_captured_after_its_plain_calls(recorded: None) -> None:
+    """Once for every set of input shapes, the inputs copied in; what it keeps goes on."""
+    calls, total = [], torch.zeros(())
+
+    def add(x: Tensor) -> tuple[Tensor]:
+        calls.append(len(x))
+        total.add_(x.sum())
+        return (2 * x,)
+
+    plain, captured = Captured(add, CPU), Captured(add, CPU)
+    captured.captures = True
+    for function, expected in ((plain, 10), (captured, 2 * (PLAIN_CALLS + 1))):
+        calls.clear(), total.zero_()
+        for k in range(5):
+            for x in (torch.full((3,), float(k)), torch.full((2,), -1.0)):
+                assert torch.equal(function(x)[0], 2 * x)
+        assert len(calls) == expected and total == 3 * 10 - 2 * 5
+
+
+@pytest.mark.parametrize("wrong", ["waits for the value", "depends on the host"])
+def test_the_stand_in_finds_what_no_graph_could_do(recorded: None, wrong: str) -> None:
+    count, captured = [0], Captured(lambda x: (x,), CPU)
+    captured.captures = True
+
+    def function(x: Tensor) -> tuple[Tensor]:
+        count[0] += 1
+        return (x * (x.sum().item() if wrong.startswith("waits") else count[0]),)
+
+    captured.function = function
+    for _ in range(PLAIN_CALLS):
+        captured(torch.ones(2))
+    if wrong.startswith("waits"):
+        with pytest.raises(AssertionError, match="the host would wait for the device"):
+            captured(torch.ones(2))
+    else:
+        assert [captured(torch.ones(2))[0][0].item() for _ in range(2)] == [PLAIN_CALLS + 1] * 2
+
+
+Make = Callable[[str, torch.device], Any]
+
+
+def make_cifar(param: str, device: torch.device) -> Any:
+    small = {"epochs": 4, "train_examples": 200, "test_examples": 100, "width": 4, "batch_size": 20}
+    small |= {"init_examples": 100, "noise_epochs": (), "decay_from": 2, "v_norm_max": 2.0 if param == "wn" else None}
+    return Cifar(scale_settings("cifar", "quick", param, **small), make_images(), device)
+
+
+def make_cvae(dataset: str) -> Make:
+    return lambda param, device: Cvae(tiny_cvae(param, dataset), make_pixels(dataset), device)
+
+
+def make_draw(param: str, device: torch.device) -> Any:
+    return Draw(tiny_draw(param), make_pixels("mnist"), device)
+
+
+def make_dqn(param: str, device: torch.device) -> Any:
+    made = Dqn(tiny_dqn(param, target_every=20), device)
+    rng = np.random.default_rng(0)
+    states = torch.from_numpy(rng.integers(256, size=(40, STACK, SIZE, SIZE), dtype=np.uint8))
+    made.initialize(states)
+    for _ in range(300):
+        screen = rng.integers(256, size=(1, SIZE, SIZE), dtype=np.uint8)
+        made.replay.append(screen, rng.integers(4, size=1), rng.normal(size=1), rng.random(1) < 0.1)
+    return made
+
+
+MAKE: dict[str, Make] = {
+    "cifar": make_cifar,
+    "cvae mnist": make_cvae("mnist"),
+    "cvae cifar10": make_cvae("cifar10"),
+    "draw": make_draw,
+    "dqn": make_dqn,
+}
+
+
+def captures_of(made: Any) -> list[Captured]:
+    found = [value for name, value in vars(made).items() if name.startswith("captured_")]
+    return [one for value in found for one in (value.values() if isinstance(value, dict) else [value])]
+
+
+def figures(made: Any, steps: int) -> list[list[float]]:
+    """What so many updates say, tests in between."""
+    found = []
+    if isinstance(made, Dqn):
+        state = np.arange(STACK * SIZE * SIZE, dtype=np.uint8).reshape(1, STACK, SIZE, SIZE)
+        for _ in range(steps):
+            loss = made.update().item()
+            made.captured_renewal()
+            found.append([loss, *made.captured_q(torch.from_numpy(state).to(made.device))[0][0].tolist()])
+        return found
+    # An epoch is 10 minibatches and a test; lr and β1 of the classifier change in the third.
+    made.settings = dataclasses.replace(made.settings, epochs=made.epoch + steps // 10)
+    for event in made.train():
+        if isinstance(event, Epoch):
+            assert not event.diverged
+            numbers = {name: value for name, value in event.metrics.items() if name not in ("epoch", "seconds")}
+            found.append(list(numbers.values()))
+    return found
+
+
+def compare(
+    make: Make, param: str, device: torch.device, captures: Callable[[Any], None], steps: int, tolerance: float
+) -> None:
+    """Over twice so many updates, and where the first half were those of another process."""
+    torch.manual_seed(0)
+    plain, captured, resumed = (make(param, device) for _ in range(3))
+    for one in captures_of(plain):
+        one.captures = False
+    for made in (captured, resumed):
+        captures(made)
+    begun, found = [], []
+    for made in (plain, captured):
+        torch.manual_seed(1)
+        begun.append(figures(made, steps))
+        state, rng = copy.deepcopy(made.state_dict()), rng_state()
+        found.append(figures(made, steps))
+    np.testing.assert_allclose(begun[1] + found[1], begun[0] + found[0], rtol=tolerance, atol=tolerance)
+    if isinstance(resumed, Dqn):
+        resumed.replay = captured.replay
+    resumed.load_state_dict(state)
+    set_rng_state(rng)
+    np.testing.assert_allclose(figures(resumed, steps), found[1], rtol=tolerance, atol=tolerance)
+    assert all(len(one.graphs) >= 1 for one in captures_of(captured))
+
+
+def capture(made: Any) -> None:
+    for one in captures_of(made):
+        one.captures = True
+
+
+@pytest.mark.parametrize("param", PARAMS)
+@pytest.mark.parametrize("name", MAKE)
+def test_recorded_steps_are_plain_ones(recorded: None, name: str, param: str) -> None:
+    compare(MAKE[name], param, CPU, capture, 30, 1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("param", PARAMS)
+@pytest.mark.parametrize("name", MAKE)
+def test_captured_steps_are_plain_ones(name: str, param: str) -> None:
+    compare(MAKE[name], param, torch.device("cuda"), lambda made: None, 50, 1e-3)
