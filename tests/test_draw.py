@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from wnrepro.data import Pixels
+from wnrepro.experiments import draw
 from wnrepro.experiments.draw import GREYS, SIZE, Draw, DrawNet, Grid, Sample, boxes, filter_banks, read, write
 from wnrepro.parameterization import BN_EPSILON, BN_MOMENTUM, Linear, LSTMCell, Parameterized, layers
 from wnrepro.settings import PARAMS, DrawSettings
@@ -452,3 +453,33 @@ def test_a_filter_that_the_image_does_not_have_is_nothing_and_has_no_gradient():
     ((f_y + f_x) * weights).sum().backward()
     assert not f_y.any() and not f_x.any()
     assert windows.grad is not None and not windows.grad.any()
+
+
+# ------------------------------------------------------------------------------- compiled
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_time_step_is_the_plain_one(precision):
+    """In the parameterization that has both weight normalization and averages by time step; a test pass in between."""
+    plain, fast = (Draw(tiny_draw("wn+mobn", precision=precision), make_pixels("mnist"), CPU) for _ in range(2))
+    assert plain.net.compiled is None and not plain.facts["compiled"]
+    fast.net.load_state_dict(plain.net.state_dict())
+    fast.net.compiled = torch.compile(fast.net.time_step)
+    told = []
+    for made in (plain, fast):
+        torch.manual_seed(0)
+        made.net.train()
+        steps = [torch.stack(made.step(torch.arange(20 * k, 20 * k + 20))) for k in range(4)]
+        averages = [value.mean().item() for value in made.net.state_dict().values()]
+        told.append([*torch.cat(steps).tolist(), *made.test()[1], *averages])
+    tolerance = 1e-4 if precision == "fp32" else 1e-2
+    assert told[1] == pytest.approx(told[0], rel=tolerance, abs=tolerance)
+
+
+def test_it_is_compiled_where_training_is_long_and_a_compiler_is_there(monkeypatch):
+    asked = []
+    monkeypatch.setattr(draw, "compiled", lambda function, device: asked.append(function))
+    for epochs, expected in ((1666, 0), (1667, 1)):
+        made = Draw(tiny_draw(epochs=epochs), make_pixels("mnist"), CPU)  # 10 minibatches of 3 time steps an epoch
+        assert len(asked) == expected and made.net.compiled is None and made.facts["compiled"] is False

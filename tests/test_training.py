@@ -2,10 +2,12 @@
 
 import io
 import math
+import os
 import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -484,6 +486,14 @@ for _ in range(4):
     faults()
 print(given_back, faults())
 """
+
+
+def test_without_a_compiler_nothing_is_compiled(tmp_path: Path) -> None:
+    words = "import torch; from wnrepro.training import compiled; print(compiled(torch.cos, torch.device('cpu')))"
+    for compiler, expected in (("no-such-compiler", "None"), ("", "<function")):
+        there = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)} | ({"CXX": compiler} if compiler else {})
+        run = subprocess.run([sys.executable, "-c", words], env=os.environ | there, capture_output=True, text=True)
+        assert run.stdout.startswith(expected) and not run.stderr
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keep_memory is for glibc's allocator")

@@ -197,9 +197,7 @@ class PolyakAverage(AveragedModel):
         for mine, theirs in ((self.module.parameters, model.parameters), (self.module.buffers, model.buffers)):
             averages, current = list(mine()), list(theirs())
             if averages:
-                dtype = averages[0].dtype
-                torch._foreach_mul_(averages, (1 - weight).to(dtype))
-                torch._foreach_add_(averages, torch._foreach_mul(current, weight.to(dtype)))
+                torch._foreach_lerp_(averages, current, [weight.to(averages[0].dtype)] * len(averages))
 
 
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any] | None:
