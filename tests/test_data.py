@@ -644,6 +644,29 @@ def test_whitened_takes_the_first_images_of_each_half(monkeypatch: pytest.Monkey
     data._whitened.cache_clear()
 
 
+def test_a_whitening_is_fitted_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit; a damaged file is made anew, and none can be written without harm. Other images have another."""
+    fits, fit = [], Zca.fit
+    monkeypatch.setattr(Zca, "fit", lambda *words: fits.append(words) or fit(*words))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    x = torch.randint(256, (60, 3, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+    def fitted(x: torch.Tensor = x, epsilon: float = 1e-2) -> int:
+        found, expected = data.fitted(x, epsilon, "cpu"), fit(x, epsilon)
+        assert torch.equal(found.mean, expected.mean) and torch.equal(found.matrix, expected.matrix)
+        return len(fits)
+
+    assert [fitted(), fitted(), fitted(x + 1), fitted(epsilon=0.1), fitted(), fitted(epsilon=0.1)] == [1, 1, 2, 3, 3, 3]
+    for path in (tmp_path / "wnrepro").iterdir():
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    assert [fitted(), fitted()] == [4, 4]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert [fitted(), fitted()] == [5, 6]
+
+
 def test_looking_after_files_needs_no_torch() -> None:
     code = "import sys; from wnrepro import data, doctor; data.status(None); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import http
 import http.client
+import io
 import os
 import shutil
 import tarfile
@@ -28,6 +29,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from wnrepro.errors import UserError
+from wnrepro.rundir import write_whole
 from wnrepro.settings import CvaeSettings, DrawSettings
 
 if TYPE_CHECKING:
@@ -117,12 +119,15 @@ class FileStatus:
     checksum: str
 
 
+def cache_folder() -> Path:
+    """`wnrepro` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "wnrepro"
+
+
 def data_root(data_dir: Path | None) -> Path:
-    """The data folder: the one given, else WNREPRO_DATA, else `wnrepro` in the user's cache folder."""
-    if data_dir is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        data_dir = Path(os.environ.get("WNREPRO_DATA") or Path(cache) / "wnrepro")
-    return data_dir.expanduser().absolute()
+    """The data folder: the one given, else WNREPRO_DATA, else the user's cache folder."""
+    given = data_dir or os.environ.get("WNREPRO_DATA")
+    return Path(given).expanduser().absolute() if given else cache_folder()
 
 
 def status(data_dir: Path | None, datasets: Mapping[str, Sequence[Download]] = DATASETS) -> list[FileStatus]:
@@ -592,6 +597,9 @@ def bundled_digits() -> Pixels:
 # ---------------------------------------------------------------------------------- whitening
 
 
+CHECKSUM = 32  # bytes of sha256 at the head of a whitening that is kept
+
+
 @dataclass(frozen=True)
 class Zca:
     """ZCA whitening (§5.1): x − `mean` (3072,), times the symmetric `matrix` (3072, 3072), both float64."""
@@ -635,6 +643,28 @@ class Zca:
         return white
 
 
+def fitted(x: torch.Tensor, epsilon: float, device: str) -> Zca:
+    """`Zca.fit`, once: what it took its seconds for is kept in the user's cache folder, by a hash of the images.
+
+    A file there that is damaged is made anew; where none can be written, there is none.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    key = hashlib.sha256(x.numpy().tobytes() + f"{epsilon!r} {kind}".encode()).hexdigest()[:16]
+    path = cache_folder() / f"whitening-{key}.pt"
+    with contextlib.suppress(OSError):
+        kept = path.read_bytes()
+        if kept[:CHECKSUM] == hashlib.sha256(kept[CHECKSUM:]).digest():
+            return Zca(**torch.load(io.BytesIO(kept[CHECKSUM:]), map_location=device, weights_only=True))
+    zca, content = Zca.fit(x, epsilon, device), io.BytesIO()
+    torch.save({"mean": zca.mean.cpu(), "matrix": zca.matrix.cpu()}, content)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, hashlib.sha256(content.getvalue()).digest() + content.getvalue())
+    return zca
+
+
 def whitened(
     dataset: str,
     data_dir: Path | None,
@@ -653,7 +683,7 @@ def whitened(
 @functools.lru_cache(maxsize=1)
 def _whitened(dataset: str, root: Path, epsilon: float, train_examples: int, test_examples: int, device: str) -> Images:
     images = load(dataset, root)
-    zca = Zca.fit(images.train_x, epsilon, device)
+    zca = fitted(images.train_x, epsilon, device)
     return Images(
         zca.apply(images.train_x[:train_examples]),
         images.train_y[:train_examples].to(device),
