@@ -289,7 +289,7 @@ def random_generators(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def set_precision(precision: str, device: torch.device) -> None:
-    """Let matrix products run in tf32 or not, on a GPU by the fastest way. Raises UserError for tf32 on a CPU.
+    """Let matrix products run in tf32 or not, on this GPU, by the fastest way. Raises UserError for tf32 on a CPU.
 
     bf16 is the experiments' own affair: see `autocast`, and `recurrence.Unrolled`.
     """
@@ -297,6 +297,8 @@ def set_precision(precision: str, device: torch.device) -> None:
         raise UserError("--precision tf32: only a GPU has it; on a CPU use fp32 or bf16")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # of which streams and graphs are
     torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes recur: let it try out its convolutions
 
 

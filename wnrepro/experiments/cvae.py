@@ -47,8 +47,8 @@ DIVERGED_FACTOR = 2  # times the loss of guessing every pixel
 
 def log_normal(z: Tensor, mean: Tensor | float = 0.0, log_std: Tensor | float = 0.0) -> Tensor:
     """Elementwise log N(z; mean, exp(log_std)²)."""
-    log_std = torch.as_tensor(log_std, dtype=z.dtype, device=z.device)
-    return -0.5 * (math.log(2 * math.pi) + ((z - mean) * torch.exp(-log_std)).square()) - log_std
+    precision = torch.exp(-log_std) if isinstance(log_std, Tensor) else math.exp(-log_std)
+    return -0.5 * (math.log(2 * math.pi) + ((z - mean) * precision).square()) - log_std
 
 
 def sample_normal(mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
