@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from torch import nn
 
 from wnrepro import bench
 from wnrepro.atari import Games, Replay
+from wnrepro.cli import main
 from wnrepro.errors import UserError
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import DrawNet
 from wnrepro.parameterization import layers
-from wnrepro.settings import scale_settings
+from wnrepro.settings import CifarSettings, scale_settings
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -37,15 +39,38 @@ def test_a_small_benchmark_is_stored_beside_others(tmp_path, monkeypatch, experi
     said = []
     monkeypatch.setattr(bench, "FULL_REPLAY", 500)
     monkeypatch.setattr(bench, "available_memory", lambda: None)
-    figures = bench.measure(CPU, ["fp32"], 6, SMALL[experiment], said.append)
-    assert set(figures["seconds"]) == set(figures["per_second"]) == FIVE | (PARTS if experiment == "dqn" else set())
+    monkeypatch.setattr(bench, "SIDE_SECONDS", 0.3)
+    monkeypatch.setattr(bench, "PRODUCT_SIZE", {"cpu": 512})
+    monkeypatch.setattr(bench, "COPIED_BYTES", 2**25)
+    precisions, more = ["fp32"], PARTS if experiment == "dqn" else set()
+    if experiment == "draw":
+        torch.set_num_threads(2)
+        precisions, more = ["bf16", "fp32"], {"wn bf16", "plain wn bf16"}
+    figures = bench.measure(CPU, precisions, 6, SMALL[experiment], said.append)
+    assert set(figures["seconds"]) == set(figures["per_second"]) == FIVE | more
     size = 4 if experiment == "dqn" else SMALL[experiment].batch_size
     for name, times in figures["seconds"].items():
         assert len(times) == 6 and min(times) > 0
         low, high = (figures["per_second"][name][key] for key in ("low", "high"))
         assert (low, high) == pytest.approx((size / max(times), size / min(times)))
-    assert set(figures["ratios"]) == {"plain wn / wn", "bn / normal", "wn / normal", "wn+mobn / normal"}
+    ratios = {"plain wn / wn", "bn / normal", "wn / normal", "wn+mobn / normal"}
+    assert set(figures["ratios"]) == ratios | ({"plain wn / wn bf16"} if experiment == "draw" else set())
     assert "round 6 of 6" in said
+
+    limits = figures["ceilings"]
+    assert set(limits["flops_per_second"]) == set(precisions)
+    assert limits["flops_per_second"]["fp32"]["median"] > limits["bytes_per_second"]["median"] > 1e8
+    assert set(figures["work"]) == ({e for e in PARTS if "learning" in e} if experiment == "dqn" else FIVE | more)
+    for name, work in figures["work"].items():
+        limit = limits["flops_per_second"]["bf16" if "bf16" in name else "fp32"]["median"]
+        assert work["flops"] > 0 and work["bytes"] > 0 and work["floor_seconds"] == work["flops"] / limit
+        assert work["distance"] == pytest.approx(np.median(figures["seconds"][name]) / work["floor_seconds"])
+        assert work["flops_share"] == pytest.approx(1 / work["distance"])
+    assert set(figures["memory"]) == {name for name in figures["seconds"] if "," not in name}
+    assert all(1e8 < peak < 1e10 for peak in figures["memory"].values())
+    assert set(figures["side_by_side"]) == ({"1", "2"} if experiment == "draw" else {"1"})
+    alone = 1 / np.median(figures["seconds"]["wn"])
+    assert 0.1 * alone < figures["side_by_side"]["1"] < 10 * alone
 
     path = bench.store(tmp_path, experiment, figures, CPU)
     stored = json.loads(path.read_text())
@@ -56,9 +81,68 @@ def test_a_small_benchmark_is_stored_beside_others(tmp_path, monkeypatch, experi
     assert stored["device_name"] == stored[experiment]["device_name"] and "commit" in stored[experiment]["git"]
     shown = bench.table(figures)
     assert all(f"\n  {name} " in shown for name in [*figures["seconds"], *figures["ratios"]])
+    assert shown.count(" % of FLOP/s") == len(figures["work"])
+    for name, work in figures["work"].items():
+        assert any(f"  {name} " in line and f"{work['distance']:.2f} × " in line for line in shown.splitlines())
     if experiment == "dqn":
-        assert f"full replay of 500 steps: {figures['memory']['peak_bytes'] / 1e9:.2f} GB" in shown
-        assert figures["memory"]["peak_bytes"] > 2e8
+        assert f"full replay of 500 steps: {figures['replay_memory']['peak_bytes'] / 1e9:.2f} GB" in shown
+        assert figures["replay_memory"]["peak_bytes"] > 2e8
+
+
+@pytest.mark.parametrize("experiment", SMALL)
+def test_our_step_and_the_plain_one_need_the_same_flops(experiment):
+    """Up to 2 %: DRAW's differ in the windows."""
+    ours, plain = (
+        bench.work(steps.get("counted", steps["end to end"]))
+        for make in (bench.our_steps, bench.plain_steps)
+        for steps in [make(SMALL[experiment], CPU)]
+    )
+    assert ours["flops"] == pytest.approx(plain["flops"], rel=0.02) and ours["flops"] > 0
+    assert 0.3 < ours["bytes"] / plain["bytes"] < 3
+
+
+def test_the_paper_classifier_needs_239_gflop():
+    """By formula: two a multiplication, thrice the forward pass's, less the first layer's gradient by the images."""
+    settings = bench.timed_settings("cifar")
+    assert isinstance(settings, CifarSettings)
+    n, batch = settings.width, settings.batch_size
+    #         inputs, maps, kernel, size of the output
+    convs = [(3, n, 9, 32), (n, n, 9, 32), (n, n, 9, 32), (n, 2 * n, 9, 16), (2 * n, 2 * n, 9, 16)]
+    convs += [(2 * n, 2 * n, 9, 16), (2 * n, 2 * n, 9, 6), (2 * n, 2 * n, 1, 6), (2 * n, 2 * n, 1, 6)]
+    forward = [2 * batch * a * b * kernel * size**2 for a, b, kernel, size in convs] + [2 * batch * 2 * n * 10]
+    small = dataclasses.replace(settings, batch_size=2, init_examples=4)
+    steps = bench.our_steps(small, CPU)
+    counted = bench.work(steps["end to end"])["flops"] * batch / 2
+    assert counted == pytest.approx(3 * sum(forward) - forward[0], rel=1e-6) == pytest.approx(239e9, rel=0.002)
+
+
+def test_flops_and_bytes_of_a_small_net_by_formula():
+    x, net = torch.randn(8, 5), nn.Linear(5, 7, bias=False)
+    state = {}
+
+    def step() -> None:
+        state["loss"] = net(x).sum()
+        state["loss"].backward()
+
+    # y = x·wᵀ, and ∂w; the input needs no gradient
+    assert bench.work(step)["flops"] == 2 * (2 * 8 * 5 * 7)
+
+    a, b, into = torch.randn(10, 20), torch.randn(20), torch.empty(10, 20)
+    rows = torch.tensor([1, 2])
+
+    def moved(operation: object) -> int:
+        return bench.work(operation)["bytes"]
+
+    whole, row = 4 * 200, 4 * 20
+    assert moved(lambda: a + b) == whole + row + whole  # reads both, writes one
+    assert moved(lambda: a + b.expand(10, 20)) == whole + row + whole
+    assert moved(lambda: a.add_(b)) == whole + row + whole
+    assert moved(lambda: torch._foreach_add_([a, b], 1.0)) == 2 * (whole + row)
+    assert moved(lambda: into.copy_(a)) == 2 * whole and moved(lambda: into.zero_()) == whole
+    assert moved(lambda: torch.mul(a, 2, out=into)) == 2 * whole
+    assert moved(lambda: a[rows]) == 2 * 2 * row + 2 * 8  # of a the two rows alone
+    assert moved(lambda: torch.zeros_like(a)) == moved(lambda: torch.randn_like(a)) == whole
+    assert moved(lambda: (a.T.view(-1, 5, 10)[0].detach(), torch.empty_like(a), a.shape)) == 0
 
 
 @pytest.mark.parametrize("experiment", SMALL)
@@ -94,7 +178,7 @@ def test_timing_of_dqn_covers_40_agent_steps_and_10_updates_of_both_agents(monke
     expected = {"end to end": (40, 10), "emulation": (40, 0), "acting": (0, 0), "learning": (0, 10)}
     for make in (bench.our_steps, bench.plain_steps):
         steps = make(SMALL["dqn"], CPU)
-        assert set(steps) == set(expected)
+        assert set(steps) == {*expected, "counted"}
         for name in ("learning", "end to end", "emulation", "end to end", "acting", "learning", "end to end"):
             counted.update(steps=0, updates=0, acts=0)
             steps[name]()
@@ -166,8 +250,11 @@ def test_an_update_of_the_plain_dqn_is_ours(monkeypatch):
         replay.append(screens, rng.integers(4, size=1), rng.integers(-1, 2, size=1), ended)
     batch = replay.sample(64, rng)
     assert batch.terminals.any() and not batch.terminals.all()
-    monkeypatch.setattr(ours.replay, "sample", lambda *_: batch)
-    monkeypatch.setattr(plain, "sample", lambda: batch)
+    seen = replay.seen(batch.rows).numpy()
+    monkeypatch.setattr(replay, "sample", lambda *_: batch)
+    monkeypatch.setattr(ours, "replay", replay)
+    whole = seen[:, :-1], batch.actions, batch.rewards, seen[:, 1:], batch.terminals
+    monkeypatch.setattr(plain, "sample", lambda: whole)
     before = [our.detach().clone() for _, our in same]
     torch.testing.assert_close(plain.update(), ours.update(), rtol=1e-4, atol=0)
     for (theirs, our), was in zip(same, before, strict=True):
@@ -214,10 +301,68 @@ def test_the_memory_is_left_out_where_so_much_is_not_free(monkeypatch):
     assert bench.memory(bench.timed_settings("dqn"), CPU) == {"replay_steps": 1_000_000, "left_out": why}
 
 
+def test_side_by_side_goes_as_far_as_the_memory(monkeypatch):
+    monkeypatch.setattr(bench, "SIDE_SECONDS", 0.1)
+    monkeypatch.setattr(bench, "available_memory", lambda: 5 * 10**9)
+    torch.set_num_threads(4)
+    rates = bench.side_by_side(SMALL["draw"], CPU, 2 * 10**9, print)
+    assert list(rates) == ["1", "2"] and min(rates.values()) > 0
+
+
 def test_without_opencv_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install opencv-python-headless"):
-        bench.measure(CPU, ["fp32"], 2, SMALL["dqn"], print)
+        bench.check("dqn")
+    bench.check("cifar")
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """`measure` without processes: the experiments asked for, and figures of one."""
+    asked = []
+
+    def measure(device, precisions, rounds, settings, show):
+        asked.append((type(settings).__name__.removesuffix("Settings").lower(), precisions, rounds))
+        if asked[-1][0] == interrupted.get("at"):
+            raise KeyboardInterrupt
+        return {"rounds": rounds, "batch_size": settings.batch_size}
+
+    interrupted = {}
+    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(bench, "table", lambda figures: f"minibatches of {figures['batch_size']}")
+    return asked, interrupted
+
+
+def call(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["wnrepro", "bench", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code or 0
+
+
+def test_the_command_measures_all_and_stores_each_at_once(monkeypatch, capsys, tmp_path, measured):
+    asked, interrupted = measured
+    interrupted["at"] = "draw"
+    assert call(monkeypatch, "--rounds", 3, "--precision", "fp32", "--results", tmp_path) == 130
+    assert asked == [(name, ["fp32"], 3) for name in ("cifar", "cvae", "draw")]
+    (path,) = (tmp_path / "bench").iterdir()
+    assert {"cifar", "cvae"} == set(json.loads(path.read_text())) - {"device_name"}
+    printed = capsys.readouterr().out
+    assert printed.count(f"minibatches of 100\nwritten to {path}") == 2
+    interrupted.clear()
+    assert call(monkeypatch, "all", "--json", "--rounds", 3, "--results", tmp_path) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert list(shown) == list(SMALL) and set(json.loads(path.read_text())) == {"device_name", *SMALL}
+    assert call(monkeypatch, "dqn", "--json", "--results", tmp_path) == 0
+    assert json.loads(capsys.readouterr().out) == {"dqn": {"rounds": 20, "batch_size": 64}}
+
+
+def test_the_command_refuses_before_it_measures(monkeypatch, capsys, tmp_path, measured):
+    assert call(monkeypatch, "--device", "cpu", "--precision", "tf32", "--results", tmp_path) == 2
+    assert "--precision tf32: only a GPU has it" in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert call(monkeypatch, "--precision", "fp32", "--results", tmp_path) == 2
+    assert "pip install opencv-python-headless" in capsys.readouterr().err and measured[0] == []
 
 
 def test_a_ratio_is_paired_and_has_its_interval():

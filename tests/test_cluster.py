@@ -75,8 +75,15 @@ if mode == "not_shared":
     Path.touch = lambda *_: None  # the nodes look for a file that is not there
 
 
+ended = set()
+
+
 def show(task, news):
     print(news, task.state, int(task.epochs), task.name, task.text, flush=True)
+    if mode == "end" and news == "epoch" and task.name not in ended:
+        ended.add(task.name)
+        engine.end(task.name)
+        task.state = "waiting"  # to go on later
 
 
 drive([Task(line) for line in plan(results, runs())], engine, results, None, show)
@@ -197,6 +204,15 @@ def test_a_node_that_does_not_see_the_results_folder_is_named_and_starts_no_run(
     assert len(ends) == 3
     assert all(line.startswith("end failed") and f"does not see {tmp_path}; share the folder" in line for line in ends)
     assert not list(tmp_path.rglob("run.json"))
+
+
+def test_runs_that_are_ended_one_by_one_go_on_as_if_nothing_had_happened(tmp_path, nodes, undisturbed):
+    lines = drive(nodes, tmp_path, "end")
+    assert sum(line.startswith("start") for line in lines) == 6
+    assert metrics(tmp_path) == undisturbed
+    for run in runs():
+        record = read_json(run.directory(tmp_path).folder / "run.json")
+        assert record and record["status"] == "done" and [again["from_epoch"] for again in record["resumed"]] != [0]
 
 
 def test_files_that_are_brought_back_go_on_after_a_kill_as_if_nothing_had_happened(tmp_path, nodes, undisturbed, dice):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny_dqn
-from torch import Tensor, nn
+from torch import Tensor
 
 from wnrepro import atari
 from wnrepro.atari import SIZE, STACK, Games, Replay

@@ -1002,6 +1002,48 @@ def test_files_that_are_no_text_or_in_the_wrong_place(tmp_path: Path) -> None:
         load(tmp_path, "short")
 
 
+def add_work(results: Path, name: str = "cpu") -> Path:
+    """What a step needs, and its ceilings, to the benchmarks of `make_bench`: of cifar and dqn alone."""
+    path = results / "bench" / f"{name}.json"
+    bench = json.loads(path.read_text())
+    work = {"flops": 239e9, "bytes": 2e9, "floor_seconds": 1.25, "distance": 1.6, "flops_share": 0.625}
+    work |= {"bytes_share": 0.091, "flops_per_second": 1.2e11, "bytes_per_second": 1e9}
+    bench["cifar"] |= {"work": {"wn": work, "plain wn": work | {"distance": 2.0}}}
+    bench["cifar"] |= {"memory": {"wn": 1_540_000_000, "plain wn": 2_000_000_000}}
+    bench["dqn"] = {"ratios": {}, "work": {"wn, learning": work}, "memory": {"wn": 500_000_000, "bn": 1}}
+    path.write_text(json.dumps(bench))
+    return path
+
+
+@pytest.mark.usefixtures("text_only")
+def test_the_distance_from_the_floor_of_benches_that_tell_it(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    make_bench(tmp_path)
+    make_bench(tmp_path, name="old")
+    old = json.loads((tmp_path / "bench" / "old.json").read_text())
+    old["dqn"] = {"ratios": {}, "memory": {"replay_steps": 10, "peak_bytes": 9}}
+    (tmp_path / "bench" / "old.json").write_text(json.dumps(old))
+    assert "Distance from the floor" not in report_text(tmp_path)
+    path = add_work(tmp_path)
+    text = report_text(tmp_path)
+    section = text[text.index("## Distance from the floor") : text.index("## Settings")]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    whose, numbers = "| cifar | AMD EPYC (cpu) |", "239 | 62.5 | 2 | 9.1"
+    assert rows == [
+        f"{whose} wn | 2000 | 1250 | 1.60 | {numbers} | 1.54 |",
+        f"{whose} plain wn | 2500 | 1250 | 2.00 | {numbers} | 2.00 |",
+        f"| dqn | AMD EPYC (cpu) | wn, learning | 2000 | 1250 | 1.60 | {numbers} | 0.50 |",
+    ]
+    page = (tmp_path / "short" / "report.html").read_text()
+    assert "Distance from the floor" in page and "<td>wn, learning</td>" in page
+    whole = path.read_text()
+    for old, new in (('"floor_seconds"', '"floor"'), ('"wn": 1540000000', '"wn": null')):
+        edit(path, old, new)
+        with pytest.raises(UserError, match=r"cpu\.json"):
+            load(tmp_path, "short")
+        path.write_text(whole)
+
+
 def test_a_malformed_bench_is_named(tmp_path: Path) -> None:
     make_run(tmp_path)
     make_bench(tmp_path)

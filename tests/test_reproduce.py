@@ -4,17 +4,20 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import os
 import random
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,9 +34,22 @@ from wnrepro.experiments.draw import Draw
 from wnrepro.reproduce import drive as driving
 from wnrepro.reproduce import engines, work
 from wnrepro.reproduce.board import Board, print_plan, summary
-from wnrepro.reproduce.drive import TRIES, Task, drive
+from wnrepro.reproduce.drive import TRIES, Task, drive, seconds_of
+from wnrepro.reproduce.engines import Local
 from wnrepro.reproduce.grid import Planned, planned
-from wnrepro.reproduce.plan import Estimate, Line, Measured, as_json, estimate, estimated, measured, plan, totals
+from wnrepro.reproduce.plan import (
+    CONTEXT_BYTES,
+    Estimate,
+    Line,
+    Measured,
+    as_json,
+    estimate,
+    estimated,
+    measured,
+    packing,
+    plan,
+    totals,
+)
 from wnrepro.reproduce.work import Event, Job
 from wnrepro.rundir import write_json
 from wnrepro.settings import GAMES, PARAMS, SCALE_NAMES, SETTINGS, scale_settings, settings_from
@@ -212,7 +228,8 @@ def test_a_plan_estimates_from_runs_and_benchmarks_of_this_processor(tmp_path):
     put(tmp_path, quick(seed=6), seconds="long")
     put(tmp_path, quick(seed=10), device_name=None)
     seconds = {"normal": [0.1, 9.0, 0.2], "wn": [0.1]}
-    bench = {"device_name": "A processor, 4 threads", "dqn": {"seconds": seconds, "memory": {"peak_bytes": 7}}}
+    figures = {"seconds": seconds, "device": "cpu", "replay_memory": {"on": "cpu", "peak_bytes": 7}}
+    bench = {"device_name": "A processor, 4 threads", "dqn": figures}
     (tmp_path / "bench").mkdir()
     write_json(tmp_path / "bench/one.json", bench)
     write_json(tmp_path / "bench/other.json", bench | {"device_name": "Another processor, 4 threads"})
@@ -229,15 +246,50 @@ def test_a_plan_estimates_from_runs_and_benchmarks_of_this_processor(tmp_path):
     assert {line.estimate for line in elsewhere} == {Estimate(None, None, "")}
 
     done = estimated(plan(tmp_path, [quick(), *runs]), tmp_path, HERE)
-    sums, content = totals(done, 2), json.loads(as_json(done, 2, "quick"))
+    two = dict.fromkeys(SETTINGS, 2)
+    sums, content = totals(done, two), json.loads(as_json(done, two, "quick"))
     assert {name: content[name] for name in sums} == sums and content["scale"] == "quick"
     assert (sums["runs"], sums["done"], sums["stopped"], sums["missing"]) == (5, 1, 1, 3)
     known = [row["seconds_left"] for row in content["grid"] if row["seconds_left"] is not None]
     assert len(known) == 1 + sums["hours_left_known_for"] == 4 and known[0] == 0
     assert sums["hours_left"] == pytest.approx(sum(known) / 3600, abs=1e-3)
-    text = summary(done, 2)
+    assert sums["side_by_side"] == {"cifar": 2, "draw": 2, "dqn": 2}
+    *_, dqn = known
+    mixed = totals(done, two | {"dqn": 8})
+    assert mixed["hours_left_side_by_side"] == pytest.approx((sum(known) - dqn) / 2 / 3600 + dqn / 3 / 3600, abs=1e-3)
+    assert "with 2 to 8 side by side" in summary(done, two | {"dqn": 8})
+    text = summary(done, two)
     assert text.startswith("5 runs: 1 done, 1 stopped, 3 missing. Left: about ")
     assert "with 2 side by side for the 3 of 4 runs of which it can be told" in text and "3.0 GB of memory" in text
+
+
+def test_as_many_runs_share_a_gpu_as_were_fastest_together_and_fit_its_memory(tmp_path):
+    lines = plan(tmp_path, whole("quick"))
+    (tmp_path / "bench").mkdir()
+    bench = {"device_name": "A GPU", "cvae": {"seconds": {}}, "dqn": {"side_by_side": "many"}}
+    bench |= {"cifar": {"side_by_side": {"1": 90, "2": 94, "4": 93}}}
+    bench |= {"draw": {"side_by_side": {"1": 10, "2": 19, "4": 30, "8": 30.5}}}
+    write_json(tmp_path / "bench/a-gpu.json", bench)
+    write_json(tmp_path / "bench/other.json", bench | {"device_name": "Another GPU", "cvae": bench["draw"]})
+    (tmp_path / "bench/damaged.json").write_text("nothing")
+    assert packing(lines, tmp_path, "A GPU", 10**10) == {"cifar": 1, "cvae": 1, "draw": 4, "dqn": 1}
+
+    def shared(memory: int) -> int:
+        of_draw = [line for line in lines if line.run.experiment == "draw"]
+        of_draw[1] = dataclasses.replace(of_draw[1], estimate=Estimate(None, 10**9, ""))
+        return packing(of_draw, tmp_path, "A GPU", memory)["draw"]
+
+    each = 10**9 + CONTEXT_BYTES
+    assert [shared(size) for size in (9 * each, 4 * each, 4 * each - 1, each, 1)] == [4, 4, 3, 1, 1]
+
+
+def test_the_memory_of_a_benchmark_is_its_contenders_and_dqns_that_with_the_whole_replay(tmp_path):
+    figures = {"seconds": {"wn": [1.0]}, "memory": {"wn": 5}, "replay_memory": {"on": "cpu", "peak_bytes": 7}}
+    (tmp_path / "bench").mkdir()
+    for device, memory in (("cpu", {5, 7}), ("cuda", {5, None})):
+        known = figures | {"device": device}
+        write_json(tmp_path / "bench/one.json", {"device_name": HERE, "dqn": known, "draw": known})
+        assert {one.memory_bytes for one in measured(tmp_path, HERE)} == memory
 
 
 # ------------------------------------------------------------------------------- the driver
@@ -247,14 +299,19 @@ class MadeUp:
     """An engine whose runs live as told: by name a list of lives, each a list of epochs reached and an outcome."""
 
     threads = 1
+    stop_seconds = 0.0
 
     def __init__(self, results: Path, lives: dict[str, list[list[float | str]]], jobs: int, memory: int | None = None):
-        self.results, self.lives, self.jobs, self.memory_bytes = results, lives, jobs, memory
+        self.results, self.lives, self.memory_bytes = results, lives, memory
+        self.side_by_side = dict.fromkeys(SETTINGS, jobs)
         self.runs: dict[str, Planned] = {}
         self.started: list[str] = []
         self.together: list[set[str]] = []
         self.living: dict[str, list[float | str]] = {}
         self.stopped = False
+
+    def room(self, experiment: str) -> bool:
+        return len(self.living) < self.side_by_side[experiment]
 
     def start(self, name: str, job: Job) -> None:
         assert name not in self.living
@@ -278,6 +335,9 @@ class MadeUp:
                     put(self.results, self.runs[name], "running", epoch=int(now))
                 told.append((name, Event(now, f"epoch {now}")))
         return told
+
+    def end(self, name: str, /) -> None:
+        del self.living[name]
 
     def stop(self) -> None:
         self.stopped = True
@@ -387,6 +447,188 @@ def test_whatever_ends_the_driver_ends_its_processes(tmp_path, at_once):
     assert engine.stopped
 
 
+# ------------------------------------------------------------------------------- a budget of time
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("25m", 1500), ("8h", 28800), ("1h30m", 5400)])
+def test_a_budget_is_read_as_a_time(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+class Timed(MadeUp):
+    """An engine on a clock of its own: each run loads, and takes its seconds for every epoch."""
+
+    stop_seconds = 2.0
+    loading = 3.0
+
+    def __init__(self, results: Path, epoch_seconds: dict[str, float], jobs: int) -> None:
+        super().__init__(results, {name: [[]] for name in epoch_seconds}, jobs)
+        self.epoch_seconds, self.clock = epoch_seconds, 0.0
+        self.due: dict[str, tuple[float, Event]] = {}
+        self.begun: dict[str, float] = {}
+        self.saved: dict[str, list[float]] = {}  # when each checkpoint was written
+        self.ended: dict[str, float] = {}
+
+    def start(self, name: str, job: Job) -> None:
+        super().start(name, job)
+        self.begun[name] = self.clock
+        self.due[name] = self.clock + self.loading, Event()
+
+    def events(self, timeout: float) -> list[tuple[str, Event]]:
+        until = self.clock + timeout
+        name = min(self.due, key=lambda name: self.due[name][0], default=None)
+        if name is None or self.due[name][0] > until:
+            self.clock = until
+            return []
+        self.clock, event = self.due[name]
+        if event.outcome:
+            super().end(name)
+            put(self.results, self.runs[name])
+            del self.due[name]
+        else:
+            if event.epochs:
+                self.saved.setdefault(name, []).append(self.clock)
+                put(self.results, self.runs[name], "running", epoch=int(event.epochs))
+            over = event.epochs == self.runs[name].settings.epochs
+            later = Event(event.epochs, outcome="done") if over else Event(event.epochs + 1)
+            self.due[name] = self.clock + (0.0 if over else self.epoch_seconds[name]), later
+        return [(name, event)]
+
+    def end(self, name: str, /) -> None:
+        super().end(name)
+        self.ended[name] = self.clock
+        del self.due[name]
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.left_running = set(self.due)
+
+
+def timed(results: Path, monkeypatch, runs: list[Planned], seconds: list[float], known: list[float | None], jobs: int):
+    """An engine on whose clock these runs take so many seconds an epoch, and tasks that are estimated at `known`."""
+    tasks = [
+        Task(dataclasses.replace(line, estimate=Estimate(each and each * line.run.settings.epochs, None, "")))
+        for line, each in zip(plan(results, runs), known, strict=True)
+    ]
+    engine = Timed(results, {task.name: each for task, each in zip(tasks, seconds, strict=True)}, jobs)
+    monkeypatch.setattr(driving, "time", SimpleNamespace(monotonic=lambda: engine.clock))
+    return engine, tasks
+
+
+def test_within_a_budget_nothing_starts_that_cannot_write_a_checkpoint_and_what_goes_on_ends_after_one(
+    tmp_path, monkeypatch
+):
+    """Where every estimate is right: of random grids, whose runs are all of another size."""
+    dice, kinds = random.Random(1), Counter[str]()
+    runs = [quick(width=width) for width in range(8, 16)]
+    for number in range(30):
+        seconds = [dice.uniform(0.5, 60) for _ in runs]
+        engine, tasks = timed(tmp_path / str(number), monkeypatch, runs, seconds, list(seconds), jobs=2)
+        deadline = dice.uniform(20, 200)
+        until = deadline - engine.stop_seconds
+        drive(tasks, engine, engine.results, None, lambda *_: None, deadline)
+        assert engine.stopped and not engine.left_running and engine.clock <= until + 0.2
+        for task in tasks:
+            kinds[task.state] += 1
+            each, saved = engine.epoch_seconds[task.name], engine.saved.get(task.name, [])
+            assert bool(saved) == (task.name in engine.started) and all(clock <= until for clock in saved)
+            if task.state == "stopped":
+                assert engine.ended[task.name] == saved[-1] and saved[-1] + each > until
+            if task.state == "waiting":  # not even now
+                loading = Timed.loading if engine.saved else driving.LOADING_SECONDS
+                assert task.name not in engine.started and engine.clock + loading + each > until
+    assert kinds["stopped"] > 20 and kinds["waiting"] > 20 and kinds["done"] > 5
+
+
+def test_what_this_command_has_seen_counts_before_an_estimate(tmp_path, monkeypatch):
+    like, unlike = [quick(seed=seed) for seed in (1, 2, 3)], quick(width=32)
+    engine, tasks = timed(tmp_path, monkeypatch, [*like, unlike], [40, 40, 40, 500], [1, 1, 1, None], jobs=1)
+    drive(tasks, engine, tmp_path, None, lambda *_: None, deadline=3 + 40 * 2 + 30)
+    assert engine.started == [tasks[0].name, tasks[3].name]  # a time that nobody knows may be a short one
+    assert len(engine.saved[tasks[0].name]) == 2 and engine.ended[tasks[0].name] == pytest.approx(83)
+    assert [task.state for task in tasks] == ["stopped", "waiting", "waiting", "running"]
+    assert engine.left_running == {tasks[3].name} and 111 <= engine.clock < 111.5
+
+
+def test_a_spent_budget_is_exit_code_0_and_says_what_is_left(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "Local", lambda *_: engine)
+    for more in ([], ["--json"]):
+        engine = MadeUp(tmp_path, {}, jobs=1)
+        engine.stop_seconds = 10_000.0
+        words = ["reproduce", "draw", "--scale", "quick", "--device", "cpu", "--results", tmp_path, "--budget", "1h30m"]
+        code, printed, error = run(*words, *more)
+        assert (code, error, engine.started, engine.stopped) == (0, "", [], True)
+        if more:
+            content = json.loads(printed)
+            assert (content["budget_seconds"], content["budget_spent"], content["missing"]) == (5400, True, 5)
+        else:
+            assert printed.startswith("5 runs: 5 missing.") and "\nThe budget of 1h30m is spent: no further" in printed
+
+
+# ------------------------------------------------------------------------------- GPUs
+
+
+class NoProcess:
+    """Stands for a run's process, which ends when it is told to."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.over = job, threading.Event()
+        self.process = SimpleNamespace(kill=self.over.set)
+
+    def events(self) -> Iterator[Event]:
+        self.over.wait()
+        yield Event(outcome="done")
+
+    def end(self) -> None:
+        pass
+
+
+def test_runs_share_gpus_by_what_each_takes_of_one(monkeypatch):
+    monkeypatch.setattr(engines, "Process", NoProcess)
+    dice, fullest = random.Random(1), Counter[str]()
+    per_gpu = {"cifar": 1, "cvae": 2, "draw": 3, "dqn": 4}
+    for jobs in (None, 5):
+        engine = Local(["cuda:0", "cuda:1"], jobs, per_gpu)
+        assert engine.side_by_side == {name: min(jobs or 8, 2 * count) for name, count in per_gpu.items()}
+        for number in range(200):
+            experiment = dice.choice(list(per_gpu))
+            if engine.room(experiment):
+                engine.start(f"{experiment} {number}", Job(experiment, "quick", {}, "", None, "", 1))
+            elif engine.running:
+                engine.end(dice.choice(list(engine.running)))
+            there = [one.process.job for one in engine.running.values()]
+            for device in ("cuda:0", "cuda:1"):
+                shares = [1 / per_gpu[job.experiment] for job in there if job.device == device]
+                assert sum(shares) < 1 + 1e-9
+                fullest[device] = max(fullest[device], len(shares))
+            assert len(there) <= (jobs or 8)
+            room = [1 - sum(1 / per_gpu[job.experiment] for job in there if job.device == d) for d in engine.devices]
+            for name, count in per_gpu.items():
+                assert engine.room(name) == (max(room) > 1 / count - 1e-9 and len(there) < engine.jobs)
+        engine.stop()
+        assert not engine.running
+    assert min(fullest.values()) >= 3
+
+
+def test_the_plan_for_gpus_says_how_many_runs_are_side_by_side(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "devices", lambda _: ["cuda:0", "cuda:1"])
+    monkeypatch.setattr(engines, "gpu_memory", lambda _: 80 * 10**9)
+    monkeypatch.setattr("wnrepro.training.choose_device", torch.device)
+    monkeypatch.setattr("wnrepro.runs.device_name", lambda *_: "A GPU")
+    (tmp_path / "bench").mkdir()
+    bench = {"device_name": "A GPU", "draw": {"side_by_side": {"1": 10, "2": 19, "4": 30}}}
+    write_json(tmp_path / "bench/a-gpu.json", bench)
+    words = ["reproduce", "cifar", "draw", "--plan", "--json", "--scale", "quick", "--results", tmp_path]
+    for more, expected in [
+        ([], {"cifar": 2, "draw": 8}),
+        (["--jobs", 5], {"cifar": 2, "draw": 5}),
+        (["--jobs-per-gpu", 3], {"cifar": 6, "draw": 6}),
+        (["--jobs-per-gpu", 3, "--jobs", 4], {"cifar": 4, "draw": 4}),
+    ]:
+        code, printed, error = run(*words, *more)
+        assert (code, error, json.loads(printed)["side_by_side"]) == (0, "", expected)
+
+
 # ------------------------------------------------------------------------------- its processes
 
 
@@ -435,6 +677,25 @@ def tiny_grid() -> list[Planned]:
     ]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """The results of the tiny grid, made one run after the other in this process."""
+    results, ends = tmp_path_factory.mktemp("undisturbed"), []
+    for one in tiny_grid():
+        work.work(job_of(one, results), ends.append)
+    assert [event.outcome for event in ends if event.outcome] == ["done"] * len(tiny_grid())
+    return results
+
+
+def same_tables(found: Path, expected: Path) -> None:
+    """Check that a run's tables are those of another, but for what the clock says."""
+    tables = {path.name for path in expected.glob("*.csv")}
+    assert {path.name for path in found.glob("*.csv")} == tables > {"metrics.csv", "layers.csv"}
+    assert without_seconds(found / "metrics.csv") == without_seconds(expected / "metrics.csv")
+    for name in tables - {"metrics.csv"}:
+        assert (found / name).read_bytes() == (expected / name).read_bytes()
+
+
 DRIVER = """
 import sys
 from pathlib import Path
@@ -446,7 +707,7 @@ from wnrepro.reproduce.plan import plan
 drive.RETRY_SECONDS, drive.HELD_SECONDS = 0.0, 0.2
 results = Path(sys.argv[1])
 tasks = [drive.Task(line) for line in plan(results, tiny_grid())]
-drive.drive(tasks, Local(["cpu"], 2, 1), results, None, lambda task, news: print(task.name, news, flush=True))
+drive.drive(tasks, Local(["cpu"], 2, {}), results, None, lambda task, news: print(task.name, news, flush=True))
 """
 
 
@@ -494,13 +755,9 @@ KILLS = 20
 
 
 @needs_proc
-def test_twenty_kills_9_change_no_row_and_leave_no_process(tmp_path):
+def test_twenty_kills_9_change_no_row_and_leave_no_process(tmp_path, undisturbed):
     """Of a grid with two runs at a time; its driver too is killed, and started again."""
-    runs, ends = tiny_grid(), []
-    for one in runs:
-        work.work(job_of(one, tmp_path / "serial"), ends.append)
-    assert [event.outcome for event in ends if event.outcome] == ["done"] * len(runs)
-
+    runs = tiny_grid()
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     moments, kills, resumed = random.Random(seed), Counter[str](), []
@@ -534,19 +791,49 @@ def test_twenty_kills_9_change_no_row_and_leave_no_process(tmp_path):
                 assert driver.returncode in (0, -signal.SIGKILL), errors.read()
                 assert gone(there)
         for one in runs:
-            killed, serial = one.directory(results).folder, one.directory(tmp_path / "serial").folder
+            killed, serial = one.directory(results).folder, one.directory(undisturbed).folder
             record, expected = (json.loads((path / "run.json").read_text()) for path in (killed, serial))
             resumed += [entry["from_epoch"] for entry in record["resumed"]]
             assert record["status"] == expected["status"] == "done" and record["facts"] == expected["facts"]
-            tables = {path.name for path in serial.glob("*.csv")}
-            assert {path.name for path in killed.glob("*.csv")} == tables > {"metrics.csv", "layers.csv"}
-            assert without_seconds(killed / "metrics.csv") == without_seconds(serial / "metrics.csv")
-            for name in tables - {"metrics.csv"}:
-                assert (killed / name).read_bytes() == (serial / name).read_bytes()
+            same_tables(killed, serial)
         if kills.total() >= KILLS:
             break
     print(f"{dict(kills)} kills, {folder + 1} grids, gone on from epochs {resumed}")
     assert kills["driver"] and kills["worker"] and sum(map(bool, resumed)) >= KILLS // 4
+
+
+COMMAND = """
+import json, sys
+from wnrepro.cli import main
+from wnrepro.reproduce import grid
+from wnrepro.settings import settings_from
+runs = [grid.Planned(name, "quick", settings_from(name, each), ()) for name, each in json.loads(sys.argv.pop(1))]
+grid.planned = lambda *_: runs
+main()
+"""
+
+
+def test_real_runs_end_within_a_budget_and_go_on_as_if_nothing_had_happened(tmp_path, undisturbed):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    runs = json.dumps([(one.experiment, one.directory(tmp_path).config["settings"]) for one in tiny_grid()])
+    command = [sys.executable, "-c", COMMAND, runs, "reproduce", "--scale", "quick", "--jobs", "1"]
+    command += ["--device", "cpu", "--results", tmp_path]
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import wnrepro.runs, wnrepro.experiments.draw"], check=True)
+    budget = math.ceil(Local.stop_seconds + 2 + 4 * (time.monotonic() - began))  # enough for some, and not for all
+
+    began = time.monotonic()
+    done = subprocess.run([*command, "--budget", f"{budget}s"], capture_output=True, text=True, env=environment)
+    assert time.monotonic() - began < budget and (done.returncode, done.stderr) == (0, "")
+    assert f"\nThe budget of {budget}s is spent: " in done.stdout
+    states = [line.state.name for line in plan(tmp_path, tiny_grid())]
+    assert states[0] != "missing" and states[-1] == "missing" and "running" not in states
+    assert all(f"{states.count(name)} {name}" in done.stdout for name in states)
+
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "") and "4 runs: 4 done." in done.stdout
+    for one in tiny_grid():
+        same_tables(one.directory(tmp_path).folder, one.directory(undisturbed).folder)
 
 
 @needs_proc
@@ -584,6 +871,11 @@ def test_ctrl_c_ends_the_grid_in_a_sentence(tmp_path):
         ("--device tpu", "--device tpu: no such device"),
         ("draw --scale short --data-dir {tmp}", "binarized_mnist is not complete in {tmp}"),
         ("--results {tmp}/file", "--results {tmp}/file: is a file; give a folder"),
+        ("--budget soon", "--budget soon: is no time; give one such as 90s, 25m, 8h or 1h30m"),
+        ("--budget 30", "--budget 30: is no time"),
+        ("--budget 30m1h", "--budget 30m1h: is no time"),
+        ("--budget 0h0m", "--budget 0h0m: is no time"),
+        ("--budget 25m --plan", "--budget: --plan starts nothing; leave out one of the two"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_writes_nothing(run, tmp_path, words, says):
@@ -644,11 +936,12 @@ def test_a_failed_run_is_exit_code_1_and_the_others_are_done(run, tmp_path, monk
 
 def test_elsewhere_than_on_a_terminal_news_are_plain_lines(tmp_path):
     task, text = tasks_of(tmp_path, [quick(seed=2)])[0], io.StringIO()
-    with Board(Console(file=text, width=40), [task], 1, quiet=False) as board:
+    with Board(Console(file=text, width=40), [task], {}, quiet=False) as board:
         for state, words, news in [
             ("running", "", "start"),
             ("running", "[red]", "progress"),
             ("waiting", "its process [was] killed", "retry"),
+            ("stopped", "", "stop"),
             ("done", "test 50.0%", "end"),
         ]:
             task.state, task.text = state, words
@@ -657,20 +950,22 @@ def test_elsewhere_than_on_a_terminal_news_are_plain_lines(tmp_path):
     assert text.getvalue() == (
         f"0/1  {name}  begins\n"
         f"0/1  {name}  its process [was] killed; goes on from epoch 0 of 10 (try 1)\n"
+        f"0/1  {name}  stopped after epoch 0 of 10: another one would not fit the budget\n"
         f"1/1  {name}  done, test 50.0%\n"
     )
 
 
 def test_the_table_fits_the_terminal_and_tells_what_it_leaves_out(tmp_path):
     tasks = tasks_of(tmp_path, whole("paper")[:100])
-    states = ["done"] * 70 + ["diverged"] * 4 + ["waiting"] * 20 + ["failed"] * 2 + ["held"] + ["running"] * 3
+    states = ["done"] * 70 + ["diverged"] * 4 + ["waiting"] * 18 + ["stopped"] * 2 + ["failed"] * 2
+    states += ["held"] + ["running"] * 3
     for task, state in zip(tasks, states, strict=True):
         task.state = state
     for width, height in ((80, 20), (200, 20), (80, 6)):
         console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
         lines = [
             "".join(part.text for part in line)
-            for line in console.render_lines(Board(console, tasks, 4, quiet=False).picture())
+            for line in console.render_lines(Board(console, tasks, {"cifar": 4}, quiet=False).picture())
         ]
         assert len(lines) <= height
         assert "running" in lines[1] and "3 running" in " ".join(lines[-2:])
@@ -681,6 +976,6 @@ def test_the_table_fits_the_terminal_and_tells_what_it_leaves_out(tmp_path):
 def test_a_plan_in_print_names_every_run(tmp_path):
     lines: list[Line] = plan(tmp_path, whole("short"))
     text = io.StringIO()
-    print_plan(Console(file=text, width=250), lines, 2)
+    print_plan(Console(file=text, width=250), lines, {})
     assert all(f"{line.there.name}/{line.there.folder.name}" in text.getvalue() for line in lines)
     assert text.getvalue().endswith(f"{len(lines)} runs: {len(lines)} missing. Time left: not known.\n")

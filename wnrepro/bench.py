@@ -4,13 +4,19 @@ Every contender lives in a process of its own, so that neither memory nor thread
 One round times one training step of each, one at a time and in a new random order; a ratio is paired within the
 round. These machines are noisy: what counts is the median ratio, its interval and n.
 
+Every round also times a large matrix product in each precision and a copy, of a process of their own: the device's
+ceilings. A step's floor is its FLOPs at the speed of that product.
+
 DQN's step is `update_every` agent steps and their update, timed AGENT_STEPS agent steps at a time; of wn its parts are
-timed too: the emulation alone, acting, learning.
+timed too: the emulation alone, acting, learning. Its floor is that of learning.
 """
 
+import contextlib
 import copy
 import dataclasses
+import functools
 import importlib.util
+import math
 import multiprocessing
 import re
 import time
@@ -31,7 +37,10 @@ from scipy.stats import quantile_test
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 
 from wnrepro.atari import NO_OPS, STACK, Replay
 from wnrepro.atari import SIZE as SCREEN_SIZE
@@ -49,30 +58,48 @@ from wnrepro.experiments.cvae import (
     log_normal,
     sample_normal,
 )
-from wnrepro.experiments.dqn import KERNELS, STRIDES, WHITE, Dqn
+from wnrepro.experiments.dqn import KERNELS, STRIDES, WHITE, Dqn, replay_device
 from wnrepro.experiments.draw import BANK_TOLERANCE, SIZE, WINDOW, Draw
-from wnrepro.parameterization import fold
 from wnrepro.rundir import read_json, write_json
 from wnrepro.runs import now, peak_memory_bytes, provenance
-from wnrepro.settings import PARAMS, CifarSettings, CvaeSettings, DqnSettings, DrawSettings, Settings, scale_settings
-from wnrepro.training import autocast, available_memory
+from wnrepro.settings import (
+    PARAMS,
+    PRECISIONS,
+    CifarSettings,
+    CvaeSettings,
+    DqnSettings,
+    DrawSettings,
+    Settings,
+    scale_settings,
+)
+from wnrepro.training import autocast, available_memory, set_precision
 
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = {"cpu": 1, "cuda": 5}  # after the one that is counted; a GPU's first steps are not yet a graph
 PLAIN = "plain wn"
 WHOLE, EMULATION, ACTING, LEARNING = "end to end", "emulation", "acting", "learning"
+COUNTED = "counted"  # the step whose FLOPs and bytes are counted, where that is not the whole
+CEILINGS, PRODUCT, COPY = "ceilings", "product", "copy"
+PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}  # rows and columns
+COPIED_BYTES = 2**29  # more than the caches hold
+SIDE_SECONDS = 10.0  # for which processes step side by side
+MOST_ON_A_GPU = 8  # of those
+CONTEXT_BYTES = 10**9  # of a GPU's memory, for what a process takes there besides its tensors
 AGENT_STEPS = 40  # of DQN, in one timing
 FULL_REPLAY = DqnSettings.replay_steps
 SPARE_BYTES = 2 * 10**9  # of memory, for what a run of DQN takes besides its replay
 DQN_CHANGES: dict[str, Any] = {"game": "breakout", "replay_steps": 5000, "replay_start": 5000, "epsilon_steps": 1}
 
 
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies in bf16 by instructions of its own."""
-    return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def fast_precisions(device: torch.device) -> list[str]:
+    """Those in which the device multiplies by instructions of its own."""
+    if device.type == "cuda":
+        return list(PRECISIONS)
+    return ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["fp32"]
 
 
 Step = Callable[[], object]
-Steps = dict[str, Step]  # by what of a training step they are: WHOLE, or a part
+Steps = dict[str, Step]  # by what of a training step they are: WHOLE, or a part, or COUNTED
+Entrants = dict[str, tuple[Callable[..., Steps], Settings]]  # by name: what makes a contender's steps, and of what
 
 
 def timed_settings(experiment: str) -> Settings:
@@ -431,7 +458,7 @@ def plain_dqn(settings: DqnSettings, device: torch.device) -> Steps:
     def learn() -> object:
         return [agent.update() for _ in range(AGENT_STEPS // s.update_every)][-1]
 
-    return {WHOLE: play, EMULATION: emulate, ACTING: act, LEARNING: learn}
+    return {COUNTED: agent.update, WHOLE: play, EMULATION: emulate, ACTING: act, LEARNING: learn}
 
 
 def our_dqn(settings: DqnSettings, device: torch.device) -> Steps:
@@ -445,7 +472,6 @@ def our_dqn(settings: DqnSettings, device: torch.device) -> Steps:
     rng, state = np.random.default_rng(0), states[:1].numpy()
 
     def play() -> None:
-        experiment.losses = []
         for _ in experiment.play(AGENT_STEPS, learn=True):
             pass
 
@@ -455,16 +481,19 @@ def our_dqn(settings: DqnSettings, device: torch.device) -> Steps:
 
     def act() -> None:
         for _ in range(AGENT_STEPS // s.update_every):
-            policy = fold(experiment.net.eval())
+            experiment.captured_renewal()
             for _ in range(s.update_every):
-                experiment.act(policy, state, 0.0, rng)
+                experiment.act(state, 0.0, rng)
+
+    def update() -> object:
+        experiment.agent_steps += s.update_every  # `play` counts by it which updates are due
+        return experiment.update()
 
     def learn() -> object:
-        experiment.agent_steps += AGENT_STEPS  # `play` counts by it which updates are due
-        return [experiment.update() for _ in range(AGENT_STEPS // s.update_every)][-1]
+        return [update() for _ in range(AGENT_STEPS // s.update_every)][-1]
 
     parts = {EMULATION: emulate, ACTING: act, LEARNING: learn} if s.param == "wn" else {}
-    return {WHOLE: play, **parts}
+    return {COUNTED: update, WHOLE: play, **parts}
 
 
 def our_steps(settings: Settings, device: torch.device) -> Steps:
@@ -484,37 +513,152 @@ def our_steps(settings: Settings, device: torch.device) -> Steps:
 
     def step() -> object:
         index = torch.randperm(len(experiment.train_x), generator=experiment.order)[: settings.batch_size]
-        result = experiment.step(index.to(device))
-        return result[0] if isinstance(result, tuple) else result
+        return experiment.captured_step(index.to(device))[0]
 
     return {WHOLE: step}
 
 
-def contender(
+def ceilings(settings: Settings, device: torch.device, size: int, copied_bytes: int) -> Steps:
+    """A product of size × size matrices in the settings' precision and, unless of no bytes, a copy."""
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    product = torch.empty_like(a)
+    steps: Steps = {PRODUCT: lambda: torch.mm(a, b, out=product)}
+    if copied_bytes:
+        source = torch.ones(copied_bytes // 4, device=device)
+        steps[COPY] = functools.partial(torch.empty_like(source).copy_, source)
+    return steps
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the `bytes` that torch's operations read and write, each by itself.
+
+    An operation reads its tensors and writes its results; what it changes in place it reads and writes, unless it
+    overwrites it. A view moves nothing, a broadcast dimension counts once, and of what it picks rows from an
+    operation reads as much as it picks. What a kernel fetches twice, or finds in a cache, is not seen.
+    """
+
+    OVERWRITE = ("copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "random_", "exponential_")
+    PICK = ("index", "index_select", "gather")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        results, schema = func(*args, **(kwargs or {})), func._schema
+        name = schema.name.removeprefix("aten::")
+        aliases = {argument.name: argument.alias_info for argument in schema.arguments}
+        is_view = any(alias and not alias.is_write for alias in aliases.values())
+        if is_view or name == "_unsafe_view" or name.startswith(("empty", "new_empty")):
+            return results
+        given = dict(zip(aliases, args, strict=False)) | (kwargs or {})
+        written = {key: value for key, value in given.items() if (alias := aliases[key]) and alias.is_write}
+        if name.endswith("_like") or name.startswith("new_"):
+            given = {}  # they read its shape alone
+        elif name in self.PICK:
+            given["self"] = results
+        elif name in self.OVERWRITE or "out" in written:
+            given = {key: value for key, value in given.items() if key not in written}
+        returned = results if len(schema.returns) > 1 else (results,)
+        made = [value for value, kind in zip(returned, schema.returns, strict=False) if not kind.alias_info]
+        self.bytes += sum(map(nbytes, tree_leaves((given, written, made))))
+        return results
+
+
+def nbytes(value: object) -> int:
+    """Of a tensor's elements, those of a broadcast dimension counted once; 0 of anything else."""
+    if not isinstance(value, Tensor):
+        return 0
+    sizes = (size for size, stride in zip(value.shape, value.stride(), strict=True) if stride)
+    return math.prod(sizes) * value.itemsize
+
+
+def work(step: Step) -> dict[str, int]:
+    """FLOPs of a step's matrix products and convolutions, and bytes of all its operations."""
+    in_place = {torch.ops.aten.addmm_: lambda _sum, a, b, **_: 2 * math.prod(a) * b[1]}  # not in torch's table
+    with FlopCounterMode(display=False, custom_mapping=in_place) as flops, Traffic() as traffic:
+        step()
+    return {"flops": flops.get_total_flops(), "bytes": traffic.bytes}
+
+
+def contend(
     pipe: Connection,
     make: Callable[[Any, torch.device], Steps],
     settings: Settings,
     device: torch.device,
+    threads: int,
 ) -> None:
-    """What a contender's process does: warm up, say what it can time, then time what the pipe names, until None."""
+    """What a contender's process does: count, warm up, say what it counted and can time.
+
+    Then it times what the pipe names, for as long as it says, and tells its largest memory so far; until None.
+    """
+    torch.set_num_threads(threads)
+    set_precision(settings.precision, device)
     steps = make(settings, device)
+    counted = steps.pop(COUNTED, steps.get(WHOLE))
+    needs = work(counted) if counted else {}
     for step in steps.values():
-        for _ in range(WARM_UP_STEPS):
+        for _ in range(WARM_UP_STEPS[device.type]):
             timed(step, device)
-    pipe.send(list(steps))
-    while name := pipe.recv():
-        pipe.send(timed(steps[name], device))
+    pipe.send((list(steps), needs))
+    while asked := pipe.recv():
+        part, at_least = asked
+        pipe.send((timed(steps[part], device, at_least), peak_memory_bytes(device)))
 
 
-def timed(step: Step, device: torch.device) -> float:
-    """Seconds of one step, the device's work included."""
+@dataclasses.dataclass
+class Contender:
+    """A contender's process, seen from the one that asks."""
+
+    pipe: Connection
+    parts: list[str]
+    work: dict[str, int]  # of a step
+    memory_bytes: int = 0
+
+    def ask(self, part: str, at_least: float = 0.0) -> None:
+        self.pipe.send((part, at_least))
+
+    def answer(self) -> float:
+        """Seconds a step, of what was asked for."""
+        seconds, self.memory_bytes = self.pipe.recv()
+        return float(seconds)
+
+
+@contextlib.contextmanager
+def contenders(
+    entrants: Entrants, device: torch.device, threads: int, show: Callable[[str], None]
+) -> Iterator[dict[str, Contender]]:
+    """A process for each entrant, warm; they end with the context."""
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as ending:
+        started = {}
+        for name, (make, settings) in entrants.items():
+            show(f"warming up {name}")
+            pipe, there = context.Pipe()
+            process = context.Process(target=contend, args=(there, make, settings, device, threads), daemon=True)
+            process.start()
+            there.close()
+            ending.callback(process.join)
+            ending.callback(pipe.send, None)
+            started[name] = Contender(pipe, *pipe.recv())
+        yield started
+
+
+def timed(step: Step, device: torch.device, at_least: float = 0.0) -> float:
+    """Seconds of one step, the device's work included; of as many as take `at_least` seconds, on average."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    began = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    began, count = time.perf_counter(), 0
+    while True:
+        step()
+        count += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if (seconds := time.perf_counter() - began) >= at_least:
+            return seconds / count
 
 
 def middle(values: np.ndarray) -> dict[str, float]:
@@ -531,6 +675,15 @@ def ratio(over: list[float], under: list[float]) -> dict[str, float]:
     return middle(np.array(over) / np.array(under))
 
 
+def check(experiment: str) -> None:
+    """Raise UserError where the experiment's plain loop cannot be made."""
+    if experiment == "dqn" and importlib.util.find_spec("cv2") is None:
+        raise UserError(
+            "bench dqn: the plain loop's AtariPreprocessing needs OpenCV, which is not installed; "
+            "`pip install opencv-python-headless` installs it"
+        )
+
+
 def measure(
     device: torch.device,
     precisions: list[str],
@@ -538,80 +691,138 @@ def measure(
     settings: Settings,
     show: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Time `rounds` steps of each contender; `show` gets a word on where it is. Of DQN, the memory too.
+    """Time `rounds` steps of each contender; `show` gets a word on where it is. Of DQN, the replay's memory too.
 
-    Raises UserError where the plain loop cannot be made.
+    The four are timed in the first precision (in the order of PRECISIONS), wn and the plain loop in each.
     """
-    if isinstance(settings, DqnSettings) and importlib.util.find_spec("cv2") is None:
-        raise UserError(
-            "bench dqn: the plain loop's AtariPreprocessing needs OpenCV, which is not installed; "
-            "`pip install opencv-python-headless` installs it"
-        )
-    entrants: dict[str, tuple[Callable[..., Steps], Settings]] = {}
+    precisions = [precision for precision in PRECISIONS if precision in precisions]
+    entrants: Entrants = {}
     for precision in precisions:
         label = "" if precision == "fp32" else f" {precision}"
-        for param in PARAMS:
+        for param in PARAMS if precision == precisions[0] else ("wn",):
             changed = dataclasses.replace(settings, param=param, precision=precision)
             entrants[param + label] = our_steps, changed
-        entrants[PLAIN + label] = plain_steps, dataclasses.replace(settings, precision=precision)
+        changed = dataclasses.replace(settings, precision=precision)
+        entrants[PLAIN + label] = plain_steps, changed
+        copied = COPIED_BYTES if precision == precisions[0] else 0
+        make = functools.partial(ceilings, size=PRODUCT_SIZE[device.type], copied_bytes=copied)
+        entrants[f"{CEILINGS} {precision}"] = make, changed
     if isinstance(settings, DqnSettings):
         size, unit, steps_timed = settings.update_every, "agent steps", AGENT_STEPS // settings.update_every
         step = f"{size} agent steps and their update, or one part of that alone"
     else:
         size, unit, steps_timed, step = settings.batch_size, "images", 1, "an update"
-    context = multiprocessing.get_context("spawn")
-    with ExitStack() as ending:
-        pipes: dict[str, Connection] = {}
-        entries: dict[str, tuple[str, str]] = {}  # contender, or contender and part: whom to ask for what
-        for name, (make, changed) in entrants.items():
-            show(f"warming up {name}")
-            pipes[name], there = context.Pipe()
-            process = context.Process(target=contender, args=(there, make, changed, device), daemon=True)
-            process.start()
-            there.close()
-            ending.callback(process.join)
-            ending.callback(pipes[name].send, None)
-            entries |= {name if part == WHOLE else f"{name}, {part}": (name, part) for part in pipes[name].recv()}
-        seconds: dict[str, list[float]] = {entry: [] for entry in entries}
-        order = np.random.default_rng(0)
+    threads = torch.get_num_threads()
+    with contenders(entrants, device, threads, show) as those:
+        seconds: dict[tuple[str, str], list[float]] = {(name, part): [] for name in those for part in those[name].parts}
+        order, entries = np.random.default_rng(0), list(seconds)
         for number in range(rounds):
             show(f"round {number + 1} of {rounds}")
-            for entry in order.permutation(list(entries)):
-                name, part = entries[entry]
-                pipes[name].send(part)
-                seconds[entry].append(pipes[name].recv() / steps_timed)
+            for k in order.permutation(len(entries)):
+                name, part = entries[k]
+                those[name].ask(part)
+                seconds[name, part].append(those[name].answer())
+    limits = {
+        "flops_per_second": {
+            precision: middle(
+                2 * PRODUCT_SIZE[device.type] ** 3 / np.array(seconds[f"{CEILINGS} {precision}", PRODUCT])
+            )
+            for precision in precisions
+        },
+        "bytes_per_second": middle(2 * COPIED_BYTES / np.array(seconds[f"{CEILINGS} {precisions[0]}", COPY])),
+    }
+    times: dict[str, list[float]] = {}
+    works: dict[str, dict[str, float]] = {}
+    memory_bytes: dict[str, int] = {}
+    for (name, part), values in seconds.items():
+        if part in (PRODUCT, COPY):
+            continue
+        entry, contender = name if part == WHOLE else f"{name}, {part}", those[name]
+        times[entry], memory_bytes[name] = [value / steps_timed for value in values], contender.memory_bytes
+        if part == (LEARNING if isinstance(settings, DqnSettings) else WHOLE):
+            works[entry] = against(limits, entrants[name][1].precision, contender.work, float(np.median(times[entry])))
     pairs = [(PLAIN, "wn"), ("bn", "normal"), ("wn", "normal"), ("wn+mobn", "normal")]
     pairs += [(PLAIN, f"wn {precision}") for precision in precisions if precision != "fp32"]
-    ratios = {f"{a} / {b}": ratio(seconds[a], seconds[b]) for a, b in pairs if a in seconds and b in seconds}
+    ratios = {f"{a} / {b}": ratio(times[a], times[b]) for a, b in pairs if a in times and b in times}
+    wn = "wn" if precisions[0] == "fp32" else f"wn {precisions[0]}"
+    rates = side_by_side(entrants[wn][1], device, memory_bytes[wn], show)
     figures = {
         "rounds": rounds,
         "batch_size": settings.batch_size,
         "step": step,
-        "seconds": seconds,
+        "seconds": times,
         "unit": unit,
-        "per_second": {entry: middle(size / np.array(times)) for entry, times in seconds.items()},
+        "per_second": {entry: middle(size / np.array(values)) for entry, values in times.items()},
         "ratios": ratios,
+        "ceilings": limits,
+        "work": works,
+        "memory": memory_bytes,
+        "side_by_side": {count: steps_timed * rate for count, rate in rates.items()},
     }
     if isinstance(settings, DqnSettings):
         show("filling the whole replay")
-        figures["memory"] = memory(settings, device)
+        figures["replay_memory"] = memory(settings, device)
     return figures
+
+
+def against(limits: dict[str, Any], precision: str, needs: dict[str, int], seconds: float) -> dict[str, float]:
+    """What a step of so many seconds needs and achieves, and how far that is from the device's ceilings.
+
+    Its floor is its FLOPs at the speed of the large product; the distance is how many times the floor it takes.
+    """
+    flops_limit = limits["flops_per_second"][precision]["median"]
+    flops_per_second, bytes_per_second = needs["flops"] / seconds, needs["bytes"] / seconds
+    return {
+        **needs,
+        "floor_seconds": needs["flops"] / flops_limit,
+        "distance": flops_limit / flops_per_second,
+        "flops_per_second": flops_per_second,
+        "flops_share": flops_per_second / flops_limit,
+        "bytes_per_second": bytes_per_second,
+        "bytes_share": bytes_per_second / limits["bytes_per_second"]["median"],
+    }
+
+
+def side_by_side(
+    settings: Settings, device: torch.device, memory_bytes: int, show: Callable[[str], None]
+) -> dict[str, float]:
+    """Steps a second of 1, 2, 4, … processes together, by their number, as far as processors and memory go.
+
+    On a CPU they share the threads; `memory_bytes` is what one needs.
+    """
+    threads = torch.get_num_threads()
+    most, free = threads, available_memory()
+    if device.type == "cuda":
+        most, free = MOST_ON_A_GPU, torch.cuda.mem_get_info(device)[0]
+        memory_bytes += CONTEXT_BYTES
+    rates: dict[str, float] = {}
+    count = 1
+    while count <= most and (free is None or count * memory_bytes <= free):
+        entrants: Entrants = {f"{k + 1} of {count} side by side": (our_steps, settings) for k in range(count)}
+        with contenders(entrants, device, max(threads // count, 1), show) as those:
+            show(f"{count} side by side")
+            for contender in those.values():
+                contender.ask(WHOLE, SIDE_SECONDS)
+            rates[str(count)] = sum(1 / contender.answer() for contender in those.values())
+        count *= 2
+    return rates
 
 
 def memory(settings: DqnSettings, device: torch.device) -> dict[str, Any]:
     """The largest memory of a process that trains with the full replay, in bytes, or why that was left out."""
     needed, there = Replay.nbytes_needed(FULL_REPLAY) + SPARE_BYTES, available_memory()
-    if there is not None and there < needed:
+    on = replay_device(FULL_REPLAY, device).type
+    if on == "cpu" and there is not None and there < needed:
         why = f"{there / 1e9:.1f} GB of memory are free, it needs {needed / 1e9:.1f} GB"
         return {"replay_steps": FULL_REPLAY, "left_out": why}
     full = dataclasses.replace(settings, replay_steps=FULL_REPLAY, epochs=1, epoch_steps=AGENT_STEPS, test_steps=1)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         peak = process.submit(train_with_full_replay, full, device).result()
-    return {"replay_steps": FULL_REPLAY, "peak_bytes": peak}
+    return {"replay_steps": FULL_REPLAY, "on": on, "peak_bytes": peak}
 
 
 def train_with_full_replay(settings: DqnSettings, device: torch.device) -> int:
-    """Fill the replay with one screen, train to the last epoch; this process's largest memory in bytes."""
+    """Fill the replay with one screen, train to the last epoch; the largest memory in bytes where the replay is."""
     experiment = Dqn(settings, device)
     screens, nothing = experiment.training.frames, np.zeros(settings.actors)
     for _ in range(experiment.replay.slots):
@@ -619,7 +830,7 @@ def train_with_full_replay(settings: DqnSettings, device: torch.device) -> int:
     experiment.agent_steps = settings.replay_start
     for _ in experiment.train():
         pass
-    return peak_memory_bytes(torch.device("cpu"))
+    return peak_memory_bytes(experiment.replay.screens.device)
 
 
 def store(results: Path, experiment: str, figures: dict[str, Any], device: torch.device) -> Path:
@@ -645,8 +856,25 @@ def table(figures: dict[str, Any]) -> str:
     lines.append(f"ratios of step times, paired within a round {of}")
     for name, r in figures["ratios"].items():
         lines.append(f"  {name:<{width}} {r['median']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]")
-    if "memory" in figures:
-        memory = figures["memory"]
-        peak = f"{memory['peak_bytes'] / 1e9:.2f} GB" if "peak_bytes" in memory else f"left out: {memory['left_out']}"
-        lines.append(f"largest memory of training with a full replay of {memory['replay_steps']} steps: {peak}")
+    limits = figures["ceilings"]
+    speeds = [f"{limit['median'] / 1e9:.4g} GFLOP/s {name}" for name, limit in limits["flops_per_second"].items()]
+    speeds.append(f"{limits['bytes_per_second']['median'] / 1e9:.4g} GB/s")
+    lines += [
+        f"ceilings, by a large matrix product and a copy: {', '.join(speeds)}",
+        "a step's floor (its FLOPs at the speed of that product), the median step over it, shares of the ceilings",
+    ]
+    for name, w in figures["work"].items():
+        lines.append(
+            f"  {name:<{width}} {w['floor_seconds']:8.4f} s {w['distance']:6.2f} × "
+            f"{100 * w['flops_share']:5.1f} % of FLOP/s ({w['flops'] / 1e9:.4g} GFLOP) "
+            f"{100 * w['bytes_share']:5.1f} % of bytes/s ({w['bytes'] / 1e9:.3g} GB)"
+        )
+    lines.append("largest memory of a process")
+    lines += [f"  {name:<{width}} {peak / 1e9:.2f} GB" for name, peak in figures["memory"].items()]
+    lines.append("steps a second of processes of wn side by side")
+    lines += [f"  {count:<{width}} {rate:.4g}" for count, rate in figures["side_by_side"].items()]
+    if "replay_memory" in figures:
+        full = figures["replay_memory"]
+        peak = f"{full['peak_bytes'] / 1e9:.2f} GB" if "peak_bytes" in full else f"left out: {full['left_out']}"
+        lines.append(f"largest memory of training with a full replay of {full['replay_steps']} steps: {peak}")
     return "\n".join(lines)

@@ -5,8 +5,10 @@ import functools
 import inspect
 import itertools
 import json
+import math
 import os
 import sys
+import time
 import traceback
 import typing
 from collections.abc import Callable
@@ -309,11 +311,27 @@ def reproduce(
         typer.Option(
             "--jobs",
             min=1,
-            help="runs side by side; default: --jobs-per-gpu on every GPU or, without one, one a processor as far as "
-            "there are 4 GB of memory for each",
+            help="runs side by side, at most; default: --jobs-per-gpu on every GPU or, without one, one a processor "
+            "as far as there are 4 GB of memory for each",
         ),
     ] = None,
-    jobs_per_gpu: Annotated[int, typer.Option("--jobs-per-gpu", min=1, help="runs side by side on a GPU")] = 1,
+    jobs_per_gpu: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs-per-gpu",
+            min=1,
+            help="runs side by side on a GPU; default: what took the most steps a second by `wnrepro bench` there, as "
+            "far as its memory allows, or 1",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="TIME",
+            help="such as 90s, 25m, 8h or 1h30m: end by then, and start nothing that could not write a checkpoint",
+        ),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option("--precision", metavar="|".join(PRECISIONS), help="of all runs; default: that of their settings"),
@@ -325,6 +343,7 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Every run that the paper needs: does what is missing, and goes on where it stopped."""
+    began = time.monotonic()
     for name in experiments or ():
         if name not in SETTINGS:
             raise UserError(f"reproduce {name}: unknown; give some of {', '.join(SETTINGS)}")
@@ -335,52 +354,69 @@ def reproduce(
     for name, given in (("--address", address), ("--bring-back", bring_back)):
         if given and engine != "ray":
             raise UserError(f"{name}: belongs to --engine ray; add that, or leave it out")
-    results_folder(results)
+    if budget and plan:
+        raise UserError("--budget: --plan starts nothing; leave out one of the two")
     from rich.console import Console
 
     from wnrepro.reproduce import plan as plans
     from wnrepro.reproduce.board import Board, print_plan, summary
-    from wnrepro.reproduce.drive import Engine, Task, drive
+    from wnrepro.reproduce.drive import Engine, Task, drive, seconds_of
     from wnrepro.reproduce.grid import planned
 
+    budget_seconds = seconds_of(budget) if budget is not None else None
+    results_folder(results)
     runs = planned(scale, experiments or list(SETTINGS), **({"precision": precision} if precision else {}))
     for number, run in enumerate(runs):
         if isinstance(run.settings, CvaeSettings | DrawSettings):
             kind = binarization(run.settings, data_dir=data_dir, quiet=quiet or number > 0, as_json=as_json)
             runs[number] = dataclasses.replace(run, settings=dataclasses.replace(run.settings, binarization=kind))
     console = Console(quiet=quiet or as_json)
-    lines, side_by_side = plans.plan(results, runs), jobs or 1
+    lines, side_by_side = plans.plan(results, runs), {}
     if not all(line.over for line in lines):
-        from wnrepro.reproduce.engines import Local, devices
+        from wnrepro.reproduce.engines import Local, devices, gpu_memory
         from wnrepro.runs import device_name
         from wnrepro.training import choose_device
 
         where = devices(device) if engine == "local" else ["cpu"]
-        computers: Engine = Local(where, jobs, jobs_per_gpu)
+        per_gpu = {line.run.experiment: jobs_per_gpu or 1 for line in lines if not line.over}
+        if where[0] != "cpu" and jobs_per_gpu is None:
+            here = device_name(choose_device(where[0]))
+            per_gpu = plans.packing(plans.estimated(lines, results, here), results, here, gpu_memory(where))
+        computers: Engine = Local(where, jobs, per_gpu)
         if engine == "ray" and not plan:
             from wnrepro.reproduce.cluster import Cluster
 
-            computers = Cluster(address, device, jobs, jobs_per_gpu, bring_back)
-        side_by_side = computers.jobs
-        lines = plans.estimated(lines, results, device_name(choose_device(where[0]), computers.threads))
+            computers = Cluster(address, device, jobs, jobs_per_gpu or 1, bring_back)
+        side_by_side = computers.side_by_side
+        here = device_name(choose_device(where[0]), computers.threads)
+        lines = plans.estimated(lines, results, here)
     tasks = [Task(line) for line in lines]
     if not plan and not all(task.over for task in tasks):
         if engine == "local":
             check_all([line.run for line in lines if not line.over], data_dir, where[0])
         try:
             with Board(console, tasks, side_by_side, quiet or as_json) as board:
-                drive(tasks, computers, results, data_dir, board.show)
+                ready = time.monotonic()  # as long as it took to load torch is kept for leaving it
+                deadline = math.inf if budget_seconds is None else began + budget_seconds - (ready - began)
+                drive(tasks, computers, results, data_dir, board.show, deadline)
         except KeyboardInterrupt:
             typer.echo("wnrepro: interrupted; the same command again goes on from each run's last epoch", err=True)
             raise typer.Exit(130) from None
         lines = [dataclasses.replace(line, state=plans.state(line.there)) for line in lines]
+        lines = plans.estimated(lines, results, here)
+    failed = [task for task in tasks if task.state == "failed"]
+    left = [line for task, line in zip(tasks, lines, strict=True) if not task.over and not line.over]
+    spent = budget is not None and bool(left)
     if as_json:
-        print(plans.as_json(lines, side_by_side, scale))
+        about = {"budget_seconds": budget_seconds, "budget_spent": spent}
+        print(plans.as_json(lines, side_by_side, scale, **about))
     elif plan:
         print_plan(console, lines, side_by_side)
     else:
         console.print(summary(lines, side_by_side), highlight=False, soft_wrap=True)
-    failed = [task for task in tasks if task.state == "failed"]
+        if spent:
+            text = f"The budget of {budget} is spent: no further epoch of what is left fits into it; the same command "
+            console.print(f"{text}goes on with it.", highlight=False, soft_wrap=True)
     for task in failed:
         print(f"{task.traceback}{task.line.there.folder}: failed, {task.text}", file=sys.stderr)
     raise typer.Exit(1 if failed else 0)
@@ -489,22 +525,24 @@ def watch(
 def bench(
     experiment: Annotated[
         str,
-        typer.Argument(metavar="|".join(SETTINGS), help="the experiment to time; cvae is MNIST's, dqn plays Breakout"),
-    ] = "cifar",
+        typer.Argument(
+            metavar="|".join([*SETTINGS, "all"]), help="the experiment to time; cvae is MNIST's, dqn plays Breakout"
+        ),
+    ] = "all",
     rounds: Annotated[int, typer.Option("--rounds", min=2, help="steps timed of each contender")] = 20,
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            "--precision", metavar="fp32|tf32|bf16", help="without it: fp32, and bf16 where the device has it"
+            "--precision", metavar="|".join(PRECISIONS), help="without it: fp32, and those for which the device is made"
         ),
     ] = None,
     device: Device = "auto",
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Step times of the four parameterizations and of a plain PyTorch loop, interleaved in one run."""
-    if experiment not in SETTINGS:
-        raise UserError(f"bench {experiment}: unknown; give one of {', '.join(SETTINGS)}")
+    """Step times of the four parameterizations and of a plain PyTorch loop, and their distance from the floor."""
+    if experiment not in (*SETTINGS, "all"):
+        raise UserError(f"bench {experiment}: unknown; give one of {', '.join(SETTINGS)}, all")
     for name in precision or ():
         if name not in PRECISIONS:
             raise UserError(f"--precision {name}: unknown; give one of {', '.join(PRECISIONS)}")
@@ -512,20 +550,29 @@ def bench(
     from rich.console import Console
 
     from wnrepro import bench as benches
-    from wnrepro.training import choose_device
+    from wnrepro.training import choose_device, set_precision
 
     console, where = Console(stderr=True), choose_device(device)
-    fast = benches.has_fast_bf16(where)
-    if not precision and not fast:
+    precisions = precision or benches.fast_precisions(where)
+    names = list(SETTINGS) if experiment == "all" else [experiment]
+    for name in precisions:
+        set_precision(name, where)
+    for name in names:
+        benches.check(name)
+    if not precision and "bf16" not in precisions:
         console.print(
             "bf16 left out: this processor has no instructions for it (--precision bf16 times it all the same)"
         )
-    precisions = precision or (["fp32", "bf16"] if fast else ["fp32"])
-    with console.status("") as status:
-        settings = benches.timed_settings(experiment)
-        figures = benches.measure(where, precisions, rounds, settings, status.update)
-    path = benches.store(results, experiment, figures, where)
-    print(json.dumps(figures, indent=2) if as_json else f"{benches.table(figures)}\nwritten to {path}")
+    measured = {}
+    for name in names:
+        with console.status("") as status:
+            settings = benches.timed_settings(name)
+            measured[name] = benches.measure(where, precisions, rounds, settings, status.update)
+        path = benches.store(results, name, measured[name], where)
+        if not as_json:
+            print(f"{name}\n{benches.table(measured[name])}\nwritten to {path}", flush=True)
+    if as_json:
+        print(json.dumps(measured, indent=2))
 
 
 @data_app.command("status")

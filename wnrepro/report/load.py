@@ -81,6 +81,7 @@ NOISE = (
 )
 KL_STEPS = ("epoch", "time_step", "kl_nats")
 GAME_SCORES = ("epoch", "game", "score")
+WORK = ("flops", "bytes", "floor_seconds", "distance", "flops_share", "bytes_share")
 # The settings that every variant of an experiment has of its own, or that change no number.
 FREE = ("param", "lr", "seed", "checkpoint_replay")
 
@@ -509,8 +510,24 @@ def _bench(results: Path) -> dict[str, dict[str, Any]]:
                 if not isinstance(ratio, dict):
                     raise _malformed(path, f"the ratio `{name}` is no object")
                 _expect(path, ratio, median=(int, float), low=(int, float), high=(int, float), n=int)
+            for name, work in bench[experiment].get("work", {}).items():
+                if not isinstance(work, dict):
+                    raise _malformed(path, f"the work of `{name}` is no object")
+                _expect(path, work, **dict.fromkeys(WORK, (int, float)))
+                _expect(path, bench[experiment], memory=dict)
+                _expect(path, bench[experiment]["memory"], **{whose(name): int})
             found[path.stem] = bench
     return found
+
+
+def whose(entry: str) -> str:
+    """The contender that a figure of a benchmark is of: `wn` of `wn, learning`."""
+    return entry.split(", ")[0]
+
+
+def step_works(bench: dict[str, Any], experiment: str) -> dict[str, dict[str, Any]]:
+    """What an experiment's training steps need and achieve, by contender; none where that was not measured."""
+    return bench[experiment].get("work", {}) if experiment in bench else {}
 
 
 def step_ratios(bench: dict[str, Any], experiment: str) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from wnrepro import paper
 from wnrepro.paper import CLAIMS, VERDICTS, Claim
 from wnrepro.report.claims import Finding, count, nats, score
 from wnrepro.report.load import Results
-from wnrepro.report.tables import interval, number, percent
+from wnrepro.report.tables import floors, interval, number, percent
 
 # The figure that belongs to a claim, and each figure's caption.
 CLAIM_FIGURE = {
@@ -179,6 +179,7 @@ def _body(results: Results, frames: dict[str, pd.DataFrame], drawn: list[str]) -
         ),
         ("Figure 4: DQN", images("figure4", "mean_q")),
         ("Step time", _step_time(frames["step_time"]) + images("step_time")),
+        ("Distance from the floor", _floors(floors(results))),
         ("Settings", _settings(frames["settings"])),
         ("Runs", _runs(frames["runs"])),
     ]
@@ -426,6 +427,33 @@ def _step_time(table: pd.DataFrame) -> list[Block]:
                 f"{low:.3f} to {high:.3f}" for low, high in zip(table["low"], table["high"], strict=True)
             ],
             "n": table["n"],
+        }
+    )
+    return [Paragraph(note), Table(ours)]
+
+
+def _floors(table: pd.DataFrame) -> list[Block]:
+    if table.empty:
+        return []
+    note = (
+        "A training step's floor is the FLOPs of its matrix products and convolutions at the speed that one large "
+        "matrix product reached in the same rounds and precision; the distance, how many times its floor the median "
+        "step takes. Beside it, the share of the speed of a large copy at which the step's operations read and write, "
+        "each by itself: near 100 %, memory is what limits it. dqn: an update alone."
+    )
+    ours = pd.DataFrame(
+        {
+            "Experiment": table["experiment"],
+            "Device": table["device"],
+            "Contender": table["contender"],
+            "Step (ms)": (1e3 * table["seconds"]).map("{:.4g}".format),
+            "Floor (ms)": (1e3 * table["floor_seconds"]).map("{:.4g}".format),
+            "Distance": table["distance"].map("{:.2f}".format),
+            "GFLOP": (table["flops"] / 1e9).map("{:.4g}".format),
+            "% of FLOP/s": (100 * table["flops_share"]).map("{:.1f}".format),
+            "GB": (table["bytes"] / 1e9).map("{:.3g}".format),
+            "% of bytes/s": (100 * table["bytes_share"]).map("{:.1f}".format),
+            "Largest memory (GB)": (table["memory_bytes"] / 1e9).map("{:.2f}".format),
         }
     )
     return [Paragraph(note), Table(ours)]

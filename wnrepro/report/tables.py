@@ -14,7 +14,18 @@ import pandas as pd
 from wnrepro import paper
 from wnrepro.report import verdicts
 from wnrepro.report.claims import Finding
-from wnrepro.report.load import Results, Run, counted, longest, random_scores, scale_defaults, step_ratios
+from wnrepro.report.load import (
+    WORK,
+    Results,
+    Run,
+    counted,
+    longest,
+    random_scores,
+    scale_defaults,
+    step_ratios,
+    step_works,
+    whose,
+)
 from wnrepro.settings import FIGURE_LR, PARAMS, SETTINGS
 
 
@@ -279,6 +290,24 @@ def step_time(results: Results) -> pd.DataFrame:
         for name, ratio in step_ratios(bench, experiment).items()
     ]
     return pd.DataFrame(rows, columns=["experiment", "device", "ratio", "median", "low", "high", "n"])
+
+
+def floors(results: Results) -> pd.DataFrame:
+    """One row an experiment, device and contender: its step's floor, distance from it, shares of the ceilings."""
+    rows = [
+        {
+            "experiment": experiment,
+            "device": bench["device_name"],
+            "contender": name,
+            "seconds": work["floor_seconds"] * work["distance"],
+            **{column: work[column] for column in WORK},
+            "memory_bytes": bench[experiment]["memory"][whose(name)],
+        }
+        for experiment in SETTINGS
+        for bench in results.bench.values()
+        for name, work in step_works(bench, experiment).items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def settings(results: Results) -> pd.DataFrame:

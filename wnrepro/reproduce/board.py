@@ -1,7 +1,7 @@
 """What a person sees of the grid: a live table on a terminal, plain lines elsewhere; and a plan in print."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from wnrepro.reproduce.drive import Task
-from wnrepro.reproduce.plan import Line, totals
+from wnrepro.reproduce.plan import Line, hours_together, totals
 
-ORDER = ("running", "held", "failed", "waiting", "diverged", "done")  # from the top of the table
+ORDER = ("running", "held", "failed", "waiting", "stopped", "diverged", "done")  # from the top of the table
 STYLES = {"done": "green", "diverged": "yellow", "failed": "bold red", "running": "cyan", "held": "cyan"}
 FILE_WIDTH = 250  # columns where there is no terminal: nothing of a plan is cut
 MARGIN = 4  # lines of the terminal that are not rows: header, rule, what is left out, the sum
@@ -42,8 +42,8 @@ def counts(states: Sequence[str]) -> str:
 class Board:
     """Shows the tasks of `drive`; use as a context manager, and hand `show` to it."""
 
-    def __init__(self, console: Console, tasks: Sequence[Task], jobs: int, quiet: bool) -> None:
-        self.console, self.tasks, self.jobs, self.quiet = console, tasks, jobs, quiet
+    def __init__(self, console: Console, tasks: Sequence[Task], side_by_side: Mapping[str, int], quiet: bool) -> None:
+        self.console, self.tasks, self.side_by_side, self.quiet = console, tasks, side_by_side, quiet
         self.on_terminal = console.is_terminal and not quiet
         self.live = Live(console=console, get_renderable=self.picture, refresh_per_second=2, transient=True)
 
@@ -63,6 +63,8 @@ class Board:
             self.say(task, f"{task.state}{f', {task.text}' if task.text else ''}")
         elif news == "retry":
             self.say(task, f"{task.text}; goes on from epoch {task.reached} of {epochs} (try {task.tries + 1})")
+        elif news == "stop":
+            self.say(task, f"stopped after epoch {task.reached} of {epochs}: another one would not fit the budget")
         elif news == "held":
             self.say(task, "another process is at it and goes on with it")
         elif news == "start" and not self.on_terminal:
@@ -98,14 +100,15 @@ class Board:
                 Text(task.text),
             )
         more = [task.state for task in tasks[len(shown) :]]
-        left = [task.seconds_left for task in self.tasks]
-        known = sum(seconds for seconds in left if seconds is not None) / min(self.jobs, max(1, len(left)))
-        about = f"; {'more than' if None in left else 'about'} {duration(known)} left" if known else ""
+        left = [(task.line.run.experiment, task.seconds_left) for task in self.tasks if not task.over]
+        known = [(experiment, seconds) for experiment, seconds in left if seconds is not None]
+        hours, than = hours_together(known, self.side_by_side), "about" if known == left else "more than"
+        about = f"; {than} {duration(3600 * hours)} left" if hours else ""
         lines = [Text(f"and {counts(more)}", style="dim")] if more else []
         return Group(table, *lines, Text(f"{counts([task.state for task in self.tasks])}{about}"))
 
 
-def print_plan(console: Console, lines: Sequence[Line], jobs: int) -> None:
+def print_plan(console: Console, lines: Sequence[Line], side_by_side: Mapping[str, int]) -> None:
     """A plan as a table, and its sum in a sentence."""
     if not console.is_terminal:
         console.width = FILE_WIDTH
@@ -131,17 +134,20 @@ def print_plan(console: Console, lines: Sequence[Line], jobs: int) -> None:
             "; ".join(line.run.serves),
         )
     console.print(table)
-    console.print(summary(lines, jobs), highlight=False, soft_wrap=True)
+    console.print(summary(lines, side_by_side), highlight=False, soft_wrap=True)
 
 
-def summary(lines: Sequence[Line], jobs: int) -> str:
+def summary(lines: Sequence[Line], side_by_side: Mapping[str, int]) -> str:
     """How it stands with the grid, and what is left of it."""
-    sums = totals(lines, jobs)
+    sums = totals(lines, side_by_side)
     text = f"{sums['runs']} runs: {counts([line.state.name for line in lines])}."
     left = sum(not line.over for line in lines)
     if left:
         hours, known = sums["hours_left"], sums["hours_left_known_for"]
-        together = f", {duration(3600 * hours / min(jobs, left))} with {jobs} side by side" if jobs > 1 else ""
+        fewest, most = min(sums["side_by_side"].values()), max(sums["side_by_side"].values())
+        abreast = f"{most}" if fewest == most else f"{fewest} to {most}"
+        together = f", {duration(3600 * sums['hours_left_side_by_side'])} with {abreast} side by side"
+        together = together if most > 1 else ""
         of = "" if known == left else f" for the {known} of {left} runs of which it can be told"
         text += (
             f" Left: about {duration(3600 * hours)} of computing{together}{of}" if known else " Time left: not known"

@@ -21,10 +21,11 @@ from wnrepro.errors import UserError
 from wnrepro.reproduce.engines import jobs_on_cpus
 from wnrepro.reproduce.work import LAST_WORDS, Event, Job, Process
 from wnrepro.rundir import Held, RunDirectory, write_whole
-from wnrepro.settings import settings_from
+from wnrepro.settings import SETTINGS, settings_from
 
 CONNECT_SECONDS = 10.0
 STOP_SECONDS = 5.0  # that the nodes are given to tidy up
+SHUTDOWN_SECONDS = 5.0  # that leaving the cluster takes at most
 AHEAD = 4  # events with a run's files that may wait for the driver before the node does
 
 Files = dict[str, bytes]  # of a run's directory, by name
@@ -120,6 +121,7 @@ class Cluster:
     """
 
     memory_bytes: int | None = None
+    stop_seconds = STOP_SECONDS + SHUTDOWN_SECONDS
 
     def __init__(
         self, address: str | None, device: str, jobs: int | None, jobs_per_gpu: int, bring_back: bool = False
@@ -153,6 +155,7 @@ class Cluster:
             jobs = gpus * jobs_per_gpu if gpus else jobs_on_cpus(processors, int(resources.get("memory", 0)) or None)
         self.jobs = jobs
         fair = max(1, min(processors // jobs, *sizes))
+        self.side_by_side = dict.fromkeys(SETTINGS, jobs)
         self.threads = int(os.environ.get("OMP_NUM_THREADS") or fair)
         self.device = "cuda" if gpus else "cpu"
         self.needs: dict[str, Any] = {
@@ -172,6 +175,10 @@ class Cluster:
         self.next: dict[str, Any] = {}  # references of events that the nodes have told, and may still have to bring
         self.out: dict[str, RunDirectory] = {}  # held here while a node has its files
         self.told: list[tuple[str, Event]] = []
+
+    def room(self, experiment: str) -> bool:
+        """Whether another run may start."""
+        return len(self.running) < self.jobs
 
     def start(self, name: str, job: Job) -> None:
         """Start a run on the node that Ray chooses, as soon as one has room."""
@@ -241,15 +248,20 @@ class Cluster:
         if name in self.out:
             self.out.pop(name).__exit__()
 
-    def stop(self) -> None:
-        """End every run, and leave the cluster; the runs go on from their last epochs another time."""
-        ended = [generator.completed() for generator in self.running.values()]
-        for generator in self.running.values():
-            self.ray.cancel(generator, force=True)
+    def end(self, *names: str) -> None:
+        """End these runs, which go on from their last epochs another time."""
+        ended = [self.running[name].completed() for name in names]
+        for name in names:
+            self.ray.cancel(self.running[name], force=True)
         if ended:
             self.ray.wait(ended, num_returns=len(ended), timeout=STOP_SECONDS, fetch_local=False)
-        for name in list(self.running):
+        for name in names:
+            self.next.pop(name, None)
             self.forget(name)
+
+    def stop(self) -> None:
+        """End every run, and leave the cluster."""
+        self.end(*self.running)
         for path in self.tokens:
             path.unlink(missing_ok=True)
         self.ray.shutdown()

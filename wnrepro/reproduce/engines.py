@@ -7,12 +7,15 @@ import dataclasses
 import os
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 
 from wnrepro.reproduce.drive import MEMORY_EACH
 from wnrepro.reproduce.work import Event, Job, Process
+from wnrepro.settings import SETTINGS
 from wnrepro.training import available_memory, choose_device
 
 
@@ -37,33 +40,69 @@ def devices(name: str) -> list[str]:
     return [str(chosen)]
 
 
-class Local:
-    """Processes on this machine; on its GPUs, so many on each."""
+def gpu_memory(devices: Sequence[str]) -> int:
+    """Bytes of the smallest of these GPUs."""
+    return min(torch.cuda.get_device_properties(device).total_memory for device in devices)
 
-    def __init__(self, devices: Sequence[str], jobs: int | None, jobs_per_gpu: int) -> None:
+
+@dataclass(frozen=True)
+class Running:
+    """A run on its way: its process, the thread that hears it, and what it takes of its device."""
+
+    process: Process
+    listener: threading.Thread
+    device: str
+    share: Fraction
+
+
+class Local:
+    """Processes on this machine; on its GPUs, of each experiment so many on each.
+
+    A run takes its share of a GPU: a half where two of its experiment fill it. jobs: so many at most in all.
+    """
+
+    stop_seconds = 3.0
+
+    def __init__(self, devices: Sequence[str], jobs: int | None, per_gpu: Mapping[str, int]) -> None:
         on_gpus = devices[0] != "cpu"
         self.memory_bytes = None if on_gpus else available_memory()
-        if jobs is None:
-            jobs = len(devices) * jobs_per_gpu if on_gpus else jobs_on_cpus(cores(), self.memory_bytes)
-        self.jobs = jobs
-        self.threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // jobs))
-        self.free = [devices[k % len(devices)] for k in range(jobs)]  # a device for each run that may still start
-        self.running: dict[str, Process] = {}
+        self.shares = {name: Fraction(1, per_gpu.get(name, 1)) if on_gpus else Fraction(0) for name in SETTINGS}
+        if on_gpus:
+            places = len(devices) * max(per_gpu.values(), default=1)
+        else:
+            places = jobs or jobs_on_cpus(cores(), self.memory_bytes)
+        self.jobs = min(places, jobs or places)
+        self.side_by_side = {
+            name: min(self.jobs, len(devices) * per_gpu.get(name, 1)) if on_gpus else self.jobs for name in SETTINGS
+        }
+        self.threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // self.jobs))
+        self.devices = list(devices)
+        self.running: dict[str, Running] = {}
         self.told: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
 
+    def used(self, device: str) -> Fraction:
+        """The shares of this GPU that are taken."""
+        return sum((one.share for one in list(self.running.values()) if one.device == device), Fraction(0))
+
+    def room(self, experiment: str) -> bool:
+        """Whether a run of this experiment may start."""
+        return len(self.running) < self.jobs and min(map(self.used, self.devices)) + self.shares[experiment] <= 1
+
     def start(self, name: str, job: Job) -> None:
-        """Start a run's process."""
-        device = self.free.pop(0)
-        process = self.running[name] = Process(dataclasses.replace(job, device=device))
+        """Start a run's process, on the GPU of which most is free."""
+        device = min(self.devices, key=self.used)
+        process = Process(dataclasses.replace(job, device=device))
 
         def listen() -> None:
             for event in process.events():
                 if event.outcome:
                     process.end()
-                    self.free.append(device)
+                    del self.running[name]
                 self.told.put((name, event))
 
-        threading.Thread(target=listen, daemon=True).start()
+        listener = threading.Thread(target=listen, daemon=True)
+        self.running[name] = Running(process, listener, device, self.shares[job.experiment])
+        listener.start()
 
     def events(self, timeout: float) -> list[tuple[str, Event]]:
         """What the runs have told since, after waiting for so many seconds at most."""
@@ -75,7 +114,16 @@ class Local:
         except queue.Empty:
             return told
 
+    def end(self, name: str) -> None:
+        """End a run's process, which goes on from its last epoch another time; its place is free then."""
+        if one := self.running.get(name):
+            one.process.process.kill()
+            one.listener.join()
+
     def stop(self) -> None:
         """End every process; the runs go on from their last epochs another time."""
-        for process in self.running.values():
-            process.end()
+        running = list(self.running.values())
+        for one in running:
+            one.process.process.kill()
+        for one in running:
+            one.listener.join()

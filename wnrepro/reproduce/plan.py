@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -33,6 +33,9 @@ COSTLY = {
     ),
     "dqn": ("batch_size", "update_every", "actors", "maps", "hidden", "precision"),
 }
+
+NEARLY_BEST = 0.95  # of the most steps a second
+CONTEXT_BYTES = 10**9  # that a process takes of a GPU besides what its tensors do
 
 
 @dataclass(frozen=True)
@@ -107,25 +110,34 @@ def measured(results: Path, device: str) -> list[Measured]:
                 seconds = record["seconds"] / (work(settings) * record["epoch"] / settings.epochs)
                 about = (record["device_name"], seconds, record["peak_memory_bytes"], "run")
                 found.append(Measured(config["experiment"], config["scale"], settings, *about))
-    for path in sorted((results / "bench").glob("*.json")):
-        with contextlib.suppress(UserError, KeyError, TypeError, ValueError, AttributeError):
-            bench = read_json(path) or {}
-            if processor(bench["device_name"]) == processor(device):
-                for experiment in SETTINGS.keys() & bench.keys():
-                    found += benchmarked(experiment, bench["device_name"], bench[experiment])
+    for name, experiment, figures in benches(results, device):
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+            found += benchmarked(experiment, name, figures)
     return found
 
 
+def benches(results: Path, device: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """What `bench` measured on this processor, or GPU: device, experiment, figures; damaged files are passed over."""
+    for path in sorted((results / "bench").glob("*.json")):
+        with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):
+            bench = read_json(path) or {}
+            if processor(bench["device_name"]) == processor(device):
+                for experiment in SETTINGS.keys() & bench.keys():
+                    yield bench["device_name"], experiment, bench[experiment]
+
+
 def benchmarked(experiment: str, device: str, figures: dict[str, Any]) -> list[Measured]:
-    """The training steps that `bench` timed, at the paper's settings."""
-    found = []
+    """The training steps that `bench` timed, at the paper's settings; dqn's memory is that with the full replay."""
+    found, memory, replay = [], figures.get("memory", {}), figures.get("replay_memory", {})
     for param, precision in itertools.product(PARAMS, PRECISIONS):
         name = param if precision == PRECISIONS[0] else f"{param} {precision}"
         if name in figures["seconds"]:
             settings = scale_settings(experiment, "paper", param, precision=precision)
             size = settings.update_every if isinstance(settings, DqnSettings) else settings.batch_size
-            seconds, memory = median(figures["seconds"][name]) / size, figures.get("memory", {}).get("peak_bytes")
-            found.append(Measured(experiment, "paper", settings, device, seconds, memory, "bench"))
+            seconds, peak = median(figures["seconds"][name]) / size, memory.get(name)
+            if isinstance(settings, DqnSettings):  # where the replay is on another device it says nothing of this one
+                peak = replay.get("peak_bytes") if replay.get("on") == figures.get("device") else None
+            found.append(Measured(experiment, "paper", settings, device, seconds, peak, "bench"))
     return found
 
 
@@ -194,22 +206,51 @@ def estimated(lines: Sequence[Line], results: Path, device: str) -> list[Line]:
     return [dataclasses.replace(line, estimate=estimate(line.run, device, known)) for line in lines]
 
 
-def totals(lines: Sequence[Line], jobs: int) -> dict[str, Any]:
-    """Of a plan: runs by state, hours left by those whose time is known, and the largest memory of a run."""
+def packing(lines: Sequence[Line], results: Path, device: str, memory_bytes: int) -> dict[str, int]:
+    """How many runs of each experiment share a GPU of so much memory, by the estimated plan; 1 where nothing tells.
+
+    As many as took the most training steps a second together by `bench`, the fewest within NEARLY_BEST of that, as far
+    as the memory that a run is known to need allows.
+    """
+    shared = {line.run.experiment: 1 for line in lines if not line.over}
+    for _, experiment, figures in benches(results, device):
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+            rates = {int(runs): float(rate) for runs, rate in figures["side_by_side"].items()}
+            if experiment in shared:
+                enough = NEARLY_BEST * max(rates.values())
+                shared[experiment] = min(runs for runs, rate in rates.items() if rate >= enough)
+    for line in lines:
+        if not line.over and line.estimate.memory_bytes:
+            room = memory_bytes // (line.estimate.memory_bytes + CONTEXT_BYTES)
+            shared[line.run.experiment] = max(1, min(shared[line.run.experiment], room))
+    return shared
+
+
+def hours_together(left: Sequence[tuple[str, float]], side_by_side: Mapping[str, int]) -> float:
+    """Of runs by experiment and seconds, so many of each experiment side by side, as far as there are so many."""
+    return sum(seconds / min(side_by_side.get(experiment, 1), len(left)) for experiment, seconds in left) / 3600
+
+
+def totals(lines: Sequence[Line], side_by_side: Mapping[str, int]) -> dict[str, Any]:
+    """Of a plan: runs by state, hours left by those whose time is known, and the largest memory of a run.
+
+    side_by_side: how many runs of an experiment are computed at a time.
+    """
     left = [line for line in lines if not line.over]
-    known = [line.seconds_left for line in left if line.seconds_left is not None]
+    known = [(line.run.experiment, line.seconds_left) for line in left if line.seconds_left is not None]
     return {
         "runs": len(lines),
         **{name: sum(line.state.name == name for line in lines) for name in STATES},
-        "hours_left": round(sum(known) / 3600, 3),
+        "hours_left": round(sum(seconds for _, seconds in known) / 3600, 3),
+        "hours_left_side_by_side": round(hours_together(known, side_by_side), 3),
         "hours_left_known_for": len(known),
-        "jobs": jobs,
+        "side_by_side": {line.run.experiment: side_by_side.get(line.run.experiment, 1) for line in left},
         "memory_bytes_most": max((line.estimate.memory_bytes or 0 for line in left), default=0) or None,
     }
 
 
-def as_json(lines: Sequence[Line], jobs: int, scale: str) -> str:
-    """The plan for a script."""
+def as_json(lines: Sequence[Line], side_by_side: Mapping[str, int], scale: str, **more: Any) -> str:
+    """The plan for a script, with more beside its sums."""
     rows = [
         {
             "run": str(line.there.folder),
@@ -225,4 +266,4 @@ def as_json(lines: Sequence[Line], jobs: int, scale: str) -> str:
         }
         for line in lines
     ]
-    return json.dumps({"scale": scale, **totals(lines, jobs), "grid": rows}, indent=2)
+    return json.dumps({"scale": scale, **more, **totals(lines, side_by_side), "grid": rows}, indent=2)

@@ -139,7 +139,7 @@ class Process:
         """Its events to the end; the last one has an outcome."""
         assert self.process.stdout is not None
         event = Event()
-        with self.printed:
+        with self.printed, self.process.stdout:
             for line in self.process.stdout:
                 if line.endswith(b"\n"):  # else cut short by its end
                     event = Event(**json.loads(line))
