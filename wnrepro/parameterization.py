@@ -56,8 +56,10 @@ def along(values: Tensor, x: Tensor, dim: int) -> Tensor:
 
 
 def weight_norm(v: Tensor, g: Tensor, unit_dim: int = 0) -> Tensor:
-    """w = g·v/‖v‖ (eq. 2); g of shape (C,), w of v's shape."""
+    """w = g·v/‖v‖ (eq. 2); g of shape (C,), w of v's shape and, if that is channels_last, of its strides."""
     if unit_dim == 0:  # torch's kernel, forward and backward in one pass each, knows the first dimension
+        if v.ndim == 4 and v.stride(1) == 1:  # and contiguous tensors; with one input map a convolution goes by strides
+            return torch._weight_norm(v.permute(0, 2, 3, 1), along(g, v, 0), 0).permute(0, 3, 1, 2)
         return torch._weight_norm(v, along(g, v, 0), 0)
     return v * (along(g, v, unit_dim) / unit_norm(v, unit_dim))
 
