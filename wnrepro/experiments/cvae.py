@@ -237,7 +237,7 @@ class MnistVae(nn.Module):
         return autoregress(self.steps, *sample_normal(mean, log_std), context)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = x.float()
+        x = x.to(torch.float32, memory_format=torch.channels_last)  # whose strides one map alone leaves open
         z, log_q = self.encode(x)
         logits = self.decoder(z).float()
         log_p_x = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((1, 2, 3))
