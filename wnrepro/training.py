@@ -229,8 +229,10 @@ class Captured:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if not self.captures:
             return self.function(*inputs)
-        graph = self.graphs.setdefault(tuple(x.shape for x in inputs), Graph())
-        return graph.run(self.function, inputs)
+        shapes = tuple(x.shape for x in inputs)
+        if shapes not in self.graphs:
+            self.graphs[shapes] = Graph()
+        return self.graphs[shapes].run(self.function, inputs)
 
 
 class Graph:
@@ -252,10 +254,10 @@ class Graph:
             torch.cuda.current_stream().wait_stream(self.stream)
             return outputs
         if not self.captured:
-            self.captured = True
             self.inputs = tuple(x.clone() for x in inputs)
             with torch.cuda.graph(self.graph):
                 self.outputs = function(*self.inputs)
+            self.captured = True
         for mine, theirs in zip(self.inputs, inputs, strict=True):
             mine.copy_(theirs)
         self.graph.replay()

@@ -14,7 +14,7 @@ from wnrepro import paper
 from wnrepro.paper import CLAIMS, VERDICTS, Claim
 from wnrepro.report.claims import Finding, count, nats, score
 from wnrepro.report.load import Results
-from wnrepro.report.tables import floors, interval, number, percent
+from wnrepro.report.tables import interval, number, percent
 
 # The figure that belongs to a claim, and each figure's caption.
 CLAIM_FIGURE = {
@@ -179,7 +179,7 @@ def _body(results: Results, frames: dict[str, pd.DataFrame], drawn: list[str]) -
         ),
         ("Figure 4: DQN", images("figure4", "mean_q")),
         ("Step time", _step_time(frames["step_time"]) + images("step_time")),
-        ("Distance from the floor", _floors(floors(results))),
+        ("Distance from the floor", _floors(frames["floors"])),
         ("Settings", _settings(frames["settings"])),
         ("Runs", _runs(frames["runs"])),
     ]

@@ -29,6 +29,7 @@ def write_report(results: Path, scale: str) -> list[Path]:
         "table3": tables.table3(read),
         "interquartile_means": tables.interquartile_means(read),
         "step_time": tables.step_time(read),
+        "floors": tables.floors(read),
         "settings": tables.settings(read),
         "runs": tables.provenance(read),
     }
