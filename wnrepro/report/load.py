@@ -224,10 +224,8 @@ class Results:
 
     @functools.cached_property
     def precision(self) -> str:
-        """That of most runs at the scale's settings (a tie: the more exact). The claims are judged in it."""
-        used = [
-            run.settings.get("precision", PRECISIONS[0]) for run in self.runs if not run.changed.keys() - {"precision"}
-        ]
+        """That of most runs (a tie: the more exact). The claims are judged in it."""
+        used = [run.settings.get("precision", PRECISIONS[0]) for run in self.runs]
         return max(PRECISIONS, key=used.count)
 
     @functools.cached_property
