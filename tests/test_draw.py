@@ -483,3 +483,6 @@ def test_it_is_compiled_where_training_is_long_and_a_compiler_is_there(monkeypat
     for epochs, expected in ((1666, 0), (1667, 1)):
         made = Draw(tiny_draw(epochs=epochs), make_pixels("mnist"), CPU)  # 10 minibatches of 3 time steps an epoch
         assert len(asked) == expected and made.net.compiled is None and made.facts["compiled"] is False
+    state = made.state_dict()
+    made.load_state_dict(state | {"facts": state["facts"] | {"compiled": True}})
+    assert made.facts["compiled"] is False  # that of the process that goes on

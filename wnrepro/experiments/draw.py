@@ -217,8 +217,8 @@ class DrawNet(nn.Module):
         return canvases, kls, write_windows
 
     def time_step(
-        self, x: Tensor | None, noise: Tensor, state: "State", weights: tuple[Any, ...], number: int
-    ) -> tuple["State", Tensor | None, Tensor]:
+        self, x: Tensor | None, noise: Tensor, state: State, weights: tuple[Any, ...], number: int
+    ) -> tuple[State, Tensor | None, Tensor]:
         """The state after a time step, its KL (B,) where there are images, and its write window (B, 5)."""
         encoder, decoder, statistics, heads = weights
         of_encoder, of_decoder, canvas, banks = state
@@ -410,7 +410,7 @@ class Draw:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        self.epoch, self.facts = state["epoch"], state["facts"]
+        self.epoch, self.facts = state["epoch"], state["facts"] | {"compiled": self.facts["compiled"]}
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.order.set_state(state["order"])
