@@ -1,12 +1,44 @@
-"""Small random images and small settings that several test modules share."""
+"""Small random images and small settings that several test modules share; --soak, which tries far more."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 import torch
 
 from wnrepro.data import Images, Pixels
 from wnrepro.settings import CifarSettings, DqnSettings, DrawSettings, Settings, scale_settings
+
+COUNTED = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="try as much as LOG.md reports: an hour, not a minute")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[COUNTED] = []
+    hypothesis.settings.register_profile("soak", max_examples=20_000, deadline=None)
+    if config.getoption("--soak"):
+        hypothesis.settings.load_profile("soak")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What the tests of robustness have counted: the figures of LOG.md."""
+    for line in config.stash[COUNTED]:
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def times(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
+    """times(few, many): how often to try something, many times with --soak."""
+    return lambda few, many: many if pytestconfig.getoption("--soak") else few
+
+
+@pytest.fixture
+def count(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """count("200 kills, 0 rows lost"): a line at the end of the tests."""
+    return pytestconfig.stash[COUNTED].append
 
 
 @pytest.fixture(autouse=True)

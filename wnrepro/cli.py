@@ -642,7 +642,7 @@ def main() -> None:
         app(prog_name="wnrepro")
     except UserError as error:
         print(f"wnrepro: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print(
             "\nwnrepro: interrupted; the same command again goes on from the last finished epoch",

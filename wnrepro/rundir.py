@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ import filelock
 from wnrepro.errors import UserError
 from wnrepro.settings import SETTINGS, CvaeSettings, DqnSettings, Settings, config_hash, scale_settings
 
+LARGEST = 2**26  # bytes of a text that is read: far more than the tables of the paper's longest runs
 PATIENCE = 1.0  # seconds: another process may only be looking whether the directory is held
 
 
@@ -68,15 +70,33 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
+def read_text(path: Path) -> str:
+    """A UTF-8 file's text. Raises FileNotFoundError, and UserError where it is no such file or larger than LARGEST."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes would not open otherwise
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UserError(f"{path}: is no file; move it away")
+            content = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or give another --results") from error
+    if len(content) > LARGEST:
+        raise UserError(f"{path}: larger than {LARGEST >> 20} MiB, which no file of a run is; move it away")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no UTF-8 text ({error}); mend it, or move it away") from error
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where there is no file. Raises UserError where it is not one."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or give another --results") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); mend it, or start over with --fresh") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object; mend it, or start over with --fresh")
