@@ -92,7 +92,7 @@ def test_a_run_writes_its_directory(tmp_path, tiny):
     assert record["seconds"] == pytest.approx(0.5) and record["peak_memory_bytes"] > 0
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] and "commit" in record["git"]
     assert run.finished() == "done"
-    assert not list(run.folder.glob("*.part"))
+    assert not list(run.folder.glob(".*.part"))
 
 
 @pytest.mark.parametrize("diverges", [0, 3])
@@ -107,14 +107,14 @@ def test_a_kill_at_any_write_leaves_a_run_that_goes_on(tmp_path, tiny, monkeypat
             run = Run(tmp_path / f"{stop}{half_written}", "cifar", "quick", tiny(epochs=4))
             count = 0
 
-            def killed(path, content, stop=stop, half_written=half_written):
+            def killed(path, content, keep=None, stop=stop, half_written=half_written):
                 nonlocal count
                 count += 1
                 if count == stop:
                     if half_written:
-                        path.with_name(path.name + ".part").write_bytes(content[: len(content) // 2])
+                        path.with_name(f".{path.name}.0.part").write_bytes(content[: len(content) // 2])
                     raise SystemExit
-                write(path, content)
+                write(path, content, keep)
 
             for module in (runs, rundir):
                 monkeypatch.setattr(module, "write_whole", killed)
@@ -132,7 +132,8 @@ def test_a_kill_at_any_write_leaves_a_run_that_goes_on(tmp_path, tiny, monkeypat
                 record = run.execute(lambda: Walk(4, diverges))
             assert files(run.folder) == files(whole.folder)
             assert (record["status"], record["epoch"]) == (expected["status"], expected["epoch"])
-            assert record["metrics_sha256"] == expected["metrics_sha256"]
+            assert record["tables_sha256"] == expected["tables_sha256"]
+            assert not list(run.folder.glob(".*"))
     assert tried > 20
 
 
@@ -184,10 +185,10 @@ def test_foreign_or_broken_files_are_named(tmp_path, tiny):
         run.record()
     (run.folder / "config.json").write_text(text)
     (run.folder / "checkpoint.pt").write_bytes(b"PK no checkpoint")
-    with run, pytest.raises(UserError, match=r"checkpoint\.pt: not readable"):
+    with run, pytest.raises(UserError, match=r"checkpoint\.pt: not as it was written"):
         run.execute(lambda: Walk(4))
-    torch.save({"config_hash": "other"}, run.folder / "checkpoint.pt")
-    with run, pytest.raises(UserError, match="checkpoint of a run with other settings"):
+    runs.save_checkpoint(run.folder, {"config_hash": "other"})
+    with run, pytest.raises(UserError, match="of a run with other settings"):
         run.execute(lambda: Walk(4))
 
 
@@ -417,7 +418,7 @@ def finished(tmp_path):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock"}
 
 
 def test_facts_are_added_and_everything_else_is_kept(finished):
@@ -431,7 +432,7 @@ def test_facts_are_added_and_everything_else_is_kept(finished):
     added = {"log_likelihood_nats": -place, "importance_samples": 3}
     with finished:
         result = finished.add_facts(lambda: Walk(3), measure)
-    assert result == finished.record() == record | {"facts": {"steps": 0} | added}
+    assert result == finished.record() == record | {"facts": {"steps": 0} | added, "sha256": result["sha256"]}
     after = contents(finished.folder)
     assert {name for name in before if before[name] != after[name]} == {"run.json"} and before.keys() == after.keys()
     with finished:
@@ -465,8 +466,8 @@ def test_restore_goes_to_the_last_checkpoint(finished):
     walk = Walk(3)
     finished.restore(walk)
     assert (walk.epoch, f"{walk.place}") == (3, files(finished.folder)["metrics.csv"].splitlines()[-1].split(",")[-1])
-    torch.save({"config_hash": "other"}, finished.folder / "checkpoint.pt")
-    with pytest.raises(UserError, match="checkpoint of a run with other settings"):
+    runs.save_checkpoint(finished.folder, {"config_hash": "other"})
+    with pytest.raises(UserError, match="of a run with other settings"):
         finished.restore(walk)
 
 
@@ -604,7 +605,7 @@ def test_pictures_of_several_times_are_an_animation(finished):
     for time_step in range(times):
         frames[time_step, :, :, time_step, :] = torch.tensor([1.0, 0.0, 0.0])[:, None]
     (path,) = finished.write_pictures({"drawing": frames})
-    assert path == finished.folder / "drawing.gif" and not list(finished.folder.glob("*.part"))
+    assert path == finished.folder / "drawing.gif" and not list(finished.folder.glob(".*.part"))
     shown = []
     with Image.open(path) as picture:
         assert picture.format == "GIF" and picture.n_frames == times and picture.info["loop"] == 0
@@ -641,7 +642,7 @@ def test_a_film_is_the_screens_above_their_scores(run_of_games, over):
     screens.append(screens[-1])
     scenes = [Scene(screens[k], k, float(scores[k]), over and k == 3) for k in range(4)]
     path, last = run_of_games.write_film(iter(scenes), "space_invaders wn+mobn")
-    assert path == run_of_games.folder / "game.gif" and last is scenes[-1] and not list(path.parent.glob("*.part"))
+    assert path == run_of_games.folder / "game.gif" and last is scenes[-1] and not list(path.parent.glob(".*.part"))
     captions, shown = [], []
     with Image.open(path) as picture:
         assert picture.format == "GIF" and picture.info["loop"] == 0
@@ -672,7 +673,7 @@ def test_pictures_are_written_whole(finished, monkeypatch):
     pictures = {name: torch.rand(4, 1, 28, 28) for name in ("samples", "reconstructions")}
     paths = finished.write_pictures(pictures)
     assert paths == [finished.folder / "samples.png", finished.folder / "reconstructions.png"]
-    assert not list(finished.folder.glob("*.part"))
+    assert not list(finished.folder.glob(".*.part"))
     before = contents(finished.folder)
 
     def killed(_: int) -> None:
@@ -682,4 +683,4 @@ def test_pictures_are_written_whole(finished, monkeypatch):
     with pytest.raises(SystemExit):
         finished.write_pictures({"samples": torch.zeros(4, 1, 28, 28)})
     after = contents(finished.folder)
-    assert after.pop("samples.png.part") and after == before
+    assert after == before

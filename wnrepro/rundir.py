@@ -3,20 +3,27 @@
 results/<scale>/<experiment>/<variant>/seed-<n>/ holds config.json, run.json, metrics.csv and further tables.
 """
 
+import contextlib
 import dataclasses
+import datetime
+import hashlib
 import json
 import os
-import shutil
+import re
+import socket
 import stat
+import uuid
 from pathlib import Path
 from typing import Any, Self
 
 import filelock
 
-from wnrepro.errors import UserError
+from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import SETTINGS, CvaeSettings, DqnSettings, Settings, config_hash, scale_settings
 
+WRITTEN = ("config.json", "run.json", "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # by a run, and what shows it
 LARGEST = 2**26  # bytes of a text that is read: far more than the tables of the paper's longest runs
+REMOVE = "remove the file to go on from the run's checkpoint, or start over with --fresh"
 PATIENCE = 1.0  # seconds: another process may only be looking whether the directory is held
 
 
@@ -50,19 +57,47 @@ def config(experiment: str, scale: str, settings: Settings) -> dict[str, Any]:
 # ------------------------------------------------------------------------------- files
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it has its old or its new content, whatever happens."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def disk_error(path: Path, error: OSError) -> DiskError:
+    """What a user is told where a file or folder cannot be written."""
+    return DiskError(
+        f"{path}: cannot be written ({error.strerror}); make room there or mend its permissions, then give the same "
+        "command again"
+    )
+
+
+def write_whole(path: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
+    """Write a file so that it has its old or its new content, whatever happens. keep: where the old one stays.
+
+    Nothing is written through a symbolic link. Raises DiskError where there is no room or no permission.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        try:
+            with part.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if keep is not None and path.exists():
+                keep.unlink(missing_ok=True)
+                try:
+                    keep.hardlink_to(path)  # no moment without a file of this name
+                except OSError:  # a file system that has no such links
+                    path.replace(keep)
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise disk_error(path, error) from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -97,9 +132,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); mend it, or start over with --fresh") from error
+        raise UserError(f"{path}: not readable as JSON ({error}); {REMOVE}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; mend it, or start over with --fresh")
+        raise UserError(f"{path}: not a JSON object; {REMOVE}")
     return content
 
 
@@ -108,6 +143,27 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 class Held(UserError):
     """Another process is at the run."""
+
+
+def seal(record: dict[str, Any]) -> None:
+    """Put the sha256 of all else that a run.json says among it."""
+    record["sha256"] = _sha256(record)
+
+
+def _sha256(record: dict[str, Any]) -> str:
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(record: dict[str, Any]) -> bool:
+    """Whether a run.json says what it said when it was written; those of earlier versions have no seal."""
+    return "sha256" not in record or record["sha256"] == _sha256(record)
+
+
+def understood(record: object) -> bool:
+    """Whether a run.json has what a run needs of it to go on."""
+    kinds = {"status": str, "epoch": int, "resumed": list, "facts": dict, "peak_memory_bytes": int, "config_hash": str}
+    return isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in kinds.items())
 
 
 class RunDirectory:
@@ -124,23 +180,38 @@ class RunDirectory:
         self.lock = filelock.FileLock(self.lock_path, timeout=PATIENCE)
 
     def record(self) -> dict[str, Any] | None:
-        """run.json, or None before the run has begun. Raises UserError if another configuration is there."""
-        there = read_json(self.folder / "config.json")
+        """run.json, or None where there is none. UserError where it, or config.json, is damaged or another run's."""
+        path = self.folder / "config.json"
+        there = read_json(path)
         if there is not None and there.get("hash") != self.config["hash"]:
             raise UserError(
                 f"{self.folder}: holds a run with other settings ({self.differing(there)}); move it away, "
                 "give another --results, or start over with --fresh"
             )
-        return read_json(self.folder / "run.json") if there is not None else None
+        if there is not None and there != self.config:
+            raise UserError(f"{path}: damaged, {self.differing(there)} is not as its hash says; {REMOVE}")
+        path = self.folder / "run.json"
+        record = read_json(path)
+        if record is None:
+            return None
+        if record.get("config_hash") != self.config["hash"]:
+            raise UserError(f"{path}: of a run with other settings; {REMOVE}")
+        if not understood(record) or not sealed(record):
+            raise UserError(f"{path}: damaged, it is not as it was written; {REMOVE}")
+        return record
 
     def differing(self, there: dict[str, Any]) -> str:
         """The names of the settings in which this content of a config.json differs from the run's."""
-        old, new = there.get("settings", {}), self.config["settings"]
         missing = object()
-        return (
-            ", ".join(k for k in sorted(old.keys() | new.keys()) if old.get(k, missing) != new.get(k, missing))
-            or "hash"
-        )
+
+        def flat(content: dict[str, Any]) -> dict[str, Any]:
+            values = content.get("settings")
+            about = {name: content.get(name, missing) for name in ("experiment", "scale")}
+            return about | (values if isinstance(values, dict) else {})
+
+        old, new = flat(there), flat(self.config)
+        names = [name for name in sorted(old.keys() | new.keys()) if old.get(name, missing) != new.get(name, missing)]
+        return ", ".join(names) or "hash"
 
     def finished(self) -> str | None:
         """`done` or `diverged` where the run has ended so, else None."""
@@ -158,27 +229,47 @@ class RunDirectory:
         except filelock.Timeout:
             return True
 
+    def holder(self) -> str:
+        """The process that holds the directory in words, as far as the lock tells."""
+        with contextlib.suppress(UserError):
+            about = read_json(self.lock_path) or {}
+            pid, host, since = (str(about.get(name, "")) for name in ("pid", "host", "since"))
+            if re.fullmatch(r"\d+", pid) and re.fullmatch(r"[\w.-]+", host) and re.fullmatch(r"[\d:TZ-]+", since):
+                return f"process {pid} on {host}, since {since},"
+        return "another process"
+
     def __enter__(self) -> Self:
         """Hold the directory; it is made where it is not there.
 
-        Raises Held where another process has it, UserError where it cannot be written.
+        Raises Held where another process has it, DiskError where it cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if self.lock_path.is_symlink() or (self.lock_path.exists() and not self.lock_path.is_file()):
+                raise UserError(f"{self.lock_path}: is no file; move it away")
             self.lock.acquire()
         except filelock.Timeout:
-            raise Held(f"{self.folder}: another process is at this run; wait for it, or end it") from None
+            raise Held(f"{self.folder}: {self.holder()} is at this run; wait for it, or end it") from None
         except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot be written ({error.strerror}); mend its permissions or give another --results"
-            ) from error
+            raise disk_error(self.folder, error) from error
+        try:
+            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
+            self.lock_path.write_text(json.dumps(about) + "\n")
+            for part in self.folder.glob(".*.part"):  # of a process that was killed
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            self.lock.release()
+            raise disk_error(self.folder, error) from error
         return self
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()
 
     def clear(self) -> None:
-        """Remove everything that the run has written."""
-        for path in self.folder.iterdir():
-            if path.name != "lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Remove what the run has written, and nothing else that may be there."""
+        try:
+            for pattern in WRITTEN:
+                for path in self.folder.glob(pattern):
+                    path.unlink()
+        except OSError as error:
+            raise disk_error(self.folder, error) from error

@@ -1,24 +1,29 @@
 """One run: its tables, its checkpoint, its provenance; resume without a row lost, doubled or changed.
 
 Every file is written whole: temporary file, fsync, rename. After each epoch the tables are written first, then
-the checkpoint, then run.json; a resume cuts the tables back to the checkpoint's epoch. A kill at any byte
-therefore leaves a directory that goes on as if nothing had happened.
+the checkpoint, then run.json. A checkpoint holds all that the run needs to go on, the tables' text and run.json too,
+and a checksum of itself; the one before it stays. A kill at any byte, a copy made at any moment, a damaged table or
+checkpoint therefore leave a directory that goes on from its last good checkpoint, and says what was damaged.
 """
 
 import contextlib
 import csv
-import datetime
 import hashlib
 import importlib.metadata
 import io
+import json
 import math
+import os
 import platform
 import random
+import re
 import resource
+import stat
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -26,14 +31,15 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from wnrepro.errors import UserError
-from wnrepro.rundir import RunDirectory, read_json, write_json, write_whole
+from wnrepro.errors import DiskError, UserError
+from wnrepro.rundir import RunDirectory, now, read_json, read_text, seal, understood, write_json, write_whole
 from wnrepro.settings import scale_settings
 from wnrepro.training import Epoch, Note, Tick
 
 if TYPE_CHECKING:
     from wnrepro.atari import Scene
 
+CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt")  # the newest first
 PACKAGES = ("wnrepro", "torch", "torchvision", "numpy", "scikit-learn")
 FRAME_MS, LAST_FRAME_MS = 100, 2000  # how long an animation shows a frame, and its last
 STEP_MS = 70  # of a game: a fifteenth of a second, in a GIF's hundredths
@@ -55,36 +61,55 @@ class Experiment(Protocol):
 
 
 class Tables:
-    """The run's CSV files: rows of text by table name, each row with its epoch."""
+    """The run's CSV files: the text of each by its name, without .csv; each row has its epoch."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: dict[str, list[dict[str, str]]] = {}
+    def __init__(self, folder: Path, text: dict[str, str]) -> None:
+        self.folder, self.text = folder, text
 
-    def cut(self, epoch: int | None) -> None:
-        """Read what is there, and keep the rows up to this epoch; none without one, not those of epoch 0 either."""
+    def restore(self) -> list[str]:
+        """Put the files back to this text; those that did not begin with it, for they were damaged or are of before."""
+        damaged = []
         for path in sorted(self.folder.glob("*.csv")):
-            with path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            self.rows[path.stem] = [row for row in rows if epoch is not None and int(row["epoch"]) <= epoch]
-            self.write(path.stem)
+            if path.stem not in self.text:
+                path.unlink()
+        for name, text in self.text.items():
+            path, content = self.folder / f"{name}.csv", text.encode()
+            there = path.read_bytes() if path.is_file() else b""
+            if not there.startswith(content):
+                damaged.append(path.name)
+            if there != content:
+                write_whole(path, content)
+        return damaged
 
     def append(self, epoch: Epoch) -> None:
         """Add an epoch's rows, and write the files."""
         for name, rows in {"metrics": [epoch.metrics], **epoch.tables}.items():
-            self.rows.setdefault(name, []).extend({column: str(value) for column, value in row.items()} for row in rows)
-            self.write(name)
+            if rows:
+                self.text[name] = self.text.get(name, "") + as_csv(rows, self.columns(name))
+                write_whole(self.folder / f"{name}.csv", self.text[name].encode())
 
-    def write(self, name: str) -> None:
-        path, rows = self.folder / f"{name}.csv", self.rows[name]
-        if not rows:
-            path.unlink(missing_ok=True)
-            return
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    def columns(self, name: str) -> list[str] | None:
+        """A table's columns; None where it has no row yet."""
+        return next(csv.reader(io.StringIO(self.text[name]))) if name in self.text else None
+
+    def seconds(self) -> float:
+        """What the epochs took, in sum."""
+        rows = csv.DictReader(io.StringIO(self.text.get("metrics", "")))
+        return round(sum(float(row["seconds"]) for row in rows), 3)
+
+    def sha256(self) -> dict[str, str]:
+        """The checksums of the files."""
+        return {f"{name}.csv": hashlib.sha256(text.encode()).hexdigest() for name, text in self.text.items()}
+
+
+def as_csv(rows: list[dict[str, Any]], columns: list[str] | None) -> str:
+    """Rows as lines of these columns, or after a header of their own."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns or list(rows[0]), lineterminator="\n")
+    if columns is None:
         writer.writeheader()
-        writer.writerows(rows)
-        write_whole(path, text.getvalue().encode())
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 # ------------------------------------------------------------------------------- state
@@ -110,42 +135,78 @@ def rng_state() -> dict[str, Any]:
 def set_rng_state(state: dict[str, Any]) -> None:
     """Put the global generators back to an `rng_state`."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
 
 
-def save_checkpoint(path: Path, experiment: Experiment, epoch: Epoch, digest: str) -> None:
-    """Write a checkpoint whole; the one before stays until this one is on disk."""
-    state = {"epoch": epoch.epoch, "diverged": epoch.diverged, "config_hash": digest, "rng": rng_state()}
+class Damaged(Exception):
+    """A checkpoint that is not as it was written, or is none."""
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole, as torch.save's ZIP archive with its own sha256 as comment; the one before it stays."""
     content = io.BytesIO()
-    torch.save(state | {"experiment": experiment.state_dict()}, content)
-    write_whole(path, content.getvalue())
+    torch.save(state, content)
+    body = content.getbuffer()[:-2]  # without the length of the comment that there is none of
+    comment = b"sha256:" + hashlib.sha256(body).hexdigest().encode()
+    body.release()
+    content.seek(-2, io.SEEK_END)
+    content.write(len(comment).to_bytes(2, "little") + comment)
+    newest, before = (folder / name for name in CHECKPOINTS)
+    write_whole(newest, content.getbuffer(), keep=before)
 
 
 def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
-    """The checkpoint, or None where there is none. Raises UserError where it cannot be read or is another run's."""
-    if not path.exists():
-        return None
+    """A checkpoint of the run with this hash, or None where there is no file. Raises Damaged where it is none."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Damaged(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError("no file")
+            if not whole(file):
+                raise ValueError("not as it was written")
+            with zipfile.ZipFile(file) as archive:
+                if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+                    raise ValueError("packed")  # the room it takes would be anyone's guess
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        if state["config_hash"] != digest:
+            raise ValueError("of a run with other settings")
+        kinds = {"epoch": int, "diverged": str, "rng": dict, "experiment": dict, "tables": dict, "record": str}
+        fits = all(isinstance(state.get(name), kind) for name, kind in kinds.items())
+        names = all(isinstance(name, str) and re.fullmatch(r"[a-z_]+", name) for name in state["tables"])
+        texts = all(isinstance(text, str) for text in state["tables"].values())
+        if not (fits and names and texts and understood(json.loads(state["record"]))):
+            raise ValueError("not of this version")
+        return state
     except Exception as error:
-        raise UserError(
-            f"{path}: not readable as a checkpoint ({type(error).__name__}); start over with --fresh"
-        ) from error
-    if state.get("config_hash") != digest:
-        raise UserError(f"{path}: the checkpoint of a run with other settings; start over with --fresh")
-    return state
+        reason = error if type(error) is ValueError else f"not readable, {type(error).__name__}"
+        raise Damaged(f"{path}: {str(reason).splitlines()[0]}") from error
+
+
+def whole(file: BinaryIO) -> bool:
+    """Whether a file ends with the sha256 of all before it, as `save_checkpoint` has it."""
+    size, tail = file.seek(0, io.SEEK_END), 2 + len("sha256:") + 64
+    if size < tail:
+        return False
+    file.seek(0)
+    digest, left = hashlib.sha256(), size - tail
+    while left and (block := file.read(min(left, 2**20))):
+        digest.update(block)
+        left -= len(block)
+    comment = b"sha256:" + digest.hexdigest().encode()
+    return file.read() == len(comment).to_bytes(2, "little") + comment
 
 
 # ------------------------------------------------------------------------------- provenance
-
-
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def git_state() -> dict[str, Any]:
@@ -211,57 +272,109 @@ class Run(RunDirectory):
         Raises what the experiment raises, after recording the run as failed; an interruption leaves it as running.
         """
         record = self.record()
-        checkpoint_path, digest = self.folder / "checkpoint.pt", self.config["hash"]
+        checkpoint, damaged = self.last_checkpoint()
+        if checkpoint is None:
+            self.expect_nothing(record)
         experiment = load()
         write_json(self.folder / "config.json", self.config)
-        checkpoint = load_checkpoint(checkpoint_path, digest) if record else None
         epoch, diverged = 0, ""
         if checkpoint:
-            experiment.load_state_dict(checkpoint["experiment"])
-            set_rng_state(checkpoint["rng"])
+            if damaged:  # it would take the place of the good one
+                (self.folder / CHECKPOINTS[0]).replace(self.folder / "checkpoint-damaged.pt")
+            self.take(experiment, checkpoint)
             epoch, diverged = checkpoint["epoch"], checkpoint["diverged"]
-        tables = Tables(self.folder)
-        tables.cut(epoch if checkpoint else None)
+            record = record or json.loads(checkpoint["record"])
+        tables = Tables(self.folder, checkpoint["tables"] if checkpoint else {})
+        damaged += [f"{self.folder / name}: not as the checkpoint has it" for name in tables.restore()]
 
         here = provenance(experiment.device)
         if record:
-            record["resumed"].append({"at": now(), "from_epoch": epoch, **here})
+            found = {"damaged": damaged} if damaged else {}
+            record["resumed"].append({"at": now(), "from_epoch": epoch, **here, **found})
         else:
             record = {
                 "status": "running",
                 "message": "",
                 "epoch": 0,
                 "epochs": self.epochs,
-                "config_hash": digest,
+                "config_hash": self.config["hash"],
             }
             record |= {"created": now(), "updated": now(), "seconds": 0.0, "peak_memory_bytes": 0, **here}
             record |= {"facts": {}, "resumed": []}
         record |= {"status": "running", "message": "", "epoch": epoch}
 
         def write(**changes: Any) -> None:
-            record.update(changes, updated=now(), facts=experiment.facts)
-            record["seconds"] = round(sum(float(row["seconds"]) for row in tables.rows.get("metrics", [])), 3)
+            record.update(changes, updated=now(), facts=experiment.facts, seconds=tables.seconds())
             record["peak_memory_bytes"] = max(record["peak_memory_bytes"], peak_memory_bytes(experiment.device))
             if record["status"] in ("done", "diverged"):
-                content = (self.folder / "metrics.csv").read_bytes()
-                record["metrics_sha256"] = hashlib.sha256(content).hexdigest()
-            write_json(self.folder / "run.json", record)
+                record["tables_sha256"] = tables.sha256()
+            self.write_record(record)
 
         write()
+        for sentence in damaged:
+            show(Note(f"{sentence}; goes on from the checkpoint of epoch {epoch}"))
         try:
             # A run that was killed between its divergence and run.json has nothing left to train.
             for event in experiment.train() if not diverged else ():
                 if isinstance(event, Epoch):
                     tables.append(event)
-                    save_checkpoint(checkpoint_path, experiment, event, digest)
-                    write(epoch=event.epoch)
                     diverged = event.diverged
+                    state = {"epoch": event.epoch, "diverged": diverged, "config_hash": self.config["hash"]}
+                    state |= {"tables": tables.text, "record": json.dumps(record), "rng": rng_state()}
+                    save_checkpoint(self.folder, state | {"experiment": experiment.state_dict()})
+                    write(epoch=event.epoch)
                 show(event)
         except Exception as error:
-            write(status="failed", message=f"{type(error).__name__}: {error}")
+            with contextlib.suppress(DiskError):  # which may be what ended it
+                write(status="failed", message=f"{type(error).__name__}: {error}")
             raise
         write(status="diverged" if diverged else "done", message=diverged)
+        (self.folder / CHECKPOINTS[1]).unlink(missing_ok=True)
         return record
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Write run.json, sealed."""
+        seal(record)
+        write_json(self.folder / "run.json", record)
+
+    def last_checkpoint(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The last good checkpoint, or None where there is no file of any; and what is wrong with one after it.
+
+        Raises UserError where there are none but damaged ones.
+        """
+        wrong: list[str] = []
+        for name in CHECKPOINTS:
+            try:
+                state = load_checkpoint(self.folder / name, self.config["hash"])
+            except Damaged as error:
+                wrong.append(str(error))
+                continue
+            if state is not None:
+                return state, wrong
+        if wrong:
+            raise UserError(f"{'; '.join(wrong)}; put a good copy there, or start over with --fresh")
+        return None, []
+
+    def expect_nothing(self, record: dict[str, Any] | None) -> None:
+        """Raise UserError where the run has more behind it than a kill in its first epoch leaves."""
+        path = self.folder / "metrics.csv"
+        rows = len(read_text(path).splitlines()) - 1 if path.exists() else 0
+        if rows > 1 or (record and record["epoch"]):
+            raise UserError(
+                f"{self.folder}: has epochs behind it, but no checkpoint to go on from (checkpoints are not "
+                "committed); put its checkpoint.pt there, or start over with --fresh"
+            )
+
+    def take(self, experiment: Experiment, checkpoint: dict[str, Any]) -> None:
+        """Take the experiment and the generators to a checkpoint. Raises UserError where it does not fit them."""
+        try:
+            experiment.load_state_dict(checkpoint["experiment"])
+            set_rng_state(checkpoint["rng"])
+        except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{self.folder}: its checkpoint does not fit this version of wnrepro ({type(error).__name__}); go on "
+                "with the one of which run.json has the commit, or start over with --fresh"
+            ) from error
 
     def add_facts(self, load: Callable[[], Experiment], measure: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Measure the experiment at its last checkpoint, and put what came out among run.json's facts; its content.
@@ -272,17 +385,21 @@ class Run(RunDirectory):
         assert record is not None
         self.restore(experiment)
         record["facts"] |= measure(experiment)
-        write_json(self.folder / "run.json", record)
+        self.write_record(record)
         return record
 
     def restore(self, experiment: Experiment) -> None:
-        """Take the experiment to the run's last checkpoint. Raises UserError where there is none."""
-        checkpoint = load_checkpoint(self.folder / "checkpoint.pt", self.config["hash"])
+        """Take the experiment to the run's newest checkpoint. UserError where it is damaged, or there is none."""
+        path = self.folder / CHECKPOINTS[0]
+        try:
+            checkpoint = load_checkpoint(path, self.config["hash"])
+        except Damaged as error:
+            raise UserError(f"{error}; put a good copy there, or train the run again with --fresh") from error
         if checkpoint is None:
             raise UserError(
                 f"{self.folder}: has no checkpoint.pt (checkpoints are not committed); train the run here first"
             )
-        experiment.load_state_dict(checkpoint["experiment"])
+        self.take(experiment, checkpoint)
 
     def write_pictures(self, pictures: dict[str, Tensor]) -> list[Path]:
         """Write grids of images in 0..1: (N, C, H, W) as <name>.png, frames (T, N, C, H, W) as a looping <name>.gif;
