@@ -195,7 +195,7 @@ def test_a_plan_knows_how_it_stands_with_every_run(tmp_path, hold):
     assert plan(tmp_path, [by_name["running"]])[0].state.name == "stopped"  # a dead process holds nothing
     config = by_name["done"].directory(tmp_path).folder / "config.json"
     config.write_text(config.read_text().replace('"hash": "', '"hash": "other'))
-    with pytest.raises(UserError, match="holds a run with other settings"):
+    with pytest.raises(UserError, match="of a run with other settings"):
         plan(tmp_path, runs)
 
 

@@ -3,12 +3,9 @@ added to a finished run.
 """
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -243,87 +240,6 @@ def test_generators_go_on_where_they_were():
     first = torch.rand(3).tolist(), runs.np.random.rand(3).tolist(), random.random()
     runs.set_rng_state(state)
     assert first == (torch.rand(3).tolist(), runs.np.random.rand(3).tolist(), random.random())
-
-
-KILLED = """
-import sys, torch
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from conftest import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
-from wnrepro.experiments.cifar import Cifar
-from wnrepro.experiments.cvae import Cvae
-from wnrepro.experiments.dqn import Dqn
-from wnrepro.experiments.draw import Draw
-from wnrepro.runs import Run
-from wnrepro.settings import scale_settings
-experiment, param, dataset = sys.argv[3:]
-cpu = torch.device("cpu")
-if experiment == "cifar":
-    settings = scale_settings("cifar", "quick", param, epochs=6, width=4, batch_size=20, noise_epochs=(2, 4))
-    load = lambda: Cifar(settings, make_images(), cpu)
-elif experiment == "draw":
-    settings = tiny_draw(param, epochs=6, lr=0.01)
-    load = lambda: Draw(settings, make_pixels(dataset), cpu)
-elif experiment == "dqn":
-    settings = tiny_dqn(param, epochs=6, epoch_steps=60, game=dataset, checkpoint_replay=True)
-    load = lambda: Dqn(settings, cpu)
-else:
-    settings = tiny_cvae(param, dataset, epochs=6, polyak_epochs=2.0)
-    load = lambda: Cvae(settings, make_pixels(dataset), cpu)
-run = Run(Path(sys.argv[1]), experiment, "quick", settings)
-if run.finished() is None:
-    with run:
-        run.execute(load, lambda event: print(event, flush=True))
-"""
-
-
-@pytest.mark.parametrize(
-    ("experiment", "param", "dataset"),
-    [
-        ("cifar", "normal", "cifar10"),
-        ("cifar", "wn+mobn", "cifar10"),
-        ("cvae", "wn", "mnist"),
-        ("cvae", "bn", "cifar10"),
-        ("draw", "wn+mobn", "mnist"),
-        ("dqn", "bn", "breakout"),
-    ],
-)
-def test_kill_9_at_random_moments_changes_no_row(tmp_path, experiment, param, dataset):
-    """The real experiment in a real process, killed again and again, and then left to get through."""
-
-    def start(results: Path) -> subprocess.Popen:
-        command = [sys.executable, "-c", KILLED, results, Path(__file__).parent, experiment, param, dataset]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-    with start(tmp_path / "whole") as process:
-        _, error = process.communicate()
-        assert process.returncode == 0, error
-    (whole,) = (tmp_path / "whole").rglob("metrics.csv")
-
-    moments, kills = random.Random(7), 0
-    for _ in range(3):
-        with start(tmp_path / "killed") as process:
-            for _ in range(moments.randint(1, 3)):  # two lines an epoch
-                assert process.stdout.readline() or process.poll() == 0, process.stderr.read()
-            time.sleep(moments.uniform(0.0, 0.1))
-            process.send_signal(signal.SIGKILL)
-            kills += process.wait() == -signal.SIGKILL
-    with start(tmp_path / "killed") as process:
-        _, error = process.communicate()
-        assert process.returncode == 0, error
-    (killed,) = (tmp_path / "killed").rglob("metrics.csv")
-    record = json.loads(killed.with_name("run.json").read_text())
-    assert kills >= 2 and len(record["resumed"]) >= 1
-    assert without_seconds(killed) == without_seconds(whole) and len(without_seconds(whole)) == 1 + 6
-    tables = {path.name for path in whole.parent.glob("*.csv")} - {"metrics.csv"}
-    expected = {"layers.csv", "kl_steps.csv" if experiment == "draw" else "init.csv"}
-    further = {("cifar", "wn+mobn"): {"noise.csv"}, ("dqn", "bn"): {"games.csv"}}
-    assert tables == expected | further.get((experiment, param), set())
-    for name in tables:
-        assert killed.with_name(name).read_bytes() == whole.with_name(name).read_bytes()
-    assert record["status"] == "done"
-    assert record["facts"] == json.loads(whole.with_name("run.json").read_text())["facts"]
 
 
 def test_cifar_in_a_run_and_again(tmp_path, images, tiny):

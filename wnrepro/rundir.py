@@ -21,6 +21,7 @@ import filelock
 from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import SETTINGS, CvaeSettings, DqnSettings, Settings, config_hash, scale_settings
 
+OVER = ("done", "diverged")  # what run.json says of a run that has ended
 WRITTEN = ("config.json", "run.json", "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # by a run, and what shows it
 LARGEST = 2**26  # bytes of a text that is read: far more than the tables of the paper's longest runs
 REMOVE = "remove the file to go on from the run's checkpoint, or start over with --fresh"
@@ -183,13 +184,14 @@ class RunDirectory:
         """run.json, or None where there is none. UserError where it, or config.json, is damaged or another run's."""
         path = self.folder / "config.json"
         there = read_json(path)
-        if there is not None and there.get("hash") != self.config["hash"]:
-            raise UserError(
-                f"{self.folder}: holds a run with other settings ({self.differing(there)}); move it away, "
-                "give another --results, or start over with --fresh"
-            )
         if there is not None and there != self.config:
-            raise UserError(f"{path}: damaged, {self.differing(there)} is not as its hash says; {REMOVE}")
+            differing, about = self.differing(there), (there.get(name) for name in ("experiment", "scale", "settings"))
+            if there.get("hash") != config_hash(*about):
+                raise UserError(f"{path}: damaged, its hash is not that of its settings ({differing}); {REMOVE}")
+            raise UserError(
+                f"{path}: of a run with other settings ({differing}); move its folder away, give another --results, or "
+                "start over with --fresh"
+            )
         path = self.folder / "run.json"
         record = read_json(path)
         if record is None:
@@ -217,7 +219,7 @@ class RunDirectory:
         """`done` or `diverged` where the run has ended so, else None."""
         record = self.record()
         status = record.get("status") if record else None
-        return status if status in ("done", "diverged") else None
+        return status if status in OVER else None
 
     def held(self) -> bool:
         """Whether another process is at the run."""

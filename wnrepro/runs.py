@@ -32,7 +32,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from wnrepro.errors import DiskError, UserError
-from wnrepro.rundir import RunDirectory, now, read_json, read_text, seal, understood, write_json, write_whole
+from wnrepro.rundir import OVER, RunDirectory, now, read_json, read_text, seal, understood, write_json, write_whole
 from wnrepro.settings import scale_settings
 from wnrepro.training import Epoch, Note, Tick
 
@@ -150,13 +150,17 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint whole, as torch.save's ZIP archive with its own sha256 as comment; the one before it stays."""
     content = io.BytesIO()
     torch.save(state, content)
-    body = content.getbuffer()[:-2]  # without the length of the comment that there is none of
-    comment = b"sha256:" + hashlib.sha256(body).hexdigest().encode()
-    body.release()
-    content.seek(-2, io.SEEK_END)
-    content.write(len(comment).to_bytes(2, "little") + comment)
+    add_checksum(content)
     newest, before = (folder / name for name in CHECKPOINTS)
     write_whole(newest, content.getbuffer(), keep=before)
+
+
+def add_checksum(archive: io.BytesIO) -> None:
+    """Make the sha256 of a ZIP archive that has no comment its comment."""
+    with archive.getbuffer()[:-2] as body:  # without the comment's length
+        comment = b"sha256:" + hashlib.sha256(body).hexdigest().encode()
+    archive.seek(-2, io.SEEK_END)
+    archive.write(len(comment).to_bytes(2, "little") + comment)
 
 
 def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
@@ -193,7 +197,7 @@ def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
 
 
 def whole(file: BinaryIO) -> bool:
-    """Whether a file ends with the sha256 of all before it, as `save_checkpoint` has it."""
+    """Whether a file ends as `add_checksum` has it."""
     size, tail = file.seek(0, io.SEEK_END), 2 + len("sha256:") + 64
     if size < tail:
         return False
@@ -269,9 +273,12 @@ class Run(RunDirectory):
     ) -> dict[str, Any]:
         """Begin or go on, to the end; the content of run.json then. `show` sees everything that train() yields.
 
-        Raises what the experiment raises, after recording the run as failed; an interruption leaves it as running.
+        Nothing happens where the run has ended: another process may just have been at it. Raises what the experiment
+        raises, after recording the run as failed; an interruption leaves it as running.
         """
         record = self.record()
+        if record and record["status"] in OVER:
+            return record
         checkpoint, damaged = self.last_checkpoint()
         if checkpoint is None:
             self.expect_nothing(record)
@@ -306,7 +313,7 @@ class Run(RunDirectory):
         def write(**changes: Any) -> None:
             record.update(changes, updated=now(), facts=experiment.facts, seconds=tables.seconds())
             record["peak_memory_bytes"] = max(record["peak_memory_bytes"], peak_memory_bytes(experiment.device))
-            if record["status"] in ("done", "diverged"):
+            if record["status"] in OVER:
                 record["tables_sha256"] = tables.sha256()
             self.write_record(record)
 
