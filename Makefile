@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install reproduce-quick reproduce-all picture test lint clean
+.PHONY: install reproduce-quick reproduce-all picture test soak lint audit clean
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 # Minutes on two CPU cores, without any download of data. Its numbers mean nothing beside the paper's.
@@ -30,10 +31,19 @@ picture: install
 test: install
 	$(BIN)/pytest
 
+# The tests of faults, untrusted files and long life, with as many tries as LOG.md reports: about an hour.
+soak: install
+	$(BIN)/pytest --soak tests/test_faults.py tests/test_fuzz.py tests/test_long.py
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known vulnerabilities of what requirements.txt pins. It needs PyPI itself: many mirrors serve no such data.
+audit: install
+	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt --progress-spinner off || \
+		{ echo "make audit: a pin is vulnerable or could not be looked up, see above; run it where PyPI can be reached." >&2; exit 1; }
 
 clean:
 	rm -rf .venv build dist results/quick .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,119 @@
+"""What is installed: pinned with hashes in requirements.txt, listed with its licence in LICENCES.md.
+
+`python tests/test_supply.py > LICENCES.md` on Linux x86-64, where every pin is installed, writes the list anew.
+"""
+
+import re
+import tomllib
+from importlib.metadata import distribution, metadata, version
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+TOP = Path(__file__).parent.parent
+PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())
+DIRECT = [
+    Requirement(text)
+    for texts in (
+        PROJECT["build-system"]["requires"],
+        PROJECT["project"]["dependencies"],
+        *PROJECT["project"]["optional-dependencies"].values(),
+    )
+    for text in texts
+    if not text.startswith(PROJECT["project"]["name"])
+]
+HEAD = """# Licences of what wnrepro installs
+
+Every distribution pinned in requirements.txt, with the licence that its own metadata state. Made by
+`python tests/test_supply.py`; the tests compare it with what is installed.
+
+wnrepro itself is under the MIT licence. [ale-py](https://github.com/Farama-Foundation/Arcade-Learning-Environment) is
+under the GPL-2.0: whoever distributes it together with wnrepro must heed that. It brings the games' ROMs along; its
+package states no licence of their own for them. NVIDIA's libraries, which torch needs on Linux, are proprietary, under
+the terms in each package; cuda-toolkit is empty and only requires them. wnrepro distributes none of these: pip fetches
+them.
+
+| distribution | version | licence |
+|---|---|---|
+"""
+
+
+class Pin(NamedTuple):
+    """One requirement of requirements.txt; here: whether it is for this Python and machine."""
+
+    version: str
+    here: bool
+    hashes: list[str]
+
+
+def pins() -> dict[str, Pin]:
+    """All of requirements.txt, by name."""
+    found: dict[str, Pin] = {}
+    for line in (TOP / "requirements.txt").read_text().replace("\\\n", "").splitlines():
+        if line and not line.lstrip().startswith("#"):
+            text, *hashes = line.split("--hash=")
+            pin = Requirement(text)
+            here = pin.marker is None or pin.marker.evaluate()
+            number = str(pin.specifier).removeprefix("==")
+            found[canonicalize_name(pin.name)] = Pin(number, here, [text.strip() for text in hashes])
+    return found
+
+
+def needed() -> set[str]:
+    """The names of all that wnrepro needs here with all its extras, and what those need in turn."""
+    seen: set[tuple[str, str]] = set()
+    left = [(requirement, "") for requirement in DIRECT]
+    while left:
+        requirement, extra = left.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        for of in {"", *requirement.extras}:
+            if (name, of) not in seen:
+                seen.add((name, of))
+                left += [(Requirement(text), of) for text in distribution(name).requires or []]
+    return {name for name, _ in seen}
+
+
+def licence(name: str) -> str:
+    """What a distribution's metadata state: an SPDX expression, else a short name, else classifiers."""
+    stated = metadata(name)
+    short = stated.get("License-Expression") or stated.get("License") or ""
+    if not short or "\n" in short:
+        classifiers = stated.get_all("Classifier") or []
+        short = ", ".join(text.split(" :: ")[-1] for text in classifiers if text.startswith("License :: "))
+    return short or "not stated"
+
+
+def listed() -> dict[str, tuple[str, str]]:
+    """Version and licence of every distribution in LICENCES.md."""
+    rows = re.findall(r"^\| (\S+) \| (\d\S*) \| (.+) \|$", (TOP / "LICENCES.md").read_text(), re.MULTILINE)
+    return {name: (number, text) for name, number, text in rows}
+
+
+def test_all_that_is_needed_is_pinned_at_the_installed_version_with_hashes() -> None:
+    pinned = pins()
+    assert {name: pin.version for name, pin in pinned.items() if pin.here} == {name: version(name) for name in needed()}
+    for name, pin in pinned.items():
+        assert pin.hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in pin.hashes), name
+    assert "://" not in (TOP / "requirements.txt").read_text(), "whoever installs chooses the index"
+
+
+def test_the_pins_satisfy_pyproject() -> None:
+    pinned = pins()
+    for wanted in DIRECT:
+        pin = pinned[canonicalize_name(wanted.name)]
+        assert wanted.specifier.contains(pin.version), f"{wanted}, but {pin.version} is pinned"
+
+
+def test_the_licence_of_every_pin_is_listed_as_its_metadata_state_it() -> None:
+    rows = listed()
+    assert {name: number for name, (number, _) in rows.items()} == {name: pin.version for name, pin in pins().items()}
+    for name in needed():
+        assert rows[name][1] == licence(name), name
+
+
+if __name__ == "__main__":
+    print(HEAD + "\n".join(f"| {name} | {version(name)} | {licence(name)} |" for name in sorted(pins())))
