@@ -185,8 +185,8 @@ class RunDirectory:
         path = self.folder / "config.json"
         there = read_json(path)
         if there is not None and there != self.config:
-            differing, about = self.differing(there), (there.get(name) for name in ("experiment", "scale", "settings"))
-            if there.get("hash") != config_hash(*about):
+            differing = self.differing(there)
+            if there.get("hash") != config_hash(*(there.get(name, {}) for name in ("experiment", "scale", "settings"))):
                 raise UserError(f"{path}: damaged, its hash is not that of its settings ({differing}); {REMOVE}")
             raise UserError(
                 f"{path}: of a run with other settings ({differing}); move its folder away, give another --results, or "
