@@ -1,6 +1,6 @@
 """What becomes of runs that are killed, copied, damaged, without room, or started twice: nothing is lost or mixed.
 
-With --soak: 204 kills and 48 copies, 8000 damaged files.
+With --soak: 204 kills and 48 copies, 3157 damaged files, 20 disks that fill up.
 """
 
 import concurrent.futures
@@ -313,7 +313,7 @@ FILES = ("config.json", "run.json", "metrics.csv", "halves.csv", *CHECKPOINTS, "
 def test_a_damaged_file_is_named_and_the_last_good_checkpoint_used(stopped, undisturbed, name, damage, times, count):
     """The run refuses, naming the file, and goes on when it is removed; or says what it found, and goes on."""
     draw, refused, said, untouched = random.Random(f"{name} {damage.__name__}"), 0, 0, 0
-    for _ in range(1 if damage is emptied else times(6, 300)):
+    for _ in range(1 if damage is emptied else times(6, 150)):
         run = stopped()
         path = run.folder / name
         path.write_bytes(damage(path.read_bytes(), draw))

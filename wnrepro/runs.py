@@ -74,7 +74,10 @@ class Tables:
                 path.unlink()
         for name, text in self.text.items():
             path, content = self.folder / f"{name}.csv", text.encode()
-            there = path.read_bytes() if path.is_file() else b""
+            there = b""
+            if path.is_file():
+                with path.open("rb") as file:
+                    there = file.read(len(content) + 1)  # more is cut off, however much it is
             if not there.startswith(content):
                 damaged.append(path.name)
             if there != content:
