@@ -31,9 +31,10 @@ picture: install
 test: install
 	$(BIN)/pytest
 
-# The tests of faults, untrusted files and long life, with as many tries as LOG.md reports: about an hour.
+# The tests of robustness, with as many tries as LOG.md reports: hours.
 soak: install
-	$(BIN)/pytest --soak tests/test_faults.py tests/test_fuzz.py tests/test_long.py
+	$(BIN)/pytest --soak tests/test_faults.py tests/test_fuzz.py tests/test_long.py \
+		tests/test_messages.py tests/test_numbers.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Checksums, downloads from a real local server, binarizations, the bundled sets' split, ZCA against its definition."""
 
+import errno
 import gzip
 import hashlib
 import http.server
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +241,28 @@ def test_only_the_expected_members_are_unpacked(server: Server, tmp_path: Path) 
     assert (root / "toy/b").read_bytes() == b"bb"
 
 
+@pytest.mark.parametrize("kind", ["link out", "hard link out", "device", "pipe", "folder", "lacking", "rubbish"])
+def test_a_hostile_archive_writes_nothing_outside_the_data(server: Server, tmp_path: Path, kind: str) -> None:
+    """Also where its checksum is the expected one; what is there of the expected name is no file of it."""
+    (tmp_path / "outside").write_bytes(b"aa")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        types = {"link out": tarfile.SYMTYPE, "hard link out": tarfile.LNKTYPE, "device": tarfile.CHRTYPE}
+        types |= {"pipe": tarfile.FIFOTYPE, "folder": tarfile.DIRTYPE}
+        for name in ("toy", "toy/a", "../beside", str(tmp_path / "absolute")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = types.get(kind, tarfile.REGTYPE), "../outside"
+            if kind != "lacking" or name != "toy/a":
+                tar.addfile(info)
+    server.files["t"] = b"\x1f\x8b rubbish" if kind == "rubbish" else packed.getvalue()
+    toy = Download(File("t.tar.gz", md5(server.files["t"])), (server.url("t"),), (File("toy/a", md5(b"aa")),))
+    with pytest.raises(UserError, match=r"t\.tar\.gz does not hold its files"):
+        fetch({"toy": [toy]}, tmp_path / "root")
+    assert files_under(tmp_path / "root") == {"t.tar.gz"}
+    assert {path.name for path in tmp_path.iterdir()} == {"outside", "root"}
+    assert (tmp_path / "outside").read_bytes() == b"aa"
+
+
 def test_a_packed_file_is_unpacked(server: Server, tmp_path: Path) -> None:
     server.files["z"] = gzip.compress(CONTENT)
     toy = Download(File("z/f.gz", md5(server.files["z"])), (server.url("z"),), (File("z/f", md5(CONTENT)),))
@@ -306,6 +331,39 @@ def test_a_file_with_a_wrong_checksum_is_never_unpickled(tmp_path: Path) -> None
     assert not marker.exists()
     pickle.loads(path.read_bytes())
     assert marker.exists(), "the file would have shown itself"
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda content: content[:-1],
+    "emptied": lambda _: b"",
+    "one bit flipped": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "foreign": lambda content: bytes(len(content)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("dataset", ["cifar10", "mnist", "binarized_mnist"])
+def test_a_damaged_file_is_named_before_anything_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, damage: str
+) -> None:
+    if dataset == "cifar10":
+        members = [File(file.path, md5(file.path.encode())) for file in DATASETS["cifar10"][0].members]
+        (tmp_path / "cifar-10-batches-py").mkdir()
+        for file in members:
+            (tmp_path / file.path).write_bytes(file.path.encode())
+        monkeypatch.setitem(DATASETS, "cifar10", tuple(Download(file, ()) for file in members))
+    else:
+        {"mnist": make_mnist, "binarized_mnist": make_binarized_mnist}[dataset](tmp_path, monkeypatch)
+    read = {"cifar10": data.cifar10, "mnist": data.seeded_mnist, "binarized_mnist": data.binarized_mnist}[dataset]
+    data.require(dataset, tmp_path)
+    parsed: list[Any] = []
+    for name in ("torchvision.datasets.CIFAR10", "torchvision.datasets.MNIST", "numpy.fromfile"):
+        monkeypatch.setattr(name, lambda *words, **more: parsed.append(words))
+    path = tmp_path / DATASETS[dataset][-1].file.path
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    with pytest.raises(UserError, match=rf"{dataset} is not complete .*{path.name} corrupt"):
+        read(tmp_path)
+    assert parsed == []
 
 
 # ---------------------------------------------------------------------------------- the bundled set
@@ -657,7 +715,7 @@ def test_a_whitening_is_fitted_once_and_kept(tmp_path: Path, monkeypatch: pytest
         return len(fits)
 
     assert [fitted(), fitted(), fitted(x + 1), fitted(epsilon=0.1), fitted(), fitted(epsilon=0.1)] == [1, 1, 2, 3, 3, 3]
-    for path in (tmp_path / "wnrepro").iterdir():
+    for path in (tmp_path / "wnrepro").glob("*.pt"):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
@@ -665,6 +723,40 @@ def test_a_whitening_is_fitted_once_and_kept(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert [fitted(), fitted()] == [5, 6]
+
+
+def test_of_eight_that_want_one_whitening_one_fits_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others wait, and read the very same. Each has a lock of its own, as processes do."""
+    fits, fit, together = [], Zca.fit, threading.Barrier(8)
+
+    def slow(*words: Any) -> Zca:
+        fits.append(words)
+        time.sleep(0.5)
+        return fit(*words)
+
+    def wanted(_: int) -> Zca:
+        together.wait()
+        return data.fitted(x, 1e-2, "cpu")
+
+    monkeypatch.setattr(Zca, "fit", slow)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    x = torch.randint(256, (60, 3, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(wanted, range(8)))
+    assert len(fits) == 1 and all(torch.equal(one.matrix, found[0].matrix) for one in found)
+
+
+def test_a_full_disk_does_not_harm_a_whitening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    x = torch.randint(256, (60, 3, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        found = data.fitted(x, 1e-2, "cpu")
+    assert torch.equal(found.matrix, Zca.fit(x, 1e-2).matrix)
+    assert [path.suffix for path in (tmp_path / "wnrepro").iterdir()] == [".lock"]
 
 
 def test_looking_after_files_needs_no_torch() -> None:

@@ -116,6 +116,16 @@ def test_a_results_folder_under_a_file_cannot_be_written(tmp_path: Path) -> None
     assert found.state == "problem" and "cannot be written" in found.detail
 
 
+def test_a_folder_that_the_system_refuses_to_look_at_is_a_problem(tmp_path: Path) -> None:
+    found = doctor.disk("results", tmp_path / (300 * "a"))
+    assert found.state == "problem" and found.detail.endswith("a: File name too long") and found.mend
+
+
+def test_data_that_cannot_be_looked_at_are_a_problem(tmp_path: Path) -> None:
+    (found,) = doctor.data_sets(tmp_path / (300 * "a"))
+    assert found.state == "problem" and "File name too long" in found.detail and "--data-dir" in found.mend
+
+
 def test_data_sets(tmp_path: Path) -> None:
     corrupt = tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte"
     corrupt.parent.mkdir(parents=True)

@@ -1,7 +1,9 @@
 """The report's page: in a headless browser, from file://, and as plain HTML."""
 
+import html
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -10,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from playwright.sync_api import Browser, Page, sync_playwright
-from test_report import make_all, make_bench, make_dqns, make_draws, make_run, make_vaes, set_scale_short
+from test_report import make_all, make_bench, make_dqns, make_draws, make_run, make_vae, make_vaes, set_scale_short
 
 from wnrepro import paper
 from wnrepro.report import write_report
@@ -24,6 +27,13 @@ HOSTILE = (
     """<script>window.pwned=1</script> "><img src=x onerror="window.pwned=2"> </td></table><b>&amp;</b> """
     """{{ 7 * 7 }} {% raw %} **bold** `code` [link](javascript:window.pwned=3) | ]]> $\\frac$ <!-- """
 )
+# What GitHub would make a link or an image of, too; no space at its end, and a name of a folder once it has no slash.
+ADDRESSES = (
+    """![i](http://evil.example/i.png) [l](//evil.example) [r][r] <http://evil.example> http://evil.example """
+    """www.evil.example a@evil.example <a href=javascript:window.pwned=4>x</a> <javascript:alert(1)> &lt;img&gt; _e_"""
+)
+ESCAPES = "\x1b[31mred\x1b]0;title\x07 \x00 \u202eturned \u2028 two\nlines"
+SHOWN = r"\x1b[31mred\x1b]0;title\x07 \x00 \u202eturned   two lines"  # ESCAPES, as text
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +51,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """report.html of runs whose files say `HOSTILE` wherever they may hold a text."""
+    """report.html of runs whose files say `HOSTILE`, `ADDRESSES` and `ESCAPES` wherever they may hold a text."""
     results = tmp_path_factory.mktemp("hostile")
     with pytest.MonkeyPatch.context() as monkeypatch:
         set_scale_short(monkeypatch)
@@ -49,15 +59,37 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "message": HOSTILE,
             "device_name": HOSTILE,
             "git": {"commit": HOSTILE[:7], "dirty": True},
-            "versions": {"torch": HOSTILE},
+            "versions": {"torch": HOSTILE, HOSTILE: HOSTILE},
             "config_hash": HOSTILE,  # does not fit: a problem, which the top of the page names
         }
-        variant = make_run(results, status="failed", logged=2, record=record, data=HOSTILE.replace("/", "")).parent
-        assert "<script>" in variant.name
+        facts: dict[str, Any] = {HOSTILE: 1.5, "data": HOSTILE, "note": HOSTILE}
+        name = HOSTILE.replace("/", "")
+        run = make_run(results, status="failed", logged=2, record=record, facts=facts, data=name)
+        assert "<script>" in run.parent.name
+        add_to_config(run, {HOSTILE[:80]: HOSTILE, "old": [HOSTILE, 1]}, digest=ADDRESSES)
+        for param in ("bn", "wn+mobn"):
+            noisy = make_run(
+                results, param, record={"message": ADDRESSES, "device_name": ADDRESSES, "device": ADDRESSES}
+            )
+            path = noisy / "noise.csv"
+            path.write_text(path.read_text().replace("conv1", "<b>[l](//x.y)</b>"))
+        bold = make_run(results, "normal", record={"message": ESCAPES, "device_name": ESCAPES, "config_hash": ESCAPES})
+        bold.parent.rename(bold.parent.with_name(ADDRESSES.replace("/", "")))
+        make_vae(results, facts={"data": ADDRESSES, "importance_samples": 5, "log_likelihood_nats": -80.0})
         make_bench(results)
         path = results / "bench" / "cpu.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"device_name": HOSTILE}))
+        bench = json.loads(path.read_text()) | {"device_name": HOSTILE}
+        bench["cifar"]["ratios"][ADDRESSES] = bench["cifar"]["ratios"]["bn / normal"]
+        path.write_text(json.dumps(bench))
+        path.rename(path.with_name(f"{ADDRESSES.replace('/', '')}.json"))
         return write_report(results, "short")[1]
+
+
+def add_to_config(run: Path, settings: dict[str, Any], digest: str) -> None:
+    path = run / "config.json"
+    config = json.loads(path.read_text())
+    config["settings"] |= settings
+    path.write_text(json.dumps(config | {"hash": digest}))
 
 
 @pytest.fixture(scope="module")
@@ -172,12 +204,22 @@ def test_the_run_table_sorts_numbers_as_numbers_and_texts_as_texts(show: Any, re
 @pytest.mark.parametrize("bypass_csp", [False, True])
 def test_hostile_text_is_shown_and_not_executed(show: Any, hostile: Path, bypass_csp: bool) -> None:
     page = show(hostile, bypass_csp=bypass_csp)
-    assert column(page, "Message") == [HOSTILE] and column(page, "Device") == [HOSTILE]
-    assert column(page, "torch") == [HOSTILE] and column(page, "Commit") == [f"{HOSTILE[:7]}, dirty"]
-    assert HOSTILE.replace("/", "") in column(page, "Variant")[0]
+    for title, texts in {
+        "Message": [HOSTILE, ADDRESSES, SHOWN],
+        "Device": [HOSTILE, ADDRESSES, SHOWN],
+        "torch": [HOSTILE],
+        "Commit": [f"{HOSTILE[:7]}, dirty"],
+        "Settings' hash": [ADDRESSES],
+        "Variant": [ADDRESSES.replace("/", "")],
+    }.items():
+        assert set(texts) <= set(column(page, title)), title
+    assert any(HOSTILE.replace("/", "") in variant for variant in column(page, "Variant"))
     assert HOSTILE in page.locator("article#C1").text_content()
-    assert HOSTILE in page.locator(".problems").text_content()
+    problems = page.locator(".problems").text_content()
+    assert HOSTILE in problems and ADDRESSES[:60] in problems and SHOWN in problems
     assert HOSTILE in page.locator("article#C7").text_content()
+    tables = page.locator("td").all_text_contents()
+    assert {HOSTILE, ADDRESSES, json.dumps([HOSTILE, 1])} <= set(tables)
     page.locator("table.sortable th button", has_text="Message").click()
     assert page.evaluate("window.pwned") is None
     assert page.locator("script").count() == 1 and page.locator("td img, td b, li b:not(.counts b)").count() == 0
@@ -220,6 +262,24 @@ def test_dark_mode_has_another_background_and_figures_stay_on_white(show: Any, r
     light, dark = (page.locator("body").evaluate(colour) for page in pages)
     assert sum(map(int, light[4:-1].split(","))) > 700 and sum(map(int, dark[4:-1].split(","))) < 100
     assert [page.locator("figure").first.evaluate(colour) for page in pages] == ["rgb(255, 255, 255)"] * 2
+
+
+def test_markdown_shows_hostile_text_as_text(hostile: Path) -> None:
+    """Where raw HTML is allowed, as by GitHub: no element, link or image but the report's own."""
+    source = (hostile.parent / "report.md").read_text()
+    assert all(letter.isprintable() or letter == "\n" for letter in source)
+    assert not re.search(r"://|(?<!\w)www\.|@(?!&NoBreak;)", source)  # of which GitHub makes links
+    rendered = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(source)
+    parsed = Parsed(rendered)
+    own = {"h1", "h2", "h3", "p", "em", "strong", "code", "a", "img", "ul", "li"}
+    own |= {"table", "thead", "tbody", "tr", "th", "td"}
+    assert {tag for tag, _ in parsed.tags} <= own
+    figures = {f"figures/{path.name}" for path in (hostile.parent / "figures").iterdir()}
+    links = [attributes[name] for _, attributes in parsed.tags for name in ("href", "src") if name in attributes]
+    assert len(links) > 3 and set(links) <= figures
+    shown = re.sub("<[^>]*>", "", rendered)
+    for text in (HOSTILE.strip(), ADDRESSES.replace("@", "@\u2060"), " ".join(SHOWN.split())):
+        assert html.escape(text, quote=False).replace('"', "&quot;") in shown
 
 
 class Parsed(HTMLParser):

@@ -995,7 +995,7 @@ def test_text_of_a_vaes_files_is_escaped(tmp_path: Path) -> None:
 def test_files_that_are_no_text_or_in_the_wrong_place(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     (folder / "init.csv").write_bytes(b"\xff\xfe\n")
-    with pytest.raises(UserError, match=r"init\.csv .*UTF-8"):
+    with pytest.raises(UserError, match=r"init\.csv.*UTF-8"):
         load(tmp_path, "short")
     folder.rename(folder.with_name("seed-2"))
     with pytest.raises(UserError, match=r"config\.json .*another scale, experiment or seed"):

@@ -74,6 +74,7 @@ def put(results: Path, one: Planned, status: str = "done", epoch: int | None = N
     there.folder.mkdir(parents=True, exist_ok=True)
     record = {"status": status, "message": "", "epoch": epochs if epoch is None else epoch, "epochs": epochs}
     record |= {"device_name": HERE, "seconds": 60.0, "peak_memory_bytes": 10**9}
+    record |= {"config_hash": there.config["hash"], "resumed": [], "facts": {}}
     write_json(there.folder / "config.json", there.config)
     write_json(there.folder / "run.json", record | changes)
     return there.folder
@@ -195,7 +196,7 @@ def test_a_plan_knows_how_it_stands_with_every_run(tmp_path, hold):
     assert plan(tmp_path, [by_name["running"]])[0].state.name == "stopped"  # a dead process holds nothing
     config = by_name["done"].directory(tmp_path).folder / "config.json"
     config.write_text(config.read_text().replace('"hash": "', '"hash": "other'))
-    with pytest.raises(UserError, match="of a run with other settings"):
+    with pytest.raises(UserError, match="damaged, its hash is not that of its settings"):
         plan(tmp_path, runs)
 
 

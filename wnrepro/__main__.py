@@ -1,5 +1,15 @@
-"""`python -m wnrepro`: the command line."""
+"""`wnrepro` and `python -m wnrepro`: the command line, and quiet after Ctrl-C while it is still being imported."""
 
-from wnrepro.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    try:
+        from wnrepro import cli
+    except KeyboardInterrupt:
+        sys.exit(130)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

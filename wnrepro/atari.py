@@ -3,12 +3,17 @@
 Shapes: N games side by side, B transitions of a minibatch. A screen is SIZE × SIZE grey levels, uint8.
 """
 
+import contextlib
+import io
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from ale_py.roms import get_rom_path
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
+
+from wnrepro.errors import UserError
 
 SIZE = 84
 SCREEN = (210, 160)  # height and width of the emulator's own screens
@@ -36,6 +41,18 @@ class Scene(NamedTuple):
     over: bool
 
 
+def check_rom(game: str) -> None:
+    """Raise UserError unless the game's ROM is there as ale-py knows it."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints where ALE_ROMS_DIR is set
+            get_rom_path(game)
+    except OSError as error:
+        raise UserError(
+            f"--game {game}: its ROM cannot be read ({' '.join(str(error).split())}); unset ALE_ROMS_DIR, or install "
+            "ale-py again by `pip install --force-reinstall ale-py`"
+        ) from error
+
+
 class Games:
     """`count` games side by side, in lock-step: every step is one action, and a transition, of each of them.
 
@@ -50,6 +67,7 @@ class Games:
     """
 
     def __init__(self, game: str, count: int, seed: int, colour: bool = False) -> None:
+        check_rom(game)
         height, width = SCREEN if colour else (SIZE, SIZE)
         self.env = AtariVectorEnv(
             game,

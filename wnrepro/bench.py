@@ -680,7 +680,7 @@ def check(experiment: str) -> None:
     if experiment == "dqn" and importlib.util.find_spec("cv2") is None:
         raise UserError(
             "bench dqn: the plain loop's AtariPreprocessing needs OpenCV, which is not installed; "
-            "`pip install opencv-python-headless` installs it"
+            "run `pip install opencv-python-headless`"
         )
 
 

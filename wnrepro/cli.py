@@ -1,12 +1,18 @@
 """The command line: parse, call, print. Torch is imported inside the commands alone, so that --help is fast."""
 
+import atexit
+import contextlib
 import dataclasses
+import errno
 import functools
+import importlib
 import inspect
+import io
 import itertools
 import json
 import math
 import os
+import signal
 import sys
 import time
 import traceback
@@ -17,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wnrepro.errors import UserError
+from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import (
     DEFAULT_LR,
     PRECISIONS,
@@ -26,6 +32,7 @@ from wnrepro.settings import (
     CvaeSettings,
     DrawSettings,
     option,
+    printable,
     scale_changes,
     scale_settings,
 )
@@ -82,6 +89,21 @@ MORE_OPTIONS: dict[str, dict[str, Any]] = {
         ),
     },
 }
+
+
+DEBUG = False  # whether an error shows its traceback: --debug
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP)
+AGAIN = "run again with --debug for the traceback"
+
+
+@app.callback()
+def common(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="show an error's traceback too; anywhere among a command's words")
+    ] = False,
+) -> None:
+    global DEBUG
+    DEBUG = debug
 
 
 def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
@@ -195,14 +217,36 @@ def binarization(settings: Any, *, data_dir: Path | None, quiet: bool, as_json: 
     return kind
 
 
+def import_first(*modules: str) -> None:
+    """Import what is large, with Ctrl-C put off until it is there: inside torch's C++ it would abort the process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def results_folder(results: Path, must_exist: bool = False) -> None:
-    """Raise UserError unless runs can be read and written there."""
-    if results.exists() and not results.is_dir():
+    """Raise UserError, or DiskError, unless runs can be read and written there."""
+    try:
+        there = results.exists()
+    except OSError as error:
+        raise DiskError(f"--results {results}: {error.strerror}; mend that, or give another folder") from error
+    if there and not results.is_dir():
         raise UserError(f"--results {results}: is a file; give a folder")
-    if results.exists() and not os.access(results, os.R_OK | os.W_OK | os.X_OK):
-        raise UserError(f"--results {results}: no permission to read and write there; mend it or give another folder")
-    if must_exist and not results.exists():
+    if there and not os.access(results, os.R_OK | os.W_OK | os.X_OK):
+        raise DiskError(f"--results {results}: no permission to read and write there; mend it or give another folder")
+    if must_exist and not there:
         raise UserError(f"--results {results}: no such folder; run an experiment first, or give another folder")
+
+
+def confirmed(question: str) -> bool:
+    """The answer of whoever sits at the terminal; no answer is a no."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort as error:
+        raise typer.Exit(130 if isinstance(error.__context__, KeyboardInterrupt) else 1) from None
 
 
 def run_all(
@@ -221,6 +265,7 @@ def run_all(
 ) -> int:
     """Run these settings one after the other; the exit code: 0, 1 where a run failed, 130 after Ctrl-C."""
     results_folder(results)
+    import_first("torch")
     from rich.console import Console
 
     from wnrepro.experiments import experiment_class
@@ -236,9 +281,9 @@ def run_all(
     todo = [Run(results, experiment, scale, settings) for settings in planned]
     if not resume and not yes:
         there = [str(run.folder) for run in todo if run.folder.exists()]
-        if there and not sys.stdin.isatty():
+        if there and not (sys.stdin and sys.stdin.isatty()):
             raise UserError(f"--fresh would remove {', '.join(there)}: add --yes to do so")
-        if there and not typer.confirm(f"Remove {', '.join(there)} and start over?"):
+        if there and not confirmed(f"Remove {', '.join(there)} and start over?"):
             raise typer.Exit(1)
 
     records, failed = [], False
@@ -262,8 +307,7 @@ def run_all(
                     return 130
                 except Exception as error:
                     status, failed = "failed", True
-                    traceback.print_exc()
-                    print(f"{run.folder}: failed, {type(error).__name__}: {error}", file=sys.stderr)
+                    complain(f"{run.folder}: failed, {reason(error)}", error)
         if importance_samples and status == "done":
             with run, console.status(f"{run.name}: {importance_samples} samples an image"):
                 facts = run.add_facts(load, lambda trained: trained.log_likelihood(importance_samples))["facts"]
@@ -276,8 +320,8 @@ def run_all(
             )
         record = run.record() or {}
         records.append({"run": str(run.folder), **record})
-        message = f" ({record['message']})" if record.get("message") else ""
-        console.print(f"{run.folder}: {status}{message}", markup=False, highlight=False, soft_wrap=True)
+        message = f" ({printable(record['message'], 300)})" if record.get("message") else ""
+        console.print(printable(f"{run.folder}: {status}{message}"), markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(records, indent=2))
     return 1 if failed else 0
@@ -312,7 +356,8 @@ def reproduce(
             "--jobs",
             min=1,
             help="runs side by side, at most; default: --jobs-per-gpu on every GPU or, without one, one a processor "
-            "as far as there are 4 GB of memory for each",
+            "as far as there are 4 GB of memory for each; on a CPU each computes with one thread (OMP_NUM_THREADS "
+            "gives all of them more), so that no row depends on their number",
         ),
     ] = None,
     jobs_per_gpu: Annotated[
@@ -373,6 +418,7 @@ def reproduce(
     console = Console(quiet=quiet or as_json)
     lines, side_by_side = plans.plan(results, runs), {}
     if not all(line.over for line in lines):
+        import_first("torch")
         from wnrepro.reproduce.engines import Local, devices, gpu_memory
         from wnrepro.runs import device_name
         from wnrepro.training import choose_device
@@ -418,7 +464,9 @@ def reproduce(
             text = f"The budget of {budget} is spent: no further epoch of what is left fits into it; the same command "
             console.print(f"{text}goes on with it.", highlight=False, soft_wrap=True)
     for task in failed:
-        print(f"{task.traceback}{task.line.there.folder}: failed, {task.text}", file=sys.stderr)
+        more = f"; {AGAIN}" if task.traceback and not DEBUG else ""
+        print(escaped(task.traceback) if DEBUG else "", end="", file=sys.stderr)
+        complain(f"{task.line.there.folder}: failed, {printable(task.text, 300)}{more}")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -432,7 +480,7 @@ def check_all(runs: list[Any], data_dir: Path | None, device: str) -> None:
         try:
             experiment_class(run.experiment).check(run.settings, data_dir, where)
         except UserError as error:
-            raise UserError(f"{run.experiment}: {error}") from None
+            raise UserError(f"reproduce {run.experiment}: {error}") from None
 
 
 @app.command()
@@ -448,6 +496,7 @@ def report(
 ) -> None:
     """Tables, figures and a verdict on every claim, from the runs under --results."""
     results_folder(results, must_exist=True)
+    import_first("wnrepro.report")
     from wnrepro import report as reports
 
     if scale is not None and scale not in SCALE_NAMES:
@@ -457,7 +506,7 @@ def report(
         raise UserError(f"--results {results}: holds no runs; run `wnrepro cifar --param all --scale quick` first")
     if check:
         problems = [problem for name in scales for problem in reports.check(results, name)]
-        print("\n".join(problems) or f"every run's files fit: scale {', '.join(scales)}")
+        print(escaped("\n".join(problems)) or f"every run's files fit: scale {', '.join(scales)}")
         raise typer.Exit(1 if problems else 0)
     for name in scales:
         print(*reports.write_report(results, name), sep="\n")
@@ -467,13 +516,14 @@ def report(
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N")],
     count: Annotated[int, typer.Option("--count", min=1, max=1000, help="samples, and reconstructions")] = 64,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the latent noise")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**53, help="seed of the latent noise")] = 1,
     data_dir: DataDir = None,
     device: Device = "auto",
 ) -> None:
     """Samples of a trained model, and reconstructions beside their originals, as PNG files in the run's directory; of
     DRAW a GIF too, of samples being drawn.
     """
+    import_first("torch")
     from wnrepro.experiments import experiment_class
     from wnrepro.runs import open_run
     from wnrepro.training import choose_device
@@ -495,11 +545,14 @@ def sample(
 @app.command()
 def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N")],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the game and of its ε-greedy play")] = 1,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**53, help="seed of the game and of its ε-greedy play")
+    ] = 1,
     seconds: Annotated[int, typer.Option("--seconds", min=1, max=1800, help="of the game at most")] = 120,
     device: Device = "auto",
 ) -> None:
     """A test game of a trained DQN, in colour and with its score, as game.gif in the run's directory."""
+    import_first("torch")
     from rich.console import Console
 
     from wnrepro.experiments import experiment_class
@@ -547,6 +600,7 @@ def bench(
         if name not in PRECISIONS:
             raise UserError(f"--precision {name}: unknown; give one of {', '.join(PRECISIONS)}")
     results_folder(results)
+    import_first("torch")
     from rich.console import Console
 
     from wnrepro import bench as benches
@@ -623,12 +677,14 @@ def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json
     """Python, torch, GPU, data, ROMs, disk and memory: what is wrong, what it costs, how to mend it."""
     from wnrepro.doctor import diagnose
 
+    with contextlib.suppress(ImportError, OSError):  # which is a finding
+        import_first("torch")
     findings = diagnose(data_dir, results)
     if as_json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
-            print(f"{finding.state:<8} {finding.name}: {finding.detail}")
+            print(printable(f"{finding.state:<8} {finding.name}: {finding.detail}"))
             if finding.costs:
                 print(f"         costs: {finding.costs}")
             if finding.mend:
@@ -636,16 +692,71 @@ def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json
     raise typer.Exit(1 if any(finding.state == "problem" for finding in findings) else 0)
 
 
-def main() -> None:
-    """The entry point: a user's mistake is one sentence and exit code 2."""
+# ------------------------------------------------------------------------------- what goes wrong
+
+
+def escaped(text: str) -> str:
+    """A text, of several lines perhaps, without what could steer a terminal."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def reason(error: BaseException) -> str:
+    """What is said of an error that is no UserError, and what to do: a full disk, want of memory, or not foreseen."""
+    text = printable(f"{type(error).__name__}: {error}".removesuffix(": "), 300)
+    if isinstance(error, OSError) and error.errno in DISK:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; make room there, mend its permissions, or give another folder"
+    if isinstance(error, MemoryError) or "OutOfMemory" in text or "allocate memory" in text:
+        return f"out of memory ({text}); close something, or give a smaller minibatch, model or scale"
+    return f"{text}; {AGAIN}"
+
+
+def complain(text: str, error: BaseException | None = None, debug: bool | None = None) -> None:
+    """Print a sentence on standard error; with --debug the error's traceback before it."""
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        if error and (DEBUG if debug is None else debug):
+            print(escaped("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+        print(escaped(text), file=sys.stderr)
+
+
+def flush() -> None:
+    """Write out what was printed. Raises BrokenPipeError where nobody reads it, DiskError where a disk is full."""
+    if sys.stdout is None:
+        return
     try:
-        app(prog_name="wnrepro")
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the rest of it, which Python will try to write at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise DiskError(f"standard output: {error.strerror}; make room there, or write elsewhere") from error
+
+
+def main() -> None:
+    """The entry point. Exit code 2 for a user's mistake, 1 for what else goes wrong, each with one sentence."""
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    debug = "--debug" in words[:end]
+    words = [word for word in words[:end] if word != "--debug"] + words[end:]
+    command = next((f" {word}" for word in words if not word.startswith("-")), "")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack the letter, a file's name have none
+    try:
+        try:
+            app(["--debug"] * debug + words, prog_name="wnrepro")
+        finally:
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python ends is no traceback
+            flush()
     except UserError as error:
-        print(f"wnrepro: {error}", file=sys.stderr)
+        complain(f"wnrepro: {error}", error, debug)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(
-            "\nwnrepro: interrupted; the same command again goes on from the last finished epoch",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as error:
+        complain("\nwnrepro: interrupted; give the same command again", error, debug)
         sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        complain(f"wnrepro{command}: failed, {reason(error)}", error, debug)
+        sys.exit(1)

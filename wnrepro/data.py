@@ -20,15 +20,16 @@ import shutil
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from wnrepro.errors import UserError
+from wnrepro.errors import DiskError, UserError
 from wnrepro.rundir import write_whole
 from wnrepro.settings import CvaeSettings, DrawSettings
 
@@ -121,13 +122,13 @@ class FileStatus:
 
 def cache_folder() -> Path:
     """`wnrepro` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "wnrepro"
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")).absolute() / "wnrepro"
 
 
 def data_root(data_dir: Path | None) -> Path:
     """The data folder: the one given, else WNREPRO_DATA, else the user's cache folder."""
     given = data_dir or os.environ.get("WNREPRO_DATA")
-    return Path(given).expanduser().absolute() if given else cache_folder()
+    return Path(os.path.expanduser(given)).absolute() if given else cache_folder()
 
 
 def status(data_dir: Path | None, datasets: Mapping[str, Sequence[Download]] = DATASETS) -> list[FileStatus]:
@@ -150,7 +151,7 @@ def _status(dataset: str, file: File, root: Path) -> FileStatus:
         size = path.stat().st_size if path.is_file() else 0
         state = "present" if _matches(path, file.checksum) else "corrupt" if path.exists() else "missing"
     except OSError as error:
-        raise UserError(f"Cannot read {path} ({error.strerror}): check its permissions.") from error
+        raise DiskError(f"Cannot read {path} ({error.strerror}): check its permissions.") from error
     return FileStatus(dataset, path.name, path, state, size, file.checksum)
 
 
@@ -218,7 +219,7 @@ def fetch(
     except Timeout as error:
         raise UserError(f"Another fetch is running in {root}: wait until it is done.") from error
     except OSError as error:
-        raise UserError(
+        raise DiskError(
             f"Cannot read or write in {root} ({error.strerror}): make room there or see to its "
             f"permissions, or choose another folder with --data-dir or WNREPRO_DATA."
         ) from error
@@ -310,19 +311,32 @@ def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
 
 
 def _unpack(archive: Path, members: Iterable[File], root: Path) -> None:
-    """Unpack the `members`, and nothing else, from a verified .tar.gz, or the one from a verified .gz."""
+    """Unpack the `members`, and nothing else, from a verified .tar.gz, or the one from a verified .gz.
+
+    UserError where it does not hold one of them as a file with its checksum.
+    """
+    wrong = f"{archive} does not hold its files with their checksums: remove it, and run the same command again."
     with contextlib.ExitStack() as stack:
-        tar = stack.enter_context(tarfile.open(archive)) if archive.name.endswith(".tar.gz") else None
-        for member in members:
-            packed = tar.extractfile(member.path) if tar else stack.enter_context(gzip.open(archive))
-            assert packed is not None, f"{member.path} in {archive} is no file"
-            target = root / member.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(target.name + ".part")
-            with part.open("wb") as file:
-                shutil.copyfileobj(packed, file)
-            assert _matches(part, member.checksum), f"{member.path} in {archive} is not {member.checksum}"
-            _commit(part, target)
+        try:
+            tar = stack.enter_context(tarfile.open(archive)) if archive.name.endswith(".tar.gz") else None
+            for member in members:
+                packed: IO[bytes] | gzip.GzipFile | None = None
+                if tar is None:
+                    packed = stack.enter_context(gzip.open(archive))
+                elif tar.getmember(member.path).isfile():
+                    packed = tar.extractfile(member.path)
+                target = root / member.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part = target.with_name(target.name + ".part")
+                part.unlink(missing_ok=True)
+                with part.open("xb") as file:
+                    shutil.copyfileobj(packed or io.BytesIO(), file)
+                if not _matches(part, member.checksum):
+                    part.unlink()
+                    raise UserError(wrong)
+                _commit(part, target)
+        except (KeyError, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise UserError(wrong) from error
 
 
 def _commit(part: Path, target: Path) -> None:
@@ -598,6 +612,7 @@ def bundled_digits() -> Pixels:
 
 
 CHECKSUM = 32  # bytes of sha256 at the head of a whitening that is kept
+PATIENCE_SECONDS = 300.0  # with another process that fits the same whitening, some ten times what it takes
 
 
 @dataclass(frozen=True)
@@ -646,23 +661,41 @@ class Zca:
 def fitted(x: torch.Tensor, epsilon: float, device: str) -> Zca:
     """`Zca.fit`, once: what it took its seconds for is kept in the user's cache folder, by a hash of the images.
 
-    A file there that is damaged is made anew; where none can be written, there is none.
+    Of several processes that want it one fits it, and the others wait for that. A file there that is damaged is made
+    anew; where none can be written, there is none.
     """
     import torch
 
     kind = torch.device(device).type
     key = hashlib.sha256(x.numpy().tobytes() + f"{epsilon!r} {kind}".encode()).hexdigest()[:16]
     path = cache_folder() / f"whitening-{key}.pt"
-    with contextlib.suppress(OSError):
-        kept = path.read_bytes()
-        if kept[:CHECKSUM] == hashlib.sha256(kept[CHECKSUM:]).digest():
-            return Zca(**torch.load(io.BytesIO(kept[CHECKSUM:]), map_location=device, weights_only=True))
-    zca, content = Zca.fit(x, epsilon, device), io.BytesIO()
-    torch.save({"mean": zca.mean.cpu(), "matrix": zca.matrix.cpu()}, content)
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, hashlib.sha256(content.getvalue()).digest() + content.getvalue())
+    zca = _kept(path, device)
+    if zca is not None:
+        return zca
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(f"{path}.lock", timeout=PATIENCE_SECONDS))
+        zca = _kept(path, device)
+        if zca is None:
+            zca, content = Zca.fit(x, epsilon, device), io.BytesIO()
+            torch.save({"mean": zca.mean.cpu(), "matrix": zca.matrix.cpu()}, content)
+            with contextlib.suppress(OSError, DiskError):
+                write_whole(path, hashlib.sha256(content.getvalue()).digest() + content.getvalue())
     return zca
+
+
+def _kept(path: Path, device: str) -> Zca | None:
+    """A whitening in a file of `fitted`; None where there is none, or a damaged one."""
+    import torch
+
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return None
+    if content[:CHECKSUM] != hashlib.sha256(content[CHECKSUM:]).digest():
+        return None
+    return Zca(**torch.load(io.BytesIO(content[CHECKSUM:]), map_location=device, weights_only=True))
 
 
 def whitened(

@@ -78,7 +78,7 @@ def packages() -> list[Finding]:
         try:
             wrong = list(unmet(package))
         except importlib.metadata.PackageNotFoundError:
-            costs, mend = "versions cannot be checked or recorded", "run `pip install -e .` in the repository"
+            costs, mend = "versions cannot be checked or recorded", "run `make install` in the repository"
             findings.append(Finding(f"{package}'s packages", "problem", f"{package} is not installed", costs, mend))
             continue
         if wrong:
@@ -132,7 +132,7 @@ def _nvidia_smi() -> list[str]:
         return []
     query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     return [", driver ".join(line.rsplit(", ", 1)) for line in done.stdout.splitlines() if line.strip()]
@@ -168,9 +168,13 @@ def memory() -> Finding:
 def disk(name: str, folder: Path) -> Finding:
     """Free space where `folder` is or would be made, and whether it can be written."""
     there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    free = data.free_bytes(there)
+    try:
+        while not there.exists():
+            there = there.parent
+        free = data.free_bytes(there)
+    except OSError as error:
+        costs, mend = "nothing can be stored there", "mend that, or choose another folder"
+        return Finding(name, "problem", f"{there}: {error.strerror}", costs, mend)
     detail = f"{free / 1e9:.1f} GB free in {folder}"
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         costs, mend = (
@@ -190,7 +194,8 @@ def data_sets(data_dir: Path | None) -> list[Finding]:
     try:
         files = data.status(data_dir)
     except UserError as error:
-        return [Finding("data", "problem", str(error), "experiments on these data fail", "see there")]
+        mend = "make it readable, or point --data-dir or WNREPRO_DATA at another folder"
+        return [Finding("data", "problem", str(error), "experiments on these data fail", mend)]
     findings = []
     for name in data.DATASETS:
         wrong = [f"{f.name} {f.state}" for f in files if f.dataset == name and f.state != "present"]

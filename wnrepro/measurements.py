@@ -1,5 +1,10 @@
-"""What the experiments log of their parameterized layers: what the init pass achieved (C3), ‖v‖ and g (C14)."""
+"""What the experiments log of their parameterized layers: what the init pass achieved (C3), ‖v‖ and g (C14).
 
+And whether training has left the finite numbers.
+"""
+
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -59,3 +64,22 @@ def layer_rows(model: nn.Module, epoch: int) -> list[dict[str, Any]]:
             }
         rows.append(row)
     return rows
+
+
+def overflow(model: nn.Module, optimizer: torch.optim.Optimizer, rows: list[dict[str, Any]]) -> str:
+    """The first parameter, buffer, moment of a gradient, ‖v‖ or g that is not finite, in words; empty: all are.
+
+    rows: `layer_rows` of the model as it is. A loss need not tell: a unit whose ‖v‖ overflows has the weight 0, and
+    Adam moves no parameter any more of which a gradient's square has overflowed.
+    """
+
+    def values() -> Iterator[tuple[str, bool]]:
+        for name, tensor in model.state_dict().items():
+            yield name, bool(tensor.isfinite().all())
+        for name, p in model.named_parameters():
+            for moment in optimizer.state.get(p, {}).values():
+                yield f"a moment of {name}'s gradient", bool(moment.isfinite().all())
+        for row in rows:
+            yield f"‖v‖ or g of {row['layer']}", all(map(math.isfinite, list(row.values())[2:]))
+
+    return next((f"{name} is not finite" for name, finite in values() if not finite), "")

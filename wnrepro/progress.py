@@ -4,8 +4,10 @@ import math
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
+from wnrepro.timeleft import TimeLeft, duration
 from wnrepro.training import Epoch, Note, Tick
 
 NAME_WIDTH = 20
@@ -54,6 +56,20 @@ def short(name: str) -> str:
     return variant if len(variant) <= NAME_WIDTH else variant[: NAME_WIDTH - 1] + "…"
 
 
+class Left(ProgressColumn):
+    """The time that is left of the run; at its end, the time that this process was at it."""
+
+    def __init__(self, show: "Show") -> None:
+        super().__init__()
+        self.show = show
+
+    def render(self, task: Task) -> Text:
+        left = self.show.seconds_left()
+        if task.finished and not left:
+            return Text(duration(task.elapsed))
+        return Text("" if left is None else f"{duration(left)} left")
+
+
 class Show:
     """Shows a run's events; use as a context manager and call with every event. `unit`: of what a Tick counts."""
 
@@ -65,13 +81,13 @@ class Show:
             BarColumn(bar_width=12),
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             TextColumn("{task.fields[speed]:.0f} " + unit + "/s"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            Left(self),
             TextColumn("{task.fields[last]}", markup=False),
             console=console,
-            speed_estimate_period=600,
             disable=quiet or not console.is_terminal,
         )
         self.task: TaskID | None = None
+        self.time_left: TimeLeft | None = None
         self.mark: tuple[float, float] = (math.inf, 0.0)  # done and clock at the epoch's first tick
 
     def __enter__(self) -> "Show":
@@ -82,26 +98,37 @@ class Show:
         self.bar.stop()
 
     def __call__(self, event: Tick | Epoch | Note) -> None:
-        if isinstance(event, Tick):
-            self.tick(event)
-            return
         if isinstance(event, Note):
             if not self.quiet:
                 self.line(event.text)
             return
+        now = time.monotonic()
+        if self.time_left is None:
+            self.time_left = TimeLeft(self.epochs, event.epoch - 1, now)
+        if isinstance(event, Tick):
+            self.time_left.tick(event.epoch - 1 + event.done / event.total, now)
+            self.tick(event, now)
+            return
+        self.time_left.epoch(event.epoch, now)
         if self.task is not None:
             self.bar.update(self.task, last=brief(event))
         if self.lines:
             seconds = event.metrics["seconds"]
-            self.line(f"epoch {event.epoch}/{self.epochs}  {describe(event)}  {seconds:.1f} s")
+            left = self.seconds_left() if event.epoch < self.epochs and not event.diverged else None
+            ahead = "" if left is None else f", {duration(left)} left"
+            self.line(f"epoch {event.epoch}/{self.epochs}  {describe(event)}  {seconds:.1f} s{ahead}")
+
+    def seconds_left(self) -> float | None:
+        """Of the run; None where that cannot be told yet."""
+        return None if self.time_left is None else self.time_left.seconds(time.monotonic())
 
     def line(self, text: str) -> None:
         """Print a line about the run, above the bar where there is one."""
         self.console.print(f"{self.name}  {text}", markup=False, highlight=False, soft_wrap=True)
 
-    def tick(self, event: Tick) -> None:
-        """Move the bar; it starts where the run goes on, so that the time left is that of this process's speed."""
-        done, clock = (event.epoch - 1) * event.total + event.done, time.monotonic()
+    def tick(self, event: Tick, clock: float) -> None:
+        """Move the bar; it starts where the run goes on."""
+        done = (event.epoch - 1) * event.total + event.done
         if self.task is None:
             self.task = self.bar.add_task(
                 short(self.name), total=self.epochs * event.total, completed=done, epoch=event.epoch, speed=0.0, last=""

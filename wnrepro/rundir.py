@@ -6,6 +6,7 @@ results/<scale>/<experiment>/<variant>/seed-<n>/ holds config.json, run.json, me
 import contextlib
 import dataclasses
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any, Self
 import filelock
 
 from wnrepro.errors import DiskError, UserError
-from wnrepro.settings import SETTINGS, CvaeSettings, DqnSettings, Settings, config_hash, scale_settings
+from wnrepro.settings import SETTINGS, CvaeSettings, DqnSettings, Settings, config_hash, printable, scale_settings
 
 OVER = ("done", "diverged")  # what run.json says of a run that has ended
 WRITTEN = ("config.json", "run.json", "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # by a run, and what shows it
@@ -64,10 +65,10 @@ def now() -> str:
 
 def disk_error(path: Path, error: OSError) -> DiskError:
     """What a user is told where a file or folder cannot be written."""
-    return DiskError(
-        f"{path}: cannot be written ({error.strerror}); make room there or mend its permissions, then give the same "
-        "command again"
-    )
+    todo = "make room there or mend its permissions, then give the same command again"
+    if error.errno == errno.ENAMETOOLONG:
+        todo = "give fewer settings that are not the scale's, or a shorter --results"
+    return DiskError(f"{path}: cannot be written ({error.strerror}); {todo}")
 
 
 def write_whole(path: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
@@ -123,7 +124,7 @@ def read_text(path: Path) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 text ({error}); mend it, or move it away") from error
+        raise UserError(f"{path}: no UTF-8 text (byte {error.start}); mend it, or move it away") from error
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -213,7 +214,7 @@ class RunDirectory:
 
         old, new = flat(there), flat(self.config)
         names = [name for name in sorted(old.keys() | new.keys()) if old.get(name, missing) != new.get(name, missing)]
-        return ", ".join(names) or "hash"
+        return printable(", ".join(names), 200) or "hash"
 
     def finished(self) -> str | None:
         """`done` or `diverged` where the run has ended so, else None."""
@@ -235,9 +236,9 @@ class RunDirectory:
         """The process that holds the directory in words, as far as the lock tells."""
         with contextlib.suppress(UserError):
             about = read_json(self.lock_path) or {}
-            pid, host, since = (str(about.get(name, "")) for name in ("pid", "host", "since"))
-            if re.fullmatch(r"\d+", pid) and re.fullmatch(r"[\w.-]+", host) and re.fullmatch(r"[\d:TZ-]+", since):
-                return f"process {pid} on {host}, since {since},"
+            words = " ".join(str(about.get(name)) for name in ("pid", "host", "since"))
+            if found := re.fullmatch(r"(\d{1,19}) ([\w.-]{1,255}) ([\d:TZ-]{1,30})", words, re.ASCII):
+                return "process {} on {}, since {},".format(*found.groups())
         return "another process"
 
     def __enter__(self) -> Self:
@@ -247,6 +248,8 @@ class RunDirectory:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if self.folder.is_symlink() or self.folder.parent.is_symlink():
+                raise UserError(f"{self.folder}: is a link to elsewhere; move it away")
             if self.lock_path.is_symlink() or (self.lock_path.exists() and not self.lock_path.is_file()):
                 raise UserError(f"{self.lock_path}: is no file; move it away")
             self.lock.acquire()

@@ -382,8 +382,8 @@ class Run(RunDirectory):
             set_rng_state(checkpoint["rng"])
         except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"{self.folder}: its checkpoint does not fit this version of wnrepro ({type(error).__name__}); go on "
-                "with the one of which run.json has the commit, or start over with --fresh"
+                f"{self.folder}: its checkpoint does not fit this version of wnrepro; go on with the one of which "
+                "run.json has the commit, or start over with --fresh"
             ) from error
 
     def add_facts(self, load: Callable[[], Experiment], measure: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -464,7 +464,8 @@ def captioned(screen: np.ndarray, text: str) -> Image.Image:
 
 def open_run(folder: Path) -> Run:
     """The run that lives in this directory. Raises UserError where none of this version does."""
-    folder = folder.resolve()
+    with contextlib.suppress(OSError, RuntimeError):  # a link in a circle is no directory
+        folder = folder.resolve()
     path = folder / "config.json"
     content = read_json(path) if folder.is_dir() else None
     if content is None:
@@ -474,7 +475,8 @@ def open_run(folder: Path) -> Run:
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         run = Run(folder.parents[3], experiment, scale, scale_settings(experiment, scale, **values))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, UserError) as error:
-        raise UserError(f"{path}: not of a run of this version ({error}); train it again") from error
+        what = f"no {error.args[0]}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path}: not of a run of this version ({what}); train it again") from error
     if run.folder != folder:
         raise UserError(f"{folder}: its settings belong to {run.folder}; move it there")
     if run.config["hash"] != content.get("hash"):

@@ -8,6 +8,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import reprlib
+import types
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,8 @@ PARAMS = ("normal", "bn", "wn", "wn+mobn")
 PRECISIONS = ("fp32", "tf32", "bf16")
 SCALE_NAMES = ("paper", "short", "quick")
 GAMES = ("breakout", "enduro", "seaquest", "space_invaders")
+LARGEST = 2**53  # of a setting; floats have every whole number up to here
+LONGEST = 1000  # numbers of a setting that is several
 
 
 def setting(default: Any, help: str, source: str, **check: Any) -> Any:
@@ -363,13 +367,20 @@ def scale_changes(experiment: str, scale: str, dataset: str | None = None) -> di
 def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> Settings:
     """The settings of an experiment at a scale: paper's defaults, the scale's, `DEFAULT_LR`, then `changes`.
 
-    Raises UserError for a value that a field's check refuses, or that belongs to another data set.
+    Raises UserError for what is no setting or scale, and for a value that a field's check refuses, or that belongs to
+    another data set.
     """
+    fields = {field.name: field for field in dataclasses.fields(SETTINGS[experiment])} if experiment in SETTINGS else {}
+    if unknown := changes.keys() - fields.keys():
+        names = printable(", ".join(sorted(unknown)), 60)
+        raise UserError(f"no settings of {printable(str(experiment), 60)} of this version: {names}")
+    if not fields or scale not in SCALE_NAMES:
+        raise UserError(f"{printable(str(experiment), 60)} at scale {printable(str(scale), 60)}: there is none")
     values = {"param": param, **scale_changes(experiment, scale, changes.get("dataset"))}
     if experiment in DEFAULT_LR:
         values["lr"] = DEFAULT_LR[experiment].get(param)
     values |= changes
-    for field in dataclasses.fields(SETTINGS[experiment]):
+    for field in fields.values():
         value = values.get(field.name, field.default)
         check(field, value)
         only = field.metadata.get("only")
@@ -395,10 +406,12 @@ def option(field: dataclasses.Field[Any]) -> str:
 
 
 def check(field: dataclasses.Field[Any], value: Any) -> None:
-    """Raise UserError unless the field's metadata allows this value."""
-    rules = field.metadata
+    """Raise UserError unless the field's type and metadata allow this value."""
+    rules, shown = field.metadata, printable(value if isinstance(value, str) else reprlib.repr(value), 60)
+    if not fits(field.type, value):
+        raise UserError(f"{option(field)} {shown}: is of the wrong kind, or too large; give {kind_name(field.type)}")
     if "choices" in rules and value is not None and value not in rules["choices"]:
-        raise UserError(f"{option(field)} {value}: unknown; give one of {', '.join(rules['choices'])}")
+        raise UserError(f"{option(field)} {shown}: unknown; give one of {', '.join(rules['choices'])}")
     for number in value if isinstance(value, tuple) else () if value is None else (value,):
         if "above" in rules and not rules["above"] < number < math.inf:
             raise UserError(f"{option(field)} {number:g}: give a number above {rules['above']:g}")
@@ -406,7 +419,44 @@ def check(field: dataclasses.Field[Any], value: Any) -> None:
             raise UserError(f"{option(field)} {number:g}: give a number of at least {rules['least']:g}")
 
 
+def fits(kind: Any, value: Any) -> bool:
+    """Whether a value is of the type of a field; no number beyond LARGEST is."""
+    if isinstance(kind, types.UnionType):
+        return any(fits(one, value) for one in kind.__args__)
+    if isinstance(kind, types.GenericAlias):
+        return isinstance(value, tuple) and len(value) <= LONGEST and all(fits(kind.__args__[0], one) for one in value)
+    if kind is float:
+        return type(value) in (int, float) and not LARGEST < abs(value) < math.inf  # inf and nan: `check` names them
+    return type(value) is kind and (kind is not int or abs(value) <= LARGEST)
+
+
+def kind_name(kind: Any) -> str:
+    """A field's type in words."""
+    if isinstance(kind, types.UnionType):
+        kind = kind.__args__[0]
+    if isinstance(kind, types.GenericAlias):
+        return "whole numbers"
+    return {float: "a number", int: "a whole number", bool: "yes or no"}.get(kind, "a word")
+
+
 def settings_from(experiment: str, values: dict[str, Any]) -> Settings:
-    """Settings from their JSON, where tuples are lists. Raises TypeError for names that are no settings."""
+    """Settings from their JSON, where tuples are lists. Raises UserError where they are none of this version."""
+    fields = {field.name: field for field in dataclasses.fields(SETTINGS[experiment])} if experiment in SETTINGS else {}
+    if not isinstance(values, dict) or not values.keys() <= fields.keys() or "param" not in values:
+        names = ", ".join(sorted(set(values) - fields.keys())) if isinstance(values, dict) else ""
+        of = printable(str(experiment), 60)
+        raise UserError(f"no job: not the settings of {of} of this version ({printable(names, 60)}); train it again")
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name, value in plain.items():
+        check(fields[name], value)
     kind: Any = SETTINGS[experiment]
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    return kind(**plain)
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """A text in one line, at most so long; what would steer a terminal, or turn text around, as Python writes it."""
+    text = text if most is None or len(text) <= most else f"{text[: most - 1]}…"
+    if not text.isprintable():
+        letters = (" " if letter.isspace() else letter for letter in text)
+        text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in letters)
+    return text if most is None or len(text) <= most else f"{text[: most - 1]}…"

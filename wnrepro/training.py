@@ -278,7 +278,8 @@ def choose_device(name: str) -> torch.device:
         if not torch.cuda.is_available():
             raise UserError(f"--device {name}: torch sees no GPU here; `wnrepro doctor` says why, or use cpu")
         if (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+            last = torch.cuda.device_count() - 1
+            raise UserError(f"--device {name}: there is no such GPU; give one of cuda:0 to cuda:{last}")
     return device
 
 
@@ -296,7 +297,7 @@ def set_precision(precision: str, device: torch.device) -> None:
     bf16 is the experiments' own affair: see `autocast`, and `recurrence.Unrolled`.
     """
     if precision == "tf32" and device.type != "cuda":
-        raise UserError("--precision tf32: only a GPU has it; on a CPU use fp32 or bf16")
+        raise UserError("--precision tf32: only a GPU has it; give fp32 or bf16")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if device.index is not None and device.type == "cuda":

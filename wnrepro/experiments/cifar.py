@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wnrepro import data, identities
 from wnrepro.errors import UserError
-from wnrepro.measurements import layer_rows, measured_init
+from wnrepro.measurements import layer_rows, measured_init, overflow
 from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, layers
 from wnrepro.settings import CifarSettings
 from wnrepro.training import Adam, Captured, Epoch, Tick, autocast, keep_memory, set_precision
@@ -125,7 +125,8 @@ class Cifar:
     def train(self) -> Iterator[Tick | Epoch]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
 
-        A loss that is not finite, or an epoch's median loss over twice that of guessing, ends it as diverged.
+        A loss, or part of the state, that is not finite, or an epoch's median loss over twice that of guessing, ends it
+        as diverged.
         """
         s = self.settings
         n = len(self.train_x) // s.batch_size * s.batch_size
@@ -163,7 +164,9 @@ class Cifar:
                 diverged = (
                     f"median training loss {typical:.3g} nats in epoch {self.epoch}, {DIVERGED_LOSS:.3g} is the bound"
                 )
-            tables.setdefault("layers", []).extend(layer_rows(self.net, self.epoch))
+            rows = layer_rows(self.net, self.epoch)
+            tables.setdefault("layers", []).extend(rows)
+            diverged = diverged or overflow(self.net, self.optimizer, rows)
             if s.param in ("bn", "wn+mobn") and self.epoch in s.noise_epochs and not diverged:
                 tables["noise"] = self.noise_rows()
             yield Epoch(self.epoch, row, tables, diverged)

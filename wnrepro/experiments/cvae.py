@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wnrepro import data, identities
 from wnrepro.errors import UserError
-from wnrepro.measurements import layer_rows, measured_init
+from wnrepro.measurements import layer_rows, measured_init, overflow
 from wnrepro.parameterization import V_STD, Conv2d, ConvTranspose2d, Linear, MaskedConv2d, bound_v_norm
 from wnrepro.settings import CvaeSettings
 from wnrepro.training import (
@@ -428,7 +428,8 @@ class Cvae:
     def train(self) -> Iterator[Tick | Epoch]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
 
-        A bound that is not finite, or an epoch's median bound below twice that of guessing, ends it as diverged.
+        A bound, or part of the state, that is not finite, or an epoch's median bound below twice that of guessing, ends
+        it as diverged.
         """
         s = self.settings
         n = len(self.train_x) // s.batch_size * s.batch_size
@@ -465,7 +466,9 @@ class Cvae:
             typical = bounds.median().item()  # the median: a start may have a few steps of a very low bound
             if not (bounds.isfinite().all() and typical >= lowest):
                 diverged = f"median training bound {typical:.3g} nats in epoch {self.epoch}, {lowest:.3g} is the limit"
-            tables.setdefault("layers", []).extend(layer_rows(self.net, self.epoch))
+            rows = layer_rows(self.net, self.epoch)
+            tables.setdefault("layers", []).extend(rows)
+            diverged = diverged or overflow(self.net, self.optimizer, rows)
             yield Epoch(self.epoch, row, tables, diverged)
             if diverged:
                 return

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wnrepro import identities
-from wnrepro.atari import SIZE, STACK, STEPS_A_SECOND, Games, History, Replay, Scene
+from wnrepro.atari import SIZE, STACK, STEPS_A_SECOND, Games, History, Replay, Scene, check_rom
 from wnrepro.errors import UserError
-from wnrepro.measurements import layer_rows, measured_init
+from wnrepro.measurements import layer_rows, measured_init, overflow
 from wnrepro.parameterization import Conv2d, Linear, fold, refold
 from wnrepro.settings import DqnSettings
 from wnrepro.training import (
@@ -127,6 +127,9 @@ class Dqn:
         """Raise UserError where a run could not be made: before anything is written or computed."""
         s = settings
         set_precision(s.precision, device)
+        check_rom(s.game)
+        if len(s.maps) != 3:
+            raise UserError(f"--maps: dqn needs 3 of them, not {len(s.maps)}; give --maps 3 times")
         if s.replay_start > s.replay_steps:
             raise UserError(f"--replay-start {s.replay_start}: the replay holds {s.replay_steps} steps; give fewer")
         if s.batch_size > s.replay_start - s.actors:
@@ -158,7 +161,8 @@ class Dqn:
     def train(self) -> Iterator[Tick | Epoch | Note]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
 
-        A loss that is not finite, or a mean Q value that no game could give, ends it as diverged.
+        A loss, or part of the state, that is not finite, or a mean Q value that no game could give, ends it as
+        diverged.
         """
         s = self.settings
         self.held_out = self.random_states(max(s.held_out, s.init_examples))
@@ -196,16 +200,18 @@ class Dqn:
                 "seconds": round(time.perf_counter() - began, 3),
                 "episodes": len(scores),
                 "test_score": float(np.mean(scores)),
-                "test_score_max": max(scores),
+                "test_score_max": float(np.max(scores)),
                 "mean_q": mean_q,
                 "loss": loss,
                 "epsilon": self.epsilon(),
             }
             tables.setdefault("games", []).extend(games)
-            tables.setdefault("layers", []).extend(layer_rows(self.net, self.epoch))
+            of_layers = layer_rows(self.net, self.epoch)
+            tables.setdefault("layers", []).extend(of_layers)
             diverged = ""
             if (updates and not math.isfinite(loss)) or not abs(mean_q) <= DIVERGED_Q:
                 diverged = f"loss {loss:.3g}, mean Q value {mean_q:.3g} in epoch {self.epoch}"
+            diverged = diverged or overflow(self.net, self.optimizer, of_layers)
             yield Epoch(self.epoch, row, tables, diverged)
             if diverged:
                 return

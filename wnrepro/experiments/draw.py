@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from wnrepro import data, identities
 from wnrepro.drawing import outlined
-from wnrepro.measurements import layer_rows
+from wnrepro.measurements import layer_rows, overflow
 from wnrepro.parameterization import Linear, LSTMCell, layers, without_batch_statistics
 from wnrepro.settings import DrawSettings
 from wnrepro.training import Captured, Epoch, Tick, compiled, keep_memory, random_generators, set_precision
@@ -297,7 +297,8 @@ class Draw:
     def train(self) -> Iterator[Tick | Epoch]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
 
-        A bound that is not finite, or an epoch's median bound below twice that of guessing, ends it as diverged.
+        A bound, or part of the state, that is not finite, or an epoch's median bound below twice that of guessing, ends
+        it as diverged.
         """
         s = self.settings
         n = len(self.train_x) // s.batch_size * s.batch_size
@@ -332,11 +333,13 @@ class Draw:
                 {"epoch": self.epoch, "time_step": number, "kl_nats": of_step}
                 for number, of_step in enumerate(kls, start=1)
             ]
-            tables.setdefault("layers", []).extend(layer_rows(self.net, self.epoch))
+            rows = layer_rows(self.net, self.epoch)
+            tables.setdefault("layers", []).extend(rows)
             diverged = ""
             typical, lowest = bounds.median().item(), -DIVERGED_FACTOR * GUESS_NATS
             if not (bounds.isfinite().all() and typical >= lowest):
                 diverged = f"median training bound {typical:.3g} nats in epoch {self.epoch}, {lowest:.3g} is the limit"
+            diverged = diverged or overflow(self.net, self.optimizer, rows)
             yield Epoch(self.epoch, row, tables, diverged)
             if diverged:
                 return

@@ -12,6 +12,9 @@ from wnrepro.paper import CLAIMS, NOT_RUN
 from wnrepro.report import verdicts
 from wnrepro.report.load import Results, Run, longest, random_scores, scale_defaults, step_ratios
 
+NOT_FINITE = "not finite"
+NAMED = 3  # at most, of the numbers that are not finite
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -33,39 +36,64 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def plain(value: float, form: str = ".2f") -> str:
+    """A number, or that it is none."""
+    if not math.isfinite(value):
+        return NOT_FINITE
+    text = f"{value:{form}}"
+    return f"−{text[1:]}" if text.startswith("-") else text
+
+
 def percent(value: float, digits: int = 2) -> str:
-    """A fraction as per cent; a dash where there is none."""
-    return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "–"
+    """A fraction as per cent."""
+    return f"{100 * value:.{digits}f} %" if math.isfinite(value) else NOT_FINITE
 
 
 def signed(value: float) -> str:
     """A relative difference as per cent."""
-    return f"{100 * value:+.1f} %".replace("-", "−")
+    return f"{100 * value:+.1f} %".replace("-", "−") if math.isfinite(value) else NOT_FINITE
 
 
 def nats(value: float, sign: str = "") -> str:
-    """A bound in nats, without the unit (`sign="+"`: a difference); a dash where there is none."""
-    return f"{value:{sign}.2f}".replace("-", "−") if math.isfinite(value) else "–"
+    """A bound in nats, without the unit (`sign="+"`: a difference)."""
+    return plain(value, f"{sign}.2f")
 
 
 def score(value: float) -> str:
-    """Of a game; a dash where there is none."""
-    return "–" if math.isnan(value) else f"{value:.1f}".replace("-", "−")
+    """Of a game."""
+    return plain(value, ".1f")
 
 
-def _found(verdict: str, measured: str, used: Iterable[Run]) -> Finding:
-    used = list(used)
+def _found(verdict: str, measured: str, used: Iterable[Run], lost: Iterable[str] = ()) -> Finding:
+    """lost: the numbers that the verdict needs and that are not finite; it is open then, whatever the others say."""
+    used, lost = list(used), list(dict.fromkeys(lost))
     n = f"{count(len({run.seed for run in used}), 'seed')}, {count(len(used), 'run')}"
+    if lost:
+        verdict, measured = paper.INCONCLUSIVE, f"{measured}; {_named(lost)}"
     return Finding(verdict, measured, n, ", ".join(sorted({run.device for run in used})) or "none")
+
+
+def _named(lost: Sequence[str]) -> str:
+    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+    return f"{NOT_FINITE}: {', '.join(lost[:NAMED])}{more}"
+
+
+def not_finite(run: Run, column: str, epochs: int | None = None) -> list[str]:
+    """The name of this column of metrics.csv where it is not finite in one of the first so many epochs, or the last."""
+    values = run.metrics[column].to_numpy(float)
+    needed = values[-1:] if epochs is None else values[:epochs]
+    return [] if np.isfinite(needed).all() else [f"{column} of {run.name}"]
 
 
 def _identities(results: Results, names: Sequence[str]) -> Finding:
     used = [run for run in results.runs if any(name in run.facts for name in names)]
     residuals = [[run.facts[name] for run in used if name in run.facts] for name in names]
     measured = "; ".join(
-        f"{name} ≤ {max(values):.1e}" if values else f"{name} not measured"
+        f"{name} ≤ {plain(np.max(values), '.1e')}" if values else f"{name} not measured"
         for name, values in zip(names, residuals, strict=True)
     )
+    if lost := [run.name for run in used if not all(math.isfinite(run.facts.get(name, 0.0)) for name in names)]:
+        measured += f"; {_named(lost)}"
     return _found(verdicts.identities(residuals), measured, used)
 
 
@@ -92,12 +120,17 @@ def _c3(results: Results) -> Finding:
     verdict = verdicts.same_start(means, variances, losses)
     said = []
     if with_init:
-        said.append(f"|mean| ≤ {max(means):.1e}, variance {min(variances):.4f} to {max(variances):.4f}")
+        low, high = plain(np.min(variances), ".4f"), plain(np.max(variances), ".4f")
+        said.append(f"|mean| ≤ {plain(np.max(means), '.1e')}, variance {low} to {high}")
     if losses:
-        spread = max((max(some) - min(some)) / np.mean(some) for some in losses)
-        said.append(f"the four initial losses spread by ≤ {spread:.1e} of their mean ({count(len(losses), 'start')})")
+        spread = plain(np.max([verdicts.spread(some) for some in losses]), ".1e")
+        said.append(f"the four initial losses spread by ≤ {spread} of their mean ({count(len(losses), 'start')})")
     elif verdict != NOT_RUN:
         said.append("no start with all four initial losses")
+    lost = [run.name for run in with_init if not np.isfinite(run.init.drop(columns="layer")).all(axis=None)]
+    lost += [run.name for run in with_loss if not math.isfinite(run.facts["init_loss"])]
+    if lost:
+        said.append(_named(list(dict.fromkeys(lost))))
     used = {run.name: run for run in (*with_init, *with_loss)}
     return _found(verdict, "; ".join(said) or "no init measured", used.values())
 
@@ -115,18 +148,19 @@ def _c4(results: Results) -> Finding:
     said = []
     for param, values in errors.items():
         low, high = verdicts.t_interval(values)
-        interval = f" [{low:.2f}, {high:.2f}]" if len(values) > 1 else ""
+        interval = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else ""
         if values:
-            said.append(f"{param} {np.mean(values):.2f} %{interval} (n = {len(values)})")
+            said.append(f"{param} {percent(float(np.mean(values)) / 100)}{interval} (n = {len(values)})")
     said += [f"{param} diverged" for param in diverged]
-    return _found(verdicts.table2(errors, diverged), "; ".join(said) or "no finished run", used)
+    lost = [name for run in used if run.done for name in not_finite(run, "test_error")]
+    return _found(verdicts.table2(errors, diverged), "; ".join(said) or "no finished run", used, lost)
 
 
 def _c5(results: Results) -> Finding:
     results = results.of("cifar")
     ratios: dict[str, list[float]] = {"wn": [], "bn": []}
     used: dict[str, Run] = {}
-    said = []
+    said, lost = [], []
     for param, values in ratios.items():
         for seed in sorted({run.seed for run in results.standard}):
             ours = _candidates(results, param, seed)
@@ -143,20 +177,24 @@ def _c5(results: Results) -> Finding:
             if shared < paper.SHARED_EPOCHS:
                 said.append(f"{param}: only {count(shared, 'shared epoch')} (seed {seed})")
                 continue
+            used.update((run.name, run) for run in trained + normals)
+            if gone := [name for run in trained + normals for name in not_finite(run, "train_error", shared)]:
+                lost += gone
+                continue
             error, best = min((_mean_error(run, shared), run.lr) for run in trained)
             baseline, normal_lr = min((_mean_error(run, shared), run.lr) for run in normals)
             values.append(error / baseline if baseline > 0 else math.inf)
-            used.update((run.name, run) for run in trained + normals)
             said.append(
                 f"{param} {signed(values[-1] - 1)} (seed {seed}, {count(shared, 'epoch')}; "
                 f"lr {best:g} against {normal_lr:g})"
             )
-    measured = "; ".join(said) or "no seed with normal and wn or bn"
+    none = "no other seed with both" if lost else "no seed with normal and wn or bn"
+    measured = "; ".join(said) or none
     if said:
         measured = f"mean training error relative to normal's: {measured}"
     if not any(ratios.values()) and said:
-        return _found(paper.INCONCLUSIVE, measured, used.values())
-    return _found(verdicts.faster(ratios), measured, used.values())
+        return _found(paper.INCONCLUSIVE, measured, used.values(), lost)
+    return _found(verdicts.faster(ratios), measured, used.values(), lost)
 
 
 def _candidates(results: Results, param: str, seed: int) -> list[Run]:
@@ -166,7 +204,7 @@ def _candidates(results: Results, param: str, seed: int) -> list[Run]:
 
 
 def _mean_error(run: Run, epochs: int) -> float:
-    return float(run.metrics["train_error"].iloc[:epochs].mean())
+    return float(run.metrics["train_error"].iloc[:epochs].mean())  # skips nan: see `not_finite`
 
 
 def _c6(results: Results) -> Finding:
@@ -180,7 +218,8 @@ def _c6(results: Results) -> Finding:
         outcomes.append((run.lr, outcome))
         said.append(f"lr {run.lr:g}, seed {run.seed}: {_outcome(run, outcome)}")
     measured = "; ".join(said) or f"no run of normal at {paper.DIVERGING_LR:g} or above"
-    return _found(verdicts.divergence(outcomes), measured, used)
+    lost = [name for run in used if run.done for name in not_finite(run, "train_error")]
+    return _found(verdicts.divergence(outcomes), measured, used, lost)
 
 
 def _outcome(run: Run, outcome: str) -> str:
@@ -239,12 +278,14 @@ def _c8(results: Results) -> Finding:
         return _found(paper.INCONCLUSIVE, "no seed and epoch at which both were measured", runs)
     clear = sum(low > high for (_, high), (_, low) in zip(of_mobn, of_bn, strict=True))
     measured = (
-        f"median excess kurtosis over layers: wn+mobn {np.median([a for a, _ in of_mobn]):.2f}, bn "
-        f"{np.median([b for b, _ in of_bn]):.2f}; bn clearly above in {clear} of {len(both)} layers × "
+        f"median excess kurtosis over layers: wn+mobn {plain(np.median([a for a, _ in of_mobn]))}, bn "
+        f"{plain(np.median([b for b, _ in of_bn]))}; bn clearly above in {clear} of {len(both)} layers × "
         f"measurements (epochs {', '.join(str(epoch) for epoch in sorted(set(both['epoch'])))}; "
         f"{minibatches} minibatches)"
     )
-    return _found(verdict, measured, [run for run in runs if run.seed in set(both["seed"])])
+    used = [run for run in runs if run.seed in set(both["seed"])]
+    lost = [f"noise of {run.name}" for run in used if not np.isfinite(run.noise.drop(columns="layer")).all(axis=None)]
+    return _found(verdict, measured, used, lost)
 
 
 def _reach(run: Run) -> int:
@@ -253,8 +294,17 @@ def _reach(run: Run) -> int:
 
 
 def _bound(run: Run, epochs: int) -> float:
-    """The test bound in nats after so many epochs; −inf of a run that diverged."""
-    return -math.inf if run.diverged else float(run.metrics["test_bound_nats"].iloc[epochs - 1])
+    """The test bound in nats after so many epochs; −inf of a run that diverged, nan where it is not finite else."""
+    if run.diverged:
+        return -math.inf
+    bound = float(run.metrics["test_bound_nats"].iloc[epochs - 1])
+    return bound if math.isfinite(bound) else math.nan
+
+
+def _lost_bounds(pairs: Iterable[tuple[Run, Run]], epochs: int) -> list[str]:
+    """The test bounds after so many epochs that are not finite, of runs that did not diverge."""
+    runs = [run for pair in pairs for run in pair if math.isnan(_bound(run, epochs))]
+    return [f"test_bound_nats of {run.name}" for run in runs]
 
 
 def _with_normal(runs: Iterable[Run], ours: str = "wn") -> list[tuple[Run, Run]]:
@@ -278,18 +328,19 @@ def _or_diverged(value: float, words: Callable[[float], str] = nats) -> str:
 def _c9(results: Results) -> Finding:
     compared: list[tuple[list[float], list[float], int]] = []
     used: list[Run] = []
-    said = []
+    said, lost = [], []
     for dataset in paper.FIGURE2:
         pairs, epochs = _shared(_with_normal(results.of("cvae", dataset).figure2))
         wn, normal = ([_bound(pair[i], epochs) for pair in pairs] for i in (0, 1))
         compared.append((wn, normal, epochs))
         used += [run for pair in pairs for run in pair]
+        lost += _lost_bounds(pairs, epochs)
         said.append(f"{dataset}: {_compared_bounds(wn, normal, epochs)}")
         if pairs:
             schedule = scale_defaults("cvae", "paper", dataset)["epochs"]
             said[-1] += f" ({count(len(pairs), 'seed')}, {count(epochs, 'epoch')}; scale paper has {schedule})"
     measured = "final test bound, wn − normal, nats: " + "; ".join(said) if used else "no seed with wn and normal"
-    return _found(verdicts.better_bound(compared), measured, used)
+    return _found(verdicts.better_bound(compared), measured, used, lost)
 
 
 def _compared_bounds(wn: Sequence[float], normal: Sequence[float], epochs: int) -> str:
@@ -302,15 +353,15 @@ def _compared_bounds(wn: Sequence[float], normal: Sequence[float], epochs: int) 
     text = nats(float(np.mean(differences)), "+")
     if len(wn) > 1:
         low, high = verdicts.t_interval(differences)
-        spreads = [float(np.std(values, ddof=1)) for values in (wn, normal)]
-        text += f" [{nats(low, '+')}, {nats(high, '+')}], standard deviation {spreads[0]:.2f} against {spreads[1]:.2f}"
+        spreads = [plain(float(np.std(values, ddof=1))) for values in (wn, normal)]
+        text += f" [{nats(low, '+')}, {nats(high, '+')}], standard deviation {spreads[0]} against {spreads[1]}"
     return text if epochs >= paper.CONVERGED_EPOCHS else f"{text}, not converged"
 
 
 def _c10(results: Results) -> Finding:
     seeds: list[tuple[float, int]] = []
     used: list[Run] = []
-    said = []
+    said, lost = [], []
     part = results.of("draw")
     for wn, normal in _with_normal(part.figure3):
         epochs = min(_reach(wn), _reach(normal))
@@ -319,6 +370,8 @@ def _c10(results: Results) -> Finding:
             words = f"only {count(epochs, 'shared epoch')}"
         elif not math.isnan(epoch):
             used += [wn, normal]
+        elif not (wn.diverged and normal.diverged):
+            lost.append(f"test_bound_nats of {wn.name} or {normal.name}")
         seeds.append((epoch, epochs))
         said.append(f"seed {wn.seed}: {words}")
     for g, runs in part.others("g_start").items():  # not judged
@@ -326,7 +379,7 @@ def _c10(results: Results) -> Finding:
             words = _reached(wn, normal, min(_reach(wn), _reach(normal)))[1]
             said.append(f"outside the rule, with g = {g:g} at the start, seed {wn.seed}: {words}")
     measured = "test bound of wn, " + "; ".join(said) if said else "no seed with wn and normal"
-    return _found(verdicts.earlier(seeds), measured, used)
+    return _found(verdicts.earlier(seeds), measured, used, lost)
 
 
 def _reached(wn: Run, normal: Run, epochs: int) -> tuple[float, str]:
@@ -336,6 +389,8 @@ def _reached(wn: Run, normal: Run, epochs: int) -> tuple[float, str]:
     ours, target = _bound(wn, epochs), _bound(normal, epochs)
     bounds = [] if wn.diverged else list(wn.metrics["test_bound_nats"].iloc[:epochs])
     epoch = verdicts.reached(bounds, target)
+    if math.isnan(epoch):
+        return epoch, f"a bound is {NOT_FINITE}"
     if epoch == math.inf:
         return epoch, f"not reached: {_or_diverged(ours)} against {nats(target)} of epoch {epochs}"
     return epoch, (
@@ -347,7 +402,7 @@ def _reached(wn: Run, normal: Run, epochs: int) -> tuple[float, str]:
 def _c11(results: Results) -> Finding:
     compared: list[tuple[list[tuple[float, float]], int]] = []
     used: list[Run] = []
-    said, beside = [], []
+    said, beside, lost = [], [], []
     for game in paper.TABLE3:
         part = results.of("dqn", game)
         for actors, runs in [(None, part.figure4), *part.others("actors").items()]:
@@ -360,7 +415,9 @@ def _c11(results: Results) -> Finding:
             words = f"{paper.game_name(game)} {means} ({n})"
             if actors is None:
                 compared.append((scores, epochs))
-                used += [run for pair in pairs for run in pair]
+                of_game = [run for pair in pairs for run in pair]
+                used += of_game
+                lost += [name for run in _undiverged(of_game) for name in not_finite(run, "test_score", epochs)]
                 said.append(words)
             else:  # not judged
                 beside.append(f"{words} by {actors} games in lock-step")
@@ -369,10 +426,10 @@ def _c11(results: Results) -> Finding:
         seeds = min(len(scores) for scores, _ in compared)
         interval = f" [{low:+.2f}, {high:+.2f}]" if seeds >= paper.SEEDS and math.isfinite(low) else ""
         if math.isfinite(mean):
-            numbers = f"{mean:+.2f}{interval} (×{math.exp(mean):.2f}, {count(len(compared), 'game')})"
+            numbers = f"{mean:+.2f}{interval} (×{plain(np.exp(mean))}, {count(len(compared), 'game')})"
             said.append(f"mean log ratio {numbers}".replace("-", "−"))
     measured = _said("maximum test score, wn / normal", said, beside) or "no game and seed with wn and normal"
-    return _found(verdicts.better_scores(compared), measured, used)
+    return _found(verdicts.better_scores(compared), measured, used, lost)
 
 
 def _said(what: str, said: Sequence[str], beside: Sequence[str]) -> str:
@@ -381,15 +438,25 @@ def _said(what: str, said: Sequence[str], beside: Sequence[str]) -> str:
     return "; ".join(f"{name}: {'; '.join(words)}" for name, words in parts.items() if words)
 
 
+def max_score(run: Run, epochs: int) -> float:
+    """The largest mean test score of the first so many epochs; nan where one is not finite, or there is none."""
+    scores = run.metrics["test_score"].to_numpy(float)[:epochs]
+    return float(scores.max()) if len(scores) and np.isfinite(scores).all() else math.nan
+
+
 def _max_score(run: Run, epochs: int) -> float:
-    """The largest mean test score of the first so many epochs; −inf of a run that diverged."""
-    return -math.inf if run.diverged else run.max_score(epochs)
+    """`max_score`; −inf of a run that diverged."""
+    return -math.inf if run.diverged else max_score(run, epochs)
+
+
+def _undiverged(runs: Iterable[Run]) -> list[Run]:
+    return [run for run in runs if not run.diverged]
 
 
 def _c12(results: Results) -> Finding:
     shares: list[tuple[float, bool]] = []
     used: list[Run] = []
-    said, beside = [], []
+    said, beside, lost = [], [], []
     for game in paper.TABLE3:
         part = results.of("dqn", game)
         for bn, normal in _with_normal(part.figure4, "bn"):
@@ -397,6 +464,7 @@ def _c12(results: Results) -> Finding:
                 share, has_learnt, words = _gains(bn, normal)
                 shares.append((share, has_learnt))
                 used += [bn, normal]
+                lost += _lost_gains(bn, normal)
                 said.append(words if has_learnt else f"{words}, normal has not learnt")
         for size, runs in part.others("batch_size").items():  # not judged
             normals = [run for run in part.figure4 if run.param == "normal"]
@@ -404,7 +472,15 @@ def _c12(results: Results) -> Finding:
                 beside.append(f"with minibatches of {size}, {_gains(bn, normal)[2]}")
     measured = _said("gain over random play, bn / normal", said, beside)
     none = f"no game and seed with bn and normal, minibatches of {paper.DQN_MINIBATCH}"
-    return _found(verdicts.bn_at_64(shares), measured or none, used)
+    return _found(verdicts.bn_at_64(shares), measured or none, used, lost)
+
+
+def _lost_gains(bn: Run, normal: Run) -> list[str]:
+    """The scores that a pair is judged by and that are not finite."""
+    epochs = min(_reach(bn), _reach(normal))
+    lost = [name for run in _undiverged((bn, normal)) for name in not_finite(run, "test_score", epochs)]
+    games = [*random_scores([normal]), *(() if normal.diverged else normal.scores(epochs))]
+    return lost if np.isfinite(games).all() else [*lost, f"scores of games of {normal.name}"]
 
 
 def _gains(bn: Run, normal: Run) -> tuple[float, bool, str]:
@@ -413,10 +489,10 @@ def _gains(bn: Run, normal: Run) -> tuple[float, bool, str]:
     random = random_scores([normal])
     chance = float(np.mean(random)) if random else math.nan
     ours, theirs = (_max_score(run, epochs) - chance for run in (bn, normal))
-    gains = " / ".join(_or_diverged(gain, score) for gain in (ours, theirs))
+    gains = " / ".join(_or_diverged(gain, score) for gain in (ours, theirs)) if random else "–"
     words = f"{paper.game_name(bn.settings['game'])}, seed {bn.seed}: {gains} ({count(epochs, 'epoch')})"
     has_learnt = not normal.diverged and verdicts.learnt(normal.scores(epochs), random)
-    return ours / theirs if has_learnt else math.nan, has_learnt, words
+    return ours / theirs if has_learnt and theirs else math.nan, has_learnt, words
 
 
 def _c13(results: Results) -> Finding:
@@ -428,19 +504,20 @@ def _c13(results: Results) -> Finding:
             runs = [run for run in used if run.param == param and run.lr == rate]
             diverged = any(run.diverged for run in runs)
             by_rate[rate] = math.inf if diverged else float(np.mean([run.final("train_error") for run in runs]))
+    lost = [name for run in used if run.done for name in not_finite(run, "train_error")]
     shared = sorted(errors["wn"].keys() & errors["normal"].keys())
     verdict = verdicts.robust_rates(errors["wn"], errors["normal"])
     if len(shared) < paper.SWEEP_RATES:
         rates = ", ".join(f"{rate:g}" for rate in shared) or "none"
-        return _found(verdict, f"learning rates that both have finished: {rates}", used)
+        return _found(verdict, f"learning rates that both have finished: {rates}", used, lost)
     said = []
     for param, by_rate in errors.items():
         works = verdicts.working_rates({rate: by_rate[rate] for rate in shared})
         numbers = ", ".join(
-            f"{percent(by_rate[rate], 1) if by_rate[rate] < math.inf else 'diverged'} at {rate:g}" for rate in shared
+            f"{'diverged' if by_rate[rate] == math.inf else percent(by_rate[rate], 1)} at {rate:g}" for rate in shared
         )
         said.append(f"{param} works at {len(works)} of {len(shared)} ({numbers})")
-    return _found(verdict, "final training error: " + "; ".join(said), used)
+    return _found(verdict, "final training error: " + "; ".join(said), used, lost)
 
 
 def norms(run: Run) -> pd.DataFrame:
@@ -464,10 +541,15 @@ def _c14(results: Results) -> Finding:
     factors: list[float] = []
     early_late: list[tuple[float, float]] = []
     grown: dict[tuple[str, int], dict[float, float]] = {}
+    lost = []
     for run in used:
         by_epoch = norms(run)
+        log_norms = np.log(by_epoch)
+        if not np.isfinite(log_norms).all(axis=None):
+            lost.append(f"‖v‖ of {run.name}")
+            continue
         factors += list(by_epoch.iloc[-1])
-        log_growth = np.log(by_epoch).mean(axis=1)
+        log_growth = log_norms.mean(axis=1)
         half = min(int(log_growth.index[-1]), run.decay_from) // 2  # of the epochs at a constant learning rate
         if half >= 1:
             early_late.append((float(log_growth[half]), float(log_growth[2 * half] - log_growth[half])))
@@ -475,8 +557,8 @@ def _c14(results: Results) -> Finding:
             grown.setdefault((run.param, run.seed), {})[run.lr] = float(log_growth.iloc[-1])
     by_rate = [[by[rate] for rate in sorted(by)] for by in grown.values() if len(by) > 1]
     verdict = verdicts.growth(factors, early_late, by_rate)
-    if not used:
-        return _found(verdict, "no ‖v‖ logged", [])
+    if not factors:
+        return _found(verdict, "no ‖v‖ logged", used, lost)
     slower = sum(late < early for early, late in early_late)
     said = [
         f"grown in {sum(factor > 1 for factor in factors)} of {len(factors)} layers × runs, median factor "
@@ -485,11 +567,11 @@ def _c14(results: Results) -> Finding:
     ]
     for (param, seed), by in grown.items():
         if len(by) > 1:
-            rates = ", ".join(f"×{math.exp(by[rate]):.2f} at {rate:g}" for rate in sorted(by))
+            rates = ", ".join(f"×{plain(np.exp(by[rate]))} at {rate:g}" for rate in sorted(by))
             said.append(f"{param}, seed {seed}: {rates}")
     if not by_rate:
         said.append("a single finished learning rate")
-    return _found(verdict, "; ".join(said), used)
+    return _found(verdict, "; ".join(said), used, lost)
 
 
 # By variant: the difference in a number, the run, and the one that it is paired with.
@@ -531,13 +613,15 @@ def bounded_bounds(results: Results) -> list[tuple[Run, Run, int]]:
 
 
 def _test_errors(pairs: Sequence[tuple[Run, Run]]) -> list[tuple[float, Run, Run]]:
-    """Of each pair the difference in final test error over the others' mean; inf where one diverged."""
+    """Of each pair the difference in final test error over the others' mean; inf where one diverged, nan where an
+    error is not finite, or that mean is 0.
+    """
     mean = float(np.mean([other.final("test_error") for _, other in pairs])) if pairs else math.nan
     return [
         (
             math.inf
             if run.diverged or other.diverged
-            else (run.final("test_error") - other.final("test_error")) / mean,
+            else (run.final("test_error") - other.final("test_error")) / (mean or math.nan),
             run,
             other,
         )
@@ -546,8 +630,8 @@ def _test_errors(pairs: Sequence[tuple[Run, Run]]) -> list[tuple[float, Run, Run
 
 
 def _mean_difference(values: Sequence[float], lost: str) -> str:
-    """The mean of relative differences and its interval in words; `lost` where one is not finite."""
-    if not np.isfinite(values).all():
+    """The mean of relative differences and its interval in words; `lost` where one is inf."""
+    if math.inf in values:
         return lost
     low, high = verdicts.t_interval(values)
     interval = f" [{signed(low)}, {signed(high)}]" if math.isfinite(low) else ""
@@ -558,23 +642,25 @@ def _c15(results: Results) -> Finding:
     compared = exponential_g(results.of("cifar"))
     differences = {label: [difference for difference, _, _ in entries] for label, entries in compared.items()}
     pairs = [pair for entries in compared.values() for _, *pair in entries]
-    direct_error = max((direct.final("test_error") for _, direct in pairs), default=0.0)
+    direct_error = float(np.max([direct.final("test_error") for _, direct in pairs], initial=0.0))
     said = "; ".join(
         f"{label}: {_mean_difference(values, 'diverged')} (n = {len(values)})" for label, values in differences.items()
     )
     measured = f"test error relative to direct g: {said}" if said else "no pair of exp(c·s) and direct g"
     used = {run.name: run for pair in pairs for run in pair}
-    return _found(verdicts.exponential_g(differences, direct_error), measured, used.values())
+    lost = [name for run in _undiverged(used.values()) for name in not_finite(run, "test_error")]
+    return _found(verdicts.exponential_g(differences, direct_error), measured, used.values(), lost)
 
 
 def _c16(results: Results) -> Finding:
     used: dict[str, Run] = {}
-    said = []
+    said, lost = [], []
     bounds: list[tuple[float, float, int]] = []
     for dataset in paper.FIGURE2:
         for run, free, epochs in bounded_bounds(results.of("cvae", dataset)):
             bounds.append((_bound(run, epochs), _bound(free, epochs), epochs))
             used.update({run.name: run, free.name: free})
+            lost += _lost_bounds([(run, free)], epochs)
             said.append(
                 f"{dataset}, {run.param}, lr {run.lr:g}, seed {run.seed}: {_or_diverged(bounds[-1][0])} against "
                 f"{_or_diverged(bounds[-1][1])} ({count(epochs, 'epoch')})"
@@ -587,11 +673,13 @@ def _c16(results: Results) -> Finding:
         values = [difference for difference, _, _ in entries]
         epochs = min(_reach(run) for _, *pair in entries for run in pair)
         differences.append((values, epochs))
-        used.update((run.name, run) for _, *pair in entries for run in pair)
+        compared = {run.name: run for _, *pair in entries for run in pair}
+        used |= compared
+        lost += [name for run in _undiverged(compared.values()) for name in not_finite(run, "test_error")]
         number = _mean_difference(values, "diverged in a seed")
         said.append(f"cifar, {label}: test error {number} (n = {len(values)}, {count(epochs, 'epoch')})")
     measured = "; ".join(said) or f"no pair with and without ‖v‖ ≤ {paper.V_NORM_MAX:g}"
-    return _found(verdicts.bounded_norm(bounds, differences), measured, used.values())
+    return _found(verdicts.bounded_norm(bounds, differences), measured, used.values(), lost)
 
 
 def _bounded(runs: Iterable[Run]) -> list[Run]:
@@ -613,20 +701,8 @@ def _bounded_label(run: Run) -> str:
 
 
 FINDERS: dict[str, Callable[[Results], Finding]] = {
-    "C1": _c1,
-    "C2": _c2,
-    "C3": _c3,
-    "C4": _c4,
-    "C5": _c5,
-    "C6": _c6,
-    "C7": _c7,
-    "C8": _c8,
-    "C9": _c9,
-    "C10": _c10,
-    "C11": _c11,
-    "C12": _c12,
-    "C13": _c13,
-    "C14": _c14,
-    "C15": _c15,
-    "C16": _c16,
+    f"C{number}": np.errstate(all="ignore")(finder)  # sums may overflow, and files hold infinities
+    for number, finder in enumerate(
+        (_c1, _c2, _c3, _c4, _c5, _c6, _c7, _c8, _c9, _c10, _c11, _c12, _c13, _c14, _c15, _c16), start=1
+    )
 }

@@ -1,6 +1,7 @@
 """The report's figures. One colour and line style a parameterization everywhere (Okabe and Ito's palette).
 
 Each function returns None where there is nothing to draw. Objects only, no pyplot: nothing global is changed.
+What is not finite leaves a gap, in the mean over seeds too, and the legend says of how many runs (`_gap_handles`).
 """
 
 import io
@@ -23,7 +24,16 @@ from matplotlib.ticker import (
 )
 
 from wnrepro import paper
-from wnrepro.report.claims import bounded_bounds, bounded_errors, exponential_g, free_norm_runs, norms
+from wnrepro.report import verdicts
+from wnrepro.report.claims import (
+    bounded_bounds,
+    bounded_errors,
+    count,
+    exponential_g,
+    free_norm_runs,
+    norms,
+    not_finite,
+)
 from wnrepro.report.load import Results, Run, random_scores, step_ratios
 from wnrepro.settings import FIGURE_LR, GAMES, PARAMS, SETTINGS
 
@@ -71,6 +81,7 @@ def render(figure: Figure) -> dict[str, bytes]:
     return files
 
 
+@verdicts.quiet
 def draw(results: Results) -> dict[str, dict[str, bytes]]:
     """The figures that there is data for: {name: {"png": bytes, "svg": bytes}}."""
     cifar = results.of("cifar")
@@ -137,7 +148,7 @@ def curves(results: Results, column: str, label: str) -> Figure | None:
     axes.annotate(note, (0.99, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=7.5, color="#555555")
     axes.set_xlabel(f"epoch ({_images(runs)} training images each)")
     axes.set_ylabel(label)
-    handles += _state_handles(runs)
+    handles += _state_handles(runs) + _gap_handles(_gaps(results.figure1, column))
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
@@ -148,21 +159,23 @@ def figure2(results: Results) -> Figure | None:
     Every seed's curve (thin), the mean of the finished ones and its standard error. MNIST in nats; CIFAR-10 in bits
     per dimension, on an inverted axis.
     """
-    panels = {dataset: _with_values(results.of("cvae", dataset).figure2, "test_bound_nats") for dataset in DATASETS}
+    columns = {"mnist": "test_bound_nats", "cifar10": "test_bits_per_dim"}
+    parts = {dataset: results.of("cvae", dataset).figure2 for dataset in DATASETS}
+    panels = {dataset: _with_values(parts[dataset], column) for dataset, column in columns.items()}
     panels = {dataset: runs for dataset, runs in panels.items() if runs}
     if not panels:
         return None
     figure, all_axes = _figure(height=4.0, columns=len(panels))
     shown = [run for runs in panels.values() for run in runs]
     for axes, (dataset, runs) in zip(all_axes, panels.items(), strict=True):
-        in_bits = dataset == "cifar10"
-        column = "test_bits_per_dim" if in_bits else "test_bound_nats"
+        in_bits, column = dataset == "cifar10", columns[dataset]
         first = _limit_from_epoch(axes, runs, [column], lowest_is_best=in_bits)
         _seeds_and_means(axes, runs, column, _params(shown))
         axes.set_ylabel("test bound (bits per dim., axis inverted)" if in_bits else "test bound (nats)")
         axes.set_title(_data_name(dataset, runs))
         _epoch_axis(axes, runs, first)
     handles = _finished_handles(list(panels.values())) + _state_handles(shown)
+    handles += _gap_handles(sum(_gaps(parts[dataset], column) for dataset, column in columns.items()))
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
@@ -181,12 +194,13 @@ def figure3(results: Results) -> Figure | None:
     figure, (axes,) = _figure(height=4.0)
     first = _limit_from_epoch(axes, [run for run in _compared(runs) if not run.diverged] or runs, [column])
     low, high = axes.get_ylim()
-    highest = max(float(run.metrics[column].max()) for run in [*runs, *(run for _, run in others)])
+    every = np.concatenate([run.metrics[column].to_numpy(float) for run in [*runs, *(run for _, run in others)]])
+    highest = float(every[np.isfinite(every)].max())
     axes.set_ylim(low, max(high, highest + 0.06 * (highest - low)))
     _seeds_and_means(axes, runs, column, _params(runs))
     for _, run in others:
         axes.plot(run.metrics["epoch"], run.metrics[column], color=COLOURS[run.param], **DOTTED)
-    below = [run for run in runs if run.done and run.final(column) < low]
+    below = [run for run in runs if run.done and -math.inf < run.final(column) < low]
     for run in below:
         _mark_end(axes, run, column, axes.get_ylim())
     axes.set_ylabel("test bound (nats)")
@@ -194,6 +208,7 @@ def figure3(results: Results) -> Figure | None:
     _epoch_axis(axes, runs, first)
     handles = _finished_handles([runs]) + _state_handles(runs)
     handles += _other_handles(others, "g = {:g} at the start")
+    handles += _gap_handles(_gaps([*results.figure3, *(run for _, run in others)], column))
     if below:
         handles.append(Line2D([], [], color="#555555", linestyle="none", marker="v", label="ends below"))
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
@@ -230,7 +245,9 @@ def kl_steps(results: Results) -> Figure | None:
     axes.set_xlabel("time step")
     axes.set_ylabel("KL on the test images (nats)")
     axes.set_title(_data_name("mnist", runs))
-    figure.legend(loc="outside upper center", ncols=2)
+    handles, _ = axes.get_legend_handles_labels()
+    handles += _gap_handles(sum(not np.isfinite(_last_kl(run)).all() for run in shown))
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -245,11 +262,12 @@ def games(results: Results, column: str, label: str) -> Figure | None:
     Every seed (thin), the mean of the finished ones and its standard error; dotted, games in lock-step. Beside test
     scores, dashed, the mean score of random play.
     """
-    panels = {}
+    panels, gaps = {}, 0
     for game in sorted(GAMES, key=lambda name: name != paper.FIGURE4):
         part = results.of("dqn", game)
         runs = _with_values(part.figure4, column)
         others = [(actors, run) for actors, some in part.others("actors").items() for run in _with_values(some, column)]
+        gaps += _gaps([*part.figure4, *(run for some in part.others("actors").values() for run in some)], column)
         if runs or others:
             panels[game] = runs, others
     if not panels:
@@ -268,6 +286,7 @@ def games(results: Results, column: str, label: str) -> Figure | None:
         if column == "test_score" and (scores := random_scores(shown)):
             values.append(np.mean(scores, keepdims=True))
             axes.axhline(float(np.mean(scores)), **dashed)
+            gaps += sum(not np.isfinite(run.scores(0)).all() for run in shown)
         _span(axes, np.concatenate(values))
         _seeds_and_means(axes, runs, column, _params(every), "agent_steps")
         for _, run in others:
@@ -281,7 +300,7 @@ def games(results: Results, column: str, label: str) -> Figure | None:
     figure.supxlabel(f"agent steps ({units})", fontsize="medium")
     figure.supylabel(label, fontsize="medium")
     handles = _finished_handles([runs for runs, _ in panels.values()]) + _state_handles(standard)
-    handles += _other_handles(lock_step, "{} games in lock-step")
+    handles += _other_handles(lock_step, "{} games in lock-step") + _gap_handles(gaps)
     if column == "test_score" and random_scores(every):
         handles.append(Line2D([], [], **dashed, label="random play"))
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
@@ -315,7 +334,9 @@ def bound_raw(results: Results) -> Figure | None:
     axes.set_ylabel("test bound (nats)")
     axes.set_title(_data_name("mnist", runs))
     _epoch_axis(axes, runs, first)
-    figure.legend(loc="outside upper center", ncols=2)
+    handles, _ = axes.get_legend_handles_labels()
+    handles += _gap_handles(_gaps(runs, *kinds))
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -379,13 +400,31 @@ def _with_values(runs: Sequence[Run], column: str) -> list[Run]:
     return [run for run in runs if np.isfinite(run.metrics[column].to_numpy(float)).any()]
 
 
+@verdicts.quiet
 def _mean_and_error(runs: Sequence[Run], column: str) -> tuple[np.ndarray, np.ndarray]:
     """By epoch, over the epochs that all have: the mean over runs and its standard error (0 of a single run)."""
     shared = min(run.epoch for run in runs)
     values = np.array([run.metrics[column].iloc[:shared] for run in runs], dtype=float)
-    with np.errstate(invalid="ignore"):  # inf − inf, which is then drawn as a gap
-        error = values.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else np.zeros(shared)
-        return values.mean(axis=0), error
+    error = values.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else np.zeros(shared)
+    return values.mean(axis=0), error
+
+
+def _gaps(runs: Sequence[Run], *columns: str) -> int:
+    """How many of these runs have a gap in one of these columns of metrics.csv.
+
+    Where one that diverged has a number, the mark of its end says enough.
+    """
+    found = 0
+    for run in runs:
+        known = np.isfinite(run.metrics[list(columns)].to_numpy(float))
+        found += bool(run.epoch) and not (known.any() if run.diverged else known.all())
+    return found
+
+
+def _gap_handles(runs: int) -> list[Line2D]:
+    """That so many runs have gaps; nothing where none has."""
+    label = f"gaps: not finite in {count(runs, 'run')}"
+    return [Line2D([], [], linestyle="none", label=label)] if runs else []
 
 
 def _limit_from_epoch(axes: Axes, runs: Sequence[Run], columns: Sequence[str], lowest_is_best: bool = False) -> int:
@@ -467,7 +506,8 @@ def learning_rates(results: Results) -> Figure | None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(rates[0] / 1.5, rates[-1] * 1.5)
-        top = max([run.final(column) for run in runs if run.done], default=0.9)
+        finals = [run.final(column) for run in runs if run.done]
+        top = max([error for error in finals if math.isfinite(error)], default=0.9)
         axes.set_ylim(0, 1.2 * max(top, 0.001))
         axes.yaxis.set_major_formatter(PERCENT)
         axes.set_xlabel("learning rate")
@@ -487,6 +527,8 @@ def learning_rates(results: Results) -> Figure | None:
     ]
     if any(run.diverged for run in runs):
         handles.append(Line2D([], [], color="#555555", linestyle="none", marker="x", label="diverged (no error)"))
+    lost = [run for run in runs if run.done and not_finite(run, "train_error") + not_finite(run, "test_error")]
+    handles += _gap_handles(len(lost))
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
 
@@ -501,9 +543,11 @@ def norm_growth(results: Results) -> Figure | None:
     rates = sorted({run.lr for run in runs})
     shades = dict(zip(rates, np.linspace(0.4, 1, len(rates)) if len(rates) > 1 else [1.0], strict=True))
     marks = dict(zip(rates, "ovsDP^X*" * (1 + len(rates) // 8), strict=False))
+    gaps = 0
     for axes, param in zip(panels, params, strict=True):
         for run in (run for run in runs if run.param == param):
-            mean = np.exp(np.log(norms(run)).mean(axis=1))
+            mean = np.exp(norms(run).apply(np.log).mean(axis=1, skipna=False))
+            gaps += not np.isfinite(mean).all()
             axes.plot(
                 mean.index,
                 mean,
@@ -533,7 +577,7 @@ def norm_growth(results: Results) -> Figure | None:
         )
         for rate in rates
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    figure.legend(handles=handles + _gap_handles(gaps), loc="outside upper center", ncols=4)
     return figure
 
 
@@ -546,14 +590,16 @@ def noise_kurtosis(results: Results) -> Figure | None:
     epochs = epochs if len(epochs) <= 2 else [epochs[0], epochs[-1]]
     layers = list(dict.fromkeys(layer for run in runs for layer in run.noise["layer"]))
     figure, panels = _figure(height=3.2, columns=len(epochs), sharey=True)
+    quartiles = [f"excess_kurtosis_{name}" for name in ("q25", "median", "q75")]
     for axes, epoch in zip(panels, epochs, strict=True):
         for i, run in enumerate(runs):
             table = run.noise[run.noise["epoch"] == epoch]
-            median = table["excess_kurtosis_median"].to_numpy(float)
+            values = table[quartiles].to_numpy(float)
+            low, median, high = np.where(np.isfinite(values), values, math.nan).T
             axes.errorbar(
                 [layers.index(layer) + 0.6 * ((i + 0.5) / len(runs) - 0.5) for layer in table["layer"]],
                 median,
-                yerr=[median - table["excess_kurtosis_q25"], table["excess_kurtosis_q75"] - median],
+                yerr=np.maximum([median - low, high - median], 0),
                 color=COLOURS[run.param],
                 marker=MARKERS[run.param],
                 markersize=4,
@@ -565,12 +611,14 @@ def noise_kurtosis(results: Results) -> Figure | None:
         axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
         axes.grid(False, axis="x")
         axes.set_xlabel("layer")
-    if max(float(run.noise["excess_kurtosis_q75"].max()) for run in runs) > 10:
+    every = np.concatenate([run.noise[quartiles].to_numpy(float) for run in runs])
+    if np.max(every[:, 2], initial=0, where=np.isfinite(every[:, 2])) > 10:
         panels[0].set_yscale("symlog", linthresh=1)
         panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panels[0].yaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("excess kurtosis of the noise\n(0: Gaussian; quartiles over features)")
-    figure.legend(handles=_marker_handles(runs), loc="outside upper center", ncols=2)
+    gaps = _gap_handles(sum(not np.isfinite(run.noise[quartiles]).all(axis=None) for run in runs))
+    figure.legend(handles=_marker_handles(runs) + gaps, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -586,7 +634,8 @@ def init(results: Results) -> Figure | None:
     ):
         for i, run in ((i, run) for i, runs in enumerate(parts.values()) for run in runs):
             low, high = run.init["variance_min"], run.init["variance_max"]
-            values = run.init["mean_abs_max"] if limit == paper.INIT_MEAN else np.maximum(1 - low, high - 1)
+            column = run.init["mean_abs_max"] if limit == paper.INIT_MEAN else np.maximum(1 - low, high - 1)
+            values = np.where(np.isfinite(column), column, math.nan)
             places = i + np.linspace(-0.35, 0.35, len(values))
             style: dict[str, Any] = {"color": COLOURS[run.param], "marker": MARKERS[run.param], "markersize": 2.5}
             axes.plot(places, np.maximum(values, 1e-9), linestyle="none", **style)
@@ -596,7 +645,8 @@ def init(results: Results) -> Figure | None:
         axes.grid(False, axis="x")
         axes.set_ylabel(f"{label}, in a layer")
     shown = [run for runs in parts.values() for run in runs]
-    figure.legend(handles=_marker_handles(shown), loc="outside upper center", ncols=4)
+    gaps = _gap_handles(sum(not np.isfinite(run.init.drop(columns="layer")).all(axis=None) for run in shown))
+    figure.legend(handles=_marker_handles(shown) + gaps, loc="outside upper center", ncols=4)
     return figure
 
 
@@ -622,7 +672,7 @@ def variants(results: Results) -> Figure | None:
             known = values[np.isfinite(values)]
             style: dict[str, Any] = {"color": COLOURS[entries[0][1].param], "linestyle": "none"}
             axes.plot(known, np.full_like(known, y), marker="o", markersize=4.5, alpha=0.7, **style)
-            if len(known):
+            if len(known) == len(values):
                 axes.plot(known.mean(), y, marker="|", markersize=16, **style)
             if lost := len(values) - len(known):
                 edge: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": False}

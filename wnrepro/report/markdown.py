@@ -1,18 +1,25 @@
 """The report as Markdown, with its figures beside it."""
 
+import re
 from collections.abc import Sequence
 
 from wnrepro.paper import CLAIMS
 from wnrepro.report.sections import Block, Heading, Image, Judged, Paragraph, Report, Table
+from wnrepro.settings import printable
 
 
 def escape(text: str) -> str:
-    """Any text as Markdown that shows just this text, in one table cell."""
-    text = " ".join(text.split())
+    """Any text as Markdown that shows just this text, in one table cell.
+
+    No part of it becomes a link, also where GitHub makes one of a bare address.
+    """
+    text = printable(" ".join(text.split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for mark in "\\`*[]|":
+    for mark in "\\`*[]|~$":
         text = text.replace(mark, f"\\{mark}")
-    return text
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", text)
+    text = re.sub(r"(?i)(?<=www)\.", "&#46;", text).replace("://", "&#58;//")
+    return text.replace("@", "@&NoBreak;")  # of zero width: nothing else keeps an address of mail from being a link
 
 
 def markdown(report: Report) -> str:

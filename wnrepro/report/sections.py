@@ -5,6 +5,7 @@ escape it. In all other text, which is the program's own, `code` is marked by ba
 """
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 
 from wnrepro import paper
 from wnrepro.paper import CLAIMS, VERDICTS, Claim
-from wnrepro.report.claims import Finding, count, nats, score
+from wnrepro.report.claims import Finding, count, nats, plain, score
 from wnrepro.report.load import Results
 from wnrepro.report.tables import interval, number, percent
 
@@ -58,7 +59,8 @@ CAPTIONS = {
     "init": "What the data-dependent init achieves (C3): a dot a run and layer, from the first layer of a model to its "
     "last; zero stands at 10⁻⁹. Dashes: the rule's limits.",
     "variants": f"g = exp(c·s) and ‖v‖ ≤ {paper.V_NORM_MAX:g} (C15, C16): the final test error, or bound, less that of "
-    "the run without it: a dot a pair of runs, a bar their mean. Crosses: one of them diverged. Dashes: C15's limits.",
+    "the run without it: a dot a pair of runs, a bar their mean. Crosses, beside which there is no mean: one of them "
+    "diverged, or has no finite number. Dashes: C15's limits.",
     "step_time": "Step time over that of the normal parameterization (C7: of cifar), 95 % intervals.",
 }
 WARNING = {
@@ -92,6 +94,9 @@ class Image:
 
     name: str
     caption: str
+
+
+UNFINISHED = "Not finished, or not finite"  # the heading of a column
 
 
 Block = Heading | Paragraph | Table | Image
@@ -150,7 +155,8 @@ def report(
         runs=f"{count(len(results.runs), 'run')}, {sum(run.done for run in results.runs)} done, "
         f"{sum(run.diverged for run in results.runs)} diverged, {len(incomplete)} incomplete.",
         basis=f"Judged on the runs at scale `{results.scale}` ({setting}), with all other settings at the scale's "
-        f"defaults where the rule names no other, and precision {precisions}. The rules were fixed before the results.",
+        f"defaults where the rule names no other, and precision {precisions}. The rules were fixed before the results. "
+        "A claim from C4 on that needs a number which is not finite is inconclusive.",
         claims=claims,
         body=_body(results, frames, drawn),
     )
@@ -194,7 +200,7 @@ def _table2(results: Results, table: pd.DataFrame) -> list[Block]:
             "Model": table["model"],
             "Learning rate": table["lr"].map(number),
             "Paper": table["paper_test_error"].map(percent),
-            "Ours": table["test_error_mean"].map(percent),
+            "Ours": _means(table, "test_error_mean", percent),
             "95 % interval": [
                 interval(*pair) for pair in zip(table["test_error_low"], table["test_error_high"], strict=True)
             ],
@@ -221,12 +227,12 @@ def _variants(table: pd.DataFrame) -> list[Block]:
             "Learning rate": table["lr"].map(number),
             "Other settings": table["other_settings"],
             "n": table["n"],
-            "Training error": table["train_error_mean"].map(percent),
-            "Test error": table["test_error_mean"].map(percent),
+            "Training error": _means(table, "train_error_mean", percent),
+            "Test error": _means(table, "test_error_mean", percent),
             "95 % interval": [
                 interval(*pair) for pair in zip(table["test_error_low"], table["test_error_high"], strict=True)
             ],
-            "Not finished": table["unfinished"],
+            UNFINISHED: table["unfinished"],
         }
     )
     return [Paragraph("Errors after the last epoch (%), mean over the n finished seeds."), Table(ours)]
@@ -246,10 +252,10 @@ def _bounds(results: Results, table: pd.DataFrame) -> list[Block]:
         {
             "Data set": table["dataset"],
             **shared.loc[:, :"95 % interval"],
-            "Bits per dim.": table["test_bits_per_dim_mean"].map(_bits),
+            "Bits per dim.": _means(table, "test_bits_per_dim_mean", _bits, table["dataset"] == "cifar10"),
             "KL": shared["KL"],
             "log p(x)": log_p,
-            **shared.loc[:, "Not finished":],
+            **shared.loc[:, UNFINISHED:],
         }
     )
     published = [
@@ -313,7 +319,7 @@ def _table3(results: Results, table: pd.DataFrame) -> list[Block]:
                 " / ".join(map(str, scores))
                 for scores in zip(table["paper_normal"], table["paper_wn"], table["paper_mnih"], strict=True)
             ],
-            "Ours": table["max_score_mean"].map(score),
+            "Ours": _means(table, "max_score_mean", score),
             "95 % interval": [
                 f"{score(low)} to {score(high)}" if math.isfinite(low) else "–"
                 for low, high in zip(table["max_score_low"], table["max_score_high"], strict=True)
@@ -324,11 +330,12 @@ def _table3(results: Results, table: pd.DataFrame) -> list[Block]:
             "% of the paper's": (100 * table["agent_steps"] / paper.AGENT_STEPS).map("{:.3g}".format),
             "Last epoch": _games(table, "last"),
             "Random play": _games(table, "random"),
-            "Above it (s.e.)": table["last_above_random"].map(score),
-            "Not finished": table["unfinished"],
+            "Above it (s.e.)": table["last_above_random"].map(_errors),
+            UNFINISHED: table["unfinished"],
         }
     )
-    steps = table["agent_steps"][table["n"] > 0]
+    begun = table["n"] > 0
+    steps = table["agent_steps"][begun if begun.any() else ~begun]
     share = " to ".join(dict.fromkeys(f"{100 * value / paper.AGENT_STEPS:.3g}" for value in (steps.min(), steps.max())))
     note = (
         f"These runs have {share} % of the agent steps of the paper's, which are {paper.AGENT_STEPS / 1e6:g} million. "
@@ -347,9 +354,14 @@ def _games(table: pd.DataFrame, name: str) -> list[str]:
     """`1.5 ± 0.2 (30 games)`."""
     columns = (table[f"{name}_{column}"] for column in ("score_mean", "score_error", "games"))
     return [
-        f"{score(mean)} ± {score(error)} ({count(games, 'game')})" if games else "–"
+        f"{score(mean)} ± {score(error) if games > 1 else '–'} ({count(games, 'game')})" if games else "–"
         for mean, error, games in zip(*columns, strict=True)
     ]
+
+
+def _errors(value: float) -> str:
+    """A number of standard errors, which may be infinite; a dash where it is not known."""
+    return "–" if math.isnan(value) else f"{value:.1f}".replace("-", "−")
 
 
 def _thousands(value: int) -> str:
@@ -368,9 +380,10 @@ def _interquartile_means(table: pd.DataFrame) -> list[Block]:
     ours = pd.DataFrame(
         {
             "Model": table["param"],
-            "Interquartile mean": table["interquartile_mean"].map("{:.3f}".format),
+            "Interquartile mean": table["interquartile_mean"].map(_bits),
             "95 % interval": [
-                f"{low:.3f} to {high:.3f}" for low, high in zip(table["low"], table["high"], strict=True)
+                f"{low:.3f} to {high:.3f}" if math.isfinite(low) else "–"
+                for low, high in zip(table["low"], table["high"], strict=True)
             ],
             "n": table["n"],
             "Games": [", ".join(map(paper.game_name, games.split(", "))) for games in table["games"]],
@@ -388,17 +401,24 @@ def _final_bounds(table: pd.DataFrame) -> pd.DataFrame:
             "Other settings": table["other_settings"],
             "Epochs": table["epochs"],
             "n": table["n"],
-            "Test bound": table["test_bound_nats_mean"].map(nats),
+            "Test bound": _means(table, "test_bound_nats_mean", nats),
             "95 % interval": [
                 f"{nats(low)} to {nats(high)}" if math.isfinite(low) else "–"
                 for low, high in zip(table["test_bound_nats_low"], table["test_bound_nats_high"], strict=True)
             ],
-            "KL": table["kl_nats_mean"].map(nats),
-            "Reconstruction": table["reconstruction_nats_mean"].map(nats),
-            "Not finished": table["unfinished"],
+            "KL": _means(table, "kl_nats_mean", nats),
+            "Reconstruction": _means(table, "reconstruction_nats_mean", nats),
+            UNFINISHED: table["unfinished"],
             "Data": table["data"],
         }
     )
+
+
+def _means(table: pd.DataFrame, column: str, words: Callable[[float], str], there: Iterable[bool] = ()) -> list[str]:
+    """A column of means over the n finished seeds in words; a dash where there are none, or no such number."""
+    there = list(there) or [True] * len(table)
+    known = zip(table[column], table["n"], there, strict=True)
+    return [words(value) if n and applies else "–" for value, n, applies in known]
 
 
 def _rows_of(table: pd.DataFrame, rows: list[dict[str, str]]) -> pd.DataFrame:
@@ -407,7 +427,7 @@ def _rows_of(table: pd.DataFrame, rows: list[dict[str, str]]) -> pd.DataFrame:
 
 
 def _bits(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "–"
+    return plain(value, ".3f")
 
 
 def _step_time(table: pd.DataFrame) -> list[Block]:
@@ -475,7 +495,9 @@ def _settings(table: pd.DataFrame) -> list[Block]:
 
 
 def _final(row: dict[Any, Any]) -> str:
-    """A run's final numbers in words; only those that its experiment has."""
+    """A run's final numbers in words; only those that its experiment has, a dash before its first epoch."""
+    if not row["epoch"]:
+        return "–"
     if row["experiment"] == "cifar":
         return f"training {percent(row['train_error'])} %, test {percent(row['test_error'])} %"
     if row["experiment"] == "dqn":

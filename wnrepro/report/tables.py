@@ -13,7 +13,7 @@ import pandas as pd
 
 from wnrepro import paper
 from wnrepro.report import verdicts
-from wnrepro.report.claims import Finding
+from wnrepro.report.claims import NOT_FINITE, Finding, max_score, not_finite
 from wnrepro.report.load import (
     WORK,
     Results,
@@ -30,8 +30,8 @@ from wnrepro.settings import FIGURE_LR, PARAMS, SETTINGS
 
 
 def percent(value: float) -> str:
-    """A fraction in per cent, without the sign; a dash where there is none."""
-    return f"{100 * value:.2f}" if math.isfinite(value) else "–"
+    """A fraction in per cent, without the sign."""
+    return f"{100 * value:.2f}" if math.isfinite(value) else NOT_FINITE
 
 
 def interval(low: float, high: float) -> str:
@@ -77,7 +77,7 @@ def table2(results: Results) -> pd.DataFrame:
                 "param": param,
                 "lr": FIGURE_LR[param],
                 "paper_test_error": round(published / 100, 6),
-                "test_error_mean": float(np.mean(errors)) if errors else math.nan,
+                "test_error_mean": mean(errors),
                 "test_error_low": low,
                 "test_error_high": high,
                 "n": len(errors),
@@ -89,7 +89,7 @@ def table2(results: Results) -> pd.DataFrame:
 
 def _seed(run: Run) -> str:
     """`seed 1: 8.41`, with the state of a run that is not done."""
-    error = f"seed {run.seed}: {percent(run.final('test_error'))}"
+    error = f"seed {run.seed}: {percent(run.final('test_error')) if run.epoch else '–'}"
     return error if run.done else f"{error} ({run.state})"
 
 
@@ -111,7 +111,7 @@ def variants(results: Results) -> pd.DataFrame:
                 "test_error_mean": mean(test),
                 "test_error_low": low,
                 "test_error_high": high,
-                "unfinished": _unfinished(runs),
+                "unfinished": _unfinished(runs, "train_error", "test_error"),
             }
         )
     return pd.DataFrame(rows)
@@ -126,15 +126,16 @@ def bounds(results: Results) -> pd.DataFrame:
     for dataset in paper.FIGURE2:
         for runs in _by_variant(results.of("cvae", dataset)).values():
             done = [run for run in runs if run.done]
-            samples = max((run.facts.get("importance_samples", 0) for run in done), default=0)
+            samples = max((count for run in done if math.isfinite(count := _samples(run))), default=0)
             estimated = [run for run in done if samples and run.facts.get("importance_samples") == samples]
             known = [run.facts["log_likelihood_nats"] for run in estimated if "log_likelihood_nats" in run.facts]
+            in_bits = ("test_bits_per_dim",) if dataset == "cifar10" else ()
             rows.append(
                 {
                     "dataset": dataset,
-                    **_final_bound(runs),
+                    **_final_bound(runs, *in_bits),
                     "test_bits_per_dim_mean": (
-                        mean([run.final("test_bits_per_dim") for run in done]) if dataset == "cifar10" else math.nan
+                        mean([run.final("test_bits_per_dim") for run in done]) if in_bits else math.nan
                     ),
                     "log_likelihood_nats_mean": mean(known),
                     "importance_samples": int(samples),
@@ -149,8 +150,17 @@ def draw_bounds(results: Results) -> pd.DataFrame:
     return pd.DataFrame([_final_bound(runs) for runs in _by_variant(results.of("draw")).values()])
 
 
-def _final_bound(runs: list[Run]) -> dict[str, Any]:
-    """Of a variant's runs: final bound and its parts over the finished seeds, and the state of the others."""
+def _samples(run: Run) -> float:
+    """Of the estimate of log p(x), by image; 0: there is none."""
+    return run.facts.get("importance_samples", 0)
+
+
+def _final_bound(runs: list[Run], *more: str) -> dict[str, Any]:
+    """Of a variant's runs: final bound and its parts over the finished seeds, and the state of the others.
+
+    more: further columns of metrics.csv of which the table has the mean.
+    """
+    parts = ("test_bound_nats", "kl_nats", "reconstruction_nats", *more)
     done = [run for run in runs if run.done]
     test = [run.final("test_bound_nats") for run in done]
     low, high = verdicts.t_interval(test)
@@ -167,7 +177,7 @@ def _final_bound(runs: list[Run]) -> dict[str, Any]:
         "test_bound_nats_high": high,
         "kl_nats_mean": mean([run.final("kl_nats") for run in done]),
         "reconstruction_nats_mean": mean([run.final("reconstruction_nats") for run in done]),
-        "unfinished": _unfinished(runs),
+        "unfinished": _unfinished(runs, *parts, facts=("importance_samples", "log_likelihood_nats")),
     }
 
 
@@ -187,7 +197,7 @@ def table3(results: Results) -> pd.DataFrame:
             of_kind = list(longest(some))
             runs = counted(of_kind)
             epochs = min((run.epoch for run in runs), default=0)
-            best = [run.max_score(epochs) for run in runs]
+            best = [max_score(run, epochs) for run in runs]
             low, high = verdicts.t_interval(best)
             last = [score for run in runs for score in run.scores(epochs)]
             random = random_scores(of_kind)
@@ -209,7 +219,7 @@ def table3(results: Results) -> pd.DataFrame:
                     **_games("last", last),
                     **_games("random", random),
                     "last_above_random": verdicts.above(last, random),
-                    "unfinished": _unfinished(of_kind),
+                    "unfinished": _unfinished(of_kind, "test_score", epochs=epochs, games=(0, epochs)),
                 }
             )
     return pd.DataFrame(rows)
@@ -239,7 +249,7 @@ def interquartile_means(results: Results) -> pd.DataFrame:
             if len(runs) >= paper.SEEDS and random:
                 epochs.append(min(run.epoch for run in runs))
                 chance = mean(random)
-                scores[game] = [(run.max_score(epochs[-1]) - chance) / (mnih - chance) for run in runs]
+                scores[game] = [(max_score(run, epochs[-1]) - chance) / (mnih - chance or math.nan) for run in runs]
         if len(scores) > 1:
             middle, (low, high) = verdicts.interquartile_mean(list(scores.values()))
             rows.append(
@@ -256,8 +266,9 @@ def interquartile_means(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@verdicts.quiet
 def mean(values: list[float]) -> float:
-    """nan of no values."""
+    """nan of no values; not finite where one of them, or their sum, is not."""
     return float(np.mean(values)) if values else math.nan
 
 
@@ -272,8 +283,27 @@ def _changes(run: Run, *left_out: str) -> str:
     return ", ".join(f"{name} = {value}" for name, value in run.changed.items() if name not in left_out)
 
 
-def _unfinished(runs: list[Run]) -> str:
-    return "; ".join(f"seed {run.seed}: {run.state}" for run in runs if not run.done)
+def _unfinished(
+    runs: list[Run],
+    *columns: str,
+    epochs: int | None = None,
+    facts: tuple[str, ...] = (),
+    games: tuple[int, ...] = (),
+) -> str:
+    """The runs that no mean can rest on: how far they got, or which of these columns, facts, and scores of the games
+    of these epochs, is not finite.
+    """
+    said = []
+    for run in runs:
+        lost = [column for column in columns if not_finite(run, column, epochs)]
+        lost += [fact for fact in facts if not math.isfinite(run.facts.get(fact, 0.0))]
+        if not all(math.isfinite(score) for epoch in games for score in run.scores(epoch)):
+            lost.append("a game's score")
+        if not run.done:
+            said.append(f"seed {run.seed}: {run.state}")
+        elif lost:
+            said.append(f"seed {run.seed}: {', '.join(lost)} {NOT_FINITE}")
+    return "; ".join(said)
 
 
 def step_time(results: Results) -> pd.DataFrame:

@@ -15,18 +15,23 @@ from wnrepro import paper
 from wnrepro.paper import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED
 
 Interval = tuple[float, float]
+quiet = np.errstate(all="ignore")  # of sums that overflow, and of infinities: what comes out is not finite
 
 
+@quiet
 def t_interval(values: Sequence[float]) -> Interval:
-    """95 % t-interval of the mean; (nan, nan) for fewer than two values."""
+    """95 % t-interval of the mean; (nan, nan) for fewer than two values, or where one is not finite."""
     if len(values) < 2:
         return math.nan, math.nan
     half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
+@quiet
 def welch_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
-    """Welch's 95 % interval of mean(a) − mean(b); (nan, nan) if either has fewer than two values."""
+    """Welch's 95 % interval of mean(a) − mean(b); (nan, nan) if either has fewer than two values, or one that is not
+    finite.
+    """
     if min(len(a), len(b)) < 2:
         return math.nan, math.nan
     difference = float(np.mean(a) - np.mean(b))
@@ -34,16 +39,18 @@ def welch_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
     square = square_a + square_b
     if square == 0:
         return difference, difference
-    freedom = square**2 / (square_a**2 / (len(a) - 1) + square_b**2 / (len(b) - 1))
+    freedom = 1 / ((square_a / square) ** 2 / (len(a) - 1) + (square_b / square) ** 2 / (len(b) - 1))
     half = float(stdtrit(freedom, 0.975)) * math.sqrt(square)
     return difference - half, difference + half
 
 
+@quiet
 def standard_error(values: Sequence[float]) -> float:
     """Of the mean; nan for fewer than two values."""
     return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
+@quiet
 def above(values: Sequence[float], others: Sequence[float]) -> float:
     """By how many standard errors of the difference mean(values) lies above mean(others); nan where not known."""
     error = math.hypot(standard_error(values), standard_error(others))
@@ -69,9 +76,15 @@ def middle95(values: np.ndarray) -> Interval:
     return float(low), float(high)
 
 
+@quiet
 def interquartile_mean(games: Sequence[Sequence[float]]) -> tuple[float, Interval]:
-    """Over games × seeds of scores, a sequence of seeds a game; 95 % interval by `resampled` seeds within each game."""
+    """Over games × seeds of scores, a sequence of seeds a game; 95 % interval by `resampled` seeds within each game.
+
+    nan where a score is not finite: it would be trimmed.
+    """
     scores = [np.array(game) for game in games]
+    if not np.isfinite(np.concatenate(scores)).all():
+        return math.nan, (math.nan, math.nan)
     value = float(trim_mean(np.concatenate(scores), 0.25))
     return value, middle95(trim_mean(np.concatenate(resampled(scores), axis=1), 0.25, axis=1))
 
@@ -99,20 +112,26 @@ def identities(residuals: Sequence[Sequence[float]]) -> str:
     """C1, C2. residuals: of each identity, one number a run."""
     if not any(residuals):
         return NOT_RUN
-    if any(not value <= paper.IDENTITY_LIMIT for values in residuals for value in values):  # nan fails too
+    if any(not abs(value) <= paper.IDENTITY_LIMIT for values in residuals for value in values):  # nan fails too
         return NOT_REPRODUCED
     return REPRODUCED if all(residuals) else INCONCLUSIVE
+
+
+@quiet
+def spread(losses: Sequence[float]) -> float:
+    """How far they lie apart, over their mean; nan where one, or the mean, is not finite."""
+    mean = float(np.mean(losses))
+    return (max(losses) - min(losses)) / mean if math.isfinite(mean) and mean else math.nan
 
 
 def same_start(means: Sequence[float], variances: Sequence[float], losses: Sequence[Sequence[float]]) -> str:
     """C3. means, variances: the extremes of every layer and run; losses: the four of a complete seed."""
     if not len(means) and not len(losses):
         return NOT_RUN
-    spreads = [(max(four) - min(four)) / np.mean(four) for four in losses]
     good = (
-        all(value <= paper.INIT_MEAN for value in means)
+        all(abs(value) <= paper.INIT_MEAN for value in means)
         and all(abs(value - 1) <= paper.INIT_VARIANCE for value in variances)
-        and all(spread <= paper.INIT_LOSS for spread in spreads)
+        and all(spread(four) <= paper.INIT_LOSS for four in losses)
     )
     if not good:
         return NOT_REPRODUCED
@@ -220,8 +239,13 @@ def better_bound(datasets: Sequence[tuple[Sequence[float], Sequence[float], int]
 
 
 def reached(bounds: Sequence[float], target: float) -> float:
-    """C10. The epoch, linear between two, at which bounds of the epochs 1, 2, … first reach `target`; inf: never."""
+    """C10. The epoch, linear between two, at which bounds of the epochs 1, 2, … first reach `target`; inf: never.
+
+    nan where the target, or a bound until then, is not finite.
+    """
     first = next((row for row, bound in enumerate(bounds) if bound >= target), None)
+    if not np.isfinite([target, *bounds[: None if first is None else first + 1]]).all():
+        return math.nan
     if not first:
         return math.inf if first is None else 1.0
     before, after = bounds[first - 1], bounds[first]
@@ -242,6 +266,7 @@ def earlier(seeds: Sequence[tuple[float, int]]) -> str:
     return overall([part(holds=sooner, fails=all(epoch > last for epoch, last in known))])
 
 
+@quiet
 def mean_log_ratio(games: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, Interval]:
     """C11. The mean over games of log(wn / normal), of means over the seeds' scores of both; its 95 % interval.
 
@@ -249,9 +274,8 @@ def mean_log_ratio(games: Sequence[Sequence[tuple[float, float]]]) -> tuple[floa
     """
 
     def statistic(means: Sequence[np.ndarray]) -> np.ndarray:  # (…, 2) a game
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = [np.log(mean) for mean in means]
-            return np.mean([log[..., 0] - log[..., 1] for log in logs], axis=0)
+        logs = [np.log(mean) for mean in means]
+        return np.mean([log[..., 0] - log[..., 1] for log in logs], axis=0)
 
     scores = [np.array(game, dtype=float) for game in games]
     value = float(statistic([game.mean(axis=0) for game in scores]))
@@ -279,18 +303,22 @@ def learnt(games: Sequence[float], random: Sequence[float]) -> bool:
 
 
 def bn_at_64(shares: Sequence[tuple[float, bool]]) -> str:
-    """C12. By pair: bn's gain over normal's (−inf: bn diverged), and whether normal has learnt."""
+    """C12. By pair: bn's gain over normal's (−inf: bn diverged; nan: not known), and whether normal has learnt."""
     if not shares:
         return NOT_RUN
     known = [share for share, normal_learnt in shares if normal_learnt]
-    if len(known) < paper.FEWEST_PAIRS:
+    if len(known) < paper.FEWEST_PAIRS or any(math.isnan(share) for share in known):
         return INCONCLUSIVE
     fails = [share < paper.BN_FAILS for share in known]
     return overall([part(holds=all(fails), fails=not any(fails))])
 
 
 def working_rates(errors: Mapping[float, float]) -> list[float]:
-    """C13. The learning rates that work, of {rate: final training error, inf if any seed diverged}."""
+    """C13. The learning rates that work, of {rate: final training error, inf if any seed diverged}; none where one of
+    the errors is nan.
+    """
+    if any(math.isnan(error) for error in errors.values()):
+        return []
     limit = min(paper.RATE_FACTOR * min(errors.values()) + paper.RATE_MARGIN, paper.UNTRAINED_ERROR)
     return [rate for rate, error in sorted(errors.items()) if error <= limit]
 

@@ -1,11 +1,12 @@
 """Writes results/<scale>/report.md and report.html, tables and figures: a pure function of the run files."""
 
+import os
 from pathlib import Path
 
-from wnrepro.errors import UserError
+from wnrepro.errors import DiskError, UserError
 from wnrepro.report import figures, tables
 from wnrepro.report.claims import findings
-from wnrepro.report.load import check, load
+from wnrepro.report.load import load, problems
 from wnrepro.report.markdown import markdown
 from wnrepro.report.page import page
 from wnrepro.report.sections import CAPTIONS, report
@@ -15,10 +16,11 @@ from wnrepro.rundir import write_whole
 def write_report(results: Path, scale: str) -> list[Path]:
     """Write report.md, report.html, tables/*.csv and figures/*.{png,svg} into results/<scale>/; returns the first two.
 
-    Everything is read and drawn before the first file is written. UserError if there are no runs, a file
-    is malformed, or the folder cannot be written to.
+    Everything is read and drawn before the first file is written. UserError if there are no runs, a file is malformed
+    or a link leads out of `results`; DiskError if the folder cannot be written to.
     """
     read = load(results, scale)
+    _stays_inside(results, *(results / scale / name for name in ("", "tables", "figures")))
     found = findings(read)
     frames = {
         "claims": tables.claims(found),
@@ -34,7 +36,7 @@ def write_report(results: Path, scale: str) -> list[Path]:
         "runs": tables.provenance(read),
     }
     drawn = figures.draw(read)
-    whole = report(read, found, frames, list(drawn), check(results, scale))
+    whole = report(read, found, frames, list(drawn), problems(read))
     images = {name: formats["svg"] for name, formats in drawn.items()}
     folder = results / scale
     reports = {folder / "report.md": markdown(whole), folder / "report.html": page(whole, images)}
@@ -54,8 +56,16 @@ def write_report(results: Path, scale: str) -> list[Path]:
         for path, text in reports.items():
             _write(path, text.encode())
     except OSError as error:
-        raise UserError(f"The report cannot be written to {folder} ({error.strerror}): make it writable.") from error
+        raise DiskError(f"The report cannot be written to {folder} ({error.strerror}): make it writable.") from error
     return list(reports)
+
+
+def _stays_inside(results: Path, *folders: Path) -> None:
+    """Raise UserError where one of these folders is elsewhere: in a foreign results folder it may be a link."""
+    top = os.path.realpath(results)
+    for folder in folders:
+        if os.path.commonpath([top, os.path.realpath(folder)]) != top:
+            raise UserError(f"{folder} leads out of {results}, where nothing is written: move that link away.")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -11,22 +11,13 @@ from rich.text import Text
 
 from wnrepro.reproduce.drive import Task
 from wnrepro.reproduce.plan import Line, hours_together, totals
+from wnrepro.settings import printable
+from wnrepro.timeleft import duration
 
 ORDER = ("running", "held", "failed", "waiting", "stopped", "diverged", "done")  # from the top of the table
 STYLES = {"done": "green", "diverged": "yellow", "failed": "bold red", "running": "cyan", "held": "cyan"}
 FILE_WIDTH = 250  # columns where there is no terminal: nothing of a plan is cut
 MARGIN = 4  # lines of the terminal that are not rows: header, rule, what is left out, the sum
-
-
-def duration(seconds: float | None) -> str:
-    """`45 s`, `12 min`, `3.4 h`, `12 days`; a dash where it is not known."""
-    if seconds is None:
-        return "–"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.0f} days"
 
 
 def gigabytes(size: int | None) -> str:
@@ -75,7 +66,10 @@ class Board:
         if not self.quiet:
             ended = sum(one.over for one in self.tasks)
             self.console.print(
-                f"{ended}/{len(self.tasks)}  {task.name}  {text}", markup=False, highlight=False, soft_wrap=True
+                printable(f"{ended}/{len(self.tasks)}  {task.name}  {text}"),
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
             )
 
     def picture(self) -> Group:
@@ -97,7 +91,7 @@ class Board:
                 f"{int(task.epochs)}/{epochs}",
                 ProgressBar(total=epochs, completed=task.epochs, width=12),
                 "" if task.over else duration(task.seconds_left),
-                Text(task.text),
+                Text(printable(task.text)),
             )
         more = [task.state for task in tasks[len(shown) :]]
         left = [(task.line.run.experiment, task.seconds_left) for task in self.tasks if not task.over]

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wnrepro.errors import UserError
-from wnrepro.reproduce.engines import jobs_on_cpus
+from wnrepro.reproduce.engines import jobs_on_cpus, threads
 from wnrepro.reproduce.work import LAST_WORDS, Event, Job, Process
 from wnrepro.rundir import Held, RunDirectory, write_whole
 from wnrepro.settings import SETTINGS, settings_from
@@ -51,6 +52,8 @@ class Changes:
         files = {}
         for pattern in READ:
             for path in sorted(self.folder.glob(pattern)):
+                if not is_of_a_run(path.name) or not path.is_file() or path.is_symlink():
+                    continue
                 stat = path.stat()
                 if self.seen.get(path.name) != (stat.st_ino, stat.st_mtime_ns):
                     self.seen[path.name] = stat.st_ino, stat.st_mtime_ns
@@ -59,11 +62,19 @@ class Changes:
 
 
 def write(folder: Path, files: Files) -> None:
-    """Write a run's files in the order in which the run does; a kill between any two leaves what goes on."""
+    """Write a run's files in the order in which the run does; a kill between any two leaves what goes on.
+
+    What has not the name of a run's file is left out, whatever a node calls it.
+    """
     for pattern in reversed(READ):
-        for name in sorted(files):
+        for name in sorted(filter(is_of_a_run, files)):
             if Path(name).match(pattern):
                 write_whole(folder / name, files[name])
+
+
+def is_of_a_run(name: str) -> bool:
+    """Whether a run writes a file of this name, right in its folder."""
+    return re.fullmatch(r"run\.json|config\.json|checkpoint\.pt|[a-z_]+\.csv", name) is not None
 
 
 def share(takers: int, units: int) -> float:
@@ -132,9 +143,7 @@ class Cluster:
         try:
             import ray
         except ImportError:
-            raise UserError(
-                "--engine ray: Ray is not installed; `pip install 'wnrepro[cluster]'` installs it"
-            ) from None
+            raise UserError("--engine ray: Ray is not installed; run `pip install 'wnrepro[cluster]'`") from None
         self.ray: Any = ray
         connect(ray, address)
         try:
@@ -156,7 +165,7 @@ class Cluster:
         self.jobs = jobs
         fair = max(1, min(processors // jobs, *sizes))
         self.side_by_side = dict.fromkeys(SETTINGS, jobs)
-        self.threads = int(os.environ.get("OMP_NUM_THREADS") or fair)
+        self.threads = threads(fair if gpus else 1)
         self.device = "cuda" if gpus else "cpu"
         self.needs: dict[str, Any] = {
             "num_cpus": min(self.threads, fair) if jobs <= processors else share(jobs, processors),

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wnrepro.errors import UserError
-from wnrepro.reproduce.plan import OVER, Line, cost, state, work
+from wnrepro.reproduce.plan import Line, cost, state, work
 from wnrepro.reproduce.work import Event, Job
+from wnrepro.rundir import OVER
+from wnrepro.timeleft import TimeLeft
 
 MEMORY_EACH = 4 * 2**30  # bytes a run is given on a CPU where nothing says otherwise
 TRIES = 3  # of a run, without an epoch between them
@@ -26,7 +28,7 @@ def seconds_of(budget: str) -> float:
     """The seconds of `90s`, `25m`, `8h`, `1h30m`. Raises UserError where it is nothing of that kind."""
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", budget, re.ASCII)
     hours, minutes, seconds = (int(number or 0) for number in found.groups()) if found else (0, 0, 0)
-    if not hours + minutes + seconds:
+    if not 0 < hours + minutes + seconds < 10**9:
         raise UserError(f"--budget {budget}: is no time; give one such as 90s, 25m, 8h or 1h30m")
     return 3600.0 * hours + 60 * minutes + seconds
 
@@ -60,8 +62,8 @@ class Task:
     tries: int = 0  # since the last new epoch
     reached: int = 0  # whole epochs
     not_before: float = 0.0  # on the clock of time.monotonic, as `began`
-    began: tuple[float, float] = (0.0, 0.0)  # when this process of it did, and at which epoch
-    heard: tuple[float, float] | None = None  # when of its last whole epoch, or first news, and how many epochs
+    began: float = 0.0  # when this process of it did
+    time_left: TimeLeft | None = None  # by what this process of it says; None: nothing yet
 
     def __post_init__(self) -> None:
         self.epochs = float(self.line.state.epoch)
@@ -78,13 +80,15 @@ class Task:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of computing: at the speed of its process or, before that can be told, as estimated; None: not known."""
+        """Of computing: by its process or, before that can tell, as estimated; None: not known."""
         if self.over:
             return 0.0
-        clock, epochs = self.began
-        if self.state == "running" and self.epochs > epochs:
-            return (time.monotonic() - clock) / (self.epochs - epochs) * (self.line.run.settings.epochs - self.epochs)
-        return self.line.seconds_left
+        if self.state == "running" and self.time_left:
+            seconds = self.time_left.seconds(time.monotonic())
+            if seconds is not None:
+                return seconds
+        whole = self.line.estimate.seconds
+        return None if whole is None else whole * (1 - self.epochs / self.line.run.settings.epochs)
 
 
 class Pace:
@@ -96,18 +100,17 @@ class Pace:
 
     def hear(self, task: Task, event: Event) -> float | None:
         """Take the time of what a run's process says; the seconds of the epoch, where it says that one is over."""
-        now, run = time.monotonic(), task.line.run
-        if task.heard is None:
-            self.loading[run.experiment] = max(self.loading.get(run.experiment, 0.0), now - task.began[0])
-        seconds = None
+        now, run, seconds = time.monotonic(), task.line.run, None
+        if task.time_left is None:
+            self.loading[run.experiment] = max(self.loading.get(run.experiment, 0.0), now - task.began)
+            task.time_left = TimeLeft(run.settings.epochs, task.reached, task.began)
         if int(event.epochs) > task.reached:
-            clock, epochs = task.heard or task.began
-            seconds = (now - clock) / (event.epochs - epochs)
+            seconds = task.time_left.epoch(int(event.epochs), now)
             like = run.experiment, *cost(run.experiment, run.settings)
             unit = seconds * run.settings.epochs / work(run.settings)
             self.unit[like] = max(self.unit.get(like, 0.0), unit)
-        if task.heard is None or seconds is not None:
-            task.heard = now, event.epochs
+        else:
+            task.time_left.tick(event.epochs, now)
         return seconds
 
     def needed(self, line: Line) -> float:
@@ -192,7 +195,7 @@ def begin(task: Task, engine: Engine, results: Path, data_dir: Path | None, show
         engine.start(task.name, job)
         task.state, task.epochs, task.reached = "running", now.epoch, now.epoch
         task.tries += 1
-        task.began, task.heard = (time.monotonic(), float(now.epoch)), None
+        task.began, task.time_left = time.monotonic(), None
         show(task, "start")
 
 

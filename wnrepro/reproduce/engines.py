@@ -13,6 +13,7 @@ from fractions import Fraction
 
 import torch
 
+from wnrepro.errors import UserError
 from wnrepro.reproduce.drive import MEMORY_EACH
 from wnrepro.reproduce.work import Event, Job, Process
 from wnrepro.settings import SETTINGS
@@ -27,6 +28,14 @@ def cores() -> int:
 def jobs_on_cpus(processors: int, memory: int | None) -> int:
     """Runs side by side where the user does not say: one a processor, as far as there are MEMORY_EACH for each."""
     return max(1, min(processors, (memory or MEMORY_EACH) // MEMORY_EACH))
+
+
+def threads(otherwise: int) -> int:
+    """With how many threads each run computes: as OMP_NUM_THREADS says. Raises UserError where that is no number."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # more of them are of nested loops
+    if given and not (given.isascii() and given.isdecimal() and len(given) < 5 and int(given) > 0):
+        raise UserError(f"OMP_NUM_THREADS={given[:20]}: is no number of threads; give one such as 2, or unset it")
+    return int(given) if given else otherwise
 
 
 def devices(name: str) -> list[str]:
@@ -59,6 +68,9 @@ class Local:
     """Processes on this machine; on its GPUs, of each experiment so many on each.
 
     A run takes its share of a GPU: a half where two of its experiment fill it. jobs: so many at most in all.
+
+    On a CPU each run computes with one thread, however many are side by side: sums over more threads have another order
+    and other last bits, so that a seed would give other rows with every --jobs. OMP_NUM_THREADS gives all of them more.
     """
 
     stop_seconds = 3.0
@@ -75,7 +87,7 @@ class Local:
         self.side_by_side = {
             name: min(self.jobs, len(devices) * per_gpu.get(name, 1)) if on_gpus else self.jobs for name in SETTINGS
         }
-        self.threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // self.jobs))
+        self.threads = threads(max(1, cores() // self.jobs) if on_gpus else 1)
         self.devices = list(devices)
         self.running: dict[str, Running] = {}
         self.told: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()

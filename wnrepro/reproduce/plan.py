@@ -12,13 +12,21 @@ from typing import Any
 
 from wnrepro.errors import UserError
 from wnrepro.reproduce.grid import Planned
-from wnrepro.rundir import RunDirectory, read_json
-from wnrepro.settings import PARAMS, PRECISIONS, SETTINGS, DqnSettings, Settings, scale_settings, settings_from
+from wnrepro.rundir import OVER, RunDirectory, read_json
+from wnrepro.settings import (
+    PARAMS,
+    PRECISIONS,
+    SETTINGS,
+    DqnSettings,
+    Settings,
+    printable,
+    scale_settings,
+    settings_from,
+)
 
 # done, diverged, failed: as run.json says. running: a process holds the directory; stopped: none does, and it goes on
 # from its last epoch; missing: nothing is there.
 STATES = ("done", "diverged", "running", "stopped", "failed", "missing")
-OVER = ("done", "diverged")
 
 # The settings on which the time of an example (of an agent step) depends, besides the parameterization.
 COSTLY = {
@@ -33,6 +41,12 @@ COSTLY = {
     ),
     "dqn": ("batch_size", "update_every", "actors", "maps", "hidden", "precision"),
 }
+
+# What a file that is not as this version writes it leads to, and how much is read of files that may be anyone's.
+NONSENSE = (UserError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+MOST_FILES = 10_000
+LONGEST_SECONDS = 1e6  # of an example
+MOST_TOGETHER = 1000
 
 NEARLY_BEST = 0.95  # of the most steps a second
 CONTEXT_BYTES = 10**9  # that a process takes of a GPU besides what its tensors do
@@ -53,11 +67,15 @@ def state(there: RunDirectory) -> State:
     if record is None:
         return State("running" if there.held() else "missing")
     status, epoch = record.get("status"), record.get("epoch", 0)
+    if type(epoch) is not int or not 0 <= epoch <= there.epochs:
+        raise UserError(f"{there.folder / 'run.json'}: its epoch is none of the run's; mend it, or start with --fresh")
     if status in OVER:
         return State(status, epoch)
     if there.held():
         return State("running", epoch)
-    return State("failed" if status == "failed" else "stopped", epoch, str(record.get("message") or ""))
+    return State(
+        "failed" if status == "failed" else "stopped", epoch, printable(str(record.get("message") or ""), 2000)
+    )
 
 
 @dataclass(frozen=True)
@@ -102,8 +120,8 @@ class Measured:
 def measured(results: Path, device: str) -> list[Measured]:
     """What the runs and benchmarks in `results` say of this processor, or GPU; damaged files are passed over."""
     found = []
-    for path in sorted(results.glob("*/*/*/seed-*/run.json")):
-        with contextlib.suppress(UserError, KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError):
+    for path in sorted(itertools.islice(results.glob("*/*/*/seed-*/run.json"), MOST_FILES)):
+        with contextlib.suppress(*NONSENSE):
             record, config = read_json(path) or {}, read_json(path.with_name("config.json")) or {}
             if processor(record["device_name"]) == processor(device):
                 settings = settings_from(config["experiment"], config["settings"])
@@ -111,15 +129,21 @@ def measured(results: Path, device: str) -> list[Measured]:
                 about = (record["device_name"], seconds, record["peak_memory_bytes"], "run")
                 found.append(Measured(config["experiment"], config["scale"], settings, *about))
     for name, experiment, figures in benches(results, device):
-        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+        with contextlib.suppress(*NONSENSE):
             found += benchmarked(experiment, name, figures)
-    return found
+    return [one for one in found if believable(one)]
+
+
+def believable(one: Measured) -> bool:
+    """Whether a time and a memory can be such."""
+    memory = one.memory_bytes
+    return 0 < one.seconds <= LONGEST_SECONDS and (memory is None or (type(memory) is int and 0 <= memory <= 2**53))
 
 
 def benches(results: Path, device: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """What `bench` measured on this processor, or GPU: device, experiment, figures; damaged files are passed over."""
-    for path in sorted((results / "bench").glob("*.json")):
-        with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):
+    for path in sorted(itertools.islice((results / "bench").glob("*.json"), MOST_FILES)):
+        with contextlib.suppress(*NONSENSE):
             bench = read_json(path) or {}
             if processor(bench["device_name"]) == processor(device):
                 for experiment in SETTINGS.keys() & bench.keys():
@@ -214,9 +238,9 @@ def packing(lines: Sequence[Line], results: Path, device: str, memory_bytes: int
     """
     shared = {line.run.experiment: 1 for line in lines if not line.over}
     for _, experiment, figures in benches(results, device):
-        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+        with contextlib.suppress(*NONSENSE):
             rates = {int(runs): float(rate) for runs, rate in figures["side_by_side"].items()}
-            if experiment in shared:
+            if experiment in shared and all(1 <= runs <= MOST_TOGETHER for runs in rates):
                 enough = NEARLY_BEST * max(rates.values())
                 shared[experiment] = min(runs for runs, rate in rates.items() if rate >= enough)
     for line in lines:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from wnrepro.errors import UserError
 from wnrepro.rundir import Held
-from wnrepro.settings import settings_from
+from wnrepro.settings import printable, settings_from
 
 if TYPE_CHECKING:
     from wnrepro.training import Epoch, Note, Tick
@@ -58,6 +58,37 @@ class Event:
     text: str = ""  # the last epoch's figures, or the reason of the outcome
     outcome: str = ""
     traceback: str = ""
+
+
+LARGEST_LINE = 2**20  # bytes
+
+
+def as_line(one: Job | Event) -> bytes:
+    """A job or an event for the other process."""
+    return (json.dumps(dataclasses.asdict(one)) + "\n").encode()
+
+
+def job_from(line: bytes) -> Job:
+    """Raises UserError where the line is none."""
+    try:
+        job = Job(**json.loads(line))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"no job: {printable(str(error), 200)}; start runs by `wnrepro reproduce`") from error
+    kinds = {"settings": dict, "data_dir": str | None, "threads": int}
+    wrong = [name for name, value in vars(job).items() if not isinstance(value, kinds.get(name, str))]
+    if wrong or not 1 <= job.threads <= 2**16:
+        raise UserError(f"no job: {', '.join(wrong) or 'threads'} of the wrong kind; start runs by `wnrepro reproduce`")
+    return job
+
+
+def event_from(line: bytes) -> Event | None:
+    """None where the line is none: something else was printed, or it was cut short by the end of its process."""
+    try:
+        event = Event(**json.loads(line if line.endswith(b"\n") else b""))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    good = type(event.epochs) in (int, float) and 0 <= event.epochs <= 2**53
+    return event if good and {type(event.text), type(event.outcome), type(event.traceback)} == {str} else None
 
 
 def work(job: Job, send: Callable[[Event], None]) -> None:
@@ -102,7 +133,7 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
 
 def main() -> None:
     """The process: a job in, events out."""
-    events = os.fdopen(os.dup(1), "w", buffering=1)
+    events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed is no event
     line = b""
     while not line.endswith(b"\n"):
@@ -114,7 +145,15 @@ def main() -> None:
         os._exit(ORPHANED)
 
     threading.Thread(target=end_with_the_driver, daemon=True).start()
-    work(Job(**json.loads(line)), lambda event: print(json.dumps(dataclasses.asdict(event)), file=events))
+
+    def send(event: Event) -> None:
+        events.write(as_line(event))
+        events.flush()
+
+    try:
+        work(job_from(line), send)
+    except UserError as error:
+        send(Event(text=str(error), outcome="refused"))
 
 
 class Process:
@@ -132,7 +171,7 @@ class Process:
         )
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has died already: `events` says so
-            self.process.stdin.write((json.dumps(dataclasses.asdict(job)) + "\n").encode())
+            self.process.stdin.write(as_line(job))
             self.process.stdin.flush()
 
     def events(self) -> Iterator[Event]:
@@ -140,9 +179,9 @@ class Process:
         assert self.process.stdout is not None
         event = Event()
         with self.printed, self.process.stdout:
-            for line in self.process.stdout:
-                if line.endswith(b"\n"):  # else cut short by its end
-                    event = Event(**json.loads(line))
+            while line := self.process.stdout.readline(LARGEST_LINE):
+                if said := event_from(line):
+                    event = said
                     yield event
             code = self.process.wait()
             if not event.outcome:
