@@ -19,13 +19,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[COUNTED] = []
     hypothesis.settings.register_profile("soak", max_examples=20_000, deadline=None)
-    if config.getoption("--soak"):
-        hypothesis.settings.load_profile("soak")
+    hypothesis.settings.register_profile("steady", derandomize=True)  # what has passed once passes again
+    hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "steady")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What the tests of robustness have counted: the figures of LOG.md."""
-    for line in config.stash[COUNTED]:
+    """What the tests of robustness have counted with --soak: the figures of LOG.md."""
+    for line in config.stash[COUNTED] if config.getoption("--soak") else []:
         terminalreporter.write_line(line)
 
 
@@ -37,7 +37,7 @@ def times(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
 
 @pytest.fixture
 def count(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """count("200 kills, 0 rows lost"): a line at the end of the tests."""
+    """count("200 kills, 0 rows lost"): a line at the end of the tests with --soak."""
     return pytestconfig.stash[COUNTED].append
 
 

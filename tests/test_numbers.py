@@ -496,5 +496,5 @@ def test_a_run_on_a_cpu_has_one_thread_unless_told_otherwise(monkeypatch):
         assert {Local(["cpu"], jobs, {}).threads for jobs in (None, 1, 3, 8)} == {threads}
     for given in ("0", "-1", "two", "1e3", "9" * 5000, "²"):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-        with pytest.raises(UserError, match=r"^OMP_NUM_THREADS=.*: is no number of threads; give one such as 2"):
+        with pytest.raises(UserError, match=r"^reproduce: OMP_NUM_THREADS=.* is no number; give one such as 2"):
             Local(["cpu"], 1, {})

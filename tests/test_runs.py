@@ -167,28 +167,6 @@ def test_two_processes_never_share_a_directory(tmp_path, tiny):
         pass
 
 
-def test_foreign_or_broken_files_are_named(tmp_path, tiny):
-    run = Run(tmp_path, "cifar", "quick", tiny(epochs=4))
-    with run:
-        run.execute(lambda: Walk(4))
-    text = (run.folder / "config.json").read_text()
-    (run.folder / "config.json").write_text(
-        text.replace('"epochs": 4', '"epochs": 5').replace('"hash": "', '"hash": "0')
-    )
-    with pytest.raises(UserError, match=r"other settings \(epochs\)"):
-        run.record()
-    (run.folder / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json: not readable"):
-        run.record()
-    (run.folder / "config.json").write_text(text)
-    (run.folder / "checkpoint.pt").write_bytes(b"PK no checkpoint")
-    with run, pytest.raises(UserError, match=r"checkpoint\.pt: not as it was written"):
-        run.execute(lambda: Walk(4))
-    runs.save_checkpoint(run.folder, {"config_hash": "other"})
-    with run, pytest.raises(UserError, match="of a run with other settings"):
-        run.execute(lambda: Walk(4))
-
-
 def test_a_run_has_a_name_of_its_own():
     plain = scale_settings("cifar", "short", "wn+mobn")
     assert variant("cifar", "short", plain) == "wn+mobn_lr0.003"

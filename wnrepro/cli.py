@@ -219,12 +219,21 @@ def binarization(settings: Any, *, data_dir: Path | None, quiet: bool, as_json: 
 
 def import_first(*modules: str) -> None:
     """Import what is large, with Ctrl-C put off until it is there: inside torch's C++ it would abort the process."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    pressed, before = False, signal.getsignal(signal.SIGINT)
+
+    def later(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, later)
     try:
         for module in modules:
             importlib.import_module(module)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def results_folder(results: Path, must_exist: bool = False) -> None:

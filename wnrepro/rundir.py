@@ -23,6 +23,9 @@ from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import SETTINGS, CvaeSettings, DqnSettings, Settings, config_hash, printable, scale_settings
 
 OVER = ("done", "diverged")  # what run.json says of a run that has ended
+# What else run.json says; metrics_sha256: in runs of earlier versions. A name that is none of these was damaged.
+FURTHER = {"message", "epochs", "created", "updated", "seconds", "device", "device_name", "git", "versions"}
+FURTHER |= {"tables_sha256", "metrics_sha256", "sha256"}
 WRITTEN = ("config.json", "run.json", "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # by a run, and what shows it
 LARGEST = 2**26  # bytes of a text that is read: far more than the tables of the paper's longest runs
 REMOVE = "remove the file to go on from the run's checkpoint, or start over with --fresh"
@@ -163,9 +166,11 @@ def sealed(record: dict[str, Any]) -> bool:
 
 
 def understood(record: object) -> bool:
-    """Whether a run.json has what a run needs of it to go on."""
+    """Whether a run.json has what a run needs of it to go on, and nothing that none has."""
     kinds = {"status": str, "epoch": int, "resumed": list, "facts": dict, "peak_memory_bytes": int, "config_hash": str}
-    return isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in kinds.items())
+    if not isinstance(record, dict) or not record.keys() <= kinds.keys() | FURTHER:
+        return False
+    return all(isinstance(record.get(name), kind) for name, kind in kinds.items())
 
 
 class RunDirectory:
