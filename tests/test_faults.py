@@ -19,10 +19,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_report import make_run
 from test_runs import Walk, without_seconds
 
 from wnrepro import runs
 from wnrepro.errors import DiskError, UserError
+from wnrepro.report import write_report
 from wnrepro.rundir import Held
 from wnrepro.runs import CHECKPOINTS, Run
 from wnrepro.training import Note
@@ -218,6 +220,15 @@ def test_a_disk_that_fills_up_in_a_run_ends_it_and_room_lets_it_go_on(tmp_path, 
         shutil.rmtree(results)
     assert ended
     count(f"a disk filled up in {ended} runs: each ended with one sentence, and went on with room")
+
+
+def test_a_report_for_which_there_is_no_room_is_one_sentence(small_disk):
+    make_run(small_disk, "wn", scale="quick")
+    filler = fill(small_disk)
+    with pytest.raises(DiskError, match=r"cannot be written .*No space left on device"):
+        write_report(small_disk, "quick")
+    filler.unlink()
+    assert all(path.is_file() for path in write_report(small_disk, "quick"))
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ FURTHER = {"message", "epochs", "created", "updated", "seconds", "device", "devi
 FURTHER |= {"tables_sha256", "metrics_sha256", "sha256"}
 WRITTEN = ("config.json", "run.json", "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # by a run, and what shows it
 LARGEST = 2**26  # bytes of a text that is read: far more than the tables of the paper's longest runs
+MEND = "mend the file, or remove it: a run goes on from its checkpoint"
 REMOVE = "remove the file to go on from the run's checkpoint, or start over with --fresh"
 PATIENCE = 1.0  # seconds: another process may only be looking whether the directory is held
 
@@ -137,9 +138,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); {REMOVE}") from error
+        raise UserError(f"{path}: not readable as JSON ({error}); {MEND}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; {REMOVE}")
+        raise UserError(f"{path}: not a JSON object; {MEND}")
     return content
 
 
