@@ -89,7 +89,8 @@ def train(experiment: Any, place: str, value: float, at: int, chosen: float = 0.
 
     place: loss, gradient or parameter; chosen: which parameter, as a share of them.
     """
-    parameters = list(experiment.net.parameters())
+    # The topmost unit's way up leads nowhere, as in the authors' code: it has no gradient.
+    parameters = [p for name, p in experiment.net.named_parameters() if not name.startswith("units.1.up2.")]
     p, number = parameters[int(chosen * len(parameters))], 0
     if isinstance(experiment, Dqn) and place != "parameter":
         experiment.test = lambda epsilon: [{"epoch": 1, "game": 1, "score": 3.0}]  # games take longer than all else
