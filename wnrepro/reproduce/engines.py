@@ -34,9 +34,7 @@ def threads(otherwise: int) -> int:
     """With how many threads each run computes: as OMP_NUM_THREADS says. Raises UserError where that is no number."""
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # more of them are of nested loops
     if given and not (given.isascii() and given.isdecimal() and len(given) < 5 and int(given) > 0):
-        raise UserError(
-            f"reproduce: OMP_NUM_THREADS={given[:20]} is no number; give one such as 2, or unset it"
-        )
+        raise UserError(f"reproduce: OMP_NUM_THREADS={given[:20]} is no number; give one such as 2, or unset it")
     return int(given) if given else otherwise
 
 
