@@ -23,7 +23,7 @@ from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import SETTINGS, CvaeSettings, DqnSettings, Settings, config_hash, printable, scale_settings
 
 OVER = ("done", "diverged")  # what run.json says of a run that has ended
-# What else run.json says; metrics_sha256: in runs of earlier versions. A name that is none of these was damaged.
+# What run.json may say besides what `understood` asks of it; metrics_sha256: in runs of earlier versions.
 FURTHER = {"message", "epochs", "created", "updated", "seconds", "device", "device_name", "git", "versions"}
 FURTHER |= {"tables_sha256", "metrics_sha256", "sha256"}
 WRITTEN = ("config.json", "run.json", "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # by a run, and what shows it
