@@ -27,9 +27,8 @@ from wnrepro.training import Epoch, Note, Tick
 
 CPU = torch.device("cpu")
 SPARE, WARMING_UP = 3 * 2**20, 16 * 2**20  # bytes that an allocator keeps: over a long run, in its first epochs
-COPIES = (
-    9  # of the tables' text, at most: itself and longer by an epoch, as bytes, pickled, in a growing buffer, written
-)
+# Of the tables' text, at most: itself and longer by an epoch, as bytes, pickled, in a growing buffer, written.
+COPIES = 9
 
 server = multiprocessing.get_context("forkserver")  # each run in a process of its own, which torch is loaded for once
 server.set_forkserver_preload([__name__, *(f"wnrepro.experiments.{name}" for name in SETTINGS)])
