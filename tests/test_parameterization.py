@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -376,7 +377,7 @@ def test_unknown_parameterization() -> None:
 
 EVERY_INIT = [
     *((param, {}) for param in PARAMS),
-    ("normal", {"frozen_scale": False}),
+    ("normal", {"init": "authors"}),
     *((param, {"g_exp": 3.0}) for param in WITH_G),
 ]
 every_init = pytest.mark.parametrize(("param", "options"), EVERY_INIT, ids=str)
@@ -409,7 +410,7 @@ def test_eq4_every_pre_activation_is_standardized(param: str, options: dict[str,
 @each_kind
 @pytest.mark.parametrize("param", ["normal", "wn"])
 def test_eq5_sets_g_and_b(kind: str, param: str) -> None:
-    layer, x = make(kind, param)
+    layer, x = make(kind, param, init="authors")
     v = layer.v.detach().clone()
     data_dependent_init(layer, x)
     assert torch.equal(layer.v, v)
@@ -666,7 +667,7 @@ def test_wn_mobn_agrees_with_a_plain_reference(kind: str, optimizer: str) -> Non
 @pytest.mark.parametrize("kind", ["linear", "conv", "transposed"])
 def test_normal_in_the_authors_reading(kind: str, optimizer: str) -> None:
     """w = scale·v with the scale of the init pass, constant."""
-    layer, x = make(kind, "normal")
+    layer, x = make(kind, "normal", init="authors")
     data_dependent_init(layer, x)
     scale = layer.scale.clone()
     assert (scale - 1).abs().min() > 0.1
@@ -689,7 +690,7 @@ def test_normal_in_the_authors_reading(kind: str, optimizer: str) -> None:
 @pytest.mark.parametrize("kind", ["linear", "conv", "transposed"])
 def test_normal_in_the_papers_reading(kind: str, optimizer: str) -> None:
     """The init's scale is folded into w once; from there on it is a plain torch layer."""
-    layer, x = make(kind, "normal", frozen_scale=False)
+    layer, x = make(kind, "normal", init="folded")
     data_dependent_init(layer, x)
     assert torch.equal(layer.scale, torch.ones(4))
     plain = torch_layer(kind)
@@ -705,9 +706,9 @@ def test_normal_in_the_papers_reading(kind: str, optimizer: str) -> None:
 
 @each_kind
 def test_the_two_readings_of_normal_differ_by_the_scale_of_the_gradient(kind: str) -> None:
-    frozen, x = make(kind, "normal")
+    frozen, x = make(kind, "normal", init="authors")
     folded = copy.deepcopy(frozen)
-    folded.frozen_scale = False
+    folded.init = "folded"
     for layer in (frozen, folded):
         data_dependent_init(layer, x)
         torch.tanh(layer(x)).square().sum().backward()
@@ -718,6 +719,22 @@ def test_the_two_readings_of_normal_differ_by_the_scale_of_the_gradient(kind: st
     ):
         close(grad, scale * other, 1e-10)
         assert abs(scale - 1) > 0.1
+
+
+@each_kind
+def test_the_authors_normal_starts_with_glorots_standard_deviation(kind: str) -> None:
+    """In the directions of the other parameterizations, so that the init pass makes it the same function."""
+    build, shape = KINDS[kind]
+    layers, x = {}, torch.randn(shape)
+    for init in ("authors", "folded"):
+        torch.manual_seed(3)
+        layers[init] = build("normal", init=init)
+    frozen, folded = layers["authors"], layers["folded"]
+    first, second, *kernel = folded.v.shape
+    close(frozen.v / (2 / ((first + second) * math.prod(kernel))) ** 0.5, folded.v / 0.05)
+    for layer in layers.values():
+        data_dependent_init(layer, x)
+    close(frozen(x), folded(x))
 
 
 def test_mean_only_running_mean() -> None:

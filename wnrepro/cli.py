@@ -26,6 +26,7 @@ import typer
 from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import (
     DEFAULT_LR,
+    NORMAL_INIT,
     PRECISIONS,
     SCALE_NAMES,
     SETTINGS,
@@ -110,6 +111,8 @@ def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
     """A setting's default at every scale, for its help."""
     if field.name == "lr" and experiment in DEFAULT_LR:
         return "; default: " + ", ".join(f"{param} {lr:g}" for param, lr in DEFAULT_LR[experiment].items())
+    if field.name == "init" and experiment in NORMAL_INIT:
+        return f"; default: {NORMAL_INIT[experiment]}"
     if field.name == "param" or field.default is None:
         return ""
 

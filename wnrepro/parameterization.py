@@ -15,6 +15,7 @@ Shapes: B examples, C output units. The norm is over every dimension of v but th
 """
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from types import EllipsisType
 from typing import Any
@@ -64,14 +65,49 @@ def weight_norm(v: Tensor, g: Tensor, unit_dim: int = 0) -> Tensor:
     return v * (along(g, v, unit_dim) / unit_norm(v, unit_dim))
 
 
+def glorot_std(v_shape: Sequence[int]) -> float:
+    """Of Glorot's uniform distribution for a weight (units, inputs, …) or (inputs, units, …)."""
+    return math.sqrt(2 / ((v_shape[0] + v_shape[1]) * math.prod(v_shape[2:])))
+
+
+def batch_dims(t: Tensor, feature_dim: int) -> list[int]:
+    """Every dimension of t but its features'."""
+    return [d for d in range(t.ndim) if d != feature_dim % t.ndim]
+
+
+class MeanOnly(torch.autograd.Function):
+    """t (B, C, …), μ[t] and b (C,) → t − μ[t] + b, whose gradient loses its own mean over the batch (eq. 6, 7).
+
+    μ[t] is a function of t, but no gradient is wanted of it. The gradient's mean has the gradient's precision.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(t: Tensor, mean: Tensor, b: Tensor, feature_dim: int) -> Tensor:
+        return t + along(b - mean, t, feature_dim).to(t.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
+        _, _, b, feature_dim = inputs
+        ctx.feature_dim, ctx.dtype = feature_dim, b.dtype
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        of_b = gradient.sum(batch_dims(gradient, ctx.feature_dim))
+        mean = of_b * (of_b.numel() / gradient.numel())
+        return gradient - along(mean, gradient, ctx.feature_dim), None, of_b.to(ctx.dtype), None
+
+
 class Parameterized(nn.Module):
     """A weight layer under one of the four parameterizations; the subclasses say what the weighted sum is.
 
     param: `normal`, `bn`, `wn` or `wn+mobn`.
     g_exp: c of g = exp(c·s), s learnt in place of g (§6.1); None for g itself.
-    frozen_scale: `normal` after the init pass keeps its scale as a constant factor of the weight, so that
-        the gradient is scaled by it too (authors' code); False folds it into the weight once (§3).
-    v_std: standard deviation of v's elements at the start.
+    init: what `normal` starts from; the function is that of the other three. `folded`: the init pass folds its scale
+        into the weight once (§3). `authors`: v has Glorot's standard deviation, and the scale stays a constant factor
+        of the weight, so that the gradient is scaled by it too (the authors' classifier).
+    v_std: standard deviation of v's elements at the start, but for `authors`.
     mask: of v's shape, 0 where the layer has no weight.
     time_steps: in a recurrence, the number of time steps; each then has running averages of its own.
     """
@@ -90,7 +126,7 @@ class Parameterized(nn.Module):
         param: str,
         *,
         g_exp: float | None = None,
-        frozen_scale: bool = True,
+        init: str = "folded",
         v_std: float = V_STD,
         mask: Tensor | None = None,
         time_steps: int | None = None,
@@ -100,10 +136,12 @@ class Parameterized(nn.Module):
             raise ValueError(f"param {param!r} is none of {', '.join(PARAMS)}")
         self.param = param
         self.g_exp = g_exp
-        self.frozen_scale = frozen_scale
+        self.init = init
         self.initializing = False
         self.t = nn.Identity()  # where a hook sees t, before the batch statistics
         self.register_buffer("mask", mask, persistent=False)
+        if param == "normal" and init == "authors":
+            v_std = glorot_std(v_shape)
         self.v = nn.Parameter(self.masked(torch.randn(*v_shape) * v_std))
         self.b = nn.Parameter(torch.zeros(units))
         if param == "normal":
@@ -173,18 +211,13 @@ class Parameterized(nn.Module):
     def mean_only_batch_norm(self, t: Tensor, time: int | EllipsisType) -> Tensor:
         """t − μ[t] + b (eq. 6), with the running mean in evaluation."""
         average = self.running_mean[time]
-        if self.training:
-            mean = t.mean(self.batch_dims(t), dtype=self.b.dtype)
-            with torch.no_grad():
-                average.lerp_(mean, BN_MOMENTUM)
-        else:
-            mean = average
-        return t + along(self.b - mean, t, self.feature_dim).to(t.dtype)
-
-    def batch_dims(self, t: Tensor) -> list[int]:
-        """Every dimension of t but its features'."""
-        feature = self.feature_dim % t.ndim
-        return [d for d in range(t.ndim) if d != feature]
+        if not self.training:
+            return t + along(self.b - average, t, self.feature_dim).to(t.dtype)
+        with torch.no_grad():
+            mean = t.mean(batch_dims(t, self.feature_dim), dtype=self.b.dtype)
+            average.lerp_(mean, BN_MOMENTUM)
+        y: Tensor = MeanOnly.apply(t, mean, self.b, self.feature_dim)
+        return y
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
@@ -195,7 +228,7 @@ class Parameterized(nn.Module):
         self.initializing = False
         v = self.masked(self.v)
         t = self.weighted_sum(x, v / unit_norm(v, self.unit_dim), None)
-        dims = self.batch_dims(t)
+        dims = batch_dims(t, self.feature_dim)
         mean = t.mean(dims)
         centred = t - along(mean, t, self.feature_dim)
         std = centred.square().mean(dims).sqrt()
@@ -207,7 +240,7 @@ class Parameterized(nn.Module):
         norm = self.v_norm()
         if self.param == "normal":
             self.scale.copy_(1 / (norm * std))
-            if not self.frozen_scale:
+            if self.init == "folded":
                 self.v.copy_(self.weight())
                 self.scale.fill_(1)
         elif self.param == "bn":  # 1, but for the ε that the normalization will add

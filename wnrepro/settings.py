@@ -55,7 +55,8 @@ class CifarSettings:
     init_examples: int = setting(500, "images of the data-dependent init", "authors' code", least=2)
     init: str = setting(
         "authors",
-        "`normal` only: `authors` multiplies w by the frozen init scale, `folded` folds it into w once",
+        "what `normal` starts from: `authors`, Glorot's standard deviation times the init's scale, frozen; `folded`, "
+        "N(0, 0.05²) with the scale folded into w once",
         "authors' code; §3",
         choices=("authors", "folded"),
     )
@@ -109,8 +110,9 @@ class CvaeSettings:
     init_examples: int = setting(500, "images of the data-dependent init", "our choice", least=2)
     init: str = setting(
         "authors",
-        "`normal` only: `authors` multiplies w by the frozen init scale, `folded` folds it into w once",
-        "authors' code; §3",
+        "what `normal` starts from: `folded`, N(0, 0.05²) with the init's scale folded into w once; `authors`, as in "
+        "the authors' classifier, Glorot's standard deviation times a frozen scale",
+        "§3",
         choices=("authors", "folded"),
     )
     g_exp: float | None = setting(None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", above=0)
@@ -208,9 +210,10 @@ class DqnSettings:
     init_examples: int = setting(500, "states of random play for the data-dependent init", "our choice", least=2)
     init: str = setting(
         "authors",
-        "`normal` only: `authors` multiplies w by the frozen init scale, `folded` folds it into w once",
-        "authors' code; §3",
-        choices=("authors", "folded"),
+        "what `normal` starts from: `folded`, N(0, 0.05²) with the init's scale folded into w once; `deep_q_rl`, He's "
+        "uniform distribution without an init pass; `authors`, as in the authors' classifier",
+        "§3; authors' code",
+        choices=("authors", "folded", "deep_q_rl"),
     )
     g_exp: float | None = setting(None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", above=0)
     precision: str = setting(
@@ -349,6 +352,7 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
 FIGURE_LR = {"normal": 0.0003, "bn": 0.003, "wn": 0.003, "wn+mobn": 0.003}
 DQN_LR = {"normal": 0.0001, "bn": 0.0003, "wn": 0.0003, "wn+mobn": 0.0003}  # §5.4; bn and wn+mobn: as wn
 DEFAULT_LR = {"cifar": FIGURE_LR, "dqn": DQN_LR}  # where it depends on the parameterization
+NORMAL_INIT = {"cvae": "folded", "dqn": "folded"}  # of normal, which alone heeds `init`; of cifar: the field's default
 
 SETTINGS: dict[str, type[Settings]] = {
     "cifar": CifarSettings,
@@ -358,14 +362,22 @@ SETTINGS: dict[str, type[Settings]] = {
 }
 
 
-def scale_changes(experiment: str, scale: str, dataset: str | None = None) -> dict[str, Any]:
-    """What a scale changes of an experiment's defaults; cvae has a model a data set (without one: mnist)."""
+def scale_changes(experiment: str, scale: str, dataset: str | None = None, param: str | None = None) -> dict[str, Any]:
+    """What a scale changes of an experiment's defaults; cvae has a model a data set (without one: mnist).
+
+    param: with the defaults that the parameterization has of its own.
+    """
     changes = SCALES[experiment][scale]
-    return changes.get(dataset or "mnist", {}) if experiment == "cvae" else changes
+    changes = dict(changes.get(dataset or "mnist", {}) if experiment == "cvae" else changes)
+    if param in DEFAULT_LR.get(experiment, {}):
+        changes["lr"] = DEFAULT_LR[experiment][param]
+    if param == "normal" and experiment in NORMAL_INIT:
+        changes["init"] = NORMAL_INIT[experiment]
+    return changes
 
 
 def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> Settings:
-    """The settings of an experiment at a scale: paper's defaults, the scale's, `DEFAULT_LR`, then `changes`.
+    """The settings of an experiment at a scale: paper's defaults, the scale's, the parameterization's, then `changes`.
 
     Raises UserError for what is no setting or scale, and for a value that a field's check refuses, or that belongs to
     another data set.
@@ -376,10 +388,7 @@ def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> S
         raise UserError(f"no settings of {printable(str(experiment), 60)} of this version: {names}")
     if not fields or scale not in SCALE_NAMES:
         raise UserError(f"{printable(str(experiment), 60)} at scale {printable(str(scale), 60)}: there is none")
-    values = {"param": param, **scale_changes(experiment, scale, changes.get("dataset"))}
-    if experiment in DEFAULT_LR:
-        values["lr"] = DEFAULT_LR[experiment].get(param)
-    values |= changes
+    values = {"param": param, **scale_changes(experiment, scale, changes.get("dataset"), param), **changes}
     for field in fields.values():
         value = values.get(field.name, field.default)
         check(field, value)
@@ -388,6 +397,8 @@ def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> S
             raise UserError(f"{option(field)} {value}: belongs to --dataset {only} alone; leave it out")
     if values.get("g_exp") is not None and param == "normal":
         raise UserError("--g-exp: the parameterization normal has no g to learn; leave it out, or give another --param")
+    if param != "normal" and "init" in fields and values.get("init", fields["init"].default) != fields["init"].default:
+        raise UserError(f"--init {values['init']}: what normal starts from, not {param}; leave it out")
     if values.get("g_start") is not None and param not in ("wn", "wn+mobn"):
         raise UserError(f"--g-start: sets g of wn and wn+mobn, not of {param}; leave it out, or give another --param")
     return SETTINGS[experiment](**values)

@@ -35,7 +35,7 @@ class Net(nn.Module):
     def __init__(self, settings: CifarSettings) -> None:
         super().__init__()
         param, n = settings.param, settings.width
-        options: dict[str, Any] = {"g_exp": settings.g_exp, "frozen_scale": settings.init == "authors"}
+        options: dict[str, Any] = {"g_exp": settings.g_exp, "init": settings.init}
         self.input_noise = settings.input_noise
         self.conv1 = Conv2d(3, n, 3, param, padding=1, **options)
         self.conv2 = Conv2d(n, n, 3, param, padding=1, **options)

@@ -187,7 +187,7 @@ class MnistVae(nn.Module):
     def __init__(self, settings: CvaeSettings) -> None:
         super().__init__()
         s, param = settings, settings.param
-        options: dict[str, Any] = {"g_exp": s.g_exp, "frozen_scale": s.init == "authors"}
+        options: dict[str, Any] = {"g_exp": s.g_exp, "init": s.init}
         assert s.hidden is not None
         self.latents = s.latents
 
@@ -316,7 +316,7 @@ class LadderVae(nn.Module):
     def __init__(self, settings: CvaeSettings) -> None:
         super().__init__()
         s, param, n = settings, settings.param, settings.maps[0]
-        options: dict[str, Any] = {"g_exp": s.g_exp, "frozen_scale": s.init == "authors"}
+        options: dict[str, Any] = {"g_exp": s.g_exp, "init": s.init}
         self.first = Conv2d(3, n, 5, param, stride=2, padding=2, **options)
         self.units: Any = nn.ModuleList(
             LadderUnit(s, halve=level > 0 and number == 0, **options)

@@ -21,7 +21,7 @@ from wnrepro import identities
 from wnrepro.atari import SIZE, STACK, STEPS_A_SECOND, Games, History, Replay, Scene, check_rom
 from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init, overflow
-from wnrepro.parameterization import Conv2d, Linear, fold, refold
+from wnrepro.parameterization import Conv2d, Linear, fold, layers, refold
 from wnrepro.settings import DqnSettings
 from wnrepro.training import (
     Adamax,
@@ -35,6 +35,7 @@ from wnrepro.training import (
     set_precision,
 )
 
+DEEP_Q_RL_BIAS = 0.1  # of every unit, at the start of deep_q_rl's network
 HUBER = 1.0  # the error beyond which the loss is linear: its gradient is clipped to ±1
 KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)
 TICK_STEPS = 200  # agent steps between two signs of progress
@@ -61,7 +62,7 @@ class DqnNet(nn.Module):
     def __init__(self, settings: DqnSettings, actions: int) -> None:
         super().__init__()
         s = settings
-        options: dict[str, Any] = {"g_exp": s.g_exp, "frozen_scale": s.init == "authors"}
+        options: dict[str, Any] = {"g_exp": s.g_exp, "init": s.init}
         sizes, size = (STACK, *s.maps), SIZE
         self.convs = nn.ModuleList()
         for k, (kernel, stride) in enumerate(zip(KERNELS, STRIDES, strict=True)):
@@ -70,6 +71,16 @@ class DqnNet(nn.Module):
             size = (size - kernel) // stride + 1
         self.hidden = Linear(s.maps[2] * size * size, s.hidden, s.param, **options)
         self.out = Linear(s.hidden, actions, s.param, **options)
+        if s.init == "deep_q_rl":
+            self.start_as_deep_q_rl()
+
+    @torch.no_grad()
+    def start_as_deep_q_rl(self) -> None:
+        """He's uniform distribution, of standard deviation 1/√inputs, and biases of 0.1: deep_q_rl's start."""
+        for _, layer in layers(self):
+            bound = math.sqrt(3 / layer.v[0].numel())
+            layer.v.uniform_(-bound, bound)
+            layer.b.fill_(DEEP_Q_RL_BIAS)
 
     def forward(self, states: Tensor) -> Tensor:
         dtype = torch.bfloat16 if torch.is_autocast_enabled(states.device.type) else torch.float32
@@ -350,8 +361,10 @@ class Dqn:
 
     @torch.no_grad()
     def initialize(self, states: Tensor) -> list[dict[str, Any]]:
-        """The data-dependent init on these states; what it achieved, as rows of init.csv."""
-        _, rows = measured_init(self.net, states.to(self.device))
+        """The data-dependent init on these states; what it achieved, as rows of init.csv: none where there is none."""
+        rows: list[dict[str, Any]] = []
+        if self.settings.init != "deep_q_rl":
+            _, rows = measured_init(self.net, states.to(self.device))
         self.renew()
         self.renew_target()
         self.facts |= identities.measure(self.settings.seed)

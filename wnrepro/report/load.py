@@ -24,7 +24,6 @@ import pandas as pd
 from wnrepro.errors import UserError
 from wnrepro.rundir import read_text, sealed
 from wnrepro.settings import (
-    DEFAULT_LR,
     FIGURE_LR,
     GAMES,
     PARAMS,
@@ -201,7 +200,7 @@ class Run:
     @property
     def changed(self) -> dict[str, Any]:
         """The settings that differ from the scale's, besides those that are `FREE`."""
-        defaults = scale_defaults(self.experiment, self.config["scale"], self.dataset)
+        defaults = scale_defaults(self.experiment, self.config["scale"], self.dataset, self.param)
         return {
             name: value
             for name, value in self.settings.items()
@@ -284,7 +283,7 @@ class Results:
 
     def _at_its_rate(self, run: Run) -> bool:
         """Whether it has the scale's learning rate, or its parameterization's."""
-        return run.lr == DEFAULT_LR.get(run.experiment, {}).get(run.param, self.defaults["lr"])
+        return run.lr == scale_defaults(run.experiment, self.scale, run.dataset, run.param)["lr"]
 
 
 def longest(runs: Iterable[Run]) -> tuple[Run, ...]:
@@ -306,10 +305,13 @@ def random_scores(runs: Iterable[Run]) -> list[float]:
     return [score for scores in by_seed.values() for score in scores]
 
 
-def scale_defaults(experiment: str, scale: str, dataset: str | None = None) -> dict[str, Any]:
-    """The settings of an experiment (and data set or game) at a scale, as JSON has them (a tuple is a list)."""
+def scale_defaults(experiment: str, scale: str, dataset: str | None = None, param: str | None = None) -> dict[str, Any]:
+    """The settings of an experiment (and data set or game) at a scale, as JSON has them (a tuple is a list).
+
+    param: with the defaults that the parameterization has of its own.
+    """
     defaults = {entry.name: entry.default for entry in dataclasses.fields(SETTINGS[experiment])}
-    defaults |= scale_changes(experiment, scale, dataset)
+    defaults |= scale_changes(experiment, scale, dataset, param)
     return json.loads(json.dumps(defaults | ({PART[experiment]: dataset} if dataset else {})))
 
 
