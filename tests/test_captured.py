@@ -25,7 +25,7 @@ from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import Draw
 from wnrepro.runs import rng_state, set_rng_state
 from wnrepro.settings import PARAMS, scale_settings
-from wnrepro.training import PLAIN_CALLS, Captured, Epoch
+from wnrepro.training import PLAIN_CALLS, Captured, CaptureError, Epoch
 
 CPU = torch.device("cpu")
 aten = torch.ops.aten
@@ -72,7 +72,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
         def wait_stream(self, _: Any) -> None: ...
 
     @contextlib.contextmanager
-    def capture(graph: Recording) -> Iterator[None]:
+    def capture(graph: Recording, stream: Any) -> Iterator[None]:
+        assert isinstance(stream, Stream)
         with graph:
             yield
         graph.new = True
@@ -141,6 +142,7 @@ def make_draw(param: str, device: torch.device) -> Any:
 
 
 def make_dqn(param: str, device: torch.device) -> Any:
+    pytest.importorskip("ale_py.vector_env", exc_type=ImportError)
     made = Dqn(tiny_dqn(param, target_every=20), device)
     rng = np.random.default_rng(0)
     states = torch.from_numpy(rng.integers(256, size=(40, STACK, SIZE, SIZE), dtype=np.uint8))
@@ -210,6 +212,19 @@ def compare(
     assert all(len(one.graphs) >= 1 for one in captures_of(captured))
 
 
+def test_a_capture_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, recorded: None) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    captured = Captured(lambda x: (x,), CPU)
+    captured.captures = True
+    for _ in range(PLAIN_CALLS):
+        captured(torch.ones(2))
+    monkeypatch.setattr(torch.cuda, "graph", fail)
+    with pytest.raises(CaptureError, match=r"cannot be captured as a CUDA graph \(operation not permitted"):
+        captured(torch.ones(2))
+
+
 def capture(made: Any) -> None:
     for one in captures_of(made):
         one.captures = True
@@ -224,5 +239,6 @@ def test_recorded_steps_are_plain_ones(recorded: None, name: str, param: str) ->
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("param", PARAMS)
 @pytest.mark.parametrize("name", MAKE)
-def test_captured_steps_are_plain_ones(name: str, param: str) -> None:
+def test_captured_steps_are_plain_ones(name: str, param: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # whatever convolutions were tried out
     compare(MAKE[name], param, torch.device("cuda"), lambda made: None, 50, 1e-3)

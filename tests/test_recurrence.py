@@ -1,5 +1,8 @@
 """What runs at every time step: against autograd's own loop, in float64."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -48,6 +51,20 @@ def test_lstm_steps_are_torchs_cell_with_its_gradients() -> None:
         outcomes.append([h, state, *torch.autograd.grad(total, [x, w, r, b, c])])
     for ours, theirs in zip(*outcomes, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_pass_is_freed_without_the_garbage_collector() -> None:
+    """Else nodes of autograd of plain calls would live on into the capture of a CUDA graph."""
+    v, x = leaves((4, 3), (2, 3))
+    gc.disable()
+    try:
+        weight = Unrolled(v)
+        product(x, weight, None).square().sum().backward()
+        node, gathered = weakref.ref(weight), weakref.ref(weight.gradient)
+        del weight
+        assert node() is None and gathered() is None
+    finally:
+        gc.enable()
 
 
 def test_a_second_backward_starts_from_no_gradient() -> None:

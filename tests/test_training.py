@@ -4,6 +4,7 @@ import io
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,18 @@ from torch import Tensor, nn
 
 from wnrepro.errors import UserError
 from wnrepro.parameterization import Conv2d, data_dependent_init
-from wnrepro.training import Adam, Adamax, PolyakAverage, autocast, choose_device, set_precision
+from wnrepro.training import (
+    Adam,
+    Adamax,
+    Captured,
+    PolyakAverage,
+    autocast,
+    choose_device,
+    compiled,
+    gradients_of,
+    graphs_allowed,
+    set_precision,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -488,12 +500,65 @@ print(given_back, faults())
 """
 
 
+COMPILE = """
+import torch
+from wnrepro.training import compiled
+x = torch.arange(3.0, requires_grad=True)
+outcome = compiled(torch.cos, lambda f: list(torch.autograd.grad(f(x).sum(), x)), "fp32")
+print(outcome.facts, outcome.function is None, len(outcome.notes))
+"""
+
+
 def test_without_a_compiler_nothing_is_compiled(tmp_path: Path) -> None:
-    words = "import torch; from wnrepro.training import compiled; print(compiled(torch.cos, torch.device('cpu')))"
-    for compiler, expected in (("no-such-compiler", "None"), ("", "<function")):
+    for compiler, expected in (
+        ("no-such-compiler", r"{'compiled': False, 'not_compiled': .it fails \(.*\).} True 1\n"),
+        ("", r"{'compiled': True} False 0\n"),
+    ):
         there = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)} | ({"CXX": compiler} if compiler else {})
-        run = subprocess.run([sys.executable, "-c", words], env=os.environ | there, capture_output=True, text=True)
-        assert run.stdout.startswith(expected) and not run.stderr
+        run = subprocess.run([sys.executable, "-c", COMPILE], env=os.environ | there, capture_output=True, text=True)
+        assert re.fullmatch(expected, run.stdout), run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("precision", "off", "refused"), [("fp32", 0.01, True), ("bf16", 0.01, False), ("bf16", 1.0, True)]
+)
+def test_a_function_is_not_compiled_where_its_gradients_differ(
+    monkeypatch: pytest.MonkeyPatch, precision: str, off: float, refused: bool
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function: "faster")
+    plain = [torch.tensor([3.0, 4.0]), torch.zeros(2)]
+    outcome = compiled(torch.cos, lambda f: plain if f is torch.cos else [plain[0] * (1 + off), plain[1]], precision)
+    assert outcome.function == (None if refused else "faster")
+    assert outcome.refused == (f"its gradients differ from the plain ones by {100 * off:g} %" if refused else "")
+    wrong = compiled(torch.cos, lambda f: plain if f is torch.cos else [plain[0], plain[1] + 1], precision)
+    assert wrong.function is None  # a gradient where there is none
+    not_finite = compiled(torch.cos, lambda f: plain if f is torch.cos else [plain[0] / 0, plain[1]], precision)
+    assert not_finite.function is None
+
+
+def test_looking_at_gradients_changes_nothing() -> None:
+    torch.manual_seed(1)
+    layer = Conv2d(3, 4, 3, "bn")
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    generator = torch.get_rng_state()
+
+    def loss() -> Tensor:
+        return layer(torch.randn(8, 3, 6, 6)).square().sum()
+
+    first, second = (gradients_of(layer, loss, torch.device("cpu")) for _ in range(2))
+    assert all(map(torch.equal, first, second)) and all(p.grad is None for p in layer.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+# --- graphs -----------------------------------------------------------------------------------------
+
+
+def test_graphs_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    assert graphs_allowed() and Captured(lambda: (), gpu).captures
+    monkeypatch.setenv("WNREPRO_GRAPHS", "0")
+    assert not graphs_allowed() and not Captured(lambda: (), gpu).captures
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keep_memory is for glibc's allocator")

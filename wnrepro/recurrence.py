@@ -17,24 +17,19 @@ tanh_backward = torch.ops.aten.tanh_backward.default
 tanh_backward_into = torch.ops.aten.tanh_backward.grad_input
 
 
-class Unrolled:
-    """A weight w (C, I) for many time steps, as `product` and `lstm_step` take it.
+class Gradient:
+    """That of a weight of many products, gathered in place, product by product while the factors are in the cache.
 
-    Its gradient is gathered in place, product by product while their factors are still in the cache; autograd would
-    make a matrix of each and then add them up. dtype: of the factors of the products, where it is not w's. Every
-    backward pass through it must go on to w, or what it gathered is added to the next. Where its products are compiled
-    by torch.compile it is the plain weight, not `gathered`.
+    Autograd would make a matrix of each and then add them up. It refers to nothing of the pass but factors that wait to
+    be gathered, so that a pass is freed as soon as nobody has its result.
     """
 
-    def __init__(self, w: Tensor, dtype: torch.dtype | None = None, gathered: bool = True) -> None:
-        self.dtype = w.dtype
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self.factors: list[tuple[Tensor, Tensor]] = []
-        self.gradient: Tensor | None = None
-        dtype = dtype or w.dtype
-        self.gathered = gathered and not torch.compiler.is_compiling()
-        self.w: Tensor = Gather.apply(w, dtype, self) if self.gathered else w.to(dtype)
+        self.sum: Tensor | None = None
 
-    def add_gradient(self, of_output: Tensor, x: Tensor) -> None:
+    def add(self, of_output: Tensor, x: Tensor) -> None:
         """Add that of one product x·wᵀ."""
         self.factors.append((of_output, x))
         if len(self.factors) == GATHERED:
@@ -44,39 +39,58 @@ class Unrolled:
         """Add the gradient of the products noted."""
         of_outputs, inputs = (torch.cat(some) for some in zip(*self.factors, strict=True))
         self.factors.clear()
-        if self.gradient is None:
-            self.gradient = (of_outputs.T @ inputs).to(self.dtype)
+        if self.sum is None:
+            self.sum = (of_outputs.T @ inputs).to(self.dtype)
         elif inputs.dtype == self.dtype:
-            self.gradient.addmm_(of_outputs.T, inputs)
+            self.sum.addmm_(of_outputs.T, inputs)
         else:
-            self.gradient += of_outputs.T @ inputs
+            self.sum += of_outputs.T @ inputs
+
+    def taken(self) -> Tensor | None:
+        """The whole of it, which is nothing again afterwards."""
+        if self.factors:
+            self.gather()
+        taken, self.sum = self.sum, None
+        return taken
+
+
+class Unrolled:
+    """A weight w (C, I) for many time steps, as `product` and `lstm_step` take it.
+
+    dtype: of the factors of the products, where it is not w's. Every backward pass through it must go on to w, or what
+    its `gradient` gathered is added to the next. Where its products are compiled by torch.compile it is the plain
+    weight, not `gathered`, and has no `gradient` of its own.
+    """
+
+    def __init__(self, w: Tensor, dtype: torch.dtype | None = None, gathered: bool = True) -> None:
+        dtype = dtype or w.dtype
+        self.gathered = gathered and not torch.compiler.is_compiling()
+        self.gradient = Gradient(w.dtype)
+        self.w: Tensor = Gather.apply(w, dtype, self.gradient) if self.gathered else w.to(dtype)
 
 
 class Gather(torch.autograd.Function):
-    """w in the type of the products; its gradient is the one that `unrolled` has gathered by then."""
+    """w in the type of the products; its gradient is the one that has been gathered by then."""
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, dtype: torch.dtype, unrolled: Unrolled) -> Tensor:
-        ctx.unrolled = unrolled
+    def forward(ctx: Any, w: Tensor, dtype: torch.dtype, gradient: Gradient) -> Tensor:
+        ctx.gradient = gradient
         return w.to(dtype) if dtype != w.dtype else w.view_as(w)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _: Any) -> tuple[Tensor | None, None, None]:
-        if ctx.unrolled.factors:
-            ctx.unrolled.gather()
-        gradient, ctx.unrolled.gradient = ctx.unrolled.gradient, None
-        return gradient, None, None
+        return ctx.gradient.taken(), None, None
 
 
 class Product(torch.autograd.Function):
     """See `product`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, unrolled: Unrolled) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, gradient: Gradient) -> Tensor:
         low = x.to(w.dtype)
         ctx.save_for_backward(low, w)
-        ctx.unrolled = unrolled
+        ctx.gradient = gradient
         y = F.linear(low, w).to(x.dtype)
         return y if b is None else y.add_(b)
 
@@ -86,7 +100,7 @@ class Product(torch.autograd.Function):
         x, w = ctx.saved_tensors
         of_x, _, of_b, _ = ctx.needs_input_grad
         low = gradient.to(w.dtype)
-        ctx.unrolled.add_gradient(low, x)
+        ctx.gradient.add(low, x)
         return (low @ w).to(gradient.dtype) if of_x else None, None, gradient.sum(0) if of_b else None, None
 
 
@@ -95,7 +109,7 @@ def product(x: Tensor, weight: Unrolled, b: Tensor | None) -> Tensor:
     if not weight.gathered:
         y = F.linear(x.to(weight.w.dtype), weight.w).to(x.dtype)
         return y if b is None else y + b
-    y = Product.apply(x, weight.w, b, weight)
+    y = Product.apply(x, weight.w, b, weight.gradient)
     return y
 
 
@@ -104,7 +118,7 @@ class LSTMStep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, t: Tensor, h: Tensor, c: Tensor, w: Tensor, b: Tensor, unrolled: Unrolled
+        ctx: Any, t: Tensor, h: Tensor, c: Tensor, w: Tensor, b: Tensor, gradient: Gradient
     ) -> tuple[Tensor, Tensor]:
         h = h.to(w.dtype)
         active = torch.addmm(t, h, w.T) if w.dtype == t.dtype else t + h @ w.T
@@ -115,7 +129,7 @@ class LSTMStep(torch.autograd.Function):
         new_c = torch.addcmul(f * c, i, g.tanh_())
         tanh_c = torch.tanh(new_c)
         ctx.save_for_backward(active, h, c, tanh_c, w)
-        ctx.unrolled = unrolled
+        ctx.gradient = gradient
         return o * tanh_c, new_c
 
     @staticmethod
@@ -135,7 +149,7 @@ class LSTMStep(torch.autograd.Function):
         tanh_backward_into(d_g, g, grad_input=d_g)
         sigmoid_backward(d_o, o, grad_input=d_o)
         low = d_t.to(w.dtype)
-        ctx.unrolled.add_gradient(low, h)
+        ctx.gradient.add(low, h)
         return d_t, (low @ w).to(d_t.dtype), d_c.mul_(f), None, d_t.sum(0), None
 
 
@@ -149,5 +163,5 @@ def lstm_step(t: Tensor, h: Tensor, c: Tensor, weight: Unrolled, b: Tensor) -> t
         i, f, g, o = (t + product(h, weight, b)).chunk(4, 1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
-    h, c = LSTMStep.apply(t, h, c, weight.w, b, weight)
+    h, c = LSTMStep.apply(t, h, c, weight.w, b, weight.gradient)
     return h, c

@@ -6,6 +6,7 @@ The authors' Adam differs from torch's: ε = 1e-8 stands inside the square root;
 import contextlib
 import ctypes
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,7 +182,8 @@ class PolyakAverage(AveragedModel):
     """The exponential moving average of a model's parameters and buffers over about so many updates (§5.2).
 
     It is bias-corrected: the weight of the newest parameters is (1 − d)/(1 − dᵗ) at update t, d = 1 − 1/updates, so
-    that the first weights count for no more than the others. The count stays on the device, which never waits.
+    that the first weights count for no more than the others. The count stays on the device, which never waits. What no
+    state dict holds, as masks, is constant and left alone.
     """
 
     def __init__(self, model: nn.Module, updates: float) -> None:
@@ -194,23 +196,87 @@ class PolyakAverage(AveragedModel):
         """Take in the model as it is after an update."""
         self.n_averaged += 1
         weight = (1 - self.decay) / (1 - self.decay ** self.n_averaged.double())
-        for mine, theirs in ((self.module.parameters, model.parameters), (self.module.buffers, model.buffers)):
-            averages, current = list(mine()), list(theirs())
-            if averages:
-                torch._foreach_lerp_(averages, current, [weight.to(averages[0].dtype)] * len(averages))
+        averages, current = (list(one.state_dict(keep_vars=True).values()) for one in (self.module, model))
+        torch._foreach_mul_(averages, (1 - weight).to(averages[0].dtype))
+        torch._foreach_add_(averages, torch._foreach_mul(current, weight.to(averages[0].dtype)))
 
 
-def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any] | None:
-    """torch.compile of a function; None where that does not work (it needs a C++ compiler, on a GPU Triton)."""
+@dataclass(frozen=True)
+class Compilation:
+    """What came of compiling: the function, or None where the plain one has to do, and then the reason.
+
+    error: how far the compiled function's gradients are from the plain ones', see GRADIENT_TOLERANCE.
+    """
+
+    function: Callable[..., Any] | None = None
+    refused: str = ""
+    error: float | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For run.json."""
+        return {"compiled": self.function is not None, **({"not_compiled": self.refused} if self.refused else {})}
+
+    @property
+    def notes(self) -> list[Note]:
+        """For whoever watches the run."""
+        return [Note(f"trains without torch.compile: {self.refused}")] if self.refused else []
+
+
+# How far a compiled function's gradients may be from the plain ones': the norm of the difference over the norm, of any
+# parameter. Rounding differs, a wrong derivative is off by the whole.
+GRADIENT_TOLERANCE = {"fp32": 1e-3, "tf32": 0.02, "bf16": 0.1}
+
+
+def gradients_of(net: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> list[Tensor]:
+    """Those of a loss by the network's parameters; buffers and random generators are left as they were."""
+    before = [buffer.clone() for buffer in net.buffers()]
+    with random_generators(0, device):
+        gradients = torch.autograd.grad(loss(), list(net.parameters()))
+    for buffer, value in zip(net.buffers(), before, strict=True):
+        buffer.data.copy_(value)
+    return list(gradients)
+
+
+def compiled(
+    function: Callable[..., Any], gradients: Callable[[Callable[..., Any]], list[Tensor]], precision: str
+) -> Compilation:
+    """torch.compile of a function, if it works (it needs a C++ compiler, on a GPU Triton) and its gradients are right.
+
+    gradients: those of one training step with the function given in the place of `function`.
+    """
+    torch.compiler.reset()  # it keeps eight versions of a function, of all runs of a process together
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of CUDA on a machine without a GPU
+    expected, faster = gradients(function), torch.compile(function)
     try:
-        torch.compile(torch.sin)(torch.zeros(8, device=device))
-    except RuntimeError:
-        return None
-    return torch.compile(function)
+        found = gradients(faster)
+    except RuntimeError as error:
+        return Compilation(refused=f"it fails ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})")
+    worst = max(relative_error(*pair) for pair in zip(found, expected, strict=True))
+    if not worst <= GRADIENT_TOLERANCE[precision]:
+        return Compilation(refused=f"its gradients differ from the plain ones by {100 * worst:.3g} %", error=worst)
+    return Compilation(faster, error=worst)
 
 
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """The norm of the difference over the norm of what is expected."""
+    if torch.equal(found, expected):
+        return 0.0
+    difference = torch.linalg.vector_norm(found.double() - expected.double())
+    return (difference / torch.linalg.vector_norm(expected.double())).item()
+
+
+CONVOLUTIONS_TRIED = 4  # of each kind: the first ones are by cuDNN's own estimate the fastest
 PLAIN_CALLS = 3  # before a function is captured: what is made once, and what is tried out, happens then
+
+
+class CaptureError(RuntimeError):
+    """A step that could not be captured; the process that tried can do nothing more on its GPU."""
+
+
+def graphs_allowed() -> bool:
+    """Whether steps may be captured: not where the environment has WNREPRO_GRAPHS=0."""
+    return os.environ.get("WNREPRO_GRAPHS") != "0"
 
 
 class Captured:
@@ -219,11 +285,11 @@ class Captured:
     Its first PLAIN_CALLS calls are plain ones; the next is captured, and from then on replayed, with the inputs copied
     into those of the capture. Each set of input shapes has a graph of its own. The function may not wait for the
     device nor depend on anything of the host's that changes from call to call: that it reads from tensors, which stay
-    in place. Random numbers are those of plain calls. An output stands until the next call.
+    in place. Random numbers are those of plain calls. An output stands until the next call. Raises CaptureError.
     """
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]], device: torch.device) -> None:
-        self.function, self.captures = function, device.type == "cuda"
+        self.function, self.captures = function, device.type == "cuda" and graphs_allowed()
         self.graphs: dict[tuple[torch.Size, ...], Graph] = {}
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -240,7 +306,7 @@ class Graph:
 
     def __init__(self) -> None:
         self.calls, self.captured = 0, False
-        self.stream = torch.cuda.Stream()  # of the plain calls, which must not be that of the capture's surroundings
+        self.stream = torch.cuda.Stream()  # of the plain calls and of the capture: autograd remembers it
         self.graph = torch.cuda.CUDAGraph()
         self.inputs: tuple[Tensor, ...] = ()
         self.outputs: tuple[Tensor, ...] = ()
@@ -255,8 +321,11 @@ class Graph:
             return outputs
         if not self.captured:
             self.inputs = tuple(x.clone() for x in inputs)
-            with torch.cuda.graph(self.graph):
-                self.outputs = function(*self.inputs)
+            try:
+                with torch.cuda.graph(self.graph, stream=self.stream):
+                    self.outputs = function(*self.inputs)
+            except RuntimeError as error:
+                raise CaptureError(f"a step cannot be captured as a CUDA graph ({error})") from error
             self.captured = True
         for mine, theirs in zip(self.inputs, inputs, strict=True):
             mine.copy_(theirs)
@@ -302,7 +371,8 @@ def set_precision(precision: str, device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # of which streams and graphs are
-    torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes recur: let it try out its convolutions
+    if device.type == "cuda":  # shapes recur: let cuDNN try its convolutions out; another process may choose others
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, CONVOLUTIONS_TRIED
 
 
 def keep_memory() -> None:

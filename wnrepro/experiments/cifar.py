@@ -6,7 +6,7 @@ Shapes: B examples, C features of a layer. Images are (B, 3, 32, 32) in memory f
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,24 @@ from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init, overflow
 from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, layers
 from wnrepro.settings import CifarSettings
-from wnrepro.training import Adam, Captured, Epoch, Tick, autocast, keep_memory, set_precision
+from wnrepro.training import (
+    Adam,
+    Captured,
+    Compilation,
+    Epoch,
+    Note,
+    Tick,
+    autocast,
+    compiled,
+    gradients_of,
+    keep_memory,
+    set_precision,
+)
 
 SLOPE = 0.1  # of the leaky ReLU, authors' code
 DROPOUT = 0.5  # table 1
 CLASSES = 10
+COMPILED_FROM = 10_000  # updates on a GPU, which then save more than compiling takes
 TICK_BATCHES = 5  # minibatches between two signs of progress
 TEST_BATCH = 500
 DIVERGED_LOSS = 2 * math.log(CLASSES)  # nats, twice the loss of guessing
@@ -48,18 +61,45 @@ class Net(nn.Module):
         self.conv9 = Conv2d(2 * n, 2 * n, 1, param, **options)
         self.dense = Linear(2 * n, CLASSES, param, **options)
 
+        self.compiled: Callable[..., Tensor] | None = None  # `layers`, for training
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            x = x + self.input_noise * torch.randn_like(x)
+        if not self.training:
+            return self.layers(x, None)
+        x = x + self.input_noise * torch.randn_like(x)
+        return (self.compiled or self.layers)(x, self.dropout_masks(x))
+
+    def dropout_masks(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """0 or 1/(1 − DROPOUT) for every value after the two poolings of images x, as `F.dropout` draws them.
+
+        Drawn apart from the layers, so that compiled layers have the same ones.
+        """
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+
+        def mask(maps: int, size: int) -> Tensor:
+            keep = torch.empty(
+                (len(x), maps, size, size), dtype=dtype, device=x.device, memory_format=torch.channels_last
+            )
+            return keep.bernoulli_(1 - DROPOUT).div_(1 - DROPOUT)
+
+        return mask(len(self.conv3.b), x.shape[2] // 2), mask(len(self.conv6.b), x.shape[2] // 4)
+
+    def layers(self, x: Tensor, masks: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The logits; masks: of dropout, in training."""
         for conv in (self.conv1, self.conv2, self.conv3):
             x = F.leaky_relu(conv(x), SLOPE)
-        x = F.dropout(F.max_pool2d(x, 2), DROPOUT, self.training)
+        x = F.max_pool2d(x, 2)
+        if masks is not None:
+            x = x * masks[0]
         for conv in (self.conv4, self.conv5, self.conv6):
             x = F.leaky_relu(conv(x), SLOPE)
-        x = F.dropout(F.max_pool2d(x, 2), DROPOUT, self.training)
+        x = F.max_pool2d(x, 2)
+        if masks is not None:
+            x = x * masks[1]
         for conv in (self.conv7, self.conv8, self.conv9):
             x = F.leaky_relu(conv(x), SLOPE)
-        return self.dense(x.mean((2, 3)))
+        logits: Tensor = self.dense(x.mean((2, 3)))
+        return logits
 
 
 class Cifar:
@@ -85,9 +125,14 @@ class Cifar:
         self.optimizer = Adam(self.net.parameters(), settings.lr)
         self.captured_step, self.captured_test = Captured(self.step, device), Captured(self.test_batch, device)
         self.epoch = 0
+        self.compilation = Compilation()
+        if device.type == "cuda" and settings.epochs * (len(self.train_x) // settings.batch_size) >= COMPILED_FROM:
+            self.compilation = compiled(self.net.layers, self.gradients, settings.precision)
+        self.net.compiled = self.compilation.function
         self.facts: dict[str, Any] = {
             "data": images.source,
             "parameters": sum(p.numel() for p in self.net.parameters()),
+            **self.compilation.facts,
         }
 
     @staticmethod
@@ -122,7 +167,7 @@ class Cifar:
         )
         return cls(settings, images, device)
 
-    def train(self) -> Iterator[Tick | Epoch]:
+    def train(self) -> Iterator[Tick | Epoch | Note]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
 
         A loss, or part of the state, that is not finite, or an epoch's median loss over twice that of guessing, ends it
@@ -130,6 +175,7 @@ class Cifar:
         """
         s = self.settings
         n = len(self.train_x) // s.batch_size * s.batch_size
+        yield from self.compilation.notes
         while self.epoch < s.epochs:
             began = time.perf_counter()
             tables: dict[str, list[dict[str, Any]]] = {}
@@ -175,16 +221,25 @@ class Cifar:
 
     def step(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """One training step on the images of this index (B,): loss (), number of errors ()."""
-        x, y = self.batch(self.train_x, index), self.train_y[index]
-        with autocast(self.settings.precision, self.device):
-            logits = self.net(x)
-        loss = F.cross_entropy(logits.float(), y)
+        loss, logits = self.loss(index)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         if self.settings.v_norm_max is not None:
             bound_v_norm(self.net, self.settings.v_norm_max)
-        return loss.detach(), (logits.detach().argmax(1) != y).sum()
+        return loss.detach(), (logits.detach().argmax(1) != self.train_y[index]).sum()
+
+    def loss(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss () in nats and the logits (B, 10) of the training images of this index (B,)."""
+        with autocast(self.settings.precision, self.device):
+            logits = self.net(self.batch(self.train_x, index))
+        return F.cross_entropy(logits.float(), self.train_y[index]), logits
+
+    def gradients(self, layers: Callable[..., Tensor]) -> list[Tensor]:
+        """Those of the first minibatch, by this function as `Net.layers` in training."""
+        self.net.compiled = layers
+        index = torch.arange(self.settings.batch_size, device=self.device)
+        return gradients_of(self.net, lambda: self.loss(index)[0], self.device)
 
     @staticmethod
     def batch(images: Tensor, index: Tensor) -> Tensor:
@@ -269,7 +324,7 @@ class Cifar:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        self.epoch, self.facts = state["epoch"], state["facts"]
+        self.epoch, self.facts = state["epoch"], state["facts"] | self.compilation.facts
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.order.set_state(state["order"])

@@ -21,7 +21,18 @@ from wnrepro.drawing import outlined
 from wnrepro.measurements import layer_rows, overflow
 from wnrepro.parameterization import Linear, LSTMCell, layers, without_batch_statistics
 from wnrepro.settings import DrawSettings
-from wnrepro.training import Captured, Epoch, Tick, compiled, keep_memory, random_generators, set_precision
+from wnrepro.training import (
+    Captured,
+    Compilation,
+    Epoch,
+    Note,
+    Tick,
+    compiled,
+    gradients_of,
+    keep_memory,
+    random_generators,
+    set_precision,
+)
 
 SIZE = 28
 PIXELS = SIZE * SIZE
@@ -42,20 +53,17 @@ GREYS = 31  # of the animation, besides black: fewer make a smaller file
 
 
 class Grid(nn.Module):
-    """Of windows with so many filters: each filter's window (ΣN,) and place in it, in pixels at δ = 1, (ΣN, 1); and the
-    pixels' coordinates (SIZE,).
+    """Of windows with so many filters: each filter's place in its window, in pixels at δ = 1, (ΣN, 1); and the pixels'
+    coordinates (SIZE,).
     """
 
-    which: Tensor
     offsets: Tensor
     pixels: Tensor
 
     def __init__(self, filters: tuple[int, ...]) -> None:
         super().__init__()
         self.filters = filters
-        which = [window for window, count in enumerate(filters) for _ in range(count)]
         offsets = [(i - (count - 1) / 2) * (SIZE - 1) / (count - 1) for count in filters for i in range(count)]
-        self.register_buffer("which", torch.tensor(which), persistent=False)
         self.register_buffer("offsets", torch.tensor(offsets).unsqueeze(1), persistent=False)
         self.register_buffer("pixels", torch.arange(float(SIZE)), persistent=False)
 
@@ -63,15 +71,16 @@ class Grid(nn.Module):
 class FilterBanks(torch.autograd.Function):
     """Centres μ in pixels (B, N, 2) and 1/σ² (B, N, 1) of filters → their values on the pixels (B, N, 2, SIZE).
 
-    By hand, since autograd would go over the banks three times as often.
+    By hand, since autograd would go over the banks three times as often. Nothing is changed in place in `forward`: in
+    torch 2.11 the gradients of a compiled one would be wrong (pytorch issue 180642).
     """
 
     @staticmethod
     def forward(ctx: Any, mu: Tensor, precision: Tensor, pixels: Tensor) -> Tensor:
         distance = pixels - mu.unsqueeze(3)
-        bank = distance.square().mul_(-0.5 * precision.unsqueeze(3)).clamp_(min=math.log(LEAST_VALUE) - 1).exp_()
-        F.threshold(bank, LEAST_VALUE, 0.0, inplace=True)
-        bank.div_(bank.sum(3, keepdim=True).add_(BANK_TOLERANCE))
+        exponent = (distance.square() * (-0.5 * precision.unsqueeze(3))).clamp(min=math.log(LEAST_VALUE) - 1)
+        values = F.threshold(exponent.exp(), LEAST_VALUE, 0.0)
+        bank = values / (values.sum(3, keepdim=True) + BANK_TOLERANCE)
         ctx.save_for_backward(distance, bank, precision)
         return bank
 
@@ -93,7 +102,8 @@ def filter_banks(windows: Tensor, grid: Grid) -> list[tuple[Tensor, Tensor, Tens
     A window is its centre's y and x, in −1..1 from one edge of the image to the other; log δ, log σ², log γ. δ is the
     distance of neighbouring filters, 1 being that at which the window covers the image (Gregor et al., eq. 19 to 26).
     """
-    each = windows[:, grid.which]  # (B, ΣN, 5)
+    repeated = (window.expand(-1, count, -1) for window, count in zip(windows.split(1, 1), grid.filters, strict=True))
+    each = torch.cat([*repeated], 1)  # (B, ΣN, 5)
     mu = (each[..., :2] + 1) * (SIZE / 2) + torch.exp(each[..., 2:3]) * grid.offsets
     banks = FilterBanks.apply(mu, torch.exp(-each[..., 3:4]), grid.pixels).split(grid.filters, 1)
     gammas = torch.exp(windows[:, :, 4:]).unbind(1)
@@ -136,8 +146,8 @@ class Sample(torch.autograd.Function):
         mean, log_std = statistics.chunk(2, 1)
         std = torch.exp(log_std)
         ctx.save_for_backward(mean, std, noise)
-        kl = (torch.linalg.vecdot(mean, mean) + torch.linalg.vecdot(std, std)).sub_(mean.shape[1]).mul_(0.5)
-        return torch.addcmul(mean, std, noise), kl.sub_(log_std.sum(1))
+        kl = 0.5 * (torch.linalg.vecdot(mean, mean) + torch.linalg.vecdot(std, std) - mean.shape[1])
+        return torch.addcmul(mean, std, noise), kl - log_std.sum(1)
 
     @staticmethod
     @once_differentiable
@@ -273,12 +283,14 @@ class Draw:
         self.captured_step, self.captured_terms = Captured(self.step, device), Captured(self.test_terms, device)
         self.epoch = 0
         steps = settings.epochs * (len(self.train_x) // settings.batch_size) * settings.time_steps
+        self.compilation = Compilation()
         if steps >= COMPILED_FROM:
-            self.net.compiled = compiled(self.net.time_step, device)
+            self.compilation = compiled(self.net.time_step, self.gradients, settings.precision)
+        self.net.compiled = self.compilation.function
         self.facts: dict[str, Any] = {
             "data": pixels.source,
             "parameters": sum(p.numel() for p in self.net.parameters()),
-            "compiled": self.net.compiled is not None,
+            **self.compilation.facts,
         }
 
     @staticmethod
@@ -294,7 +306,7 @@ class Draw:
         pixels = data.pixels("mnist", s.data, s.binarization, s.train_examples, s.test_examples, data_dir)
         return cls(settings, pixels, device)
 
-    def train(self) -> Iterator[Tick | Epoch]:
+    def train(self) -> Iterator[Tick | Epoch | Note]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
 
         A bound, or part of the state, that is not finite, or an epoch's median bound below twice that of guessing, ends
@@ -302,6 +314,7 @@ class Draw:
         """
         s = self.settings
         n = len(self.train_x) // s.batch_size * s.batch_size
+        yield from self.compilation.notes
         while self.epoch < s.epochs:
             began = time.perf_counter()
             tables: dict[str, list[dict[str, Any]]] = {}
@@ -346,13 +359,23 @@ class Draw:
 
     def step(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """One training step on the images of this index (B,): their mean bound in nats and the gradient's norm, ()."""
-        log_p_x, kl = self.terms(self.train_x[index])
-        loss = kl.sum(0).mean() - log_p_x.mean()
+        loss = self.loss(index)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.gradient_norm_max)
         self.optimizer.step()
         return -loss.detach(), norm
+
+    def loss(self, index: Tensor) -> Tensor:
+        """The mean negative bound of the images of this index (B,) in nats, ()."""
+        log_p_x, kl = self.terms(self.train_x[index])
+        return kl.sum(0).mean() - log_p_x.mean()
+
+    def gradients(self, time_step: Callable[..., Any]) -> list[Tensor]:
+        """Those of the first minibatch, by this function as `DrawNet.time_step` in training."""
+        self.net.compiled = time_step
+        index = torch.arange(self.settings.batch_size, device=self.device)
+        return gradients_of(self.net, lambda: self.loss(index), self.device)
 
     def terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x|z) (B,) and KL (T, B) of one sample z an image."""
@@ -413,7 +436,9 @@ class Draw:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        self.epoch, self.facts = state["epoch"], state["facts"] | {"compiled": self.facts["compiled"]}
+        self.epoch, self.facts = state["epoch"], state["facts"] | self.compilation.facts
         self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        capturable = self.device.type == "cuda"  # whatever the device of the checkpoint was
+        groups = [group | {"capturable": capturable} for group in state["optimizer"]["param_groups"]]
+        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         self.order.set_state(state["order"])
