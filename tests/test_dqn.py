@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,14 +10,18 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny_dqn
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from wnrepro import atari
-from wnrepro.atari import SIZE, STACK, Games, Replay
+from wnrepro.atari import SIZE, STACK, Batch, Games, Replay
 from wnrepro.errors import UserError
 from wnrepro.experiments import dqn
 from wnrepro.experiments.dqn import Dqn, DqnNet
 from wnrepro.parameterization import fold, layers
-from wnrepro.settings import DEFAULT_LR, PARAMS, DqnSettings, scale_settings
+from wnrepro.report.write import write_report
+from wnrepro.runs import Run
+from wnrepro.settings import DEFAULT_LR, PARAMS, SCALE_NAMES, DqnSettings, scale_settings
 from wnrepro.training import Epoch, Note, Tick
 
 CPU = torch.device("cpu")
@@ -98,6 +103,51 @@ def test_all_four_start_as_the_same_function_of_mean_0_and_variance_1():
         torch.testing.assert_close(values[param], values["normal"], rtol=1e-3, atol=1e-3)
 
 
+def test_normal_starts_folded_by_default():
+    """The init's scale is in v, not beside it, and a gradient is that of w."""
+    assert scale_settings("dqn", "paper", "normal").init == "folded"
+    made = Dqn(tiny_dqn("normal"), CPU)
+    before = [layer.v.clone() for _, layer in layers(made.net)]
+    made.initialize(states_of(40))
+    for v, (_, layer) in zip(before, layers(made.net), strict=True):
+        assert (layer.scale == 1).all() and torch.equal(layer.weight(), layer.v)
+        ratio = (layer.v / v).flatten(1)
+        torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4, atol=0)
+        assert not torch.allclose(ratio, torch.ones(()), rtol=0.1)
+
+
+def test_the_start_of_deep_q_rl_is_hes_without_an_init_pass():
+    net = DqnNet(scale_settings("dqn", "paper", "normal", init="deep_q_rl"), 4)
+    for (_, layer), std in zip(layers(net), (0.0625, 0.044, 0.042, 0.018, 0.044), strict=True):
+        assert layer.v.std().item() == pytest.approx(std, rel=0.05) and (layer.b == 0.1).all()
+        assert layer.v.abs().max() <= 3**0.5 * layer.v[0].numel() ** -0.5, "uniform"
+        assert (layer.scale == 1).all()
+    made = Dqn(tiny_dqn("normal", init="deep_q_rl"), CPU)
+    before = copy.deepcopy(made.net.state_dict())
+    assert made.initialize(states_of(40)) == []
+    assert all(torch.equal(before[name], tensor) for name, tensor in made.net.state_dict().items())
+    x = states_of(8)
+    torch.testing.assert_close(made.target(x), made.net(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="--init deep_q_rl: what normal starts from, not wn"):
+        tiny_dqn("wn", init="deep_q_rl")
+
+
+def test_a_run_that_starts_as_deep_q_rl_resumes_and_is_reported_without_an_init(tmp_path):
+    settings = tiny_dqn("normal", init="deep_q_rl")
+
+    def stop(event: object) -> None:
+        if isinstance(event, Epoch):
+            raise KeyboardInterrupt
+
+    with Run(tmp_path, "dqn", "quick", settings) as run:
+        with pytest.raises(KeyboardInterrupt):
+            run.execute(lambda: Dqn(settings, CPU), stop)
+        assert run.execute(lambda: Dqn(settings, CPU))["status"] == "done"
+    assert {path.name for path in run.folder.glob("*.csv")} == {"metrics.csv", "layers.csv", "games.csv"}
+    assert len((run.folder / "metrics.csv").read_text().splitlines()) == 1 + 2
+    assert "no init measured" in write_report(tmp_path, "quick")[0].read_text()
+
+
 # ------------------------------------------------------------------------------- updates
 
 
@@ -113,7 +163,7 @@ class PlainUpdates:
         self.count = 0
 
     def update(self) -> float:
-        batch = self.replay.sample(self.s.batch_size, self.rng)
+        batch = Batch.of(self.replay.sample(self.s.batch_size, self.rng))
         seen = self.replay.seen(batch.rows)
         after = self.target.eval()(seen[:, 1:]).detach()
         q = self.net.train()(seen[:, :-1])
@@ -146,6 +196,44 @@ def test_updates_are_plain_ones_target_network_included(param):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
     torch.testing.assert_close(made.target(states_of(8)), plain.target.eval()(states_of(8)), rtol=1e-2, atol=1e-2)
     assert made.updates == 8
+
+
+class Transfers(TorchDispatchMode):
+    """The shapes of what goes from this machine's memory to the meta device, which stands for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[torch.Size] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_meta]
+        self.shapes += [leaf.shape for leaf in given if leaf.is_cpu and made]
+        return result
+
+
+@pytest.mark.parametrize("there", ["meta", "cpu"])
+def test_an_update_is_one_transfer_and_one_more_of_screens_that_are_not_on_the_device(there, monkeypatch):
+    monkeypatch.setattr(dqn, "replay_device", lambda *_: torch.device(there))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)  # knows no meta device
+    made = Dqn(tiny_dqn(target_every=3), torch.device("meta"))
+    random_steps(made.replay, 200)
+    made.update()  # makes the optimizer's moments
+    with Transfers() as transfers:
+        for _ in range(3):
+            assert made.update().is_meta
+    screens = [] if there == "meta" else [(8, STACK + 1, SIZE, SIZE)]
+    assert transfers.shapes == [(8, STACK + 4), *screens] * 3
+
+
+def test_screens_sent_along_are_learnt_from_as_those_in_the_replay_are():
+    one, other = experiment(), experiment()
+    packed = one.replay.sample(8, one.rng)
+    sent = other.replay.seen(Batch.of(packed).rows).clone()
+    other.replay.screens.zero_()
+    assert torch.equal(one.learn(packed)[0], other.learn(packed, sent)[0])
+    assert all(map(torch.equal, one.net.parameters(), other.net.parameters()))
 
 
 def test_bf16_starts_near_fp32_and_learns_on_fp32_weights():
@@ -226,7 +314,7 @@ def test_the_states_acted_on_are_those_in_the_replay(monkeypatch):
 
     monkeypatch.setattr(made, "act", noted)
     list(made.play(600, learn=False))
-    stored = made.replay._transitions(np.arange(len(made.replay)))
+    stored = Batch.of(made.replay._transitions(np.arange))
     states = made.replay.seen(stored.rows)[:, :-1].numpy()
     assert len(states) == len(seen) == 600 and stored.terminals.sum() >= 4, "some lives were lost"
     assert sorted(s.tobytes() for s in states) == sorted(seen)
@@ -340,8 +428,11 @@ def test_divergence_is_an_outcome():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @each_param
-def test_a_gpu_makes_the_same_updates(param):
+@pytest.mark.parametrize("there", ["cuda", "cpu"])
+def test_a_gpu_makes_the_same_updates(param, there, monkeypatch):
+    """With the replay in its memory, or in this machine's."""
     here = experiment(param)
+    monkeypatch.setattr(dqn, "replay_device", lambda *_: torch.device(there))
     there = Dqn(here.settings, torch.device("cuda"))
     there.load_state_dict(copy.deepcopy(here.state_dict()))
     random_steps(there.replay, 200)
@@ -350,6 +441,12 @@ def test_a_gpu_makes_the_same_updates(param):
 
 
 # ------------------------------------------------------------------------------- settings
+
+
+def test_the_target_network_is_renewed_as_often_as_in_deep_q_rl():
+    every = {scale: scale_settings("dqn", scale, "wn").target_every for scale in SCALE_NAMES}
+    assert every == {"paper": 2500, "short": 500, "quick": 100}
+    assert 2500 * scale_settings("dqn", "paper", "wn").update_every == 10_000, "agent steps"
 
 
 def test_learning_rates_are_those_of_the_paper():

@@ -4,14 +4,14 @@ Shapes: N games side by side, B transitions of a minibatch. A screen is SIZE × 
 """
 
 import contextlib
+import importlib
 import io
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from ale_py.roms import get_rom_path
-from ale_py.vector_env import AtariVectorEnv
-from gymnasium.vector import AutoresetMode
+from torch import Tensor
 
 from wnrepro.errors import UserError
 
@@ -42,10 +42,18 @@ class Scene(NamedTuple):
 
 
 def check_rom(game: str) -> None:
-    """Raise UserError unless the game's ROM is there as ale-py knows it."""
+    """Raise UserError unless ale-py and gymnasium are installed, and the game's ROM is there as ale-py knows it."""
     try:
+        importlib.import_module("ale_py.vector_env")  # by gymnasium; ale_py itself does without
+        from ale_py.roms import get_rom_path
+
         with contextlib.redirect_stdout(io.StringIO()):  # it prints where ALE_ROMS_DIR is set
             get_rom_path(game)
+    except ImportError as error:
+        raise UserError(
+            f"--game {game}: its emulator cannot be imported ({' '.join(str(error).split())}); install it by "
+            "`pip install ale-py gymnasium`"
+        ) from error
     except OSError as error:
         raise UserError(
             f"--game {game}: its ROM cannot be read ({' '.join(str(error).split())}); unset ALE_ROMS_DIR, or install "
@@ -68,6 +76,9 @@ class Games:
 
     def __init__(self, game: str, count: int, seed: int, colour: bool = False) -> None:
         check_rom(game)
+        from ale_py.vector_env import AtariVectorEnv
+        from gymnasium.vector import AutoresetMode
+
         height, width = SCREEN if colour else (SIZE, SIZE)
         self.env = AtariVectorEnv(
             game,
@@ -137,10 +148,16 @@ class History:
 class Batch(NamedTuple):
     """Transitions."""
 
-    rows: np.ndarray  # (B, STACK + 1) int64: where the replay has the screens of the state, oldest first, and the next
-    actions: np.ndarray  # (B,) int64
-    rewards: np.ndarray  # (B,) float32, −1, 0 or 1
-    terminals: np.ndarray  # (B,) bool
+    rows: Tensor  # (B, STACK + 1) int64: where the replay has the screens of the state, oldest first, and the next
+    actions: Tensor  # (B,) int64
+    rewards: Tensor  # (B,) float32, −1, 0 or 1
+    terminals: Tensor  # (B,) bool
+
+    @classmethod
+    def of(cls, packed: Tensor) -> "Batch":
+        """Those that a replay gave as one tensor."""
+        actions, rewards, terminals = packed[:, -3:].unbind(1)
+        return cls(packed[:, :-3], actions, rewards.float(), terminals.bool())
 
 
 class Replay:
@@ -148,7 +165,8 @@ class Replay:
 
     An episode ends with a lost life, a game over, or where the games begin anew for another reason (a resume, an
     epoch's end): the append before that must be terminal for all, as in deep_q_rl, since no screen follows it.
-    The screens are on a device: in this machine's memory, of which they take as much as the ring is full, or a GPU's.
+    The screens stay in place on a device: in this machine's memory, of which they take as much as the ring is full, or
+    a GPU's.
     """
 
     def __init__(
@@ -188,16 +206,19 @@ class Replay:
         edges, _, inner = self._positions()
         return len(edges) + inner
 
-    def sample(self, batch: int, rng: np.random.Generator) -> Batch:
-        """So many transitions, uniformly and with replacement."""
-        return self._transitions(rng.integers(len(self), size=batch))
+    def sample(self, batch: int, rng: np.random.Generator) -> Tensor:
+        """So many transitions, uniformly and with replacement: (B, STACK + 4) int64, of which a `Batch` is made."""
+        return self._transitions(lambda count: rng.integers(count, size=batch))
 
-    def seen(self, rows: np.ndarray) -> torch.Tensor:
+    def seen(self, rows: Tensor, pinned: bool = False) -> Tensor:
         """The screens (B, STACK + 1, SIZE, SIZE) of a batch's rows, zeros before the episode's first and where the
         transition is terminal: states are all but the last, the next states all but the first.
+
+        pinned: in memory from which a GPU's transfer goes on by itself.
         """
-        index = torch.from_numpy(rows).to(self.screens.device)
-        return self.screens.index_select(0, index.flatten()).view(*rows.shape, *self.screens.shape[1:])
+        index, size = rows.flatten(), self.screens.shape[1:]
+        into = torch.empty(len(index), *size, dtype=torch.uint8, pin_memory=True) if pinned else None
+        return torch.index_select(self.screens, 0, index, out=into).view(*rows.shape, *size)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """What an exact resume needs; on a CPU the arrays are views of the filled part of the ring."""
@@ -215,7 +236,7 @@ class Replay:
     def _rings(self) -> dict[str, np.ndarray]:
         return {name: getattr(self, name) for name in ("actions", "rewards", "terminals", "ages")}
 
-    def _filled(self) -> torch.Tensor:
+    def _filled(self) -> Tensor:
         """The screens stored, (time slots, N, SIZE, SIZE)."""
         return self.screens[: self._stored * self.games].view(self._stored, self.games, *self.screens.shape[1:])
 
@@ -239,9 +260,10 @@ class Replay:
         edges = (times[:, None] * self.games + np.arange(self.games))[valid]
         return edges, head * self.games, between * self.games
 
-    def _transitions(self, numbers: np.ndarray) -> Batch:
-        """Those of the numbers (B,), from 0 to len(self) − 1."""
-        edges, begin, _ = self._positions()
+    def _transitions(self, choose: Callable[[int], np.ndarray]) -> Tensor:
+        """Those of which `choose`, told how many there are, gives the numbers (B,)."""
+        edges, begin, inner = self._positions()
+        numbers = choose(len(edges) + inner)
         positions = numbers + (begin - len(edges))
         at_edge = numbers < len(edges)
         positions[at_edge] = edges[numbers[at_edge]]
@@ -249,10 +271,12 @@ class Replay:
         slot = (self.appended - self._stored + time) % self.slots
 
         offsets = np.arange(1 - self.stack, 2)  # of the state's screens, and the next
-        rows = (slot[:, None] + offsets) % self.slots * self.games + game[:, None]
+        packed = np.empty((len(numbers), self.stack + 4), np.int64)
+        rows = packed[:, :-3]
+        rows[:] = (slot[:, None] + offsets) % self.slots * self.games + game[:, None]
         terminals = self.terminals[slot, game]
         unseen = self.ages[slot, game][:, None] < -offsets
         unseen[:, -1] = terminals
         rows[unseen] = self.blank
-        actions, rewards = self.actions[slot, game].astype(np.int64), self.rewards[slot, game].astype(np.float32)
-        return Batch(rows, actions, rewards, terminals)
+        packed[:, -3], packed[:, -2], packed[:, -1] = self.actions[slot, game], self.rewards[slot, game], terminals
+        return torch.from_numpy(packed)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wnrepro import identities
-from wnrepro.atari import SIZE, STACK, STEPS_A_SECOND, Games, History, Replay, Scene, check_rom
+from wnrepro.atari import SIZE, STACK, STEPS_A_SECOND, Batch, Games, History, Replay, Scene, check_rom
 from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init, overflow
 from wnrepro.parameterization import Conv2d, Linear, fold, layers, refold
@@ -272,17 +272,28 @@ class Dqn:
         return actions
 
     def update(self) -> Tensor:
-        """One update by a minibatch of the replay; its loss, the sum over the minibatch (authors' code), ()."""
-        batch = self.replay.sample(self.settings.batch_size, self.rng)
-        rest = (torch.from_numpy(part).to(self.device) for part in (batch.actions, batch.rewards, batch.terminals))
-        (loss,) = self.captured_learn(self.replay.seen(batch.rows).to(self.device), *rest)
+        """One update by a minibatch of the replay; its loss, the sum over the minibatch (authors' code), ().
+
+        One transfer to the device, and one more where the replay's screens are not there.
+        """
+        parts = [self.replay.sample(self.settings.batch_size, self.rng)]
+        if self.replay.screens.device.type != self.device.type:
+            parts.append(self.replay.seen(Batch.of(parts[0]).rows, pinned=self.device.type == "cuda"))
+        (loss,) = self.captured_learn(*map(self.sent, parts))
         self.updates += 1
         if self.updates % self.settings.target_every == 0:
             self.renew_target()
         return loss
 
-    def learn(self, screens: Tensor, actions: Tensor, rewards: Tensor, terminals: Tensor) -> tuple[Tensor]:
-        """One update by these screens (B, STACK + 1, SIZE, SIZE), and actions, rewards, terminals (B,): its loss ()."""
+    def sent(self, part: Tensor) -> Tensor:
+        """On the device. A GPU's transfer goes on by itself, from memory that torch uses again only after its end."""
+        return (part.pin_memory() if self.device.type == "cuda" else part).to(self.device, non_blocking=True)
+
+    def learn(self, packed: Tensor, screens: Tensor | None = None) -> tuple[Tensor]:
+        """One update by a replay's sample, its loss (). screens: the sample's, of a replay on another device."""
+        rows, actions, rewards, terminals = Batch.of(packed)
+        if screens is None:
+            screens = self.replay.seen(rows)
         states, next_states = screens[:, :-1], screens[:, 1:]
         self.net.train()
         with autocast(self.settings.precision, self.device):
