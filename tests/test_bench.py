@@ -12,7 +12,7 @@ from conftest import make_pixels
 from torch import nn
 
 from wnrepro import bench
-from wnrepro.atari import Games, Replay
+from wnrepro.atari import Batch, Games, Replay
 from wnrepro.cli import main
 from wnrepro.errors import UserError
 from wnrepro.experiments.dqn import Dqn
@@ -248,12 +248,14 @@ def test_an_update_of_the_plain_dqn_is_ours(monkeypatch):
     for number in range(50):
         screens, ended = rng.integers(256, size=(1, 84, 84), dtype=np.uint8), np.array([number % 7 == 6])
         replay.append(screens, rng.integers(4, size=1), rng.integers(-1, 2, size=1), ended)
-    batch = replay.sample(64, rng)
+    packed = replay.sample(64, rng)
+    batch = Batch.of(packed)
     assert batch.terminals.any() and not batch.terminals.all()
     seen = replay.seen(batch.rows).numpy()
-    monkeypatch.setattr(replay, "sample", lambda *_: batch)
+    monkeypatch.setattr(replay, "sample", lambda *_: packed)
     monkeypatch.setattr(ours, "replay", replay)
-    whole = seen[:, :-1], batch.actions, batch.rewards, seen[:, 1:], batch.terminals
+    actions, rewards, terminals = (part.numpy() for part in batch[1:])
+    whole = seen[:, :-1], actions, rewards, seen[:, 1:], terminals
     monkeypatch.setattr(plain, "sample", lambda: whole)
     before = [our.detach().clone() for _, our in same]
     torch.testing.assert_close(plain.update(), ours.update(), rtol=1e-4, atol=0)

@@ -18,6 +18,7 @@ import functools
 import importlib.util
 import math
 import multiprocessing
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -27,12 +28,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ale_py import ALEInterface, LoggerMode
-from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 from scipy.stats import quantile_test
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -42,16 +40,18 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from wnrepro.atari import NO_OPS, STACK, Replay
+from wnrepro.atari import NO_OPS, STACK, Replay, check_rom
 from wnrepro.atari import SIZE as SCREEN_SIZE
 from wnrepro.data import Images, Pixels
 from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import CLASSES, DROPOUT, SLOPE, Cifar
 from wnrepro.experiments.cvae import (
     AUTOREGRESSIVE,
+    PIXEL_VALUES,
     RESIDUAL,
     STATISTICS,
     Cvae,
+    LadderVae,
     Made,
     MnistVae,
     autoregress,
@@ -60,9 +60,12 @@ from wnrepro.experiments.cvae import (
 )
 from wnrepro.experiments.dqn import KERNELS, STRIDES, WHITE, Dqn, replay_device
 from wnrepro.experiments.draw import BANK_TOLERANCE, SIZE, WINDOW, Draw
+from wnrepro.reproduce.engines import cores
+from wnrepro.reproduce.mps import mps
 from wnrepro.rundir import read_json, write_json
 from wnrepro.runs import now, peak_memory_bytes, provenance
 from wnrepro.settings import (
+    GPU_PRECISION,
     PARAMS,
     PRECISIONS,
     CifarSettings,
@@ -72,7 +75,14 @@ from wnrepro.settings import (
     Settings,
     scale_settings,
 )
-from wnrepro.training import autocast, available_memory, set_precision
+from wnrepro.training import (
+    Captured,
+    Compilation,
+    autocast,
+    available_memory,
+    relative_error,
+    set_precision,
+)
 
 WARM_UP_STEPS = {"cpu": 1, "cuda": 5}  # after the one that is counted; a GPU's first steps are not yet a graph
 PLAIN = "plain wn"
@@ -87,7 +97,12 @@ CONTEXT_BYTES = 10**9  # of a GPU's memory, for what a process takes there besid
 AGENT_STEPS = 40  # of DQN, in one timing
 FULL_REPLAY = DqnSettings.replay_steps
 SPARE_BYTES = 2 * 10**9  # of memory, for what a run of DQN takes besides its replay
-DQN_CHANGES: dict[str, Any] = {"game": "breakout", "replay_steps": 5000, "replay_start": 5000, "epsilon_steps": 1}
+STEPS_TOGETHER = {"cpu": 1, "cuda": 20}  # between two waits for the device: what a step costs in training
+# DQN: a small replay, full of random play, and ε at its end. cifar: long enough for its layers to be compiled.
+CHANGES: dict[str, dict[str, Any]] = {
+    "cifar": {"epochs": 1000},
+    "dqn": {"game": "breakout", "replay_steps": 5000, "replay_start": 5000, "epsilon_steps": 1},
+}
 
 
 def fast_precisions(device: torch.device) -> list[str]:
@@ -103,8 +118,8 @@ Entrants = dict[str, tuple[Callable[..., Steps], Settings]]  # by name: what mak
 
 
 def timed_settings(experiment: str) -> Settings:
-    """The paper's settings; DQN's with a small replay, full of random play, and ε at its end."""
-    return scale_settings(experiment, "paper", "wn", **(DQN_CHANGES if experiment == "dqn" else {}))
+    """The paper's settings, with CHANGES."""
+    return scale_settings(experiment, "paper", "wn", **CHANGES.get(experiment, {}))
 
 
 def random_images(settings: CifarSettings, device: torch.device) -> Images:
@@ -116,9 +131,11 @@ def random_images(settings: CifarSettings, device: torch.device) -> Images:
 
 
 def random_pixels(settings: CvaeSettings | DrawSettings) -> Pixels:
-    """Twenty minibatches of black and white noise."""
+    """Twenty minibatches of noise, black and white or in colour."""
     torch.manual_seed(0)
-    x = torch.randint(2, (20 * settings.batch_size, *MnistVae.shape), dtype=torch.uint8)
+    colour = isinstance(settings, CvaeSettings) and settings.dataset == "cifar10"
+    shape, values = (LadderVae.shape, PIXEL_VALUES) if colour else (MnistVae.shape, 2)
+    x = torch.randint(values, (20 * max(settings.batch_size, 25), *shape), dtype=torch.uint8)
     return Pixels(x, x[:0], "random")
 
 
@@ -363,6 +380,10 @@ class PlainDqn:
         self.device = device
         torch.manual_seed(s.seed)
         self.rng = np.random.default_rng(s.seed)
+        import gymnasium
+        from ale_py import ALEInterface, LoggerMode
+        from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
+
         ALEInterface.setLoggerMode(LoggerMode.Error)
         name = f"ALE/{s.game.title().replace('_', '')}-v5"
         game: Any = gymnasium.make(name, frameskip=1, repeat_action_probability=0.0, full_action_space=False)
@@ -461,15 +482,46 @@ def plain_dqn(settings: DqnSettings, device: torch.device) -> Steps:
     return {COUNTED: agent.update, WHOLE: play, EMULATION: emulate, ACTING: act, LEARNING: learn}
 
 
-def our_dqn(settings: DqnSettings, device: torch.device) -> Steps:
-    """The experiment's own `play`, of AGENT_STEPS at a time, and of wn its parts."""
-    s, experiment = settings, Dqn(settings, device)
-    states = experiment.random_states(s.init_examples)
-    experiment.initialize(states)
-    for _ in experiment.play(s.replay_start, learn=False):
-        pass
-    experiment.agent_steps = s.replay_start
-    rng, state = np.random.default_rng(0), states[:1].numpy()
+def our_training(settings: Settings, device: torch.device) -> tuple[Any, Step]:
+    """An experiment ready to train, on noise or, of DQN, with a replay full of random play; its training step."""
+    if isinstance(settings, DqnSettings):
+        agent = Dqn(settings, device)
+        agent.held_out = agent.random_states(settings.init_examples)
+        agent.initialize(agent.held_out)
+        for _ in agent.play(settings.replay_start, learn=False):
+            pass
+        agent.agent_steps = settings.replay_start
+
+        def update() -> object:
+            agent.agent_steps += settings.update_every  # `play` counts by it which updates are due
+            return agent.update()
+
+        return agent, update
+    experiment: Cifar | Cvae | Draw
+    if isinstance(settings, CifarSettings):
+        experiment = Cifar(settings, random_images(settings, device), device)
+    elif isinstance(settings, DrawSettings):
+        experiment = Draw(settings, random_pixels(settings), device)
+    else:
+        experiment = Cvae(settings, random_pixels(settings), device)
+    if not isinstance(experiment, Draw):
+        experiment.initialize(torch.arange(experiment.settings.init_examples, device=device))
+    experiment.net.train()
+
+    def step() -> object:
+        index = torch.randperm(len(experiment.train_x), generator=experiment.order)[: settings.batch_size]
+        return experiment.captured_step(index.to(device))[0]
+
+    return experiment, step
+
+
+def our_steps(settings: Settings, device: torch.device) -> Steps:
+    """A step of the experiment; of DQN its own `play`, of AGENT_STEPS at a time, and of wn its parts."""
+    experiment, step = our_training(settings, device)
+    if not isinstance(settings, DqnSettings):
+        return {WHOLE: step}
+    rng, state = np.random.default_rng(0), experiment.held_out[:1].numpy()
+    updates = AGENT_STEPS // settings.update_every
 
     def play() -> None:
         for _ in experiment.play(AGENT_STEPS, learn=True):
@@ -480,42 +532,16 @@ def our_dqn(settings: DqnSettings, device: torch.device) -> Steps:
             experiment.training.step(rng.integers(experiment.actions, size=1))
 
     def act() -> None:
-        for _ in range(AGENT_STEPS // s.update_every):
+        for _ in range(updates):
             experiment.captured_renewal()
-            for _ in range(s.update_every):
+            for _ in range(settings.update_every):
                 experiment.act(state, 0.0, rng)
 
-    def update() -> object:
-        experiment.agent_steps += s.update_every  # `play` counts by it which updates are due
-        return experiment.update()
-
     def learn() -> object:
-        return [update() for _ in range(AGENT_STEPS // s.update_every)][-1]
+        return [step() for _ in range(updates)][-1]
 
-    parts = {EMULATION: emulate, ACTING: act, LEARNING: learn} if s.param == "wn" else {}
-    return {COUNTED: update, WHOLE: play, **parts}
-
-
-def our_steps(settings: Settings, device: torch.device) -> Steps:
-    """A step of the experiment."""
-    if isinstance(settings, DqnSettings):
-        return our_dqn(settings, device)
-    experiment: Cifar | Cvae | Draw
-    if isinstance(settings, DrawSettings):
-        experiment = Draw(settings, random_pixels(settings), device)
-    else:
-        if isinstance(settings, CifarSettings):
-            experiment = Cifar(settings, random_images(settings, device), device)
-        else:
-            experiment = Cvae(settings, random_pixels(settings), device)
-        experiment.initialize(torch.arange(settings.init_examples, device=device))
-    experiment.net.train()
-
-    def step() -> object:
-        index = torch.randperm(len(experiment.train_x), generator=experiment.order)[: settings.batch_size]
-        return experiment.captured_step(index.to(device))[0]
-
-    return {WHOLE: step}
+    parts = {EMULATION: emulate, ACTING: act, LEARNING: learn} if settings.param == "wn" else {}
+    return {COUNTED: step, WHOLE: play, **parts}
 
 
 def ceilings(settings: Settings, device: torch.device, size: int, copied_bytes: int) -> Steps:
@@ -648,17 +674,16 @@ def contenders(
 
 
 def timed(step: Step, device: torch.device, at_least: float = 0.0) -> float:
-    """Seconds of one step, the device's work included; of as many as take `at_least` seconds, on average."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """Seconds of a step, the device's work included: on average over STEPS_TOGETHER, or as many as take `at_least`."""
+    wait = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait()
     began, count = time.perf_counter(), 0
-    while True:
-        step()
-        count += 1
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if (seconds := time.perf_counter() - began) >= at_least:
-            return seconds / count
+    while not count or time.perf_counter() - began < at_least:
+        for _ in range(STEPS_TOGETHER[device.type]):
+            step()
+        count += STEPS_TOGETHER[device.type]
+        wait()
+    return (time.perf_counter() - began) / count
 
 
 def middle(values: np.ndarray) -> dict[str, float]:
@@ -677,11 +702,14 @@ def ratio(over: list[float], under: list[float]) -> dict[str, float]:
 
 def check(experiment: str) -> None:
     """Raise UserError where the experiment's plain loop cannot be made."""
-    if experiment == "dqn" and importlib.util.find_spec("cv2") is None:
+    if experiment != "dqn":
+        return
+    if importlib.util.find_spec("cv2") is None:
         raise UserError(
             "bench dqn: the plain loop's AtariPreprocessing needs OpenCV, which is not installed; "
             "run `pip install opencv-python-headless`"
         )
+    check_rom(CHANGES["dqn"]["game"])
 
 
 def measure(
@@ -788,7 +816,8 @@ def side_by_side(
 ) -> dict[str, float]:
     """Steps a second of 1, 2, 4, … processes together, by their number, as far as processors and memory go.
 
-    On a CPU they share the threads; `memory_bytes` is what one needs.
+    On a CPU they share the threads, on a GPU they compute at the same time where MPS is; `memory_bytes` is what one
+    needs.
     """
     threads = torch.get_num_threads()
     most, free = threads, available_memory()
@@ -797,14 +826,15 @@ def side_by_side(
         memory_bytes += CONTEXT_BYTES
     rates: dict[str, float] = {}
     count = 1
-    while count <= most and (free is None or count * memory_bytes <= free):
-        entrants: Entrants = {f"{k + 1} of {count} side by side": (our_steps, settings) for k in range(count)}
-        with contenders(entrants, device, max(threads // count, 1), show) as those:
-            show(f"{count} side by side")
-            for contender in those.values():
-                contender.ask(WHOLE, SIDE_SECONDS)
-            rates[str(count)] = sum(1 / contender.answer() for contender in those.values())
-        count *= 2
+    with mps([str(device)], show):
+        while count <= most and (free is None or count * memory_bytes <= free):
+            entrants: Entrants = {f"{k + 1} of {count} side by side": (our_steps, settings) for k in range(count)}
+            with contenders(entrants, device, max(threads // count, 1), show) as those:
+                show(f"{count} side by side")
+                for contender in those.values():
+                    contender.ask(WHOLE, SIDE_SECONDS)
+                rates[str(count)] = sum(1 / contender.answer() for contender in those.values())
+            count *= 2
     return rates
 
 
@@ -831,6 +861,113 @@ def train_with_full_replay(settings: DqnSettings, device: torch.device) -> int:
     for _ in experiment.train():
         pass
     return peak_memory_bytes(experiment.replay.screens.device)
+
+
+# ------------------------------------------------------------------------------- smoke
+
+SMOKE_MODELS: tuple[tuple[str, dict[str, str]], ...] = (  # those that take longest to compile first
+    ("cifar", {}),
+    ("draw", {}),
+    ("cvae", {"dataset": "mnist"}),
+    ("cvae", {"dataset": "cifar10"}),
+    ("dqn", {}),
+)
+SMOKE_STEPS = 8  # plain ones, and as many of which PLAIN_CALLS are plain and the others a graph
+SMOKE_LR = 0.01  # of the paper's: the first steps of some would otherwise throw rounding about
+SMOKE_TOLERANCE = 0.2  # of what the parameters have moved; a step that is not taken or wrong moves them otherwise
+
+
+def smoke_settings(experiment: str, param: str, device: torch.device, **part: str) -> Settings:
+    """The paper's settings in a GPU's precision; on a CPU those of scale quick."""
+    if device.type == "cpu":
+        small = {"replay_start": 200, "replay_steps": 200} if experiment == "dqn" else {}
+        return scale_settings(experiment, "quick", param, **part, **small)
+    changes = CHANGES.get(experiment, {}) | {"precision": GPU_PRECISION[experiment]} | part
+    settings = scale_settings(experiment, "paper", param, **changes)
+    return dataclasses.replace(settings, lr=SMOKE_LR * settings.lr)
+
+
+def smoke_one(pipe: Connection, settings: Settings, device: torch.device) -> None:
+    """A process: tells whether captured steps are plain ones and compiled gradients right; then times when asked."""
+    torch.set_num_threads(1)
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    set_precision(settings.precision, device)
+    experiment, step = our_training(settings, device)
+    compilation = getattr(experiment, "compilation", Compilation())
+    captures = [one for one in vars(experiment).values() if isinstance(one, Captured)]
+    start, captured = copy.deepcopy(experiment.state_dict()), any(one.captures for one in captures)
+    moved = []
+    for graphs in (False, captured):
+        experiment.load_state_dict(copy.deepcopy(start))
+        before = torch.cat([p.detach().flatten().clone() for p in experiment.net.parameters()])
+        for one in captures:
+            one.captures = graphs
+        torch.manual_seed(1)
+        for _ in range(SMOKE_STEPS):
+            step()
+        moved.append(torch.cat([p.detach().flatten() for p in experiment.net.parameters()]) - before)
+    found: dict[str, Any] = {
+        "captured": relative_error(moved[1], moved[0]) if captured else None,
+        "compiled": compilation.error if compilation.function or compilation.refused else None,
+        "refused": compilation.refused,
+    }
+    pipe.send(found)
+    pipe.recv()
+    seconds = timed(step, device, at_least=0.5)
+    pipe.send({"seconds": seconds, "memory_bytes": peak_memory_bytes(device)})
+
+
+def smoke(device: torch.device, show: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Of each model and parameterization: how far captured steps and compiled gradients are from the plain ones
+    (relative; None: there are none), whether that is `good`, `seconds` a step and memory.
+
+    As many processes side by side as there are processors; their steps are timed one after the other.
+    """
+    cases = [(name, part, param) for name, part in SMOKE_MODELS for param in PARAMS]
+    rows: list[dict[str, Any]] = []
+    context, together = multiprocessing.get_context("spawn"), cores()
+    for first in range(0, len(cases), together):
+        wave = []
+        for name, part, param in cases[first : first + together]:
+            pipe, there = context.Pipe()
+            settings = smoke_settings(name, param, device, **part)
+            process = context.Process(target=smoke_one, args=(there, settings, device), daemon=True)
+            process.start()
+            there.close()
+            about: dict[str, Any] = {"model": " ".join([name, *part.values()]), "param": param}
+            wave.append((about | {"precision": settings.precision}, pipe, process))
+        for row, pipe, _ in wave:
+            show(f"checking {row['model']} {row['param']}")
+            with contextlib.suppress(EOFError):  # it has died, and said why on standard error
+                row.update(pipe.recv())
+        for row, pipe, process in wave:
+            show(f"timing {row['model']} {row['param']}")
+            with contextlib.suppress(EOFError, BrokenPipeError):
+                pipe.send(None)
+                row.update(pipe.recv())
+            right = "seconds" in row and not row["refused"] and (row["captured"] or 0.0) <= SMOKE_TOLERANCE
+            rows.append(row | {"good": right})
+            process.join()
+    return rows
+
+
+def smoke_table(rows: list[dict[str, Any]]) -> str:
+    """The rows in lines of text."""
+
+    def share(row: dict[str, Any], name: str) -> str:
+        return "-" if row.get(name) is None else f"{row[name]:.1e}"
+
+    lines = [
+        "model         param    precision  captured  compiled  ms a step  memory  (differences from plain: relative)"
+    ]
+    for row in rows:
+        cost = f"{1000 * row['seconds']:9.3f} {row['memory_bytes'] / 1e9:7.2f}" if "seconds" in row else f"{'died':>17}"
+        verdict = "good" if row["good"] else f"BAD {row.get('refused', '')}"
+        lines.append(
+            f"{row['model']:<13} {row['param']:<8} {row['precision']:<9} {share(row, 'captured'):>9} "
+            f"{share(row, 'compiled'):>9} {cost}  {verdict}"
+        )
+    return "\n".join(lines)
 
 
 def store(results: Path, experiment: str, figures: dict[str, Any], device: torch.device) -> Path:
