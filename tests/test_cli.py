@@ -19,7 +19,8 @@ from wnrepro.data import DATASETS
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.rundir import seal
-from wnrepro.settings import GAMES, PARAMS, SETTINGS, CifarSettings
+from wnrepro.settings import GAMES, GPU_PRECISION, PARAMS, SETTINGS, CifarSettings
+from wnrepro.training import CaptureError
 
 TINY = ["--scale", "quick", "--epochs", "2", "--width", "4"]
 TINY += ["--train-examples", "200", "--test-examples", "100", "--init-examples", "100"]
@@ -141,6 +142,22 @@ def test_a_failed_run_is_exit_code_1_and_goes_on_later(run, random_images, tmp_p
     assert code == 0 and "done" in printed
     (record,) = tmp_path.rglob("run.json")
     assert [entry["from_epoch"] for entry in json.loads(record.read_text())["resumed"]] == [1]
+
+
+def test_a_graph_that_cannot_be_captured_ends_the_command_and_says_how_to_go_on(
+    run, random_images, tmp_path, monkeypatch
+):
+    def step(*_):
+        raise CaptureError("operation not permitted")
+
+    monkeypatch.setattr(Cifar, "step", step)
+    code, printed, error = run("cifar", "--param", "all", *TINY, "--results", tmp_path, "--json")
+    (record,) = json.loads(printed)  # nothing is tried of the other three, in whose process no GPU works any more
+    assert (code, record["status"], len(list(tmp_path.rglob("run.json")))) == (1, "failed", 1)
+    says = (
+        "failed, CaptureError: operation not permitted; the same command with WNREPRO_GRAPHS=0 goes on without graphs"
+    )
+    assert error == f"{record['run']}: {says}\n"
 
 
 CVAE = "cvae --param wn --scale quick"
@@ -480,6 +497,15 @@ def test_help_tells_every_setting_and_its_default_at_every_scale(run, monkeypatc
     for words in says:
         assert words in text, words
     assert "None" not in text
+
+
+def test_help_states_the_precision_on_a_cpu_and_on_a_gpu(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    for experiment, precision in GPU_PRECISION.items():
+        text = " ".join(run(experiment, "--help")[1].replace("│", "").split())
+        assert f"(our choice; default: fp32, on a GPU {precision})" in text
+    text = " ".join(run("reproduce", "--help")[1].replace("│", "").split())
+    assert "default: fp32, on a GPU bf16 for cifar, tf32 for cvae, tf32 for draw, tf32 for dqn" in text
 
 
 def test_help_of_a_command_imports_no_torch():

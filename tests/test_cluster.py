@@ -29,8 +29,10 @@ from typer.testing import CliRunner
 from wnrepro.cli import app
 from wnrepro.errors import UserError
 from wnrepro.experiments import experiment_class
+from wnrepro.reproduce import cluster
 from wnrepro.reproduce.grid import Planned
 from wnrepro.reproduce.plan import state
+from wnrepro.reproduce.work import Event, Job
 from wnrepro.rundir import read_json
 from wnrepro.runs import Run
 from wnrepro.settings import Settings
@@ -261,6 +263,27 @@ def test_runs_whose_node_and_workers_are_killed_end_with_the_tables_of_undisturb
     assert [state(run.directory(tmp_path)).name for run in runs()] == ["done"] * 3
     assert metrics(tmp_path) == undisturbed
     assert not list(tmp_path.glob(".cluster-*"))
+
+
+def test_a_job_without_graphs_is_one_on_the_node_too(tmp_path, monkeypatch):
+    started = []
+
+    class Process:
+        def __init__(self, job: Job) -> None:
+            started.append(job)
+
+        def events(self) -> list[Event]:
+            return [Event(outcome="done")]
+
+        def end(self) -> None:
+            pass
+
+    monkeypatch.setattr(cluster, "Process", Process)
+    settings = runs()[0].directory(tmp_path).config["settings"]
+    for graphs in (True, False):
+        job = Job("draw", "quick", settings, str(tmp_path), None, "cpu", 1, graphs)
+        assert [event.outcome for _, event in cluster.run_here(job, "", {})] == ["done"]
+    assert [job.graphs for job in started] == [True, False]
 
 
 def test_where_no_cluster_answers_the_command_says_so_in_a_sentence(tmp_path):

@@ -593,6 +593,26 @@ def test_missing_pixels_name_files_and_what_to_do(
         assert ("--binarization seeded" in str(told.value)) == (binarization == "larochelle")
 
 
+def test_a_file_is_read_once_and_again_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_binarized_mnist(tmp_path, monkeypatch)
+    read, digest = list[str](), hashlib.file_digest
+    monkeypatch.setattr(data.hashlib, "file_digest", lambda file, kind: read.append(file.name) or digest(file, kind))
+    for _ in range(3):
+        data.require("binarized_mnist", tmp_path)
+    assert len(read) == len(set(read)) == 3
+    path = tmp_path / "binarized_mnist/binarized_mnist_valid.amat"
+    content, time_of_change = path.read_bytes(), path.stat().st_mtime_ns
+    time.sleep(0.02)  # the clock of a file system is a coarse one
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    os.utime(path, ns=(time_of_change, time_of_change))  # as a copy that keeps the time has it
+    for _ in range(2):  # what is wrong is never remembered
+        with pytest.raises(UserError, match=r"binarized_mnist_valid\.amat corrupt"):
+            data.require("binarized_mnist", tmp_path)
+    path.write_bytes(content)
+    data.require("binarized_mnist", tmp_path)
+    assert read[3:] == [str(path)] * 3
+
+
 def test_the_binarization_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert data.binarization_at_hand(tmp_path) == "larochelle", "nothing is there"
     make_mnist(tmp_path, monkeypatch)

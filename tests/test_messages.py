@@ -220,6 +220,7 @@ cifar --param wn --scale quick --results {tmp}/{long}
 cifar --param wn --scale quick --device tpu
 cifar --param wn --scale quick --precision tf32 --device cpu
 cifar --param normal --g-exp 3
+cifar --param wn --init folded
 cifar --param wn --scale quick --train-examples 999999
 cifar --param wn --scale quick --train-examples 100 --batch-size 101
 cvae --param wn --scale quick --dataset cifar10 --hidden 20
@@ -235,6 +236,7 @@ dqn --param wn --scale quick --maps 4
 dqn --param wn --scale quick --discount 1.5
 dqn --param wn --scale quick --replay-steps 999999999999
 reproduce chess
+reproduce cvae enduro --scale short
 reproduce --scale large
 reproduce --engine mpi
 reproduce --bring-back
@@ -308,6 +310,12 @@ def a_gpu_too_many(place: Place) -> None:
 def bench_without_opencv(place: Place) -> None:
     place.patch.setattr(importlib.util, "find_spec", lambda _: None)
     bench.check("dqn")
+
+
+@case
+def no_emulator(place: Place) -> None:
+    place.patch.setitem(sys.modules, "ale_py.vector_env", None)
+    atari.check_rom("breakout")
 
 
 @case

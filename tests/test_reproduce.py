@@ -1,6 +1,8 @@
 """The grid of the paper's runs: what it holds, what is left of it, and doing it, with kills -9 for real."""
 
+import contextlib
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
@@ -25,18 +27,19 @@ import test_cli
 import torch
 from conftest import tiny_cvae, tiny_dqn, tiny_draw
 from rich.console import Console
+from test_data import make_binarized_mnist
 from test_runs import without_seconds
 
-from wnrepro import paper
+from wnrepro import cli, data, paper
 from wnrepro.errors import UserError
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.draw import Draw
 from wnrepro.reproduce import drive as driving
-from wnrepro.reproduce import engines, work
+from wnrepro.reproduce import engines, mps, work
 from wnrepro.reproduce.board import Board, print_plan, summary
 from wnrepro.reproduce.drive import TRIES, Task, drive, seconds_of
 from wnrepro.reproduce.engines import Local
-from wnrepro.reproduce.grid import Planned, planned
+from wnrepro.reproduce.grid import Planned, left_out, planned
 from wnrepro.reproduce.plan import (
     CONTEXT_BYTES,
     Estimate,
@@ -52,7 +55,8 @@ from wnrepro.reproduce.plan import (
 )
 from wnrepro.reproduce.work import Event, Job
 from wnrepro.rundir import write_json
-from wnrepro.settings import GAMES, PARAMS, SCALE_NAMES, SETTINGS, scale_settings, settings_from
+from wnrepro.settings import GAMES, GPU_PRECISION, PARAMS, SCALE_NAMES, SETTINGS, scale_settings, settings_from
+from wnrepro.training import CaptureError
 
 run = test_cli.run  # the fixture
 CPU = torch.device("cpu")
@@ -61,7 +65,7 @@ each_scale = pytest.mark.parametrize("scale", SCALE_NAMES)
 
 
 def whole(scale: str) -> list[Planned]:
-    return planned(scale, list(SETTINGS))
+    return planned(scale, ())
 
 
 def quick(experiment: str = "cifar", param: str = "wn", **changes: Any) -> Planned:
@@ -160,12 +164,48 @@ def test_what_a_run_serves_exists(scale):
     claims, served = {claim.id for claim in paper.CLAIMS}, set()
     for name in itertools.chain.from_iterable(one.serves for one in whole(scale)):
         for part in name.split(", "):
-            if found := re.fullmatch(r"C(\d+)(?: to C(\d+))?", part):
+            if found := re.fullmatch(r"C(\d+)(?: to C(\d+))?(?:: normal by the paper's text)?", part):
                 first, last = int(found[1]), int(found[2] or found[1])
                 served |= {f"C{number}" for number in range(first, last + 1)}
             else:
                 assert re.fullmatch(r"table [23]|figure [1-4]|g = 1 at the start", part)
     assert served == claims - {"C1", "C2", "C7"}  # identities and step times, of which every run, or `bench`, tells
+
+
+def test_normal_by_the_papers_text_stands_at_rates_where_the_authors_is():
+    for scale, rates in (("paper", paper.LEARNING_RATES), ("short", (0.0003, 0.003)), ("quick", ())):
+        runs = [one for one in planned(scale, ["cifar"]) if "normal by the paper's text" in one.serves[0]]
+        assert [one.settings.lr for one in runs] == list(rates)
+        for one in runs:
+            assert (one.settings.param, one.settings.init) == ("normal", "folded")
+            assert dataclasses.replace(one.settings, init="authors") in [other.settings for other in whole(scale)]
+    assert [len(whole(scale)) for scale in SCALE_NAMES] == [108, 41, 32]  # README.md says so
+
+
+@pytest.mark.parametrize(
+    ("words", "there", "out"),
+    [
+        ("", "cifar cvae:mnist cvae:cifar10 draw dqn:breakout dqn:space_invaders", []),
+        ("cifar cvae mnist", "cifar cvae:mnist", ["cvae cifar10", "draw", "dqn"]),
+        ("mnist", "cvae:mnist", ["cifar", "cvae cifar10", "draw", "dqn"]),
+        ("cifar10 cvae mnist", "cvae:mnist cvae:cifar10", ["cifar", "draw", "dqn"]),
+        ("dqn mnist", "cvae:mnist dqn:breakout dqn:space_invaders", ["cifar", "cvae cifar10", "draw"]),
+        ("breakout draw cvae", "cvae:mnist cvae:cifar10 draw dqn:breakout", ["cifar", "dqn space_invaders"]),
+    ],
+)
+def test_words_are_experiments_or_parts_of_them(words, there, out):
+    runs = planned("short", words.split())
+    kinds = {f"{one.experiment}:{one.part}".rstrip(":") for one in runs}
+    assert (kinds, left_out("short", runs)) == (set(there.split()), out)
+    assert runs == [one for one in whole("short") if f"{one.experiment}:{one.part}".rstrip(":") in kinds]
+
+
+def test_a_word_that_names_nothing_of_the_scale_is_refused_with_those_that_do():
+    known = "cifar, cvae, draw, dqn, mnist, cifar10, breakout, space_invaders"
+    for word in ("chess", "enduro", "Cifar", ""):
+        with pytest.raises(UserError, match=f"^reproduce {word}: unknown at scale short; give some of {known}$"):
+            planned("short", ["cifar", word])
+    assert planned("paper", ["enduro"])
 
 
 def test_changes_are_settings_of_all_runs():
@@ -307,6 +347,7 @@ class MadeUp:
         self.side_by_side = dict.fromkeys(SETTINGS, jobs)
         self.runs: dict[str, Planned] = {}
         self.started: list[str] = []
+        self.graphs: dict[str, list[bool]] = {}
         self.together: list[set[str]] = []
         self.living: dict[str, list[float | str]] = {}
         self.stopped = False
@@ -320,6 +361,7 @@ class MadeUp:
         self.runs[name] = Planned(job.experiment, job.scale, settings, ())
         self.living[name] = list(self.lives[name].pop(0))
         self.started.append(name)
+        self.graphs.setdefault(name, []).append(job.graphs)
         self.together.append(set(self.living))
 
     def events(self, timeout: float) -> list[tuple[str, Event]]:
@@ -399,6 +441,8 @@ def test_runs_side_by_side_fit_the_memory_and_one_too_large_runs_alone(tmp_path,
         ([["lost"], ["lost"], [1, "lost"], ["lost"], ["lost"], [2, 3, "failed"], ["done"]], 7, "done"),
         ([[1, 2, "lost"], ["failed"], ["failed"], [2, "failed"], ["done"]], 1 + TRIES, "failed"),
         ([["held"]] * 5 + [["lost"], ["held"], ["lost"], ["lost"], ["done"]], 10, "done"),
+        ([["lost"], ["lost"], ["uncaptured"], ["lost"], ["failed"], ["done"]], 6, "done"),
+        ([["uncaptured"]] * 10, 1 + TRIES, "failed"),
     ],
 )
 def test_a_run_is_tried_again_as_long_as_it_gets_on(tmp_path, at_once, lives, starts, state):
@@ -410,6 +454,17 @@ def test_a_run_is_tried_again_as_long_as_it_gets_on(tmp_path, at_once, lives, st
     assert [task.state for task in tasks[1:]] == ["done", "done"]  # nothing stops the others
     if state == "failed":
         assert tasks[0].text.startswith("it is ") and news[-1] == (names[2], "end")
+
+
+def test_a_run_goes_on_without_graphs_once_one_could_not_be_captured(tmp_path, at_once):
+    tasks, text = tasks_of(tmp_path, [quick(seed=1), quick(seed=2)]), io.StringIO()
+    lives = [["lost"], [1, "uncaptured"], [2, "lost"], ["done"]]
+    engine = MadeUp(tmp_path, {tasks[0].name: lives, tasks[1].name: [["failed"], ["done"]]}, jobs=2)
+    with Board(Console(file=text), tasks, {}, quiet=False) as board:
+        drive(tasks, engine, tmp_path, None, board.show)
+    assert engine.graphs == {tasks[0].name: [True, True, False, False], tasks[1].name: [True, True]}
+    assert "it is uncaptured; goes on from epoch 1 of 10 without CUDA graphs (try 1)\n" in text.getvalue()
+    assert "it is failed; goes on from epoch 0 of 10 (try 2)\n" in text.getvalue()
 
 
 def test_a_run_that_another_process_has_is_left_to_it(tmp_path, at_once, hold):
@@ -562,26 +617,44 @@ def test_a_spent_budget_is_exit_code_0_and_says_what_is_left(run, tmp_path, monk
         if more:
             content = json.loads(printed)
             assert (content["budget_seconds"], content["budget_spent"], content["missing"]) == (5400, True, 5)
+            assert content["left_out"] == ["cifar", "cvae", "dqn"]
         else:
-            assert printed.startswith("5 runs: 5 missing.") and "\nThe budget of 1h30m is spent: no further" in printed
+            assert (
+                printed.startswith("left out: cifar, cvae, dqn\n5 runs: 5 missing.")
+                and "\nThe budget of 1h30m is spent: no further" in printed
+            )
 
 
 # ------------------------------------------------------------------------------- GPUs
 
 
 class NoProcess:
-    """Stands for a run's process, which ends when it is told to."""
+    """Stands for a run's process, which tells of progress at once, or when told to, and ends when told to."""
+
+    at_once = True
 
     def __init__(self, job: Job) -> None:
-        self.job, self.over = job, threading.Event()
-        self.process = SimpleNamespace(kill=self.over.set)
+        self.job, self.gets_on, self.over = job, threading.Event(), threading.Event()
+        self.process = SimpleNamespace(kill=self.end)
 
     def events(self) -> Iterator[Event]:
+        if not self.at_once:
+            self.gets_on.wait()
+        if not self.over.is_set():
+            yield Event(0.1)
         self.over.wait()
         yield Event(outcome="done")
 
     def end(self) -> None:
-        pass
+        self.over.set()
+        self.gets_on.set()
+
+
+def wait_until(so: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not so():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def test_runs_share_gpus_by_what_each_takes_of_one(monkeypatch):
@@ -595,6 +668,8 @@ def test_runs_share_gpus_by_what_each_takes_of_one(monkeypatch):
             experiment = dice.choice(list(per_gpu))
             if engine.room(experiment):
                 engine.start(f"{experiment} {number}", Job(experiment, "quick", {}, "", None, "", 1))
+                while engine.silent:
+                    time.sleep(0.001)
             elif engine.running:
                 engine.end(dice.choice(list(engine.running)))
             there = [one.process.job for one in engine.running.values()]
@@ -611,23 +686,180 @@ def test_runs_share_gpus_by_what_each_takes_of_one(monkeypatch):
     assert min(fullest.values()) >= 3
 
 
-def test_the_plan_for_gpus_says_how_many_runs_are_side_by_side(run, tmp_path, monkeypatch):
+def test_a_run_on_a_gpu_starts_when_the_one_before_it_has_told_of_progress(monkeypatch):
+    """As long as it has not, cuDNN may be trying out convolutions there."""
+    monkeypatch.setattr(engines, "Process", NoProcess)
+    monkeypatch.setattr(NoProcess, "at_once", False)
+    engine, job = Local(["cuda:0", "cuda:1"], None, {"draw": 4}), Job("draw", "quick", {}, "", None, "", 1)
+    for name in ("first", "second"):
+        assert engine.room("draw")
+        engine.start(name, job)
+    assert not engine.room("draw")
+    processes = {name: one.process for name, one in engine.running.items()}
+    assert [process.job.device for process in processes.values()] == ["cuda:0", "cuda:1"]
+    processes["second"].gets_on.set()
+    wait_until(lambda: engine.room("draw"))
+    engine.start("third", job)
+    assert engine.running["third"].device == "cuda:1" and not engine.room("draw")
+    engine.end("first")  # without a word of progress
+    assert engine.room("draw")
+    engine.stop()
+    assert not engine.running and not engine.silent
+
+    engine = Local(["cpu"], 3, {})
+    for number in range(3):
+        assert engine.room("draw")
+        engine.start(str(number), job)
+    engine.stop()
+
+
+@pytest.fixture
+def gpus(tmp_path, monkeypatch) -> Path:
+    """Two GPUs, as far as a plan looks at them, of which four runs of draw at a time make the most; the results."""
     monkeypatch.setattr(engines, "devices", lambda _: ["cuda:0", "cuda:1"])
     monkeypatch.setattr(engines, "gpu_memory", lambda _: 80 * 10**9)
     monkeypatch.setattr("wnrepro.training.choose_device", torch.device)
     monkeypatch.setattr("wnrepro.runs.device_name", lambda *_: "A GPU")
-    (tmp_path / "bench").mkdir()
+    monkeypatch.setattr(mps, "STANDARD", tmp_path / "none")
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    results = tmp_path / "results"
+    (results / "bench").mkdir(parents=True)
     bench = {"device_name": "A GPU", "draw": {"side_by_side": {"1": 10, "2": 19, "4": 30}}}
-    write_json(tmp_path / "bench/a-gpu.json", bench)
-    words = ["reproduce", "cifar", "draw", "--plan", "--json", "--scale", "quick", "--results", tmp_path]
-    for more, expected in [
-        ([], {"cifar": 2, "draw": 8}),
-        (["--jobs", 5], {"cifar": 2, "draw": 5}),
-        (["--jobs-per-gpu", 3], {"cifar": 6, "draw": 6}),
-        (["--jobs-per-gpu", 3, "--jobs", 4], {"cifar": 4, "draw": 4}),
+    write_json(results / "bench/a-gpu.json", bench)
+    return results
+
+
+def test_the_plan_for_gpus_says_how_many_runs_are_side_by_side(run, gpus, monkeypatch):
+    words = ["reproduce", "cifar", "draw", "--plan", "--json", "--scale", "quick", "--results", gpus]
+    for without, more, expected in [
+        ("", [], {"cifar": 2, "draw": 8}),
+        ("", ["--jobs", 5], {"cifar": 2, "draw": 5}),
+        ("", ["--jobs-per-gpu", 3], {"cifar": 6, "draw": 6}),
+        ("", ["--jobs-per-gpu", 3, "--jobs", 4], {"cifar": 4, "draw": 4}),
+        ("no MPS", [], {"cifar": 2, "draw": 2}),
+        ("no MPS", ["--jobs-per-gpu", 3], {"cifar": 6, "draw": 6}),
     ]:
+        monkeypatch.setattr(mps, "missing", lambda without=without: without)
         code, printed, error = run(*words, *more)
         assert (code, error, json.loads(printed)["side_by_side"]) == (0, "", expected)
+
+
+# ------------------------------------------------------------------------------- MPS
+
+
+@pytest.fixture
+def control(tmp_path, monkeypatch) -> Callable[..., Callable[[], list[str]]]:
+    """control(code=0) → what was asked of a made-up nvidia-cuda-mps-control, whose start ends with this code."""
+    log = tmp_path / "control.log"
+
+    def put_on_the_path(code: int = 0) -> Callable[[], list[str]]:
+        script = tmp_path / "bin" / mps.PROGRAM
+        script.parent.mkdir()
+        script.write_text(
+            f'#!/bin/sh\n[ "$1" = -d ] && asked=start || asked=$(cat)\n'
+            f'echo "$asked $CUDA_MPS_PIPE_DIRECTORY $CUDA_MPS_LOG_DIRECTORY ${{CUDA_VISIBLE_DEVICES-all}}" >> {log}\n'
+            f'[ "$asked" = quit ] || exit {code}\n'
+        )
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+        return lambda: log.read_text().splitlines() if log.exists() else []
+
+    monkeypatch.setattr(mps, "PROBE", "")  # there is no GPU that it could use
+    monkeypatch.setattr(mps, "STANDARD", tmp_path / "none")
+    for name in ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    return put_on_the_path
+
+
+def test_mps_is_started_for_the_processes_within_and_ended_whatever_happens(control, monkeypatch):
+    asked, said = control(), []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    for number, error in enumerate((None, ZeroDivisionError, KeyboardInterrupt)):
+        before = dict(os.environ)
+        with (
+            contextlib.suppress(ZeroDivisionError, KeyboardInterrupt),
+            mps.mps(["cuda:0", "cuda:1"], said.append) as on,
+        ):
+            child = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
+            theirs = json.loads(subprocess.run(child, capture_output=True, check=True).stdout)
+            folder = theirs["CUDA_MPS_PIPE_DIRECTORY"]
+            assert on and Path(folder).is_dir() and theirs["CUDA_MPS_LOG_DIRECTORY"] == folder
+            assert theirs["CUDA_VISIBLE_DEVICES"] == "0,1"  # which the daemon calls 2 and 5 by these numbers
+            assert asked()[2 * number :] == [f"start {folder} {folder} 2,5"]
+            if error:
+                raise error
+        assert asked()[2 * number + 1 :] == [f"quit {folder} {folder} 2,5"] and not Path(folder).exists()
+        assert os.environ == before
+    assert said == [f"MPS: {mps.PROGRAM} started, processes share a GPU"] * 3
+
+
+def test_mps_ends_with_its_starter_even_by_kill_9(control):
+    asked = control()
+    code = "import sys, time\nfrom wnrepro.reproduce import mps\nmps.PROBE = ''\nmps.STANDARD = mps.Path('/none')\n"
+    code += "with mps.mps(['cuda']) as on:\n    print(on, flush=True)\n    time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "True\n"
+        process.kill()
+    wait_until(lambda: len(asked()) == 2)
+    assert [line.split()[0] for line in asked()] == ["start", "quit"]
+    wait_until(lambda: not Path(asked()[1].split()[1]).exists())
+
+
+@pytest.mark.parametrize(("code", "probe", "why"), [(1, "", "does not start"), (0, "1 / 0", "serves no process")])
+def test_mps_that_does_not_work_is_as_none(control, monkeypatch, code, probe, why):
+    asked, said, before = control(code), [], dict(os.environ)
+    monkeypatch.setattr(mps, "PROBE", probe)
+    with mps.mps(["cuda:0"], said.append) as on:
+        assert not on and os.environ == before
+    assert said == [f"no MPS, {mps.PROGRAM} {why}: processes on one GPU take turns"]
+    assert [line.split()[0] for line in asked()] == ["start", "quit"]  # in case it is there all the same
+
+
+def test_mps_that_is_running_is_used_and_left_running(control, tmp_path, monkeypatch):
+    asked, said = control(), []
+    with mps.mps(["cpu"], said.append) as on:
+        assert not on and not said
+    (tmp_path / "control").touch()
+    for socket, folder in ((tmp_path / "control", ""), (tmp_path / "none", "/somewhere")):
+        monkeypatch.setattr(mps, "STANDARD", socket)
+        monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", folder)
+        with mps.mps(["cuda:0"], said.append) as on:
+            assert on
+    assert said == ["MPS: the daemon that is running lets processes share a GPU"] * 2 and not asked()
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_reproduce_starts_mps_where_runs_share_a_gpu(run, gpus, control, monkeypatch, error):
+    seen = []
+
+    def drive(tasks: list[Task], engine: Local, *_: object) -> None:
+        seen.append((engine.side_by_side["draw"], os.environ.get("CUDA_MPS_PIPE_DIRECTORY")))
+        if error:
+            raise error
+
+    monkeypatch.setattr(cli, "check_all", lambda *_: None)
+    monkeypatch.setattr("wnrepro.reproduce.drive.drive", drive)
+    monkeypatch.setenv(
+        "PATH", os.pathsep.join(p for p in os.environ["PATH"].split(":") if not Path(p, mps.PROGRAM).exists())
+    )
+    words = ["reproduce", "draw", "--scale", "quick", "--results", gpus]
+    code, printed, _ = run(*words)
+    assert code == (130 if error else 0) and seen == [(2, None)]
+    assert (
+        f"no MPS, {mps.PROGRAM} is not on the PATH: processes on one GPU take turns\nOne run a GPU at a time; "
+        in printed
+    )
+    _, printed, _ = run(*words, "--jobs-per-gpu", 3)
+    assert seen.pop() == (6, None) and "take turns\n" in printed and "One run a GPU" not in printed
+
+    asked = control()
+    assert run(*words, "--plan")[0] == 0 and not asked()
+    code, printed, _ = run(*words)
+    assert code == (130 if error else 0) and f"MPS: {mps.PROGRAM} started, processes share a GPU\n" in printed
+    assert seen.pop()[0] == 8 and [line.split()[0] for line in asked()] == ["start", "quit"]
+    run(*words, "--jobs", 2)  # each has a GPU of its own
+    run(*words, "--jobs-per-gpu", 1)
+    assert len(asked()) == 2 and {where for _, where in seen} == {None}
 
 
 # ------------------------------------------------------------------------------- its processes
@@ -666,6 +898,29 @@ def test_a_process_tells_how_its_run_goes_and_ends(tmp_path, monkeypatch, hold):
     assert ends[0].text.startswith("ZeroDivisionError") and "Traceback" in ends[0].traceback
     assert "--device tpu" in ends[2].text
     assert [line.state.name for line in plan(tmp_path, [again])] == ["failed"]
+
+
+def test_a_process_tells_that_a_graph_could_not_be_captured_and_the_next_makes_none(tmp_path, monkeypatch):
+    one, ends, started = Planned("draw", "quick", tiny_draw(), ()), [], []
+
+    def step(*_: object) -> None:
+        raise CaptureError("not permitted")
+
+    monkeypatch.setattr(Draw, "step", step)
+    work.work(job_of(one, tmp_path), ends.append)
+    assert (ends[0].outcome, ends[0].text) == ("uncaptured", "CaptureError: not permitted")
+    assert ends[0].traceback.startswith("Traceback") and work.event_from(work.as_line(ends[0])) == ends[0]
+
+    def popen(_: object, env: dict[str, str], **__: object) -> SimpleNamespace:
+        started.append(env.get("WNREPRO_GRAPHS"))
+        return SimpleNamespace(stdin=io.BytesIO())
+
+    monkeypatch.setattr(work.subprocess, "Popen", popen)
+    for graphs in (True, False):
+        job = job_of(one, tmp_path, graphs=graphs)
+        work.Process(job).printed.close()
+        assert work.job_from(work.as_line(job)) == job
+    assert started == [os.environ.get("WNREPRO_GRAPHS"), "0"]
 
 
 def tiny_grid() -> list[Planned]:
@@ -848,6 +1103,7 @@ def test_ctrl_c_ends_the_grid_in_a_sentence(tmp_path):
         text=True,
         env=environment,
     ) as process:
+        assert process.stdout.readline() == "left out: cifar, cvae, dqn\n"
         assert "begins" in process.stdout.readline() and "begins" in process.stdout.readline()
         there = workers(process.pid)
         process.send_signal(signal.SIGINT)
@@ -862,7 +1118,11 @@ def test_ctrl_c_ends_the_grid_in_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("chess", "reproduce chess: unknown; give some of cifar, cvae, draw, dqn"),
+        ("chess", "reproduce chess: unknown at scale paper; give some of cifar, cvae, draw, dqn, mnist, cifar10, "),
+        (
+            "enduro --scale short",
+            "reproduce enduro: unknown at scale short; give some of cifar, cvae, draw, dqn, mnist, ",
+        ),
         ("--scale large", "--scale large: unknown; give one of paper, short, quick"),
         ("--engine slurm", "--engine slurm: unknown; give local or ray"),
         ("--address host:1", "--address: belongs to --engine ray"),
@@ -918,6 +1178,94 @@ def test_a_grid_that_is_done_needs_no_torch(tmp_path):
     for scale in SCALE_NAMES:
         number = len(whole(scale))
         assert done.stdout.count(f"{number} runs: {number} done.") == 2
+
+
+def test_each_file_of_the_data_is_read_once_for_all_runs(tmp_path, monkeypatch):
+    make_binarized_mnist(tmp_path, monkeypatch)
+    read, digest = Counter(), hashlib.file_digest
+    monkeypatch.setattr(data.hashlib, "file_digest", lambda file, kind: read.update([file.name]) or digest(file, kind))
+    runs = planned("short", ["draw", "mnist"])
+    assert len(runs) > 10
+    cli.check_all(runs, tmp_path, "cpu")
+    assert sorted(read.values()) == [1, 1, 1]
+
+
+def test_what_is_left_out_is_said(run, tmp_path):
+    words = ["reproduce", "cifar", "cvae", "mnist", "--scale", "quick", "--plan", "--results", tmp_path]
+    code, printed, _ = run(*words)
+    assert code == 0 and printed.startswith("left out: cvae cifar10, draw, dqn\n")
+    content = json.loads(run(*words, "--json")[1])
+    assert content["left_out"] == ["cvae cifar10", "draw", "dqn"] and content["runs"] == len(
+        planned("quick", words[1:4])
+    )
+    code, printed, _ = run("reproduce", "--scale", "quick", "--plan", "--results", tmp_path)
+    assert code == 0 and "left out" not in printed
+    assert (
+        json.loads(run("reproduce", "--scale", "quick", "--plan", "--json", "--results", tmp_path)[1])["left_out"] == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "gpu"),
+    [
+        ([], GPU_PRECISION),
+        (["--precision", "fp32"], dict.fromkeys(SETTINGS, "fp32")),
+        (["--device", "cpu"], dict.fromkeys(SETTINGS, "fp32")),
+    ],
+)
+def test_on_a_gpu_the_precision_is_that_in_which_each_experiment_is_judged(
+    run, gpus, tmp_path, monkeypatch, words, gpu
+):
+    monkeypatch.setattr(mps, "missing", lambda: "")
+    monkeypatch.setattr("wnrepro.training.choose_device", lambda name: torch.device("cuda" if name == "auto" else name))
+    monkeypatch.setattr(engines, "devices", lambda name: [name if name == "cpu" else "cuda:0"])
+    (tmp_path / "nvidia0").touch()
+    command, alone = ["reproduce", "--scale", "quick", "--plan", "--json", "--results", gpus, *words], []
+
+    def folders() -> list[str]:
+        return [row["run"] for row in json.loads(run(*command)[1])["grid"]]
+
+    def run_all(experiment: str, settings: list[Any], **_: object) -> int:
+        alone.extend(str(Planned(experiment, "quick", each, ()).directory(gpus).folder) for each in settings)
+        return 0
+
+    monkeypatch.setattr(cli, "GPU_FILES", (str(tmp_path / "nvidia[1-9]"),))
+    on_cpu = [
+        str(one.directory(gpus).folder) for one in planned("quick", (), precision=gpu["cifar"] if words else "fp32")
+    ]
+    assert folders() == on_cpu
+
+    monkeypatch.setattr(cli, "GPU_FILES", (str(tmp_path / "nvidia[0-9]"),))
+    expected = []
+    for one in whole("quick"):
+        settings = dataclasses.replace(one.settings, precision=gpu[one.experiment])
+        expected.append(str(dataclasses.replace(one, settings=settings).directory(gpus).folder))
+    assert folders() == expected and (expected == on_cpu) == bool(words)
+    assert any("precision-bf16" in folder for folder in expected) != bool(words)
+
+    monkeypatch.setattr(cli, "run_all", run_all)  # the commands of one run take the same directories
+    for experiment in SETTINGS:
+        run(experiment, "--param", "all", "--scale", "quick", "--results", gpus, *words)
+    assert set(alone) <= set(expected) and len(alone) == 16
+
+
+@pytest.mark.parametrize(
+    ("device", "nodes", "precision"), [("auto", "cuda", "bf16"), ("auto", "cpu", "fp32"), ("cuda", "", "bf16")]
+)
+def test_on_a_cluster_the_precision_is_that_of_its_nodes(run, tmp_path, monkeypatch, device, nodes, precision):
+    asked = []
+
+    def cluster(_: object, device: str, *__: object) -> SimpleNamespace:
+        asked.append(device)
+        stop = lambda: asked.append("stop")  # noqa: E731
+        return SimpleNamespace(device=nodes, side_by_side={"cifar": 7}, threads=1, stop=stop)
+
+    monkeypatch.setattr("wnrepro.reproduce.cluster.Cluster", cluster)
+    words = ["reproduce", "cifar", "--scale", "quick", "--plan", "--json", "--results", tmp_path, "--engine", "ray"]
+    code, printed, error = run(*words, "--device", device)
+    content = json.loads(printed)
+    assert (code, error) == (0, "") and asked == (["auto", "stop"] if nodes else [])
+    assert all(("precision-bf16" in row["run"]) == (precision == "bf16") for row in content["grid"])
 
 
 def test_a_failed_run_is_exit_code_1_and_the_others_are_done(run, tmp_path, monkeypatch, at_once):

@@ -21,6 +21,7 @@ from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.draw import Draw
+from wnrepro.report import load
 from wnrepro.rundir import variant
 from wnrepro.runs import Run, open_run
 from wnrepro.settings import PARAMS, scale_settings
@@ -90,6 +91,44 @@ def test_a_run_writes_its_directory(tmp_path, tiny):
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] and "commit" in record["git"]
     assert run.finished() == "done"
     assert not list(run.folder.glob(".*.part"))
+
+
+def test_the_commit_is_gits_or_else_the_environments(monkeypatch):
+    inside = runs.git_state()
+    monkeypatch.setenv("WNREPRO_COMMIT", "0123abc")
+    assert runs.git_state() == inside
+
+    def no_git(*_: object, **__: object) -> None:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(runs.subprocess, "run", no_git)
+    for given, commit in [("0123abc", "0123abc"), ("a" * 40, "a" * 40), ("", None), ("012abc", None)]:
+        monkeypatch.setenv("WNREPRO_COMMIT", given)
+        assert runs.git_state() == {"commit": commit, "dirty": None}
+    for given in ("a" * 41, "main-branch", "0123abc\n", "０123abcd"):
+        monkeypatch.setenv("WNREPRO_COMMIT", given)
+        assert runs.git_state() == {"commit": None, "dirty": None}
+
+
+def test_run_json_says_whether_steps_may_be_graphs(tmp_path, monkeypatch):
+    settings = tiny_draw(epochs=1)
+    with Run(tmp_path, "draw", "quick", settings) as run:
+        record = run.execute(lambda: Draw(settings, make_pixels("mnist"), CPU))
+    assert record["graphs"] is False and not load.check(tmp_path, "quick")  # there are none on a CPU
+    del record["graphs"]  # as in runs of earlier versions
+    run.write_record(record)
+    assert run.record() == record and not load.check(tmp_path, "quick")
+    monkeypatch.setattr(runs, "device_name", lambda _: "A GPU")
+    monkeypatch.delenv("WNREPRO_GRAPHS", raising=False)
+    assert runs.provenance(torch.device("cuda"))["graphs"] is True
+    monkeypatch.setenv("WNREPRO_GRAPHS", "0")
+    assert runs.provenance(torch.device("cuda"))["graphs"] is False
+
+
+def test_the_memory_of_a_gpu_is_what_the_device_loses(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 3)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 2)
+    assert runs.peak_memory_bytes(torch.device("cuda:1")) == 3 < runs.peak_memory_bytes(CPU)
 
 
 @pytest.mark.parametrize("diverges", [0, 3])

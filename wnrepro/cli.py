@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import glob
 import importlib
 import inspect
 import io
@@ -26,6 +27,7 @@ import typer
 from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import (
     DEFAULT_LR,
+    GPU_PRECISION,
     NORMAL_INIT,
     PRECISIONS,
     SCALE_NAMES,
@@ -113,6 +115,8 @@ def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
         return "; default: " + ", ".join(f"{param} {lr:g}" for param, lr in DEFAULT_LR[experiment].items())
     if field.name == "init" and experiment in NORMAL_INIT:
         return f"; default: {NORMAL_INIT[experiment]}"
+    if field.name == "precision":
+        return f"; default: {field.default}, on a GPU {GPU_PRECISION[experiment]}"
     if field.name == "param" or field.default is None:
         return ""
 
@@ -165,8 +169,9 @@ def run_command(experiment: str) -> Callable[..., None]:
         planned = plan()
         if "binarization" in options and "binarization" not in changes:
             changes["binarization"] = binarization(planned[0], **common)
-            planned = plan()
-        raise typer.Exit(run_all(experiment, planned, **common))
+        if "precision" not in changes and is_gpu(common["device"]):
+            changes["precision"] = GPU_PRECISION[experiment]
+        raise typer.Exit(run_all(experiment, plan(), **common))
 
     parameters = []
     kinds = typing.get_type_hints(SETTINGS[experiment])
@@ -218,6 +223,19 @@ def binarization(settings: Any, *, data_dir: Path | None, quiet: bool, as_json: 
             err=True,
         )
     return kind
+
+
+GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # one is there where Linux has a GPU; the latter in Windows' subsystem
+
+
+def is_gpu(device: str) -> bool:
+    """Whether this device is a GPU. Torch, which takes seconds, is only imported where there can be one."""
+    if device == "cpu" or not any(map(glob.glob, GPU_FILES)):
+        return False
+    import_first("torch")
+    from wnrepro.training import choose_device
+
+    return choose_device(device).type == "cuda"
 
 
 def import_first(*modules: str) -> None:
@@ -275,7 +293,10 @@ def run_all(
     as_json: bool,
     importance_samples: int | None = None,
 ) -> int:
-    """Run these settings one after the other; the exit code: 0, 1 where a run failed, 130 after Ctrl-C."""
+    """Run these settings one after the other; the exit code: 0, 1 where a run failed, 130 after Ctrl-C.
+
+    A CUDA graph that cannot be captured ends them all: nothing can be computed in its process from then on.
+    """
     results_folder(results)
     import_first("torch")
     from rich.console import Console
@@ -283,7 +304,7 @@ def run_all(
     from wnrepro.experiments import experiment_class
     from wnrepro.progress import Show
     from wnrepro.runs import Run
-    from wnrepro.training import choose_device
+    from wnrepro.training import CaptureError, choose_device
 
     console = Console(quiet=quiet or as_json)
     where, kind = choose_device(device), experiment_class(experiment)
@@ -298,8 +319,10 @@ def run_all(
         if there and not confirmed(f"Remove {', '.join(there)} and start over?"):
             raise typer.Exit(1)
 
-    records, failed = [], False
+    records, failed, lost = [], False, False
     for run, settings in zip(todo, planned, strict=True):
+        if lost:
+            break
         status = run.finished() if resume else None
         load = functools.partial(kind.load, settings, data_dir, where)
         if status is None:
@@ -318,7 +341,7 @@ def run_all(
                     )
                     return 130
                 except Exception as error:
-                    status, failed = "failed", True
+                    status, failed, lost = "failed", True, isinstance(error, CaptureError)
                     complain(f"{run.folder}: failed, {reason(error)}", error)
         if importance_samples and status == "done":
             with run, console.status(f"{run.name}: {importance_samples} samples an image"):
@@ -342,7 +365,11 @@ def run_all(
 @app.command()
 def reproduce(
     experiments: Annotated[
-        list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help=f"of {', '.join(SETTINGS)}; without any, all")
+        list[str] | None,
+        typer.Argument(
+            metavar="[EXPERIMENT]...",
+            help=f"of {', '.join(SETTINGS)}; a data set of cvae or a game of dqn for that alone; without any, all",
+        ),
     ] = None,
     scale: Scale = "paper",
     plan: Annotated[
@@ -378,7 +405,7 @@ def reproduce(
             "--jobs-per-gpu",
             min=1,
             help="runs side by side on a GPU; default: what took the most steps a second by `wnrepro bench` there, as "
-            "far as its memory allows, or 1",
+            "far as its memory allows, or 1; without nvidia-cuda-mps-control, by which they share it, 1",
         ),
     ] = None,
     budget: Annotated[
@@ -391,7 +418,12 @@ def reproduce(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option("--precision", metavar="|".join(PRECISIONS), help="of all runs; default: that of their settings"),
+        typer.Option(
+            "--precision",
+            metavar="|".join(PRECISIONS),
+            help=f"of all runs; default: {PRECISIONS[0]}, on a GPU "
+            + ", ".join(f"{kind} for {name}" for name, kind in GPU_PRECISION.items()),
+        ),
     ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -401,9 +433,6 @@ def reproduce(
 ) -> None:
     """Every run that the paper needs: does what is missing, and goes on where it stopped."""
     began = time.monotonic()
-    for name in experiments or ():
-        if name not in SETTINGS:
-            raise UserError(f"reproduce {name}: unknown; give some of {', '.join(SETTINGS)}")
     if scale not in SCALE_NAMES:
         raise UserError(f"--scale {scale}: unknown; give one of {', '.join(SCALE_NAMES)}")
     if engine not in ("local", "ray"):
@@ -418,55 +447,80 @@ def reproduce(
     from wnrepro.reproduce import plan as plans
     from wnrepro.reproduce.board import Board, print_plan, summary
     from wnrepro.reproduce.drive import Engine, Task, drive, seconds_of
-    from wnrepro.reproduce.grid import planned
+    from wnrepro.reproduce.grid import left_out, planned
+    from wnrepro.reproduce.mps import missing, mps
 
     budget_seconds = seconds_of(budget) if budget is not None else None
     results_folder(results)
-    runs = planned(scale, experiments or list(SETTINGS), **({"precision": precision} if precision else {}))
+    console = Console(quiet=quiet or as_json)
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    runs = planned(scale, experiments or (), **({"precision": precision} if precision else {}))
+
+    def cluster() -> Engine:
+        nonlocal device
+        import_first("torch")
+        from wnrepro.reproduce.cluster import Cluster
+
+        nodes = Cluster(address, device, jobs, jobs_per_gpu or 1, bring_back)
+        device = nodes.device
+        return nodes
+
+    computers = cluster() if engine == "ray" and device == "auto" and not precision else None
+    on_gpus = not precision and (device == "cuda" if engine == "ray" else is_gpu(device))
     for number, run in enumerate(runs):
+        changes: dict[str, Any] = {"precision": GPU_PRECISION[run.experiment]} if on_gpus else {}
         if isinstance(run.settings, CvaeSettings | DrawSettings):
             kind = binarization(run.settings, data_dir=data_dir, quiet=quiet or number > 0, as_json=as_json)
-            runs[number] = dataclasses.replace(run, settings=dataclasses.replace(run.settings, binarization=kind))
-    console = Console(quiet=quiet or as_json)
+            changes["binarization"] = kind
+        runs[number] = dataclasses.replace(run, settings=dataclasses.replace(run.settings, **changes))
+    others = left_out(scale, runs)
     lines, side_by_side = plans.plan(results, runs), {}
-    if not all(line.over for line in lines):
-        import_first("torch")
-        from wnrepro.reproduce.engines import Local, devices, gpu_memory
-        from wnrepro.runs import device_name
-        from wnrepro.training import choose_device
+    with contextlib.ExitStack() as stack:  # whatever ends this ends what was started for the runs
+        if computers:
+            stack.callback(computers.stop)
+        if not all(line.over for line in lines):
+            import_first("torch")
+            from wnrepro.reproduce.engines import Local, devices, gpu_memory
+            from wnrepro.runs import device_name
+            from wnrepro.training import choose_device
 
-        where = devices(device) if engine == "local" else ["cpu"]
-        per_gpu = {line.run.experiment: jobs_per_gpu or 1 for line in lines if not line.over}
-        if where[0] != "cpu" and jobs_per_gpu is None:
-            here = device_name(choose_device(where[0]))
-            per_gpu = plans.packing(plans.estimated(lines, results, here), results, here, gpu_memory(where))
-        computers: Engine = Local(where, jobs, per_gpu)
-        if engine == "ray" and not plan:
-            from wnrepro.reproduce.cluster import Cluster
-
-            computers = Cluster(address, device, jobs, jobs_per_gpu or 1, bring_back)
-        side_by_side = computers.side_by_side
-        here = device_name(choose_device(where[0]), computers.threads)
-        lines = plans.estimated(lines, results, here)
-    tasks = [Task(line) for line in lines]
-    if not plan and not all(task.over for task in tasks):
-        if engine == "local":
-            check_all([line.run for line in lines if not line.over], data_dir, where[0])
-        try:
-            with Board(console, tasks, side_by_side, quiet or as_json) as board:
-                ready = time.monotonic()  # as long as it took to load torch is kept for leaving it
-                deadline = math.inf if budget_seconds is None else began + budget_seconds - (ready - began)
-                drive(tasks, computers, results, data_dir, board.show, deadline)
-        except KeyboardInterrupt:
-            typer.echo("wnrepro: interrupted; the same command again goes on from each run's last epoch", err=True)
-            raise typer.Exit(130) from None
-        lines = [dataclasses.replace(line, state=plans.state(line.there)) for line in lines]
-        lines = plans.estimated(lines, results, here)
+            where = devices(device) if engine == "local" else ["cpu"]
+            if engine == "local" and not plan:
+                check_all([line.run for line in lines if not line.over], data_dir, where[0])
+            per_gpu = {line.run.experiment: jobs_per_gpu or 1 for line in lines if not line.over}
+            if where[0] != "cpu" and jobs_per_gpu is None:
+                here = device_name(choose_device(where[0]))
+                per_gpu = plans.packing(plans.estimated(lines, results, here), results, here, gpu_memory(where))
+            together = min(sum(not line.over for line in lines), jobs or math.inf)
+            if where[0] != "cpu" and max(per_gpu.values()) > 1 and together > len(where):
+                shared = not missing() if plan else stack.enter_context(mps(where, say))
+                if not shared and jobs_per_gpu is None:
+                    say("One run a GPU at a time; --jobs-per-gpu N starts N all the same")
+                    per_gpu = dict.fromkeys(per_gpu, 1)
+            if computers is None:
+                computers = cluster() if engine == "ray" and not plan else Local(where, jobs, per_gpu)
+            side_by_side = computers.side_by_side
+            here = device_name(choose_device(where[0]), computers.threads)
+            lines = plans.estimated(lines, results, here)
+        if others:
+            say(f"left out: {', '.join(others)}")
+        tasks = [Task(line) for line in lines]
+        if computers and not plan and not all(task.over for task in tasks):
+            try:
+                with Board(console, tasks, side_by_side, quiet or as_json) as board:
+                    ready = time.monotonic()  # as long as it took to load torch is kept for leaving it
+                    deadline = math.inf if budget_seconds is None else began + budget_seconds - (ready - began)
+                    drive(tasks, computers, results, data_dir, board.show, deadline)
+            except KeyboardInterrupt:
+                typer.echo("wnrepro: interrupted; the same command again goes on from each run's last epoch", err=True)
+                raise typer.Exit(130) from None
+            lines = [dataclasses.replace(line, state=plans.state(line.there)) for line in lines]
+            lines = plans.estimated(lines, results, here)
     failed = [task for task in tasks if task.state == "failed"]
     left = [line for task, line in zip(tasks, lines, strict=True) if not task.over and not line.over]
     spent = budget is not None and bool(left)
     if as_json:
-        about = {"budget_seconds": budget_seconds, "budget_spent": spent}
+        about = {"left_out": others, "budget_seconds": budget_seconds, "budget_spent": spent}
         print(plans.as_json(lines, side_by_side, scale, **about))
     elif plan:
         print_plan(console, lines, side_by_side)
@@ -601,6 +655,14 @@ def bench(
             "--precision", metavar="|".join(PRECISIONS), help="without it: fp32, and those for which the device is made"
         ),
     ] = None,
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            "--smoke",
+            help="instead, within a minute on a GPU: of every model and parameterization whether captured steps and "
+            "compiled gradients are the plain ones, ms a step, memory; exit 1 if not",
+        ),
+    ] = False,
     device: Device = "auto",
     results: Results = Path("results"),
     as_json: Json = False,
@@ -619,6 +681,12 @@ def bench(
     from wnrepro.training import choose_device, set_precision
 
     console, where = Console(stderr=True), choose_device(device)
+    if smoke:
+        benches.check_rom(benches.CHANGES["dqn"]["game"])
+        with console.status("") as status:
+            rows = benches.smoke(where, status.update)
+        print(json.dumps(rows, indent=2) if as_json else benches.smoke_table(rows))
+        raise typer.Exit(0 if all(row["good"] for row in rows) else 1)
     precisions = precision or benches.fast_precisions(where)
     names = list(SETTINGS) if experiment == "all" else [experiment]
     for name in precisions:
@@ -718,6 +786,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in DISK:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; make room there, mend its permissions, or give another folder"
+    if text.startswith("CaptureError"):
+        return f"{text}; the same command with WNREPRO_GRAPHS=0 goes on without graphs"
     if isinstance(error, MemoryError) or "OutOfMemory" in text or "allocate memory" in text:
         return f"out of memory ({text}); close something, or give a smaller minibatch, model or scale"
     return f"{text}; {AGAIN}"

@@ -155,14 +155,24 @@ def _status(dataset: str, file: File, root: Path) -> FileStatus:
     return FileStatus(dataset, path.name, path, state, size, file.checksum)
 
 
+VERIFIED: set[tuple[Path, str, int, int, int]] = set()  # what this process has verified, and when that was last changed
+
+
 def _matches(path: Path, checksum: str) -> bool:
-    """Whether the file is there and has the checksum."""
+    """Whether the file is there and has the checksum; once it had, it is read again only after a change."""
     if not path.is_file():
         return False
+    now = path.stat()
+    this = path, checksum, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+    if this in VERIFIED:
+        return True
     kind, _, wanted = checksum.partition(":")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False))
-    return digest.hexdigest() == wanted
+    if digest.hexdigest() != wanted:
+        return False
+    VERIFIED.add(this)
+    return True
 
 
 def _listing(files: Iterable[File]) -> str:

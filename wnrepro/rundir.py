@@ -23,9 +23,10 @@ from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import SETTINGS, CvaeSettings, DqnSettings, Settings, config_hash, printable, scale_settings
 
 OVER = ("done", "diverged")  # what run.json says of a run that has ended
-# What run.json may say besides what `understood` asks of it; metrics_sha256: in runs of earlier versions.
+# What run.json may say besides what `understood` asks of it; metrics_sha256: in runs of earlier versions; graphs: not
+# in those.
 FURTHER = {"message", "epochs", "created", "updated", "seconds", "device", "device_name", "git", "versions"}
-FURTHER |= {"tables_sha256", "metrics_sha256", "sha256"}
+FURTHER |= {"graphs", "tables_sha256", "metrics_sha256", "sha256"}
 WRITTEN = ("config.json", "run.json", "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # by a run, and what shows it
 LARGEST = 2**26  # bytes of a text that is read: far more than the tables of the paper's longest runs
 MEND = "mend the file, or remove it: a run goes on from its checkpoint"

@@ -34,7 +34,7 @@ from torchvision.utils import make_grid
 from wnrepro.errors import DiskError, UserError
 from wnrepro.rundir import OVER, RunDirectory, now, read_json, read_text, seal, understood, write_json, write_whole
 from wnrepro.settings import scale_settings
-from wnrepro.training import Epoch, Note, Tick
+from wnrepro.training import Epoch, Note, Tick, graphs_allowed
 
 if TYPE_CHECKING:
     from wnrepro.atari import Scene
@@ -217,7 +217,10 @@ def whole(file: BinaryIO) -> bool:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the code that runs, and whether its files differ from it; nulls outside a git checkout."""
+    """Commit of the code that runs, and whether its files differ from it.
+
+    Outside a git checkout the commit is what WNREPRO_COMMIT says, or null as the other is.
+    """
     package = Path(__file__).parent
 
     def git(*words: str) -> str | None:
@@ -229,7 +232,8 @@ def git_state() -> dict[str, Any]:
             return None
 
     if git("ls-files", "--error-unmatch", "runs.py") is None:
-        return {"commit": None, "dirty": None}
+        given = re.fullmatch(r"[0-9a-fA-F]{7,40}", os.environ.get("WNREPRO_COMMIT", ""))
+        return {"commit": given and given[0], "dirty": None}
     return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain", "--", ".") != ""}
 
 
@@ -245,7 +249,7 @@ def device_name(device: torch.device, threads: int | None = None) -> str:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """What ran the code: device, commit, package versions."""
+    """What ran the code: device, whether its steps may be CUDA graphs, commit, package versions."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -253,15 +257,16 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {
         "device": device.type,
         "device_name": device_name(device),
+        "graphs": device.type == "cuda" and graphs_allowed(),
         "git": git_state(),
         "versions": versions,
     }
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Largest memory so far: of the GPU's allocator, or of this process."""
+    """Largest memory so far: what the allocator has taken of the GPU, used or not, or that of this process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if platform.system() == "Linux" else 1)
 
 

@@ -53,7 +53,8 @@ class Board:
         if news == "end":
             self.say(task, f"{task.state}{f', {task.text}' if task.text else ''}")
         elif news == "retry":
-            self.say(task, f"{task.text}; goes on from epoch {task.reached} of {epochs} (try {task.tries + 1})")
+            how = f"from epoch {task.reached} of {epochs}{'' if task.graphs else ' without CUDA graphs'}"
+            self.say(task, f"{task.text}; goes on {how} (try {task.tries + 1})")
         elif news == "stop":
             self.say(task, f"stopped after epoch {task.reached} of {epochs}: another one would not fit the budget")
         elif news == "held":

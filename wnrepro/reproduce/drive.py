@@ -60,6 +60,7 @@ class Task:
     text: str = ""
     traceback: str = ""
     tries: int = 0  # since the last new epoch
+    graphs: bool = True  # whether its steps may be CUDA graphs: until one could not be captured, which ends its process
     reached: int = 0  # whole epochs
     not_before: float = 0.0  # on the clock of time.monotonic, as `began`
     began: float = 0.0  # when this process of it did
@@ -133,7 +134,8 @@ def drive(
     """Take these runs to their ends, in this order as far as the engine has room.
 
     `show` sees a task whenever there is news of it, and of what kind: start, progress, epoch, retry, held, stop or end.
-    A run whose process fails or is lost goes on from its checkpoint, TRIES times in a row without a new epoch.
+    A run whose process fails or is lost goes on from its checkpoint, TRIES times in a row without a new epoch; one of
+    which a step could not be captured goes on without CUDA graphs.
     Whatever ends this ends the engine's processes too.
 
     deadline: on the clock of time.monotonic, when all of them have to have ended. A run starts where its next
@@ -191,6 +193,7 @@ def begin(task: Task, engine: Engine, results: Path, data_dir: Path | None, show
             str(data_dir.absolute()) if data_dir else None,
             "",  # the engine's choice
             engine.threads,
+            task.graphs,
         )
         engine.start(task.name, job)
         task.state, task.epochs, task.reached = "running", now.epoch, now.epoch
@@ -208,6 +211,8 @@ def hear(task: Task, event: Event, show: Callable[[Task, str], None]) -> None:
         hold(task, show)
     elif event.outcome:
         task.text, task.traceback = event.text, event.traceback
+        if event.outcome == "uncaptured" and task.graphs:
+            task.graphs, task.tries = False, 0
         if event.outcome == "refused" or task.tries >= TRIES:
             end(task, "failed", show)
         else:

@@ -67,7 +67,9 @@ class Running:
 class Local:
     """Processes on this machine; on its GPUs, of each experiment so many on each.
 
-    A run takes its share of a GPU: a half where two of its experiment fill it. jobs: so many at most in all.
+    A run takes its share of a GPU: a half where two of its experiment fill it. jobs: so many at most in all. The next
+    run on a GPU starts when the last one there has told of its progress: what cuDNN tries out at the beginning is then
+    not timed beside another's, nor takes its memory at the same time.
 
     On a CPU each run computes with one thread, however many are side by side: sums over more threads have another order
     and other last bits, so that a seed would give other rows with every --jobs. OMP_NUM_THREADS gives all of them more.
@@ -90,23 +92,33 @@ class Local:
         self.threads = threads(max(1, cores() // self.jobs) if on_gpus else 1)
         self.devices = list(devices)
         self.running: dict[str, Running] = {}
+        self.silent: set[str] = set()  # the runs on GPUs of which nothing was heard yet
         self.told: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
 
     def used(self, device: str) -> Fraction:
         """The shares of this GPU that are taken."""
         return sum((one.share for one in list(self.running.values()) if one.device == device), Fraction(0))
 
+    def open(self) -> list[str]:
+        """The devices on which another run may start now, from the one of which most is free."""
+        silent = {one.device for name, one in list(self.running.items()) if name in self.silent}
+        return sorted((device for device in self.devices if device not in silent), key=self.used)
+
     def room(self, experiment: str) -> bool:
         """Whether a run of this experiment may start."""
-        return len(self.running) < self.jobs and min(map(self.used, self.devices)) + self.shares[experiment] <= 1
+        share = self.shares[experiment]
+        return len(self.running) < self.jobs and any(self.used(device) + share <= 1 for device in self.open())
 
     def start(self, name: str, job: Job) -> None:
         """Start a run's process, on the GPU of which most is free."""
-        device = min(self.devices, key=self.used)
+        device = self.open()[0]
+        if device != "cpu":
+            self.silent.add(name)
         process = Process(dataclasses.replace(job, device=device))
 
         def listen() -> None:
             for event in process.events():
+                self.silent.discard(name)
                 if event.outcome:
                     process.end()
                     del self.running[name]

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from wnrepro import paper
+from wnrepro.errors import UserError
 from wnrepro.rundir import RunDirectory
-from wnrepro.settings import GAMES, PARAMS, Settings, scale_settings
+from wnrepro.settings import GAMES, PARAMS, SETTINGS, Settings, scale_settings
 
 BOTH = ("normal", "wn")
+PARTS = {"cvae": "dataset", "dqn": "game"}  # the setting whose values name a part of an experiment's runs
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ FIGURE2 = "figure 2, C3, C9"
 FIGURE3 = "figure 3, C10"
 TABLE3 = "table 3, figure 4, C11, C12"
 C10_START = "C10, g = 1 at the start"
+BY_THE_TEXT = "C4 to C6, C13: normal by the paper's text"
 RATES, EXPONENTS, BOUND = paper.LEARNING_RATES, (1.0, 3.0, 5.0), (paper.V_NORM_MAX,)
 MORE = (2, 3)  # seeds
 
@@ -45,6 +48,7 @@ GRID: dict[str, tuple[Row, ...]] = {
         row("cvae", FIGURE2, dataset=paper.FIGURE2, param=BOTH),
         row("dqn", TABLE3, game=GAMES, param=BOTH),
         row("cifar", "C6, C13, C14", lr=RATES, param=PARAMS),
+        row("cifar", BY_THE_TEXT, lr=RATES, init=("folded",), param=("normal",)),
         row("draw", C10_START, param=("wn",), g_start=(1.0,)),
         row("cvae", FIGURE2, dataset=paper.FIGURE2, param=("bn", "wn+mobn")),
         row("draw", FIGURE3, param=("bn", "wn+mobn")),
@@ -64,6 +68,7 @@ GRID: dict[str, tuple[Row, ...]] = {
         row("cvae", FIGURE2, dataset=paper.FIGURE2, param=BOTH),
         row("dqn", TABLE3, game=("breakout", "space_invaders"), param=BOTH),
         row("cifar", "C6, C13, C14", lr=RATES, param=BOTH),
+        row("cifar", BY_THE_TEXT, lr=(0.0003, 0.003), init=("folded",), param=("normal",)),
         row("cifar", "C15", param=("wn",), g_exp=EXPONENTS),
         row("cifar", "C16", param=("wn",), v_norm_max=BOUND),
         row("draw", FIGURE3, seed=(2,), param=BOTH),
@@ -97,21 +102,42 @@ class Planned:
     settings: Settings
     serves: tuple[str, ...]
 
+    @property
+    def part(self) -> str:
+        """The data set of cvae, or the game of dqn."""
+        return str(getattr(self.settings, PARTS[self.experiment])) if self.experiment in PARTS else ""
+
     def directory(self, results: Path) -> RunDirectory:
         return RunDirectory(results, self.experiment, self.scale, self.settings)
 
 
-def planned(scale: str, experiments: Sequence[str], **changes: Any) -> list[Planned]:
-    """The grid's runs of these experiments, each once, in its order; `changes` are settings of all of them.
+def planned(scale: str, words: Sequence[str], **changes: Any) -> list[Planned]:
+    """The grid's runs that these words name, without any all, each once, in its order; `changes` are settings of them.
 
-    Raises UserError as `scale_settings`.
+    A word is an experiment, or a part of one, which then stands for no more than the parts that are named. Raises
+    UserError for another one, and as `scale_settings`.
     """
     serves: dict[tuple[str, Settings], list[str]] = {}
     for one in GRID[scale]:
-        if one.experiment not in experiments:
-            continue
         for each in itertools.product(*one.values.values()):
             values = dict(zip(one.values, each, strict=True)) | changes
             settings = scale_settings(one.experiment, scale, **values)
             serves.setdefault((one.experiment, settings), []).append(one.serves)
-    return [Planned(experiment, scale, settings, tuple(names)) for (experiment, settings), names in serves.items()]
+    runs = [Planned(experiment, scale, settings, tuple(names)) for (experiment, settings), names in serves.items()]
+    known = dict.fromkeys([*SETTINGS, *(run.part for run in runs if run.part)])
+    for word in words:
+        if word not in known:
+            raise UserError(f"reproduce {word}: unknown at scale {scale}; give some of {', '.join(known)}")
+    in_parts = {run.experiment for run in runs if run.part in words}
+    whole = set(words) - in_parts if words else set(SETTINGS)
+    return [run for run in runs if run.experiment in whole or run.part in words]
+
+
+def left_out(scale: str, runs: Sequence[Planned]) -> list[str]:
+    """What of the scale's grid is not among these runs: `draw`, or `cvae cifar10`."""
+    everything, there, names = planned(scale, ()), {(run.experiment, run.part) for run in runs}, []
+    for experiment in SETTINGS:
+        parts = dict.fromkeys(run.part for run in everything if run.experiment == experiment)
+        missing = [part for part in parts if (experiment, part) not in there]
+        names += [experiment] if len(missing) == len(parts) else [f"{experiment} {part}" for part in missing]
+    return names

@@ -44,6 +44,7 @@ class Job:
     data_dir: str | None
     device: str
     threads: int
+    graphs: bool = True  # whether a GPU's steps may be CUDA graphs
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Event:
     """How far a run is (`outcome` empty), or how its process ended.
 
     outcome: done and diverged, as run.json says; held: another process has the run; refused: a mistake of the user's;
-    failed: the run raised an error; lost: the process ended without a word.
+    failed: the run raised an error; uncaptured: a step could not be made a CUDA graph; lost: the process ended without
+    a word.
     """
 
     epochs: float = 0.0  # behind it, with the share of the one under way
@@ -74,7 +76,7 @@ def job_from(line: bytes) -> Job:
         job = Job(**json.loads(line))
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"no job: {printable(str(error), 200)}; start runs by `wnrepro reproduce`") from error
-    kinds = {"settings": dict, "data_dir": str | None, "threads": int}
+    kinds = {"settings": dict, "data_dir": str | None, "threads": int, "graphs": bool}
     wrong = [name for name, value in vars(job).items() if not isinstance(value, kinds.get(name, str))]
     if wrong or not 1 <= job.threads <= 2**16:
         raise UserError(f"no job: {', '.join(wrong) or 'threads'} of the wrong kind; start runs by `wnrepro reproduce`")
@@ -98,7 +100,7 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
     from wnrepro.experiments import experiment_class
     from wnrepro.progress import brief
     from wnrepro.runs import Run
-    from wnrepro.training import Epoch, Tick, choose_device
+    from wnrepro.training import CaptureError, Epoch, Tick, choose_device
 
     last, text = 0.0, ""
 
@@ -128,7 +130,8 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
     except UserError as error:
         send(Event(text=str(error), outcome="refused"))
     except Exception as error:
-        send(Event(text=f"{type(error).__name__}: {error}", outcome="failed", traceback=traceback.format_exc()))
+        outcome = "uncaptured" if isinstance(error, CaptureError) else "failed"
+        send(Event(text=f"{type(error).__name__}: {error}", outcome=outcome, traceback=traceback.format_exc()))
 
 
 def main() -> None:
@@ -166,7 +169,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.printed,
-            env=os.environ | {"OMP_NUM_THREADS": str(job.threads)},
+            env=os.environ | {"OMP_NUM_THREADS": str(job.threads)} | ({} if job.graphs else {"WNREPRO_GRAPHS": "0"}),
             start_new_session=True,  # Ctrl-C is for the driver alone
         )
         assert self.process.stdin is not None
