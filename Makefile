@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install reproduce-quick reproduce-all picture test soak lint audit clean
+.PHONY: install reproduce-quick reproduce-all picture test test-lowest soak lint audit clean
 
 install: .venv/installed
 
@@ -31,6 +31,21 @@ picture: install
 test: install
 	$(BIN)/pytest
 
+# The tests of what is compiled, captured and computed, or those of TESTS, with the lowest torch that pyproject.toml allows;
+# everything else is that of .venv.
+TESTS := tests/test_captured.py tests/test_draw.py tests/test_recurrence.py tests/test_training.py tests/test_reference.py
+LOWEST := .venv-lowest/bin
+
+test-lowest: .venv-lowest/installed
+	$(LOWEST)/python -m pytest $(TESTS)
+
+.venv-lowest/installed: .venv/installed requirements-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements-lowest.txt
+	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
+		> $$($(LOWEST)/python -c "import site; print(site.getsitepackages()[0])")/rest.pth
+	touch $@
+
 # The tests of robustness, with as many tries as LOG.md reports: hours.
 soak: install
 	$(BIN)/pytest --soak tests/test_faults.py tests/test_fuzz.py tests/test_long.py \
@@ -47,5 +62,5 @@ audit: install
 		{ echo "make audit: a pin is vulnerable or could not be looked up, see above; run it where PyPI can be reached." >&2; exit 1; }
 
 clean:
-	rm -rf .venv build dist results/quick .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest build dist results/quick .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -exec rm -rf {} +
