@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import multiprocessing
 import sys
 
 import numpy as np
@@ -19,6 +20,7 @@ from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import DrawNet
 from wnrepro.parameterization import layers
 from wnrepro.settings import CifarSettings, scale_settings
+from wnrepro.training import PLAIN_CALLS, Compilation, Graph
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -27,7 +29,7 @@ SMALL = {
     "draw": scale_settings("draw", "quick", "wn", batch_size=10, time_steps=3, units=8, latents=3),
     "dqn": scale_settings(
         *("dqn", "quick", "wn"),
-        **(bench.DQN_CHANGES | {"replay_start": 100, "replay_steps": 100, "test_games": 1, "epsilon_test": 1.0}),
+        **(bench.CHANGES["dqn"] | {"replay_start": 100, "replay_steps": 100, "test_games": 1, "epsilon_test": 1.0}),
     ),
 }
 FIVE = {"normal", "bn", "wn", "wn+mobn", "plain wn"}
@@ -375,3 +377,53 @@ def test_a_ratio_is_paired_and_has_its_interval():
     assert spread["low"] < spread["median"] < spread["high"]
     few = bench.ratio([1.0, 2.0], [1.0, 1.0])
     assert (few["low"], few["high"]) == (1.0, 2.0)
+
+
+def test_a_gpu_is_waited_for_once_in_twenty_steps(monkeypatch):
+    events = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: events.append("wait"))
+    seconds = bench.timed(lambda: events.append("step"), torch.device("cuda"))
+    assert events == ["wait", *["step"] * 20, "wait"] and 0 < seconds < 1
+    bench.timed(lambda: events.append("step"), CPU)
+    assert events[22:] == ["step"]
+
+
+def test_smoke_says_of_each_model_what_holds(monkeypatch, tmp_path):
+    """On a CPU nothing is captured; a model that dies is bad."""
+    monkeypatch.setattr(bench, "PARAMS", ("wn",))
+    monkeypatch.setattr(bench, "SMOKE_MODELS", (("cifar", {}), ("cvae", {"dataset": "mnist"})))
+    rows = bench.smoke(CPU, lambda _: None)
+    assert [(row["model"], row["captured"], row["compiled"], row["good"]) for row in rows] == [
+        ("cifar", None, None, True),
+        ("cvae mnist", None, None, True),
+    ]
+    assert all(0 < row["seconds"] < 60 and 1e8 < row["memory_bytes"] < 1e10 for row in rows)
+    shown = bench.smoke_table([*rows, {"model": "draw", "param": "bn", "precision": "tf32", "good": False}])
+    assert shown.count("good") == 2 and "died" in shown.splitlines()[-1] and "BAD" in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize("wrong", ["", "captured", "compiled"])
+def test_smoke_compares_captured_and_compiled_steps_with_plain_ones(monkeypatch, wrong):
+    """By a stand-in for a graph that forgets the updates it was to repeat, and a compiled function that was refused."""
+    made, step = bench.our_training(SMALL["draw"], CPU)
+    made.captured_step.captures = True
+    if wrong == "compiled":
+        made.compilation = Compilation(refused="its gradients differ", error=0.9)
+
+    def run(self, function, inputs):
+        self.calls += 1
+        if wrong == "captured" and self.calls > PLAIN_CALLS:
+            return torch.zeros(()), torch.zeros(())
+        return function(*inputs)
+
+    monkeypatch.setattr(torch.cuda, "Stream", object)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(Graph, "run", run)
+    monkeypatch.setattr(bench, "our_training", lambda *_: (made, step))
+    pipe, there = multiprocessing.Pipe()
+    pipe.send(None)
+    bench.smoke_one(there, SMALL["draw"], CPU)
+    found = pipe.recv()
+    assert (found["captured"] > bench.SMOKE_TOLERANCE) == (wrong == "captured")
+    assert bool(found["refused"]) == (wrong == "compiled")
+    assert wrong or found["captured"] == 0

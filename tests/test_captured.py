@@ -236,6 +236,29 @@ def test_recorded_steps_are_plain_ones(recorded: None, name: str, param: str) ->
     compare(MAKE[name], param, CPU, capture, 30, 1e-6)
 
 
+@pytest.mark.parametrize("name", MAKE)
+def test_a_step_is_made_of_what_a_gpu_does_fast(name: str) -> None:
+    """Optimizer and average go over lists of tensors that are alike in pairs: a few kernels, not one a tensor. And no
+    gradient is put together element by element, one after the other.
+    """
+    made = MAKE[name]("bn", CPU)
+    if isinstance(made, Dqn):
+        step, inputs = made.learn, made.replay.sample(8, made.rng)
+    else:
+        step, inputs = made.step, torch.arange(20)
+    step(inputs)
+    with Recording() as calls:
+        step(inputs)
+    used = [func.overloadpacket for func, *_ in calls.calls]
+    assert aten.index_put not in used and aten._index_put_impl_ not in used
+    of_lists = [args for func, args, *_ in calls.calls if "_foreach_" in func.name()]
+    assert len(of_lists) >= (2 if name == "draw" else 4)  # torch's fused Adam is one operation
+    for args in of_lists:
+        first, *others = (part for part in args if isinstance(part, list | tuple) and isinstance(part[0], Tensor))
+        for other in others:
+            assert [(x.shape, x.stride(), x.dtype) for x in other] == [(x.shape, x.stride(), x.dtype) for x in first]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("param", PARAMS)
 @pytest.mark.parametrize("name", MAKE)

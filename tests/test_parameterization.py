@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm as torch_weight_norm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wnrepro.parameterization import (
     BN_EPSILON,
@@ -735,6 +736,30 @@ def test_the_authors_normal_starts_with_glorots_standard_deviation(kind: str) ->
     for layer in layers.values():
         data_dependent_init(layer, x)
     close(frozen(x), folded(x))
+
+
+def test_mean_only_batch_normalization_costs_four_passes_in_the_precision_of_t() -> None:
+    """In bf16: a mean and a sum over the batch, and two differences; nothing of t's size in fp32."""
+    sizes: list[tuple[str, torch.dtype]] = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if any(isinstance(x, Tensor) and x.shape == t.shape for x in (*args, result)):
+                sizes.append((func.name().split("::")[1].split(".")[0], getattr(result, "dtype", None)))
+            return result
+
+    torch.set_default_dtype(torch.float32)
+    layer = Conv2d(3, 4, 3, "wn+mobn")
+    t = torch.randn(8, 4, 6, 6).bfloat16().requires_grad_()
+    with Sizes():
+        y = layer.mean_only_batch_norm(t, ...)
+        y.backward(torch.ones_like(y))
+    views = {"detach", "view", "alias", "ones_like"}
+    passes = [name for name, _ in sizes if name not in views]
+    assert passes == ["mean", "add", "sum", "sub"]
+    assert {dtype for name, dtype in sizes if name in ("add", "sub")} == {torch.bfloat16}
+    assert t.grad is not None and t.grad.float().mean((0, 2, 3)).abs().max() < 1e-2
 
 
 def test_mean_only_running_mean() -> None:

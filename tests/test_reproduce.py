@@ -30,12 +30,12 @@ from rich.console import Console
 from test_data import make_binarized_mnist
 from test_runs import without_seconds
 
-from wnrepro import cli, data, paper
+from wnrepro import cli, data, mps, paper
 from wnrepro.errors import UserError
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.draw import Draw
 from wnrepro.reproduce import drive as driving
-from wnrepro.reproduce import engines, mps, work
+from wnrepro.reproduce import engines, work
 from wnrepro.reproduce.board import Board, print_plan, summary
 from wnrepro.reproduce.drive import TRIES, Task, drive, seconds_of
 from wnrepro.reproduce.engines import Local
@@ -795,7 +795,7 @@ def test_mps_is_started_for_the_processes_within_and_ended_whatever_happens(cont
 
 def test_mps_ends_with_its_starter_even_by_kill_9(control):
     asked = control()
-    code = "import sys, time\nfrom wnrepro.reproduce import mps\nmps.PROBE = ''\nmps.STANDARD = mps.Path('/none')\n"
+    code = "import sys, time\nfrom wnrepro import mps\nmps.PROBE = ''\nmps.STANDARD = mps.Path('/none')\n"
     code += "with mps.mps(['cuda']) as on:\n    print(on, flush=True)\n    time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "True\n"

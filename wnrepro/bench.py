@@ -60,8 +60,7 @@ from wnrepro.experiments.cvae import (
 )
 from wnrepro.experiments.dqn import KERNELS, STRIDES, WHITE, Dqn, replay_device
 from wnrepro.experiments.draw import BANK_TOLERANCE, SIZE, WINDOW, Draw
-from wnrepro.reproduce.engines import cores
-from wnrepro.reproduce.mps import mps
+from wnrepro.mps import mps
 from wnrepro.rundir import read_json, write_json
 from wnrepro.runs import now, peak_memory_bytes, provenance
 from wnrepro.settings import (
@@ -80,6 +79,7 @@ from wnrepro.training import (
     Compilation,
     autocast,
     available_memory,
+    cores,
     relative_error,
     set_precision,
 )

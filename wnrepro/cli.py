@@ -444,11 +444,11 @@ def reproduce(
         raise UserError("--budget: --plan starts nothing; leave out one of the two")
     from rich.console import Console
 
+    from wnrepro.mps import missing, mps
     from wnrepro.reproduce import plan as plans
     from wnrepro.reproduce.board import Board, print_plan, summary
     from wnrepro.reproduce.drive import Engine, Task, drive, seconds_of
     from wnrepro.reproduce.grid import left_out, planned
-    from wnrepro.reproduce.mps import missing, mps
 
     budget_seconds = seconds_of(budget) if budget is not None else None
     results_folder(results)

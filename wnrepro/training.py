@@ -48,6 +48,14 @@ class Note:
     text: str
 
 
+def strides_of(p: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the strides of p, without which torch takes all tensors of a list one by one on a GPU.
+
+    They differ where a convolution has one input map, whose stride means nothing.
+    """
+    return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
+
+
 class MomentOptimizer(torch.optim.Optimizer):
     """What Adam and Adamax share: two moments a parameter, and a `step` that hands them to `update`."""
 
@@ -69,7 +77,7 @@ class MomentOptimizer(torch.optim.Optimizer):
                 if not self.state[p]:
                     self.state[p] = {name: torch.zeros_like(p) for name in self.moments}
             first, second = ([self.state[p][name] for p in params] for name in self.moments)
-            self.update(group, params, [p.grad for p in params if p.grad is not None], first, second)
+            self.update(group, params, [strides_of(p, p.grad) for p in params if p.grad is not None], first, second)
         return loss
 
     def update(
@@ -385,6 +393,11 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: no mapping of single blocks
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no giving back
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int | None:

@@ -17,12 +17,7 @@ from wnrepro.errors import UserError
 from wnrepro.reproduce.drive import MEMORY_EACH
 from wnrepro.reproduce.work import Event, Job, Process
 from wnrepro.settings import SETTINGS
-from wnrepro.training import available_memory, choose_device
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from wnrepro.training import available_memory, choose_device, cores
 
 
 def jobs_on_cpus(processors: int, memory: int | None) -> int:
