@@ -48,14 +48,6 @@ class Note:
     text: str
 
 
-def strides_of(p: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient with the strides of p, without which torch takes all tensors of a list one by one on a GPU.
-
-    They differ where a convolution has one input map, whose stride means nothing.
-    """
-    return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
-
-
 class MomentOptimizer(torch.optim.Optimizer):
     """What Adam and Adamax share: two moments a parameter, and a `step` that hands them to `update`."""
 
@@ -77,7 +69,7 @@ class MomentOptimizer(torch.optim.Optimizer):
                 if not self.state[p]:
                     self.state[p] = {name: torch.zeros_like(p) for name in self.moments}
             first, second = ([self.state[p][name] for p in params] for name in self.moments)
-            self.update(group, params, [strides_of(p, p.grad) for p in params if p.grad is not None], first, second)
+            self.update(group, params, [p.grad for p in params if p.grad is not None], first, second)
         return loss
 
     def update(
