@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from wnrepro.atari import SIZE, STACK
+from wnrepro.experiments import cifar, draw
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.dqn import Dqn
@@ -266,7 +267,11 @@ def test_a_step_is_made_of_what_a_gpu_does_fast(name: str) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("param", PARAMS)
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", [*MAKE, "cifar compiled", "draw compiled"])
 def test_captured_steps_are_plain_ones(name: str, param: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name.endswith(" compiled"):
+        name = name.removesuffix(" compiled")
+        for module in (cifar, draw):
+            monkeypatch.setattr(module, "COMPILED_FROM", 0)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # whatever convolutions were tried out
     compare(MAKE[name], param, torch.device("cuda"), lambda made: None, 50, 1e-3)

@@ -16,7 +16,7 @@ from wnrepro.data import Images
 from wnrepro.experiments.cifar import Cifar, Net, noise_kurtosis, raw_moments
 from wnrepro.parameterization import layers
 from wnrepro.settings import PARAMS, CifarSettings, scale_settings
-from wnrepro.training import Epoch, Tick
+from wnrepro.training import Compilation, Epoch, Tick
 
 CPU = torch.device("cpu")
 
@@ -262,3 +262,35 @@ def test_settings_are_the_papers():
         "wn": 0.003,
         "wn+mobn": 0.003,
     }
+
+
+@pytest.mark.parametrize("param", PARAMS)
+def test_compiled_layers_train_after_the_init_pass_and_measurements(images, tiny, param):
+    """Only steps run them, without being compiled anew; the init pass and the noise are of the plain network."""
+    calls = 0
+
+    def backend(graph, _):
+        def run(*inputs):
+            nonlocal calls
+            calls += 1
+            return graph.forward(*inputs)
+
+        return run
+
+    torch.compiler.reset()
+    plain, fast = (Cifar(tiny(param), images, CPU) for _ in range(2))
+    function = torch.compile(fast.net.layers, backend=backend)
+    fast.compilation = Compilation(function)
+    assert all(map(torch.equal, fast.gradients(function), plain.gradients(None))) and calls == 1
+    told = []
+    for made in (plain, fast):
+        torch.manual_seed(0)
+        made.initialize(torch.arange(100))
+        made.net.train()
+        told.append([torch.stack(made.step(torch.arange(20 * k, 20 * k + 20))) for k in range(3)])
+    assert calls == 4 and all(map(torch.equal, *told))
+    if param in ("bn", "wn+mobn"):
+        assert fast.noise_rows() == plain.noise_rows()
+    with torch.compiler.set_stance("fail_on_recompile"):
+        fast.step(torch.arange(20))
+    assert fast.test() != plain.test() and calls == 5

@@ -496,7 +496,7 @@ def test_compiled_gradients_are_the_plain_ones(param):
 
     plain, fast = gradients(None), gradients(torch.compile(net.time_step))
     assert max(map(relative_error, fast, plain)) < 1e-5
-    assert min(gradient.norm() for gradient in plain) > 0
+    assert min(gradient.norm() for gradient in plain[: len(list(net.parameters()))]) > 0
 
 
 def test_a_checkpoint_of_another_device_leaves_the_optimizer_to_this_one(pixels):

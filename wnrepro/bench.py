@@ -21,7 +21,7 @@ import multiprocessing
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
@@ -625,7 +625,8 @@ def contend(
     set_precision(settings.precision, device)
     steps = make(settings, device)
     counted = steps.pop(COUNTED, steps.get(WHOLE))
-    needs = work(counted) if counted else {}
+    with torch.compiler.set_stance("force_eager"):  # compiled operations could not be counted
+        needs = work(counted) if counted else {}
     for step in steps.values():
         for _ in range(WARM_UP_STEPS[device.type]):
             timed(step, device)
@@ -872,9 +873,11 @@ SMOKE_MODELS: tuple[tuple[str, dict[str, str]], ...] = (  # those that take long
     ("cvae", {"dataset": "cifar10"}),
     ("dqn", {}),
 )
+SMOKE_TOGETHER = 10  # processes at most, for their memory
+SMOKE_SECONDS = 300.0  # that a process may take
 SMOKE_STEPS = 8  # plain ones, and as many of which PLAIN_CALLS are plain and the others a graph
 SMOKE_LR = 0.01  # of the paper's: the first steps of some would otherwise throw rounding about
-SMOKE_TOLERANCE = 0.2  # of what the parameters have moved; a step that is not taken or wrong moves them otherwise
+SMOKE_TOLERANCE = 0.2  # of what any parameter or running average has moved: a step that is wrong moves it otherwise
 
 
 def smoke_settings(experiment: str, param: str, device: torch.device, **part: str) -> Settings:
@@ -887,27 +890,40 @@ def smoke_settings(experiment: str, param: str, device: torch.device, **part: st
     return dataclasses.replace(settings, lr=SMOKE_LR * settings.lr)
 
 
+def recompiled(experiment: Any) -> Compilation:
+    """The compilation once more, of the network as it trains: what was compiled must still serve, and be right."""
+    compilation, expected = experiment.compilation, experiment.gradients(None)
+    try:
+        with torch.compiler.set_stance("fail_on_recompile"):
+            found = experiment.gradients(compilation.function)
+    except RuntimeError as error:
+        return Compilation(refused=f"the network trains otherwise ({' '.join(str(error).split())[:200]})")
+    return dataclasses.replace(compilation, error=max(map(relative_error, found, expected)))
+
+
 def smoke_one(pipe: Connection, settings: Settings, device: torch.device) -> None:
     """A process: tells whether captured steps are plain ones and compiled gradients right; then times when asked."""
     torch.set_num_threads(1)
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     set_precision(settings.precision, device)
     experiment, step = our_training(settings, device)
     compilation = getattr(experiment, "compilation", Compilation())
+    if compilation.function:
+        compilation = recompiled(experiment)
     captures = [one for one in vars(experiment).values() if isinstance(one, Captured)]
     start, captured = copy.deepcopy(experiment.state_dict()), any(one.captures for one in captures)
     moved = []
     for graphs in (False, captured):
         experiment.load_state_dict(copy.deepcopy(start))
-        before = torch.cat([p.detach().flatten().clone() for p in experiment.net.parameters()])
+        before = [value.clone() for value in experiment.net.state_dict().values()]
         for one in captures:
             one.captures = graphs
         torch.manual_seed(1)
         for _ in range(SMOKE_STEPS):
             step()
-        moved.append(torch.cat([p.detach().flatten() for p in experiment.net.parameters()]) - before)
+        after = experiment.net.state_dict().values()
+        moved.append([new - old for new, old in zip(after, before, strict=True)])
     found: dict[str, Any] = {
-        "captured": relative_error(moved[1], moved[0]) if captured else None,
+        "captured": max(map(relative_error, moved[1], moved[0])) if captured else None,
         "compiled": compilation.error if compilation.function or compilation.refused else None,
         "refused": compilation.refused,
     }
@@ -917,15 +933,16 @@ def smoke_one(pipe: Connection, settings: Settings, device: torch.device) -> Non
     pipe.send({"seconds": seconds, "memory_bytes": peak_memory_bytes(device)})
 
 
-def smoke(device: torch.device, show: Callable[[str], None]) -> list[dict[str, Any]]:
+def smoke(experiments: Collection[str], device: torch.device, show: Callable[[str], None]) -> list[dict[str, Any]]:
     """Of each model and parameterization: how far captured steps and compiled gradients are from the plain ones
     (relative; None: there are none), whether that is `good`, `seconds` a step and memory.
 
     As many processes side by side as there are processors; their steps are timed one after the other.
     """
-    cases = [(name, part, param) for name, part in SMOKE_MODELS for param in PARAMS]
+    cases = [(name, part, param) for name, part in SMOKE_MODELS if name in experiments for param in PARAMS]
     rows: list[dict[str, Any]] = []
-    context, together = multiprocessing.get_context("spawn"), cores()
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # in each of the processes
+    context, together = multiprocessing.get_context("spawn"), min(cores(), SMOKE_TOGETHER)
     for first in range(0, len(cases), together):
         wave = []
         for name, part, param in cases[first : first + together]:
@@ -938,17 +955,26 @@ def smoke(device: torch.device, show: Callable[[str], None]) -> list[dict[str, A
             wave.append((about | {"precision": settings.precision}, pipe, process))
         for row, pipe, _ in wave:
             show(f"checking {row['model']} {row['param']}")
-            with contextlib.suppress(EOFError):  # it has died, and said why on standard error
-                row.update(pipe.recv())
+            row.update(answer(pipe))
         for row, pipe, process in wave:
             show(f"timing {row['model']} {row['param']}")
-            with contextlib.suppress(EOFError, BrokenPipeError):
+            with contextlib.suppress(OSError):
                 pipe.send(None)
-                row.update(pipe.recv())
+            row.update(answer(pipe))
             right = "seconds" in row and not row["refused"] and (row["captured"] or 0.0) <= SMOKE_TOLERANCE
             rows.append(row | {"good": right})
+            process.kill()
             process.join()
     return rows
+
+
+def answer(pipe: Connection) -> dict[str, Any]:
+    """What a process says; nothing where it has died, and said why on standard error, or is silent for too long."""
+    try:
+        said: dict[str, Any] = pipe.recv() if pipe.poll(SMOKE_SECONDS) else {}
+    except (EOFError, OSError):
+        said = {}
+    return said
 
 
 def smoke_table(rows: list[dict[str, Any]]) -> str:

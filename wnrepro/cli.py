@@ -304,7 +304,7 @@ def run_all(
     from wnrepro.experiments import experiment_class
     from wnrepro.progress import Show
     from wnrepro.runs import Run
-    from wnrepro.training import CaptureError, choose_device
+    from wnrepro.training import capture_failed, choose_device
 
     console = Console(quiet=quiet or as_json)
     where, kind = choose_device(device), experiment_class(experiment)
@@ -341,7 +341,7 @@ def run_all(
                     )
                     return 130
                 except Exception as error:
-                    status, failed, lost = "failed", True, isinstance(error, CaptureError)
+                    status, failed, lost = "failed", True, capture_failed(error)
                     complain(f"{run.folder}: failed, {reason(error)}", error)
         if importance_samples and status == "done":
             with run, console.status(f"{run.name}: {importance_samples} samples an image"):
@@ -681,14 +681,17 @@ def bench(
     from wnrepro.training import choose_device, set_precision
 
     console, where = Console(stderr=True), choose_device(device)
+    names = list(SETTINGS) if experiment == "all" else [experiment]
     if smoke:
-        benches.check_rom(benches.CHANGES["dqn"]["game"])
+        if precision:
+            raise UserError("--precision: --smoke has that in which each experiment is judged; leave out one of them")
+        if "dqn" in names:
+            benches.check_rom(benches.CHANGES["dqn"]["game"])
         with console.status("") as status:
-            rows = benches.smoke(where, status.update)
+            rows = benches.smoke(names, where, status.update)
         print(json.dumps(rows, indent=2) if as_json else benches.smoke_table(rows))
         raise typer.Exit(0 if all(row["good"] for row in rows) else 1)
     precisions = precision or benches.fast_precisions(where)
-    names = list(SETTINGS) if experiment == "all" else [experiment]
     for name in precisions:
         set_precision(name, where)
     for name in names:

@@ -47,8 +47,9 @@ def mps(devices: Sequence[str], say: Callable[[str], object] = lambda _: None) -
     if devices[0] == "cpu":
         yield False
     elif running():
-        say("MPS: the daemon that is running lets processes share a GPU")
-        yield True
+        on = works([sys.executable, "-c", PROBE], {})
+        say("MPS: the daemon that is running lets processes share a GPU" if on else "MPS: the daemon serves no process")
+        yield on
     elif program is None:
         say(f"no MPS, {missing()}: processes on one GPU take turns")
         yield False

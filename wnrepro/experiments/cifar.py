@@ -61,13 +61,12 @@ class Net(nn.Module):
         self.conv9 = Conv2d(2 * n, 2 * n, 1, param, **options)
         self.dense = Linear(2 * n, CLASSES, param, **options)
 
-        self.compiled: Callable[..., Tensor] | None = None  # `layers`, for training
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, layers: Callable[..., Tensor] | None = None) -> Tensor:
+        """layers: the compiled method of that name, for training steps alone."""
         if not self.training:
             return self.layers(x, None)
         x = x + self.input_noise * torch.randn_like(x)
-        return (self.compiled or self.layers)(x, self.dropout_masks(x))
+        return (layers or self.layers)(x, self.dropout_masks(x))
 
     def dropout_masks(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """0 or 1/(1 − DROPOUT) for every value after the two poolings of images x, as `F.dropout` draws them.
@@ -128,7 +127,6 @@ class Cifar:
         self.compilation = Compilation()
         if device.type == "cuda" and settings.epochs * (len(self.train_x) // settings.batch_size) >= COMPILED_FROM:
             self.compilation = compiled(self.net.layers, self.gradients, settings.precision)
-        self.net.compiled = self.compilation.function
         self.facts: dict[str, Any] = {
             "data": images.source,
             "parameters": sum(p.numel() for p in self.net.parameters()),
@@ -221,7 +219,7 @@ class Cifar:
 
     def step(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """One training step on the images of this index (B,): loss (), number of errors ()."""
-        loss, logits = self.loss(index)
+        loss, logits = self.loss(index, self.compilation.function)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -229,17 +227,16 @@ class Cifar:
             bound_v_norm(self.net, self.settings.v_norm_max)
         return loss.detach(), (logits.detach().argmax(1) != self.train_y[index]).sum()
 
-    def loss(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss () in nats and the logits (B, 10) of the training images of this index (B,)."""
+    def loss(self, index: Tensor, layers: Callable[..., Tensor] | None) -> tuple[Tensor, Tensor]:
+        """The mean loss () in nats and the logits (B, 10) of the training images of this index (B,); see `Net`."""
         with autocast(self.settings.precision, self.device):
-            logits = self.net(self.batch(self.train_x, index))
+            logits = self.net(self.batch(self.train_x, index), layers)
         return F.cross_entropy(logits.float(), self.train_y[index]), logits
 
-    def gradients(self, layers: Callable[..., Tensor]) -> list[Tensor]:
-        """Those of the first minibatch, by this function as `Net.layers` in training."""
-        self.net.compiled = layers
+    def gradients(self, layers: Callable[..., Tensor] | None) -> list[Tensor]:
+        """`gradients_of` the first minibatch, by this function as `Net.layers`, or by that itself."""
         index = torch.arange(self.settings.batch_size, device=self.device)
-        return gradients_of(self.net, lambda: self.loss(index)[0], self.device)
+        return gradients_of(self.net, lambda: self.loss(index, layers)[0], self.device)
 
     @staticmethod
     def batch(images: Tensor, index: Tensor) -> Tensor:

@@ -371,11 +371,14 @@ class Draw:
         log_p_x, kl = self.terms(self.train_x[index])
         return kl.sum(0).mean() - log_p_x.mean()
 
-    def gradients(self, time_step: Callable[..., Any]) -> list[Tensor]:
-        """Those of the first minibatch, by this function as `DrawNet.time_step` in training."""
+    def gradients(self, time_step: Callable[..., Any] | None) -> list[Tensor]:
+        """`gradients_of` the first minibatch, by this function as `DrawNet.time_step`, or by that itself."""
+        index, before = torch.arange(self.settings.batch_size, device=self.device), self.net.compiled
         self.net.compiled = time_step
-        index = torch.arange(self.settings.batch_size, device=self.device)
-        return gradients_of(self.net, lambda: self.loss(index), self.device)
+        try:
+            return gradients_of(self.net, lambda: self.loss(index), self.device)
+        finally:
+            self.net.compiled = before
 
     def terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x|z) (B,) and KL (T, B) of one sample z an image."""

@@ -100,7 +100,7 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
     from wnrepro.experiments import experiment_class
     from wnrepro.progress import brief
     from wnrepro.runs import Run
-    from wnrepro.training import CaptureError, Epoch, Tick, choose_device
+    from wnrepro.training import Epoch, Tick, capture_failed, choose_device
 
     last, text = 0.0, ""
 
@@ -130,7 +130,7 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
     except UserError as error:
         send(Event(text=str(error), outcome="refused"))
     except Exception as error:
-        outcome = "uncaptured" if isinstance(error, CaptureError) else "failed"
+        outcome = "uncaptured" if capture_failed(error) else "failed"
         send(Event(text=f"{type(error).__name__}: {error}", outcome=outcome, traceback=traceback.format_exc()))
 
 
