@@ -249,6 +249,7 @@ report --results {tmp}/empty
 report --results {tmp}/empty --scale large
 bench chess
 bench cifar --precision fp8
+bench cifar --smoke --precision bf16
 sample {tmp}/empty
 sample {run}
 watch {run}
