@@ -64,7 +64,7 @@ def make_run(
 ) -> Path:
     """A made-up run directory: errors fall from 0.9 at `speed` an epoch; `logged` epochs of it are there."""
     lr = FIGURE_LR[param] if lr is None else lr
-    settings = {**scale_defaults("cifar", scale), "param": param, "lr": lr, "seed": seed, **changed}
+    settings = {**scale_defaults("cifar", scale, None, param), "param": param, "lr": lr, "seed": seed, **changed}
     variant = "_".join([f"{param}_lr{lr}", *(f"{name}-{value}" for name, value in changed.items())])
     folder = results / scale / "cifar" / variant / f"seed-{seed}"
     config = make_config(folder, "cifar", scale, settings)
@@ -112,7 +112,7 @@ def make_vae(
     **changed: Any,
 ) -> Path:
     """A made-up run of a VAE: the bound rises from far below to `bound` at its last epoch; raw stays 1 nat below."""
-    settings = {**scale_defaults("cvae", scale, dataset), "param": param, "lr": lr, "seed": seed, **changed}
+    settings = {**scale_defaults("cvae", scale, dataset, param), "param": param, "lr": lr, "seed": seed, **changed}
     variant = "_".join([dataset, f"{param}_lr{lr}", *(f"{name}-{value}" for name, value in changed.items())])
     folder = results / scale / "cvae" / variant / f"seed-{seed}"
     config = make_config(folder, "cvae", scale, settings)
@@ -148,7 +148,7 @@ def make_draw(
     **changed: Any,
 ) -> Path:
     """A made-up run of DRAW: its bound after n epochs is `bound` − 120 / (speed · n), its KL at step t kl / t + n."""
-    settings = {**scale_defaults("draw", scale), "param": param, "lr": lr, "seed": seed, **changed}
+    settings = {**scale_defaults("draw", scale, None, param), "param": param, "lr": lr, "seed": seed, **changed}
     variant = "_".join([f"{param}_lr{lr}", *(f"{name}-{value}" for name, value in changed.items())])
     folder = results / scale / "draw" / variant / f"seed-{seed}"
     config = make_config(folder, "draw", scale, settings)
@@ -189,7 +189,7 @@ def make_dqn(
     error of 1.
     """
     lr = DQN_LR[param] if lr is None else lr
-    settings = {**scale_defaults("dqn", scale, game), "param": param, "lr": lr, "seed": seed, **changed}
+    settings = {**scale_defaults("dqn", scale, game, param), "param": param, "lr": lr, "seed": seed, **changed}
     variant = "_".join([game, f"{param}_lr{lr}", *(f"{name}-{value}" for name, value in changed.items())])
     folder = results / scale / "dqn" / variant / f"seed-{seed}"
     config = make_config(folder, "dqn", scale, settings)
