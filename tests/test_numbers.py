@@ -26,6 +26,7 @@ from test_reproduce import job_of, same_tables
 from torch import Tensor, nn
 
 from wnrepro import paper
+from wnrepro.atari import Batch
 from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
@@ -216,9 +217,10 @@ def test_each_part_of_the_state_that_is_not_finite_is_named(kind):
 
 def test_rewards_and_q_values_that_are_not_finite_are_in_the_figures(make, monkeypatch):
     experiment = make("dqn", "wn", epochs=2)
-    learn = experiment.captured_learn
-    experiment.captured_learn = lambda screens, actions, rewards, over: learn(screens, actions, rewards / 0, over)
-    rows, diverged = train(experiment, "loss", 1.0, 1)
+    with monkeypatch.context() as spoil:
+        of = Batch.of
+        spoil.setattr(Batch, "of", lambda packed: of(packed)._replace(rewards=of(packed).rewards / 0))
+        rows, diverged = train(experiment, "loss", 1.0, 1)
     assert diverged and not math.isfinite(rows[0]["loss"]) and len(rows) == 1
 
     experiment = make("dqn", "normal", epochs=2)
