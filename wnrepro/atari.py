@@ -214,7 +214,7 @@ class Replay:
         """The screens (B, STACK + 1, SIZE, SIZE) of a batch's rows, zeros before the episode's first and where the
         transition is terminal: states are all but the last, the next states all but the first.
 
-        pinned: in memory from which a GPU's transfer goes on by itself.
+        pinned: in memory from which a GPU's transfer is asynchronous.
         """
         index, size = rows.flatten(), self.screens.shape[1:]
         into = torch.empty(len(index), *size, dtype=torch.uint8, pin_memory=True) if pinned else None

@@ -59,7 +59,7 @@ class Unrolled:
 
     dtype: of the factors of the products, where it is not w's. Every backward pass through it must go on to w, or what
     its `gradient` gathered is added to the next. Where its products are compiled by torch.compile it is the plain
-    weight, not `gathered`, and has no `gradient` of its own.
+    weight, not `gathered`, and its `gradient` is not used.
     """
 
     def __init__(self, w: Tensor, dtype: torch.dtype | None = None, gathered: bool = True) -> None:

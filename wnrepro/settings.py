@@ -375,7 +375,7 @@ SETTINGS: dict[str, type[Settings]] = {
 def scale_changes(experiment: str, scale: str, dataset: str | None = None, param: str | None = None) -> dict[str, Any]:
     """What a scale changes of an experiment's defaults; cvae has a model a data set (without one: mnist).
 
-    param: with the defaults that the parameterization has of its own.
+    param: with the parameterization's defaults.
     """
     changes = SCALES[experiment][scale]
     changes = dict(changes.get(dataset or "mnist", {}) if experiment == "cvae" else changes)

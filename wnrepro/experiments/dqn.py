@@ -286,7 +286,7 @@ class Dqn:
         return loss
 
     def sent(self, part: Tensor) -> Tensor:
-        """On the device. A GPU's transfer goes on by itself, from memory that torch uses again only after its end."""
+        """On the device. A GPU's transfer is asynchronous, from memory that torch uses again only after its end."""
         return (part.pin_memory() if self.device.type == "cuda" else part).to(self.device, non_blocking=True)
 
     def learn(self, packed: Tensor, screens: Tensor | None = None) -> tuple[Tensor]:

@@ -308,7 +308,7 @@ def random_scores(runs: Iterable[Run]) -> list[float]:
 def scale_defaults(experiment: str, scale: str, dataset: str | None = None, param: str | None = None) -> dict[str, Any]:
     """The settings of an experiment (and data set or game) at a scale, as JSON has them (a tuple is a list).
 
-    param: with the defaults that the parameterization has of its own.
+    param: with the parameterization's defaults.
     """
     defaults = {entry.name: entry.default for entry in dataclasses.fields(SETTINGS[experiment])}
     defaults |= scale_changes(experiment, scale, dataset, param)
