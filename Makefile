@@ -40,11 +40,12 @@ test-lowest: .venv-lowest/installed
 	$(LOWEST)/python -m pytest $(TESTS)
 
 .venv-lowest/installed: .venv/installed requirements-lowest.txt
-	$(PYTHON) -m venv .venv-lowest
-	$(LOWEST)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements-lowest.txt
+	$(PYTHON) -m venv --without-pip .venv-lowest
+	$(BIN)/pip --python $(LOWEST)/python install --quiet --disable-pip-version-check --require-hashes --no-deps \
+		--requirement requirements-lowest.txt
 	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
 		> $$($(LOWEST)/python -c "import site; print(site.getsitepackages()[0])")/rest.pth
-	$(LOWEST)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/pip --python $(LOWEST)/python install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 # The tests of robustness, with as many tries as LOG.md reports: hours.

@@ -1,5 +1,6 @@
 """Small random images and small settings that several test modules share; --soak, which tries far more."""
 
+import signal
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -18,6 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[COUNTED] = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background command ignores Ctrl-C
     hypothesis.settings.register_profile("soak", max_examples=20_000, deadline=None)
     hypothesis.settings.register_profile("steady", derandomize=True)  # what has passed once passes again
     hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "steady")

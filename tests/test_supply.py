@@ -1,9 +1,12 @@
-"""What is installed: pinned with hashes in requirements.txt, listed with its licence in LICENCES.md.
+"""What is installed: pinned with hashes, listed with its licence in LICENCES.md.
+
+The pins are those of requirements.txt; under `make test-lowest` those of requirements-lowest.txt come before them.
 
 `python tests/test_supply.py > LICENCES.md` on Linux x86-64, where every pin is installed, writes the list anew.
 """
 
 import re
+import sys
 import tomllib
 from importlib.metadata import distribution, metadata, version
 from pathlib import Path
@@ -24,6 +27,7 @@ DIRECT = [
     for text in texts
     if not text.startswith(PROJECT["project"]["name"])
 ]
+LOWEST = "requirements-lowest.txt"
 HEAD = """# Licences of what wnrepro installs
 
 Every distribution pinned in requirements.txt, with the licence that its own metadata state. Made by
@@ -41,17 +45,17 @@ them.
 
 
 class Pin(NamedTuple):
-    """One requirement of requirements.txt; here: whether it is for this Python and machine."""
+    """One requirement; here: whether it is for this Python and machine."""
 
     version: str
     here: bool
     hashes: list[str]
 
 
-def pins() -> dict[str, Pin]:
-    """All of requirements.txt, by name."""
+def pins(file: str = "requirements.txt") -> dict[str, Pin]:
+    """All of a file of requirements, by name."""
     found: dict[str, Pin] = {}
-    for line in (TOP / "requirements.txt").read_text().replace("\\\n", "").splitlines():
+    for line in (TOP / file).read_text().replace("\\\n", "").splitlines():
         if line and not line.lstrip().startswith("#"):
             text, *hashes = line.split("--hash=")
             pin = Requirement(text)
@@ -59,6 +63,11 @@ def pins() -> dict[str, Pin]:
             number = str(pin.specifier).removeprefix("==")
             found[canonicalize_name(pin.name)] = Pin(number, here, [text.strip() for text in hashes])
     return found
+
+
+def instead() -> dict[str, Pin]:
+    """What is installed in place of requirements.txt's."""
+    return pins(LOWEST) if Path(sys.prefix).name == ".venv-lowest" else {}
 
 
 def needed() -> set[str]:
@@ -94,11 +103,13 @@ def listed() -> dict[str, tuple[str, str]]:
 
 
 def test_all_that_is_needed_is_pinned_at_the_installed_version_with_hashes() -> None:
-    pinned = pins()
-    assert {name: pin.version for name, pin in pinned.items() if pin.here} == {name: version(name) for name in needed()}
-    for name, pin in pinned.items():
-        assert pin.hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in pin.hashes), name
-    assert "://" not in (TOP / "requirements.txt").read_text(), "whoever installs chooses the index"
+    installed = {name: version(name) for name in needed()}
+    pinned = {name: pin.version for name, pin in (pins() | instead()).items() if pin.here}
+    assert installed == {name: number for name, number in pinned.items() if name in installed or not instead()}
+    for file in ("requirements.txt", LOWEST):
+        for name, pin in pins(file).items():
+            assert pin.hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in pin.hashes), name
+        assert "://" not in (TOP / file).read_text(), "whoever installs chooses the index"
 
 
 def test_the_pins_satisfy_pyproject() -> None:
@@ -111,7 +122,7 @@ def test_the_pins_satisfy_pyproject() -> None:
 def test_the_licence_of_every_pin_is_listed_as_its_metadata_state_it() -> None:
     rows = listed()
     assert {name: number for name, (number, _) in rows.items()} == {name: pin.version for name, pin in pins().items()}
-    for name in needed():
+    for name in needed() - set(instead()):
         assert rows[name][1] == licence(name), name
 
 
