@@ -1,8 +1,10 @@
 """The benchmark: every contender really steps, the ratios are paired, the figures are kept with their provenance."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
+import math
 import multiprocessing
 import sys
 
@@ -389,26 +391,57 @@ def test_a_gpu_is_waited_for_once_in_twenty_steps(monkeypatch):
 
 
 def test_smoke_says_of_each_model_what_holds(monkeypatch, tmp_path):
-    """On a CPU nothing is captured; a model that dies is bad."""
+    """On a CPU nothing is captured, so that nothing is good; a model that dies is bad."""
     monkeypatch.setattr(bench, "PARAMS", ("wn",))
     monkeypatch.setattr(bench, "SMOKE_MODELS", (("cifar", {}), ("cvae", {"dataset": "mnist"})))
     rows = bench.smoke(["cifar", "cvae"], CPU, lambda _: None)
     assert [(row["model"], row["captured"], row["compiled"], row["good"]) for row in rows] == [
-        ("cifar", None, None, True),
-        ("cvae mnist", None, None, True),
+        ("cifar", None, None, False),
+        ("cvae mnist", None, None, False),
     ]
     assert all(0 < row["seconds"] < 60 and 1e8 < row["memory_bytes"] < 1e10 for row in rows)
-    shown = bench.smoke_table([*rows, {"model": "draw", "param": "bn", "precision": "tf32", "good": False}])
-    assert shown.count("good") == 2 and "died" in shown.splitlines()[-1] and "BAD" in shown.splitlines()[-1]
+    died = {"model": "draw", "param": "bn", "precision": "tf32", "good": False}
+    shown = bench.smoke_table([*rows, rows[0] | {"captured": 0.01, "good": True}, died]).splitlines()[1:]
+    ends = ("nothing captured", "nothing captured", "good", "BAD ")
+    assert all(map(str.endswith, shown, ends)) and "died" in shown[-1]
 
 
-@pytest.mark.parametrize("wrong", ["", "captured", "compiled"])
+@pytest.mark.parametrize(
+    ("answers", "good"),
+    [
+        ({"captured": 0.01, "compiled": 1e-4, "refused": ""}, True),
+        ({"captured": 0.3, "compiled": 1e-4, "refused": ""}, False),
+        ({"captured": math.nan, "compiled": None, "refused": ""}, False),
+        ({"captured": 0.01, "compiled": 0.9, "refused": "its gradients differ"}, False),
+        ({}, False),
+    ],
+)
+def test_smoke_is_good_where_what_was_captured_and_compiled_is_right(monkeypatch, answers, good):
+    monkeypatch.setattr(bench, "PARAMS", ("wn",))
+    monkeypatch.setattr(bench, "SMOKE_MODELS", (("draw", {}),))
+    monkeypatch.setattr(bench, "smoke_one", functools.partial(say, answers))
+    (row,) = bench.smoke(["draw"], CPU, lambda _: None)
+    assert row["good"] is good
+
+
+def say(answers, pipe, *_):
+    """In the place of `smoke_one`, in a process."""
+    if answers:
+        pipe.send(answers)
+        pipe.recv()
+        pipe.send({"seconds": 1.0, "memory_bytes": 10**9})
+
+
+@pytest.mark.parametrize("wrong", ["", "captured", "compiled", "gradients"])
 def test_smoke_compares_captured_and_compiled_steps_with_plain_ones(monkeypatch, wrong):
     """By a stand-in for a graph that forgets the updates it was to repeat, and a function that is not compiled."""
     made, step = bench.our_training(SMALL["draw"], CPU)
     made.captured_step.captures = True
     if wrong == "compiled":  # a function that would have to be compiled anew
         made.compilation = Compilation(torch.compile(made.net.time_step, backend="eager"))
+    if wrong == "gradients":
+        gradients, made.compilation = made.gradients, Compilation(made.net.time_step)
+        monkeypatch.setattr(made, "gradients", lambda f: [(2 if f else 1) * one for one in gradients(f)])
 
     def run(self, function, inputs):
         self.calls += 1
@@ -425,5 +458,6 @@ def test_smoke_compares_captured_and_compiled_steps_with_plain_ones(monkeypatch,
     bench.smoke_one(there, SMALL["draw"], CPU)
     found = pipe.recv()
     assert (found["captured"] > bench.SMOKE_TOLERANCE) == (wrong == "captured")
-    assert bool(found["refused"]) == (wrong == "compiled")
+    assert bool(found["refused"]) == (wrong in ("compiled", "gradients"))
+    assert wrong != "gradients" or found["refused"] == "its gradients differ from the plain ones by 100 %"
     assert wrong or found["captured"] == 0

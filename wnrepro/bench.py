@@ -80,6 +80,7 @@ from wnrepro.training import (
     autocast,
     available_memory,
     cores,
+    judged,
     relative_error,
     set_precision,
 )
@@ -898,7 +899,7 @@ def recompiled(experiment: Any) -> Compilation:
             found = experiment.gradients(compilation.function)
     except RuntimeError as error:
         return Compilation(refused=f"the network trains otherwise ({' '.join(str(error).split())[:200]})")
-    return dataclasses.replace(compilation, error=max(map(relative_error, found, expected)))
+    return judged(compilation.function, found, expected, experiment.settings.precision)
 
 
 def smoke_one(pipe: Connection, settings: Settings, device: torch.device) -> None:
@@ -923,7 +924,7 @@ def smoke_one(pipe: Connection, settings: Settings, device: torch.device) -> Non
         after = experiment.net.state_dict().values()
         moved.append([new - old for new, old in zip(after, before, strict=True)])
     found: dict[str, Any] = {
-        "captured": max(map(relative_error, moved[1], moved[0])) if captured else None,
+        "captured": relative_error(moved[1], moved[0]) if captured else None,
         "compiled": compilation.error if compilation.function or compilation.refused else None,
         "refused": compilation.refused,
     }
@@ -935,7 +936,8 @@ def smoke_one(pipe: Connection, settings: Settings, device: torch.device) -> Non
 
 def smoke(experiments: Collection[str], device: torch.device, show: Callable[[str], None]) -> list[dict[str, Any]]:
     """Of each model and parameterization: how far captured steps and compiled gradients are from the plain ones
-    (relative; None: there are none), whether that is `good`, `seconds` a step and memory.
+    (relative; None: there are none), whether that is `good`, `seconds` a step and memory. A model of which nothing was
+    captured is not good.
 
     As many processes side by side as there are processors; their steps are timed one after the other.
     """
@@ -961,7 +963,8 @@ def smoke(experiments: Collection[str], device: torch.device, show: Callable[[st
             with contextlib.suppress(OSError):
                 pipe.send(None)
             row.update(answer(pipe))
-            right = "seconds" in row and not row["refused"] and (row["captured"] or 0.0) <= SMOKE_TOLERANCE
+            compared = row.get("captured") is not None
+            right = "seconds" in row and not row["refused"] and compared and row["captured"] <= SMOKE_TOLERANCE
             rows.append(row | {"good": right})
             process.kill()
             process.join()
@@ -988,7 +991,12 @@ def smoke_table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         cost = f"{1000 * row['seconds']:9.3f} {row['memory_bytes'] / 1e9:7.2f}" if "seconds" in row else f"{'died':>17}"
-        verdict = "good" if row["good"] else f"BAD {row.get('refused', '')}"
+        if row["good"]:
+            verdict = "good"
+        elif "seconds" in row and not row["refused"] and row["captured"] is None:
+            verdict = "nothing captured"
+        else:
+            verdict = f"BAD {row.get('refused', '')}"
         lines.append(
             f"{row['model']:<13} {row['param']:<8} {row['precision']:<9} {share(row, 'captured'):>9} "
             f"{share(row, 'compiled'):>9} {cost}  {verdict}"

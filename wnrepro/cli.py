@@ -660,7 +660,7 @@ def bench(
         typer.Option(
             "--smoke",
             help="instead, within a minute on a GPU: of every model and parameterization whether captured steps and "
-            "compiled gradients are the plain ones, ms a step, memory; exit 1 if not",
+            "compiled gradients are the plain ones, ms a step, memory; exit 1 if not, or if nothing was captured",
         ),
     ] = False,
     device: Device = "auto",

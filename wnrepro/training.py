@@ -253,18 +253,25 @@ def compiled(
         found = gradients(faster)
     except RuntimeError as error:
         return Compilation(refused=f"it fails ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
-    worst = max(relative_error(*pair) for pair in zip(found, expected, strict=True))
+    return judged(faster, found, expected, precision)
+
+
+def judged(faster: Callable[..., Any], found: list[Tensor], expected: list[Tensor], precision: str) -> Compilation:
+    """The compiled function with its gradients' error, or why it is refused: they are not the plain ones."""
+    worst = relative_error(found, expected)
     if not worst <= GRADIENT_TOLERANCE[precision]:
         return Compilation(refused=f"its gradients differ from the plain ones by {100 * worst:.3g} %", error=worst)
     return Compilation(faster, error=worst)
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """The norm of the difference over the norm of what is expected."""
-    if torch.equal(found, expected):
-        return 0.0
-    difference = torch.linalg.vector_norm(found.double() - expected.double())
-    return (difference / torch.linalg.vector_norm(expected.double())).item()
+def relative_error(found: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
+    """The norm of the difference over the norm of what is expected: the largest of any pair, nan where one is."""
+    errors = [0.0]
+    for one, wanted in zip(found, expected, strict=True):
+        if not torch.equal(one, wanted):
+            difference = torch.linalg.vector_norm(one.double() - wanted.double())
+            errors.append((difference / torch.linalg.vector_norm(wanted.double())).item())
+    return torch.tensor(errors, dtype=torch.float64).max().item()  # Python's max can lose nan
 
 
 CONVOLUTIONS_TRIED = 4  # of each kind: the first ones are by cuDNN's own estimate the fastest
