@@ -326,7 +326,7 @@ def load(results: Path, scale: str) -> Results:
     if not folders:
         raise UserError(
             f"{results / scale} holds no runs (no <experiment>/<variant>/seed-<n>/config.json): train some "
-            f"first, for example `wnrepro cifar --scale {scale}`, or name the folder with --results."
+            f"first, for example `wnrepro cifar --param wn --scale {scale}`, or name the folder with --results."
         )
     runs = sorted((_run(results / scale, folder) for folder in folders), key=_order)
     return Results(results, scale, tuple(runs), _bench(results))

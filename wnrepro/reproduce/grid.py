@@ -37,7 +37,7 @@ FIGURE2 = "figure 2, C3, C9"
 FIGURE3 = "figure 3, C10"
 TABLE3 = "table 3, figure 4, C11, C12"
 C10_START = "C10, g = 1 at the start"
-BY_THE_TEXT = "C4 to C6, C13: normal by the paper's text"
+BY_THE_TEXT = "normal by the paper's text"
 RATES, EXPONENTS, BOUND = paper.LEARNING_RATES, (1.0, 3.0, 5.0), (paper.V_NORM_MAX,)
 MORE = (2, 3)  # seeds
 
