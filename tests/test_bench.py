@@ -402,7 +402,7 @@ def test_smoke_says_of_each_model_what_holds(monkeypatch, tmp_path):
     assert all(0 < row["seconds"] < 60 and 1e8 < row["memory_bytes"] < 1e10 for row in rows)
     died = {"model": "draw", "param": "bn", "precision": "tf32", "good": False}
     shown = bench.smoke_table([*rows, rows[0] | {"captured": 0.01, "good": True}, died]).splitlines()[1:]
-    ends = ("nothing captured", "nothing captured", "good", "BAD ")
+    ends = ("BAD nothing captured", "BAD nothing captured", "good", "BAD ")
     assert all(map(str.endswith, shown, ends)) and "died" in shown[-1]
 
 
