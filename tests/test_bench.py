@@ -21,7 +21,7 @@ from wnrepro.errors import UserError
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import DrawNet
 from wnrepro.parameterization import layers
-from wnrepro.settings import CifarSettings, scale_settings
+from wnrepro.settings import GPU_PRECISION, CifarSettings, scale_settings
 from wnrepro.training import PLAIN_CALLS, Compilation, Graph
 
 CPU = torch.device("cpu")
@@ -46,13 +46,15 @@ def test_a_small_benchmark_is_stored_beside_others(tmp_path, monkeypatch, experi
     monkeypatch.setattr(bench, "SIDE_SECONDS", 0.3)
     monkeypatch.setattr(bench, "PRODUCT_SIZE", {"cpu": 512})
     monkeypatch.setattr(bench, "COPIED_BYTES", 2**25)
-    precisions, more = ["fp32"], PARTS if experiment == "dqn" else set()
-    if experiment == "draw":
+    settings, precisions, expected = SMALL[experiment], ["fp32"], FIVE | (PARTS if experiment == "dqn" else set())
+    if experiment == "draw":  # judged in bf16, as the classifier is on a GPU
         torch.set_num_threads(2)
-        precisions, more = ["bf16", "fp32"], {"wn bf16", "plain wn bf16"}
-    figures = bench.measure(CPU, precisions, 6, SMALL[experiment], said.append)
-    assert set(figures["seconds"]) == set(figures["per_second"]) == FIVE | more
-    size = 4 if experiment == "dqn" else SMALL[experiment].batch_size
+        settings, precisions = dataclasses.replace(settings, precision="bf16"), ["bf16", "fp32"]
+        expected = {f"{name} bf16" for name in FIVE} | {"wn", "plain wn"}
+    figures = bench.measure(CPU, precisions, 6, settings, said.append)
+    assert set(figures["seconds"]) == set(figures["per_second"]) == expected
+    assert figures["precision"] == settings.precision
+    size = 4 if experiment == "dqn" else settings.batch_size
     for name, times in figures["seconds"].items():
         assert len(times) == 6 and min(times) > 0
         low, high = (figures["per_second"][name][key] for key in ("low", "high"))
@@ -64,7 +66,7 @@ def test_a_small_benchmark_is_stored_beside_others(tmp_path, monkeypatch, experi
     limits = figures["ceilings"]
     assert set(limits["flops_per_second"]) == set(precisions)
     assert limits["flops_per_second"]["fp32"]["median"] > limits["bytes_per_second"]["median"] > 1e8
-    assert set(figures["work"]) == ({e for e in PARTS if "learning" in e} if experiment == "dqn" else FIVE | more)
+    assert set(figures["work"]) == ({e for e in PARTS if "learning" in e} if experiment == "dqn" else expected)
     for name, work in figures["work"].items():
         limit = limits["flops_per_second"]["bf16" if "bf16" in name else "fp32"]["median"]
         assert work["flops"] > 0 and work["bytes"] > 0 and work["floor_seconds"] == work["flops"] / limit
@@ -73,7 +75,7 @@ def test_a_small_benchmark_is_stored_beside_others(tmp_path, monkeypatch, experi
     assert set(figures["memory"]) == {name for name in figures["seconds"] if "," not in name}
     assert all(1e8 < peak < 1e10 for peak in figures["memory"].values())
     assert set(figures["side_by_side"]) == ({"1", "2"} if experiment == "draw" else {"1"})
-    alone = 1 / np.median(figures["seconds"]["wn"])
+    alone = 1 / np.median(figures["seconds"]["wn bf16" if experiment == "draw" else "wn"])
     assert 0.1 * alone < figures["side_by_side"]["1"] < 10 * alone
 
     path = bench.store(tmp_path, experiment, figures, CPU)
@@ -107,7 +109,7 @@ def test_our_step_and_the_plain_one_need_the_same_flops(experiment):
 
 def test_the_paper_classifier_needs_239_gflop():
     """By formula: two a multiplication, thrice the forward pass's, less the first layer's gradient by the images."""
-    settings = bench.timed_settings("cifar")
+    settings = bench.timed_settings("cifar", CPU)
     assert isinstance(settings, CifarSettings)
     n, batch = settings.width, settings.batch_size
     #         inputs, maps, kernel, size of the output
@@ -118,6 +120,12 @@ def test_the_paper_classifier_needs_239_gflop():
     steps = bench.our_steps(small, CPU)
     counted = bench.work(steps["end to end"])["flops"] * batch / 2
     assert counted == pytest.approx(3 * sum(forward) - forward[0], rel=1e-6) == pytest.approx(239e9, rel=0.002)
+
+
+def test_the_four_are_timed_in_the_precision_in_which_they_are_judged():
+    for experiment, precision in GPU_PRECISION.items():
+        for device, expected in (("cuda", precision), ("cpu", "fp32")):
+            assert bench.timed_settings(experiment, torch.device(device)).precision == expected
 
 
 def test_flops_and_bytes_of_a_small_net_by_formula():
@@ -304,7 +312,7 @@ def test_the_memory_is_that_of_training_with_the_whole_replay(monkeypatch):
 def test_the_memory_is_left_out_where_so_much_is_not_free(monkeypatch):
     monkeypatch.setattr(bench, "available_memory", lambda: 9 * 10**9)
     why = "9.0 GB of memory are free, it needs 9.1 GB"
-    assert bench.memory(bench.timed_settings("dqn"), CPU) == {"replay_steps": 1_000_000, "left_out": why}
+    assert bench.memory(bench.timed_settings("dqn", CPU), CPU) == {"replay_steps": 1_000_000, "left_out": why}
 
 
 def test_side_by_side_goes_as_far_as_the_memory(monkeypatch):
@@ -441,7 +449,9 @@ def test_smoke_compares_captured_and_compiled_steps_with_plain_ones(monkeypatch,
         made.compilation = Compilation(torch.compile(made.net.time_step, backend="eager"))
     if wrong == "gradients":
         gradients, made.compilation = made.gradients, Compilation(made.net.time_step)
-        monkeypatch.setattr(made, "gradients", lambda f: [(2 if f else 1) * one for one in gradients(f)])
+        monkeypatch.setattr(
+            made, "gradients", lambda f, precision: [(2 if f else 1) * one for one in gradients(f, precision)]
+        )
 
     def run(self, function, inputs):
         self.calls += 1

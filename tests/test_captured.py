@@ -26,7 +26,7 @@ from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import Draw
 from wnrepro.runs import rng_state, set_rng_state
 from wnrepro.settings import PARAMS, scale_settings
-from wnrepro.training import PLAIN_CALLS, Captured, CaptureError, Epoch
+from wnrepro.training import GRADIENT_TOLERANCE, PLAIN_CALLS, Captured, CaptureError, Epoch, compiled
 
 CPU = torch.device("cpu")
 aten = torch.ops.aten
@@ -72,16 +72,23 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stream:
         def wait_stream(self, _: Any) -> None: ...
 
+    used: list[Any] = []
+
+    @contextlib.contextmanager
+    def of_plain_calls(stream: Any) -> Iterator[None]:
+        used.append(stream)
+        yield
+
     @contextlib.contextmanager
     def capture(graph: Recording, stream: Any) -> Iterator[None]:
-        assert isinstance(stream, Stream)
+        assert any(one is stream for one in used)  # autograd remembers it
         with graph:
             yield
         graph.new = True
 
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", of_plain_calls)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
     monkeypatch.setattr(torch.cuda, "graph", capture)
 
@@ -265,13 +272,36 @@ def test_a_step_is_made_of_what_a_gpu_does_fast(name: str) -> None:
             assert list(map(likeness, other)) == list(map(likeness, first))
 
 
+def compiles(test: Any) -> Any:
+    """Lets warnings of torch's own pass, with which compiling would fail, and so not be used."""
+    for message in ("The .grad attribute of a Tensor that is not a leaf", "TensorFloat32 tensor cores"):
+        test = pytest.mark.filterwarnings(f"ignore:{message}:UserWarning")(test)
+    return test
+
+
+@compiles
+@pytest.mark.parametrize(("name", "precision"), [("cifar", "fp32"), ("cifar", "bf16"), ("draw", "bf16")])
+def test_what_long_training_compiles_has_the_right_gradients(name: str, precision: str) -> None:
+    """In the parameterization with the most operations; see `judged`."""
+    made = MAKE[name]("wn+mobn", CPU)
+    function = made.net.layers if name == "cifar" else made.net.time_step
+    outcome = compiled(function, made.gradients, precision)
+    assert outcome.function and not outcome.refused and 0 < (outcome.error or 0) < GRADIENT_TOLERANCE[precision]
+
+
+@compiles
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("param", PARAMS)
 @pytest.mark.parametrize("name", [*MAKE, "cifar compiled", "draw compiled"])
 def test_captured_steps_are_plain_ones(name: str, param: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name.endswith(" compiled"):
-        name = name.removesuffix(" compiled")
-        for module in (cifar, draw):
-            monkeypatch.setattr(module, "COMPILED_FROM", 0)
+    name, faster, _ = name.partition(" compiled")
+    for module in (cifar, draw) if faster else ():
+        monkeypatch.setattr(module, "COMPILED_FROM", 0)
+
+    def make(param: str, device: torch.device) -> Any:
+        made = MAKE[name](param, device)
+        assert not faster or made.compilation.function, made.compilation.refused
+        return made
+
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # whatever convolutions were tried out
-    compare(MAKE[name], param, torch.device("cuda"), lambda made: None, 50, 1e-3)
+    compare(make, param, torch.device("cuda"), lambda made: None, 50, 1e-3)

@@ -1,6 +1,7 @@
 """The command line: what it runs, what it prints, and one clear sentence with exit code 2 for every mistake."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from wnrepro.data import DATASETS
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.rundir import seal
+from wnrepro.runs import open_run
 from wnrepro.settings import GAMES, GPU_PRECISION, PARAMS, SETTINGS, CifarSettings
 from wnrepro.training import CaptureError
 
@@ -607,6 +609,22 @@ def test_sample_writes_pictures_into_the_run(run, vaes, monkeypatch, vae, side):
     assert run("sample", folder)[0] == 0  # 64 without --count
     with Image.open(paths[0]) as picture:
         assert picture.size == (8 * (side + 2) + 2, 8 * (side + 2) + 2)
+
+
+@pytest.mark.parametrize("vae", ["mnist", "draw"])
+def test_a_cpu_shows_what_a_gpu_trained_in_tf32(run, vaes, monkeypatch, vae):
+    folder, drawn = vae_folder(vaes, vae), []
+
+    def of_a_gpu(path):
+        there = open_run(path)
+        there.settings = dataclasses.replace(there.settings, precision="tf32")
+        return there
+
+    for opened in (open_run, of_a_gpu):
+        monkeypatch.setattr("wnrepro.runs.open_run", opened)
+        assert run("sample", folder, "--count", 6, "--device", "cpu")[0] == 0
+        drawn.append([(folder / name).read_bytes() for name in ("samples.png", "reconstructions.png")])
+    assert drawn[0] == drawn[1]
 
 
 def test_sample_of_a_run_without_a_checkpoint(run, vaes):

@@ -504,7 +504,7 @@ COMPILE = """
 import torch
 from wnrepro.training import compiled
 x = torch.arange(3.0, requires_grad=True)
-outcome = compiled(torch.cos, lambda f: list(torch.autograd.grad((f or torch.cos)(x).sum(), x)), "fp32")
+outcome = compiled(torch.cos, lambda f, _: list(torch.autograd.grad((f or torch.cos)(x).sum(), x)), "fp32")
 print(outcome.facts, outcome.function is None, len(outcome.notes))
 """
 
@@ -527,18 +527,32 @@ def test_a_function_is_not_compiled_where_its_gradients_differ(
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda function: "faster")
     plain = [torch.tensor([3.0, 4.0]), torch.zeros(2)]
-    outcome = compiled(torch.cos, lambda f: [plain[0] * (1 + off), plain[1]] if f else plain, precision)
+    outcome = compiled(torch.cos, lambda f, _: [plain[0] * (1 + off), plain[1]] if f else plain, precision)
     assert outcome.function == (None if refused else "faster")
     assert outcome.refused == (f"its gradients differ from the plain ones by {100 * off:g} %" if refused else "")
-    wrong = compiled(torch.cos, lambda f: [plain[0], plain[1] + 1] if f else plain, precision)
+    wrong = compiled(torch.cos, lambda f, _: [plain[0], plain[1] + 1] if f else plain, precision)
     assert wrong.function is None  # a gradient where there is none
     for at in (0, 1):
         not_finite = compiled(
             torch.cos,
-            lambda f, at=at: [p + math.nan * (i == at) for i, p in enumerate(plain)] if f else plain,
+            lambda f, _, at=at: [p + math.nan * (i == at) for i, p in enumerate(plain)] if f else plain,
             precision,
         )
         assert not_finite.function is None and math.isnan(not_finite.error or 0)
+
+
+@pytest.mark.parametrize(("plain", "faster", "right"), [(3.0, 5.9, True), (3.0, 6.1, False), (0.0, 0.3, False)])
+def test_a_gradient_that_nearly_cancels_may_be_off_by_its_rounding(
+    monkeypatch: pytest.MonkeyPatch, plain: float, faster: float, right: bool
+) -> None:
+    """The gradient is 1; plain steps in bf16 and compiled ones are off by as much as given."""
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+
+    def gradients(function: Any, precision: str) -> list[Tensor]:
+        return [torch.tensor([1.0 + (faster if function else plain if precision == "bf16" else 0.0)])]
+
+    outcome = compiled(torch.cos, gradients, "bf16")
+    assert bool(outcome.function) == right
 
 
 def test_looking_at_gradients_changes_nothing() -> None:

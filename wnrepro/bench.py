@@ -118,9 +118,10 @@ Steps = dict[str, Step]  # by what of a training step they are: WHOLE, or a part
 Entrants = dict[str, tuple[Callable[..., Steps], Settings]]  # by name: what makes a contender's steps, and of what
 
 
-def timed_settings(experiment: str) -> Settings:
-    """The paper's settings, with CHANGES."""
-    return scale_settings(experiment, "paper", "wn", **CHANGES.get(experiment, {}))
+def timed_settings(experiment: str, device: torch.device) -> Settings:
+    """The paper's settings, with CHANGES, in the precision in which the experiment is judged on this device."""
+    judged_in = {"precision": GPU_PRECISION[experiment]} if device.type == "cuda" else {}
+    return scale_settings(experiment, "paper", "wn", **CHANGES.get(experiment, {}), **judged_in)
 
 
 def random_images(settings: CifarSettings, device: torch.device) -> Images:
@@ -723,17 +724,19 @@ def measure(
 ) -> dict[str, Any]:
     """Time `rounds` steps of each contender; `show` gets a word on where it is. Of DQN, the replay's memory too.
 
-    The four are timed in the first precision (in the order of PRECISIONS), wn and the plain loop in each.
+    The four are timed in the settings' precision, or the first (in the order of PRECISIONS) where that is not among
+    these, wn and the plain loop in each.
     """
     precisions = [precision for precision in PRECISIONS if precision in precisions]
+    of_four = settings.precision if settings.precision in precisions else precisions[0]
+    labels = {precision: "" if precision == "fp32" else f" {precision}" for precision in precisions}
     entrants: Entrants = {}
     for precision in precisions:
-        label = "" if precision == "fp32" else f" {precision}"
-        for param in PARAMS if precision == precisions[0] else ("wn",):
+        for param in PARAMS if precision == of_four else ("wn",):
             changed = dataclasses.replace(settings, param=param, precision=precision)
-            entrants[param + label] = our_steps, changed
+            entrants[param + labels[precision]] = our_steps, changed
         changed = dataclasses.replace(settings, precision=precision)
-        entrants[PLAIN + label] = plain_steps, changed
+        entrants[PLAIN + labels[precision]] = plain_steps, changed
         copied = COPIED_BYTES if precision == precisions[0] else 0
         make = functools.partial(ceilings, size=PRODUCT_SIZE[device.type], copied_bytes=copied)
         entrants[f"{CEILINGS} {precision}"] = make, changed
@@ -771,13 +774,16 @@ def measure(
         times[entry], memory_bytes[name] = [value / steps_timed for value in values], contender.memory_bytes
         if part == (LEARNING if isinstance(settings, DqnSettings) else WHOLE):
             works[entry] = against(limits, entrants[name][1].precision, contender.work, float(np.median(times[entry])))
-    pairs = [(PLAIN, "wn"), ("bn", "normal"), ("wn", "normal"), ("wn+mobn", "normal")]
-    pairs += [(PLAIN, f"wn {precision}") for precision in precisions if precision != "fp32"]
+    pairs = [(PLAIN, f"wn{label}") for label in labels.values()]
     ratios = {f"{a} / {b}": ratio(times[a], times[b]) for a, b in pairs if a in times and b in times}
-    wn = "wn" if precisions[0] == "fp32" else f"wn {precisions[0]}"
+    four = {param: f"{param}{labels[of_four]}" for param in PARAMS}
+    for param in PARAMS[1:]:
+        ratios[f"{param} / normal"] = ratio(times[four[param]], times[four["normal"]])
+    wn = four["wn"]
     rates = side_by_side(entrants[wn][1], device, memory_bytes[wn], show)
     figures = {
         "rounds": rounds,
+        "precision": of_four,
         "batch_size": settings.batch_size,
         "step": step,
         "seconds": times,
@@ -893,13 +899,11 @@ def smoke_settings(experiment: str, param: str, device: torch.device, **part: st
 
 def recompiled(experiment: Any) -> Compilation:
     """The compilation once more, of the network as it trains: what was compiled must still serve, and be right."""
-    compilation, expected = experiment.compilation, experiment.gradients(None)
     try:
         with torch.compiler.set_stance("fail_on_recompile"):
-            found = experiment.gradients(compilation.function)
+            return judged(experiment.compilation.function, experiment.gradients, experiment.settings.precision)
     except RuntimeError as error:
         return Compilation(refused=f"the network trains otherwise ({' '.join(str(error).split())[:200]})")
-    return judged(compilation.function, found, expected, experiment.settings.precision)
 
 
 def smoke_one(pipe: Connection, settings: Settings, device: torch.device) -> None:

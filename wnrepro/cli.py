@@ -34,6 +34,7 @@ from wnrepro.settings import (
     SETTINGS,
     CvaeSettings,
     DrawSettings,
+    Settings,
     option,
     printable,
     scale_changes,
@@ -578,6 +579,12 @@ def report(
         print(*reports.write_report(results, name), sep="\n")
 
 
+def shown_on(settings: Settings, device_type: str) -> Settings:
+    """Those with which a trained model is shown on this device: tf32, which a CPU lacks, is fp32 there."""
+    on_cpu = settings.precision == "tf32" and device_type == "cpu"
+    return dataclasses.replace(settings, precision="fp32") if on_cpu else settings
+
+
 @app.command()
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N")],
@@ -598,11 +605,12 @@ def sample(
     kind, where = experiment_class(there.experiment), choose_device(device)
     if not hasattr(kind, "pictures"):
         raise UserError(f"{run}: a run of {there.experiment}, which generates no images; give one of cvae or draw")
-    kind.check(there.settings, data_dir, where)
+    settings = shown_on(there.settings, where.type)
+    kind.check(settings, data_dir, where)
     if there.finished() == "diverged":
         raise UserError(f"{run}: the run diverged, its model has no images to show; give another")
     with there:
-        trained = kind.load(there.settings, data_dir, where)
+        trained = kind.load(settings, data_dir, where)
         there.restore(trained)
         for path in there.write_pictures(trained.pictures(count, seed)):
             print(path)
@@ -632,7 +640,7 @@ def watch(
     if there.finished() == "diverged":
         raise UserError(f"{run}: the run diverged, its network plays no game; give another")
     with there, Console(stderr=True).status("playing"):
-        trained = kind.load(there.settings, None, where)
+        trained = kind.load(shown_on(there.settings, where.type), None, where)
         there.restore(trained)
         title = f"{trained.settings.game} {trained.settings.param}"
         path, last = there.write_film(trained.film(seed, seconds), title)
@@ -703,7 +711,7 @@ def bench(
     measured = {}
     for name in names:
         with console.status("") as status:
-            settings = benches.timed_settings(name)
+            settings = benches.timed_settings(name, where)
             measured[name] = benches.measure(where, precisions, rounds, settings, status.update)
         path = benches.store(results, name, measured[name], where)
         if not as_json:

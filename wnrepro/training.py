@@ -7,7 +7,7 @@ import contextlib
 import ctypes
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -205,7 +205,7 @@ class PolyakAverage(AveragedModel):
 class Compilation:
     """What came of compiling: the function, or None where the plain one has to do, and then the reason.
 
-    error: how far the compiled function's gradients are from the plain ones', see GRADIENT_TOLERANCE.
+    error: how far the compiled function's gradients are from those of fp32, see GRADIENT_TOLERANCE.
     """
 
     function: Callable[..., Any] | None = None
@@ -223,9 +223,11 @@ class Compilation:
         return [Note(f"trains without torch.compile: {self.refused}")] if self.refused else []
 
 
-# How far a compiled function's gradients, and buffers, may be from the plain ones': the norm of the difference over the
-# norm, of any one. Rounding differs, a wrong derivative is off by the whole.
+# How far a compiled function's gradients, and buffers, may be from the plain ones of fp32: the norm of the difference
+# over the norm, of any one. A wrong derivative is off by the whole. Where the terms of a gradient nearly cancel, its
+# norm is small beside rounding: each may be off by PLAIN_ERRORS times what the plain one of its precision is.
 GRADIENT_TOLERANCE = {"fp32": 1e-3, "tf32": 0.05, "bf16": 0.25}
+PLAIN_ERRORS = 2.0
 
 
 def gradients_of(net: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> list[Tensor]:
@@ -240,37 +242,49 @@ def gradients_of(net: nn.Module, loss: Callable[[], Tensor], device: torch.devic
 
 
 def compiled(
-    function: Callable[..., Any], gradients: Callable[[Callable[..., Any] | None], list[Tensor]], precision: str
+    function: Callable[..., Any], gradients: Callable[[Callable[..., Any] | None, str], list[Tensor]], precision: str
 ) -> Compilation:
     """torch.compile of a function, if it works (it needs a C++ compiler, on a GPU Triton) and its gradients are right.
 
-    gradients: `gradients_of` one training step with the function given in the place of `function`, or with that.
+    gradients: `gradients_of` one training step with the function given in the place of `function`, or with that, in the
+    precision given.
     """
     torch.compiler.reset()  # it keeps eight versions of a function, of all runs of a process together
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of CUDA on a machine without a GPU
-    expected, faster = gradients(None), torch.compile(function)
     try:
-        found = gradients(faster)
+        return judged(torch.compile(function), gradients, precision)
     except RuntimeError as error:
         return Compilation(refused=f"it fails ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
-    return judged(faster, found, expected, precision)
 
 
-def judged(faster: Callable[..., Any], found: list[Tensor], expected: list[Tensor], precision: str) -> Compilation:
-    """The compiled function with its gradients' error, or why it is refused: they are not the plain ones."""
-    worst = relative_error(found, expected)
-    if not worst <= GRADIENT_TOLERANCE[precision]:
+def judged(
+    faster: Callable[..., Any], gradients: Callable[[Callable[..., Any] | None, str], list[Tensor]], precision: str
+) -> Compilation:
+    """The compiled function with its gradients' error, or why it is refused: they are wrong; see `compiled`."""
+    exact, tolerance = gradients(None, "fp32"), GRADIENT_TOLERANCE[precision]
+    plain = gradients(None, precision)
+    norms = [
+        torch.maximum(norm(right), PLAIN_ERRORS / tolerance * norm(rounded - right))
+        for rounded, right in zip(plain, exact, strict=True)
+    ]
+    worst = relative_error(gradients(faster, precision), exact, norms)
+    if not worst <= tolerance:
         return Compilation(refused=f"its gradients differ from the plain ones by {100 * worst:.3g} %", error=worst)
     return Compilation(faster, error=worst)
 
 
-def relative_error(found: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
-    """The norm of the difference over the norm of what is expected: the largest of any pair, nan where one is."""
+def norm(x: Tensor) -> Tensor:
+    """The 2-norm of all values (), in float64."""
+    result: Tensor = torch.linalg.vector_norm(x.double())
+    return result
+
+
+def relative_error(found: Iterable[Tensor], expected: Sequence[Tensor], norms: Iterable[Tensor] | None = None) -> float:
+    """The norm of the difference over the norm of what is expected, or these norms: the largest, nan where one is."""
     errors = [0.0]
-    for one, wanted in zip(found, expected, strict=True):
+    for one, wanted, over in zip(found, expected, norms or map(norm, expected), strict=True):
         if not torch.equal(one, wanted):
-            difference = torch.linalg.vector_norm(one.double() - wanted.double())
-            errors.append((difference / torch.linalg.vector_norm(wanted.double())).item())
+            errors.append((norm(one - wanted) / over).item())
     return torch.tensor(errors, dtype=torch.float64).max().item()  # Python's max can lose nan
 
 

@@ -227,16 +227,17 @@ class Cifar:
             bound_v_norm(self.net, self.settings.v_norm_max)
         return loss.detach(), (logits.detach().argmax(1) != self.train_y[index]).sum()
 
-    def loss(self, index: Tensor, layers: Callable[..., Tensor] | None) -> tuple[Tensor, Tensor]:
+    def loss(self, index: Tensor, layers: Callable[..., Tensor] | None, precision: str = "") -> tuple[Tensor, Tensor]:
         """The mean loss () in nats and the logits (B, 10) of the training images of this index (B,); see `Net`."""
-        with autocast(self.settings.precision, self.device):
+        with autocast(precision or self.settings.precision, self.device):
             logits = self.net(self.batch(self.train_x, index), layers)
         return F.cross_entropy(logits.float(), self.train_y[index]), logits
 
-    def gradients(self, layers: Callable[..., Tensor] | None) -> list[Tensor]:
+    def gradients(self, layers: Callable[..., Tensor] | None, precision: str) -> list[Tensor]:
         """`gradients_of` the first minibatch, by this function as `Net.layers`, or by that itself."""
+        set_precision(precision, self.device)
         index = torch.arange(self.settings.batch_size, device=self.device)
-        return gradients_of(self.net, lambda: self.loss(index, layers)[0], self.device)
+        return gradients_of(self.net, lambda: self.loss(index, layers, precision)[0], self.device)
 
     @staticmethod
     def batch(images: Tensor, index: Tensor) -> Tensor:

@@ -179,6 +179,7 @@ class DrawNet(nn.Module):
         super().__init__()
         s = self.settings = settings
         self.compiled: Callable[..., Any] | None = None
+        self.precision = settings.precision
         if s.attention:
             self.grid = Grid((s.write_window, s.read_window))
         plain, options = without_batch_statistics(s.param), {"v_std": s.weight_std}
@@ -206,7 +207,7 @@ class DrawNet(nn.Module):
         """
         s, step = self.settings, (self.compiled if self.training else None) or self.time_step
         options: dict[str, Any] = {
-            "dtype": torch.bfloat16 if s.precision == "bf16" else None,
+            "dtype": torch.bfloat16 if self.precision == "bf16" else None,
             "gathered": step == self.time_step,
         }
         weights = (
@@ -371,14 +372,16 @@ class Draw:
         log_p_x, kl = self.terms(self.train_x[index])
         return kl.sum(0).mean() - log_p_x.mean()
 
-    def gradients(self, time_step: Callable[..., Any] | None) -> list[Tensor]:
+    def gradients(self, time_step: Callable[..., Any] | None, precision: str) -> list[Tensor]:
         """`gradients_of` the first minibatch, by this function as `DrawNet.time_step`, or by that itself."""
-        index, before = torch.arange(self.settings.batch_size, device=self.device), self.net.compiled
-        self.net.compiled = time_step
+        set_precision(precision, self.device)
+        index, net = torch.arange(self.settings.batch_size, device=self.device), self.net
+        before = net.compiled, net.precision
+        net.compiled, net.precision = time_step, precision
         try:
-            return gradients_of(self.net, lambda: self.loss(index), self.device)
+            return gradients_of(net, lambda: self.loss(index), self.device)
         finally:
-            self.net.compiled = before
+            net.compiled, net.precision = before
 
     def terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x|z) (B,) and KL (T, B) of one sample z an image."""

@@ -26,7 +26,7 @@ from wnrepro.report.load import (
     step_works,
     whose,
 )
-from wnrepro.settings import FIGURE_LR, PARAMS, SETTINGS
+from wnrepro.settings import FIGURE_LR, NORMAL_INIT, PARAMS, SETTINGS
 
 
 def percent(value: float) -> str:
@@ -347,6 +347,8 @@ def settings(results: Results) -> pd.DataFrame:
         first, used = of_part.runs[0], [run.settings for run in of_part.runs]
         entries = {entry.name: entry for entry in dataclasses.fields(SETTINGS[first.experiment])}
         defaults = scale_defaults(first.experiment, "paper", first.dataset)
+        if first.experiment in NORMAL_INIT:
+            defaults["init"] = NORMAL_INIT[first.experiment]
         for name in dict.fromkeys([*entries, *(name for settings in used for name in settings)]):
             values = dict.fromkeys(_value(settings[name]) for settings in used if name in settings)
             entry = entries.get(name)
