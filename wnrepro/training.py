@@ -255,6 +255,10 @@ def compiled(
         return judged(torch.compile(function), gradients, precision)
     except RuntimeError as error:
         return Compilation(refused=f"it fails ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+    finally:
+        if torch.cuda.is_initialized():  # a step in fp32 takes more memory than those to come
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
 
 
 def judged(
