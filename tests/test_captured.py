@@ -220,6 +220,31 @@ def compare(
     assert all(len(one.graphs) >= 1 for one in captures_of(captured))
 
 
+def compiles(test: Any) -> Any:
+    """Lets warnings of torch's own pass, with which compiling would fail, and so not be used."""
+    for message in ("The .grad attribute of a Tensor that is not a leaf", "TensorFloat32 tensor cores"):
+        test = pytest.mark.filterwarnings(f"ignore:{message}:UserWarning")(test)
+    return test
+
+
+@compiles
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("param", PARAMS)
+@pytest.mark.parametrize("name", [*MAKE, "cifar compiled", "draw compiled"])
+def test_captured_steps_are_plain_ones(name: str, param: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, faster, _ = name.partition(" compiled")
+    for module in (cifar, draw) if faster else ():
+        monkeypatch.setattr(module, "COMPILED_FROM", 0)
+
+    def make(param: str, device: torch.device) -> Any:
+        made = MAKE[name](param, device)
+        assert not faster or made.compilation.function, made.compilation.refused
+        return made
+
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # whatever convolutions were tried out
+    compare(make, param, torch.device("cuda"), lambda made: None, 50, 1e-3)
+
+
 def test_a_capture_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, recorded: None) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
@@ -272,13 +297,6 @@ def test_a_step_is_made_of_what_a_gpu_does_fast(name: str) -> None:
             assert list(map(likeness, other)) == list(map(likeness, first))
 
 
-def compiles(test: Any) -> Any:
-    """Lets warnings of torch's own pass, with which compiling would fail, and so not be used."""
-    for message in ("The .grad attribute of a Tensor that is not a leaf", "TensorFloat32 tensor cores"):
-        test = pytest.mark.filterwarnings(f"ignore:{message}:UserWarning")(test)
-    return test
-
-
 @compiles
 @pytest.mark.parametrize(("name", "precision"), [("cifar", "fp32"), ("cifar", "bf16"), ("draw", "bf16")])
 def test_what_long_training_compiles_has_the_right_gradients(name: str, precision: str) -> None:
@@ -287,21 +305,3 @@ def test_what_long_training_compiles_has_the_right_gradients(name: str, precisio
     function = made.net.layers if name == "cifar" else made.net.time_step
     outcome = compiled(function, made.gradients, precision)
     assert outcome.function and not outcome.refused and 0 < (outcome.error or 0) < GRADIENT_TOLERANCE[precision]
-
-
-@compiles
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("param", PARAMS)
-@pytest.mark.parametrize("name", [*MAKE, "cifar compiled", "draw compiled"])
-def test_captured_steps_are_plain_ones(name: str, param: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, faster, _ = name.partition(" compiled")
-    for module in (cifar, draw) if faster else ():
-        monkeypatch.setattr(module, "COMPILED_FROM", 0)
-
-    def make(param: str, device: torch.device) -> Any:
-        made = MAKE[name](param, device)
-        assert not faster or made.compilation.function, made.compilation.refused
-        return made
-
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # whatever convolutions were tried out
-    compare(make, param, torch.device("cuda"), lambda made: None, 50, 1e-3)
