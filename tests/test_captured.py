@@ -221,7 +221,7 @@ def compare(
 
 
 def compiles(test: Any) -> Any:
-    """Lets warnings of torch's own pass, with which compiling would fail, and so not be used."""
+    """Ignore warnings from torch that, as errors, would make compiling fail, so that plain steps would be tested."""
     for message in ("The .grad attribute of a Tensor that is not a leaf", "TensorFloat32 tensor cores"):
         test = pytest.mark.filterwarnings(f"ignore:{message}:UserWarning")(test)
     return test
