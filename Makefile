@@ -24,9 +24,9 @@ reproduce-all: install
 
 # The page of scale short, and the picture of its top in the README. Needs Debian's chromium.
 picture: install
-	$(BIN)/wnrepro report --scale short
+	$(BIN)/wnrepro report --published --scale short
 	chromium --headless --hide-scrollbars $(if $(filter 0,$(shell id -u)),--no-sandbox) --disable-lcd-text --window-size=1200,1325 \
-		--screenshot=results/short/report.png "file://$(CURDIR)/results/short/report.html"
+		--screenshot=results/published/short/report.png "file://$(CURDIR)/results/published/short/report.html"
 
 test: install
 	$(BIN)/pytest

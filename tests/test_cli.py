@@ -19,7 +19,7 @@ from wnrepro.cli import main
 from wnrepro.data import DATASETS
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
-from wnrepro.rundir import seal
+from wnrepro.rundir import PUBLISHED, seal
 from wnrepro.runs import open_run
 from wnrepro.settings import GAMES, GPU_PRECISION, PARAMS, SETTINGS, CifarSettings
 from wnrepro.training import CaptureError
@@ -107,6 +107,34 @@ def test_divergence_is_a_result_and_the_report_says_so(run, random_images, tmp_p
     metrics.write_text(metrics.read_text().replace(",30.0", ",31.0"))
     code, printed, _ = run("report", "--check", "--results", tmp_path)
     assert code == 1 and "metrics.csv" in printed
+
+
+def test_a_report_is_of_ones_own_runs_or_of_the_published_ones(run, random_images, tmp_path):
+    published = tmp_path / PUBLISHED
+    words = ("report", "--results", tmp_path)
+    code, _, error = run(*words, "--published")
+    assert code == 2 and error == (
+        f"wnrepro: --published: there is no folder {published}; run this in a clone of the repository\n"
+    )
+    assert run("cifar", "--param", "wn", *TINY, "--results", published)[0] == 0
+    for more, at in (((), ""), (("--scale", "quick"), " at scale quick"), (("--check",), "")):
+        code, printed, error = run(*words, *more)
+        assert (code, printed) == (2, "") and error == (
+            f"wnrepro: --results {tmp_path}: holds no runs of your own{at}; add --published for those in {published}\n"
+        )
+    code, _, error = run(*words, "--scale", "short")
+    assert code == 2 and f"--results {tmp_path}: holds no runs at scale short; run `wnrepro cifar" in error
+    assert run(*words, "--published", "--check") == (0, "every run's files fit: scale quick\n", "")
+    pages = [published / "quick/report.md", published / "quick/report.html"]
+    assert run(*words, "--published") == (0, "".join(f"{page}\n" for page in pages), "")
+    there = [page.read_bytes() for page in pages]
+    assert not (tmp_path / "quick").exists()
+
+    assert run("cifar", "--param", "bn", *TINY, "--results", tmp_path)[0] == 0
+    for more in ((), ("--published", "--precision", "fp32")):
+        assert run(*words, *more)[0] == 0
+    assert "wn_lr0.003" not in (tmp_path / "quick/report.md").read_text()
+    assert [page.read_bytes() for page in pages] == there
 
 
 def test_quiet_prints_nothing(run, random_images, tmp_path):
@@ -251,6 +279,8 @@ DRAW = "draw --param wn --scale quick"
         ("report --results {tmp}/none", "--results {tmp}/none: no such folder"),
         ("report --results {tmp}/empty", "--results {tmp}/empty: holds no runs"),
         ("report --results {tmp}/empty --scale big", "--scale big: unknown"),
+        ("report --results {tmp}/empty --precision fp8", "--precision fp8: unknown; give one of fp32, tf32, bf16"),
+        ("report --results {tmp}/empty --published", "--published: there is no folder {tmp}/empty/published"),
         ("bench chess", "bench chess: unknown; give one of cifar"),
         ("bench cifar --precision fp8", "--precision fp8: unknown"),
         ("data fetch imagenet --data-dir {tmp}/empty", "no data set 'imagenet'"),
@@ -461,7 +491,8 @@ def test_divergence_of_a_vae_is_a_result(run, tmp_path, vae, param):
             "cvae",
             [
                 "--dataset mnist|cifar10 data set, and with it the model (§5.2; default: mnist)",
-                "epochs (our choice; default: mnist 400, short 4, quick 10; cifar10 400, short 12, quick 5)",
+                "epochs (our choice: §5.2 names no number; "
+                "default: mnist 100, short 4, quick 10; cifar10 100, short 12, quick 5)",
                 "minibatch size (our choice; CIFAR-10: authors' code; default: mnist 100, quick 50; cifar10 16)",
                 "Adamax's learning rate α (§5.2; default: 0.002)",
                 "(§5.2; default: mnist 16 32 32, quick 4 8 8; cifar10 160, short 32, quick 16)",
@@ -636,6 +667,24 @@ def test_sample_of_a_run_without_a_checkpoint(run, vaes):
     assert error == (
         f"wnrepro: {folder}: has no checkpoint.pt (checkpoints are not committed); train the run here first\n"
     )
+    assert state(folder) == before
+
+
+def test_of_a_published_run_nobody_is_told_to_start_over(run, vaes):
+    own = vae_folder(vaes, "mnist")
+    (own / "checkpoint.pt").unlink()
+    folder = vaes / PUBLISHED / own.relative_to(vaes)
+    shutil.copytree(own, folder)
+    record = json.loads((folder / "run.json").read_text()) | {"status": "running"}
+    seal(record)
+    (folder / "run.json").write_text(json.dumps(record))
+    before = state(folder)
+    for words, todo in (
+        (("sample", folder), f"train it as {own} first"),
+        ((*VAES["mnist"], "--param", "wn", "--results", vaes / PUBLISHED), f"there, or train it as {own}"),
+    ):
+        code, printed, error = run(*words)
+        assert (code, printed) == (2, "") and error.endswith(f"{todo}\n") and "--fresh" not in error
     assert state(folder) == before
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_report import make_run
+from made_up import make_run
 from test_runs import Walk, without_seconds
 
 from wnrepro import runs

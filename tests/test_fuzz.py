@@ -21,14 +21,16 @@ import torch
 from conftest import tiny_cvae, tiny_dqn, tiny_draw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_report import add_work, make_bench, make_dqn, make_draw, make_run, make_vae, set_scale_short
+from made_up import add_work, make_bench, make_dqn, make_draw, make_run, make_vae, set_scale_short
+from wnrepro.report.sections import report
 
+from wnrepro import reading as files
+from wnrepro import results as load
 from wnrepro.errors import UserError
-from wnrepro.report import figures, load, tables, write_report
+from wnrepro.report import figures, tables, write_report
 from wnrepro.report.claims import findings
 from wnrepro.report.markdown import markdown
 from wnrepro.report.page import page
-from wnrepro.report.sections import report
 from wnrepro.reproduce import board, cluster, plan, work
 from wnrepro.reproduce.drive import seconds_of
 from wnrepro.reproduce.grid import Planned
@@ -257,21 +259,21 @@ def good(place: Path) -> dict[str, Path]:
 
 
 def metrics_of(experiment: str, dataset: str | None = None) -> Callable[[Path], object]:
-    return lambda path: load._metrics(path, load.METRICS[experiment, dataset])
+    return lambda path: load._whole_epochs(path, load.METRICS[experiment, dataset], 1)
 
 
 # The file of `good` that is changed, and what reads it.
 READERS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
-    "run.json": ("cifar", "run.json", load._record),
+    "run.json": ("cifar", "run.json", lambda path: files.read_json(path, load.RECORD)),
     "metrics.csv of cifar": ("cifar", "metrics.csv", metrics_of("cifar")),
     "metrics.csv of cvae": ("cvae", "metrics.csv", metrics_of("cvae", "cifar10")),
     "metrics.csv of draw": ("draw", "metrics.csv", metrics_of("draw")),
     "metrics.csv of dqn": ("dqn", "metrics.csv", metrics_of("dqn", "breakout")),
-    "layers.csv": ("cifar", "layers.csv", load._layers),
+    "layers.csv": ("cifar", "layers.csv", lambda path: load._whole_epochs(path, load.LAYERS, 0)),
     "init.csv": ("cifar", "init.csv", lambda path: load._by_layer(path, load.INIT)),
-    "noise.csv": ("cifar", "noise.csv", load._noise),
-    "kl_steps.csv": ("draw", "kl_steps.csv", lambda path: load._kl_steps(path, 4)),
-    "games.csv": ("dqn", "games.csv", lambda path: load._table(path, load.GAME_SCORES)),
+    "noise.csv": ("cifar", "noise.csv", lambda path: load._by_layer(path, load.NOISE, *load.NOISE_LATER)),
+    "kl_steps.csv": ("draw", "kl_steps.csv", lambda path: load._whole_epochs(path, load.KL_STEPS, 1, 4)),
+    "games.csv": ("dqn", "games.csv", lambda path: files.read_table(path, load.GAME_SCORES)),
     "bench": ("bench", "", load._one_bench),
 }
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wnrepro import identities
+from wnrepro import identities, parameterization
 from wnrepro.parameterization import Parameterized, weight_norm
 
 NAMES = ("eq3_residual", "v_dot_grad_v", "eq7_residual", "wn_is_bn_residual")
@@ -98,8 +98,20 @@ def test_unwhitened_input_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     only_moved("wn_is_bn_residual")
 
 
+def test_a_wrong_variance_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the layer that trains: by N − 1, as torch's default."""
+    right = Parameterized.batch_norm
+
+    def unbiased(layer: Parameterized, t: Tensor, time: object) -> Tensor:
+        return right(layer, t, ...) * ((len(t) - 1) / len(t)) ** 0.5
+
+    monkeypatch.setattr(Parameterized, "batch_norm", unbiased)
+    only_moved("wn_is_bn_residual")
+
+
 def test_a_wrong_parameterization_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """w = g·v, without the norm."""
-    monkeypatch.setattr(identities, "weight_norm", lambda v, g: weight_norm(v, g * v.norm(dim=1)))
+    for module in (identities, parameterization):
+        monkeypatch.setattr(module, "weight_norm", lambda v, g, unit_dim=0: weight_norm(v, g * v.norm(dim=1)))
     residuals = identities.measure()
     assert min(residuals[name] for name in ("eq3_residual", "v_dot_grad_v", "wn_is_bn_residual")) > 1e-3

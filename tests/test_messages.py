@@ -29,10 +29,11 @@ from filelock import FileLock
 
 import wnrepro.__main__
 from wnrepro import atari, bench, cli, data, rundir, training
+from wnrepro import reading as files
+from wnrepro import results as reader
 from wnrepro.doctor import Finding
 from wnrepro.errors import DiskError, UserError
 from wnrepro.experiments.cifar import Cifar
-from wnrepro.report import load as reader
 from wnrepro.report.write import write_report
 from wnrepro.reproduce import engines, plan, work
 from wnrepro.reproduce.cluster import Cluster
@@ -247,6 +248,8 @@ reproduce cifar --results {tmp}/new --data-dir {tmp}/empty --device cpu
 report --results {tmp}/none
 report --results {tmp}/empty
 report --results {tmp}/empty --scale large
+report --results {tmp}/empty --precision fp8
+report --results {tmp}/empty --published
 bench chess
 bench cifar --precision fp8
 bench cifar --smoke --precision bf16
@@ -683,14 +686,27 @@ def a_report_of_a_link_to_nowhere(place: Place) -> None:
 
 @case
 def a_report_of_too_many_layers(place: Place) -> None:
-    place.patch.setattr(reader, "MOST_LAYERS_SHOWN", 0)
+    place.patch.setattr(files, "MOST_LAYERS", 0)
     place.write("noise.csv", noise_row(1, 2, 3, 5))
     place.report()
 
 
 @case
-def a_report_of_a_file_that_is_too_large(place: Place) -> None:
-    place.patch.setattr(reader, "MOST_JSON", 1)
+def a_report_of_too_many_rows(place: Place) -> None:
+    place.patch.setattr(files, "MOST_ROWS", 1)
+    place.report()
+
+
+@case
+def a_report_of_a_copied_run(place: Place) -> None:
+    shutil.copytree(place.run, place.run.with_name("seed-7"))
+    place.report()
+
+
+@case
+def a_report_of_the_same_run_under_two_names(place: Place) -> None:
+    place.edit("config.json", settings={"colour": "red"})  # of another version
+    shutil.copytree(place.run.parent, place.run.parent.with_name(f"{place.run.parent.name}_colour-red"))
     place.report()
 
 
@@ -776,16 +792,14 @@ CASES |= {
     "report of epochs that are not 1, 2": damaged("metrics.csv", metrics_rows((2, 0.5), (1, 0.5))),
     "report of an error above 1": damaged("metrics.csv", metrics_rows((1, 1.5))),
     "report of layers that are doubled": damaged("layers.csv", layer_rows("a", "a")),
-    "report of too many settings": damaged("config.json", settings={f"colour{n}": n for n in range(300)}),
-    "report of a setting that is a table": damaged("config.json", settings={"colour": {"red": 1}}),
     "report of a learning rate that is none": damaged("config.json", lr=1e-40),
     "report of minutes below 0": damaged("run.json", seconds=-1),
     "report of layers that stand twice": damaged("init.csv", table(reader.INIT, *2 * [(0, "a", 0, 1, 1)])),
     "report of noise out of order": damaged("noise.csv", noise_row(2, 1, 3, 5)),
     "report of noise of no minibatch": damaged("noise.csv", noise_row(1, 2, 3, 0)),
     "report of an unknown data set": report_of("cvae", tiny_cvae(), lambda s: s.update(dataset="x")),
-    "report of too many time steps": report_of(
-        "draw", tiny_draw(time_steps=20_000), lambda _: 0, kl_steps=table(reader.KL_STEPS, (1, 1, 0.5))
+    "report of a time step twice": report_of(
+        "draw", tiny_draw(time_steps=2), lambda _: 0, kl_steps=table(reader.KL_STEPS, *2 * [(1, 1, 0.5)])
     ),
     "report of steps that are none": report_of("dqn", tiny_dqn(), lambda _: 0, metrics=dqn_row(agent_steps=-1)),
     "report of a ratio that is none": bench_of(ratios={"wn": 1}),

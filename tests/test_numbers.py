@@ -14,16 +14,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import made_up
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-import test_report
 import torch
 from conftest import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from test_reproduce import job_of, same_tables
 from torch import Tensor, nn
+from wnrepro.report.sections import report
 
 from wnrepro import paper
 from wnrepro.atari import Batch
@@ -36,16 +38,15 @@ from wnrepro.measurements import layer_rows, overflow
 from wnrepro.parameterization import Linear
 from wnrepro.report import figures, tables, verdicts
 from wnrepro.report.claims import FINDERS
-from wnrepro.report.load import Results, Run, load
 from wnrepro.report.markdown import markdown
-from wnrepro.report.sections import report
 from wnrepro.reproduce import engines, work
 from wnrepro.reproduce.engines import Local
 from wnrepro.reproduce.grid import Planned
+from wnrepro.results import Results, Run, load
 from wnrepro.settings import PARAMS
 from wnrepro.training import Adam, Adamax, Epoch
 
-made_up_scale = test_report.made_up_scale  # the fixture
+made_up_scale = made_up.made_up_scale  # the fixture
 CPU = torch.device("cpu")
 VALUES = (math.nan, math.inf, -math.inf)
 Times, Count = Callable[[int, int], int], Callable[[str], None]
@@ -241,32 +242,32 @@ def test_rewards_and_q_values_that_are_not_finite_are_in_the_figures(make, monke
 
 def make_cifars(results: Path) -> None:
     """What C4 to C6, C8 and C13 to C16 are judged by, three seeds of each but of the learning rates."""
-    test_report.make_all(results, seeds=(1, 2, 3))
+    made_up.make_all(results, seeds=(1, 2, 3))
     for seed in (1, 2, 3):
         for changed in ({"g_exp": 5.0}, {"v_norm_max": 0.25}, {"v_norm_max": 0.25, "polyak_epochs": 10.0}):
-            test_report.make_run(results, "wn", seed=seed, **changed)
+            made_up.make_run(results, "wn", seed=seed, **changed)
 
 
 def make_bounds(results: Path) -> None:
     """Figure 2, log p(x), and C16's pairs."""
-    test_report.make_vaes(results)
+    made_up.make_vaes(results)
     estimate = {"log_likelihood_nats": -82.5, "importance_samples": 128}
     for seed in (1, 2, 3):
-        test_report.make_vae(results, seed=seed, v_norm_max=0.25, bound=-83.0, facts=estimate)
+        made_up.make_vae(results, seed=seed, v_norm_max=0.25, bound=-83.0, facts=estimate)
 
 
 def make_drawings(results: Path) -> None:
-    test_report.make_draws(results)
+    made_up.make_draws(results)
     for seed in (1, 2):
-        test_report.make_draw(results, seed=seed, g_start=1.0)
+        made_up.make_draw(results, seed=seed, g_start=1.0)
 
 
 def make_games(results: Path) -> None:
-    test_report.make_dqns(results, ("breakout", "seaquest"))
+    made_up.make_dqns(results, ("breakout", "seaquest"))
     for seed in (1, 2, 3):
-        test_report.make_dqn(results, "bn", "breakout", seed=seed + 3, best=12.0)
-        test_report.make_dqn(results, "normal", "breakout", seed=seed + 3, best=40.0)
-        test_report.make_dqn(results, "wn", "seaquest", seed=seed, actors=8)
+        made_up.make_dqn(results, "bn", "breakout", seed=seed + 3, best=12.0)
+        made_up.make_dqn(results, "normal", "breakout", seed=seed + 3, best=40.0)
+        made_up.make_dqn(results, "wn", "seaquest", seed=seed, actors=8)
 
 
 FOLDERS = {"cifar": make_cifars, "cvae": make_bounds, "draw": make_drawings, "dqn": make_games}
@@ -339,7 +340,7 @@ def check_against(whole: Shown, spoilt: Shown) -> bool:
         if lost:
             assert name == "variants" or "not finite in 1 run" in legend(figure), (name, legend(figure))
             differs = True
-            with test_report.matplotlib.rc_context(figures.STYLE):
+            with matplotlib.rc_context(figures.STYLE):
                 figure.savefig(io.BytesIO(), format="svg")
     assert whole.figures.keys() == spoilt.figures.keys()
     assert not re.search(r"\b(nan|inf)\b", spoilt.text)

@@ -220,9 +220,9 @@ def cifar_loss(net: Reference, x: Tensor, y: Tensor) -> Tensor:
 
 @each(*NORMALS, *OTHERS, MORE)
 def test_cifar(tiny, changes):
-    images, s = make_images(), tiny(epochs=200, decay_from=100, **changes)
+    images, s = make_images(), tiny(epochs=200, decay_from=100, polyak_epochs=0.5, **changes)
     made = Cifar(s, images, CPU)
-    net = Reference(made.net, s, functools.partial(adam, True))
+    net, past = Reference(made.net, s, functools.partial(adam, True)), []
     seeded(7, made.initialize, torch.arange(60))
     loss = seeded(7, cifar_loss, net, images.train_x[:60], images.train_y[:60])
     assert made.facts["init_loss"] == pytest.approx(loss.item(), rel=1e-9)
@@ -234,6 +234,15 @@ def test_cifar(tiny, changes):
         loss = seeded(made.epoch, cifar_loss, net, images.train_x[index], images.train_y[index])
         assert ours.item() == pytest.approx(loss.item(), rel=1e-9)
         net.descend(made.net, loss, lr, beta1)
+        past.append(net.values.copy())
+    assert made.average is not None
+    same(made.average.module.state_dict(), averaged(*past))
+
+
+def averaged(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
+    """After two updates the Polyak average over 5, half of an epoch: their weights are 1 − 1/5 and 1."""
+    d = 1 - 1 / 5
+    return {name: (d * first[name] + second[name]) / (1 + d) for name in first}
 
 
 # ------------------------------------------------------------------------------- auto-encoders
@@ -346,8 +355,7 @@ def test_cvae(dataset, changes):
         assert ours.item() == pytest.approx(bound.item(), rel=1e-9)
         net.descend(made.net, loss, s.lr, 0.9)
         past.append(net.values.copy())
-    d = 1 - 1 / 5  # half of an epoch of 10 minibatches; of two updates the weights are then d and 1
-    same(made.average.module.state_dict(), {name: (d * past[0][name] + past[1][name]) / (1 + d) for name in net.values})
+    same(made.average.module.state_dict(), averaged(*past))
 
 
 # ------------------------------------------------------------------------------- DRAW

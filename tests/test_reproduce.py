@@ -34,12 +34,15 @@ from wnrepro import cli, data, mps, paper
 from wnrepro.errors import UserError
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.draw import Draw
+from wnrepro.report.claims import CLAIMS, dqn
+from wnrepro.report.claims.power import Power
+from wnrepro.report.stats import LOOKS, look
 from wnrepro.reproduce import drive as driving
 from wnrepro.reproduce import engines, work
 from wnrepro.reproduce.board import Board, print_plan, summary
 from wnrepro.reproduce.drive import TRIES, Task, drive, seconds_of
 from wnrepro.reproduce.engines import Local
-from wnrepro.reproduce.grid import Planned, left_out, planned
+from wnrepro.reproduce.grid import Planned, left_out, planned, seeds
 from wnrepro.reproduce.plan import (
     CONTEXT_BYTES,
     Estimate,
@@ -51,10 +54,12 @@ from wnrepro.reproduce.plan import (
     measured,
     packing,
     plan,
+    promises,
     totals,
 )
 from wnrepro.reproduce.work import Event, Job
-from wnrepro.rundir import write_json
+from wnrepro.rundir import PUBLISHED, write_json
+from wnrepro.runs import Run
 from wnrepro.settings import GAMES, GPU_PRECISION, PARAMS, SCALE_NAMES, SETTINGS, scale_settings, settings_from
 from wnrepro.training import CaptureError
 
@@ -123,53 +128,65 @@ def test_the_grid_has_every_run_once_and_a_directory_for_each(tmp_path, scale):
 def test_the_grid_has_what_the_claims_are_judged_by(scale):
     runs = whole(scale)
 
-    def seeds(experiment: str, **values: object) -> set[int]:
+    def seeds_of(experiment: str, **values: object) -> set[int]:
         """Seeds of the runs at the scale's defaults besides these values."""
         default = scale_settings(experiment, scale, **values)
         same = [dataclasses.replace(default, seed=one.settings.seed) == one.settings for one in runs]
         return {one.settings.seed for one, here in zip(runs, same, strict=True) if here}
 
     for param in PARAMS:  # a start of all four, as C3 needs
-        assert 1 in seeds("cifar", param=param) and 1 in seeds("draw", param=param)
-        assert all(1 in seeds("cvae", param=param, dataset=dataset) for dataset in paper.FIGURE2)
+        assert 1 in seeds_of("cifar", param=param) and 1 in seeds_of("draw", param=param)
+        assert all(1 in seeds_of("cvae", param=param, dataset=dataset) for dataset in paper.FIGURE2)
         if scale != "short":
-            assert 1 in seeds("dqn", param=param, game=paper.FIGURE4)
+            assert 1 in seeds_of("dqn", param=param, game=paper.FIGURE4)
     for param, lr in itertools.product(("normal", "wn"), paper.LEARNING_RATES):  # C6, C13, C14
-        assert 1 in seeds("cifar", param=param, lr=lr)
+        assert 1 in seeds_of("cifar", param=param, lr=lr)
     for exponent in (1.0, 3.0, 5.0):  # C15, beside direct g
-        assert seeds("cifar", param="wn", g_exp=exponent) == seeds("cifar", param="wn")
+        assert seeds_of("cifar", param="wn", g_exp=exponent) == seeds_of("cifar", param="wn")
     for experiment in ("cifar", "cvae"):  # C16
-        assert seeds(experiment, param="wn", v_norm_max=0.25)
+        assert seeds_of(experiment, param="wn", v_norm_max=0.25)
     for one in runs:  # what differs by one setting stands beside a run without it
         for name in ("g_exp", "v_norm_max", "g_start"):
             if getattr(one.settings, name, None) is not None:
                 plain = dataclasses.replace(one.settings, **{name: None})
                 assert any(other.settings == plain for other in runs)
-    assert len(seeds("draw", param="wn") & seeds("draw", param="normal")) >= (2 if scale != "quick" else 1)
+    assert len(seeds_of("draw", param="wn") & seeds_of("draw", param="normal")) >= (2 if scale != "quick" else 1)
     if scale == "paper":
-        wanted = [{"experiment": "cvae", "dataset": dataset} for dataset in paper.FIGURE2]  # C9
-        wanted += [{"experiment": "dqn", "game": game} for game in GAMES]  # C11
-        wanted += [{"experiment": "cifar"}]
-        for values, param in itertools.product(wanted, ("normal", "wn")):
-            assert len(seeds(**values, param=param)) >= paper.SEEDS
-        for param in ("wn", "wn+mobn"):  # C16
-            assert len(seeds("cifar", param=param, v_norm_max=0.25)) >= paper.SEEDS
-        assert sum(one.experiment == "cvae" and one.settings.v_norm_max is not None for one in runs) >= (
-            paper.FEWEST_PAIRS
-        )
+        ten, five, three = set(range(1, 11)), set(range(1, 6)), {1, 2, 3}
+        for param in PARAMS:  # C4, C8, C18
+            assert seeds_of("cifar", param=param) == ten
+        for param, lr in itertools.product(("normal", "wn"), paper.LEARNING_RATES):  # C5a, C13, C14
+            assert five <= seeds_of("cifar", param=param, lr=lr)
+        assert all(three <= seeds_of("cifar", param="bn", lr=lr) for lr in paper.LEARNING_RATES)  # C5b
+        assert seeds_of("cifar", param="normal", lr=paper.DIVERGING_LR) == ten  # C6
+        for param in ("normal", "wn"):
+            assert seeds_of("cvae", param=param) == seeds_of("draw", param=param) == five  # C9, C10
+            assert seeds_of("cvae", param=param, dataset="cifar10") == three
+            assert all(seeds_of("dqn", param=param, game=game) == three for game in GAMES)  # C11
+        assert seeds_of("draw", param="wn", g_start=1.0) == five
+        for bound in (None, 0.25):  # C16, C19
+            assert seeds_of("cifar", param="wn", polyak_epochs=10.0, v_norm_max=bound) == five
+            assert five <= seeds_of("cifar", param="wn", v_norm_max=bound)
+            assert seeds_of("cvae", param="wn", v_norm_max=bound) == five
+            assert seeds_of("cvae", param="wn", dataset="cifar10", v_norm_max=bound) == three
+        for game, lr in itertools.product(("breakout", "space_invaders"), dqn.RATES):  # C12
+            assert seeds_of("dqn", param="bn", game=game, lr=lr) == three
+        assert seeds_of("dqn", param="bn", game="breakout", batch_size=512) == {1}
 
 
 @each_scale
 def test_what_a_run_serves_exists(scale):
-    claims, served = {claim.id for claim in paper.CLAIMS}, set()
-    for name in itertools.chain.from_iterable(one.serves for one in whole(scale)):
-        for part in name.split(", "):
-            if found := re.fullmatch(r"C(\d+)(?: to C(\d+))?", part):
-                first, last = int(found[1]), int(found[2] or found[1])
-                served |= {f"C{number}" for number in range(first, last + 1)}
-            else:
-                assert re.fullmatch(r"table [23]|figure [1-4]|g = 1 at the start|normal by the paper's text", part)
-    assert served == claims - {"C1", "C2", "C7"}  # identities and step times, of which every run, or `bench`, tells
+    served = set(itertools.chain.from_iterable(one.serves for one in whole(scale)))
+    others = {name for name in served if not re.fullmatch(r"C\d+[a-z]?", name)}
+    assert others <= {"table 2", "table 3", *(f"figure {number}" for number in range(1, 5))} | {
+        "normal by the paper's text",
+        "bn with a large minibatch",
+    }
+    unserved = {claim.id for claim in CLAIMS} - served
+    assert served - others <= {claim.id for claim in CLAIMS} and seeds(scale).keys() == served - others
+    if scale == "paper":  # identities and step times, of which every run, or `bench`, tells
+        assert unserved == {"C1", "C2", "C7a", "C7b", "C17"}
+        assert all(number in LOOKS for claim, number in seeds(scale).items() if claim != "C3")
 
 
 def test_normal_by_the_papers_text_stands_at_rates_where_the_authors_is():
@@ -179,7 +196,7 @@ def test_normal_by_the_papers_text_stands_at_rates_where_the_authors_is():
         for one in runs:
             assert (one.settings.param, one.settings.init) == ("normal", "folded")
             assert dataclasses.replace(one.settings, init="authors") in [other.settings for other in whole(scale)]
-    assert [len(whole(scale)) for scale in SCALE_NAMES] == [108, 41, 32]  # README.md says so
+    assert [len(whole(scale)) for scale in SCALE_NAMES] == [236, 41, 32]  # README.md says so
 
 
 @pytest.mark.parametrize(
@@ -203,9 +220,33 @@ def test_words_are_experiments_or_parts_of_them(words, there, out):
 def test_a_word_that_names_nothing_of_the_scale_is_refused_with_those_that_do():
     known = "cifar, cvae, draw, dqn, mnist, cifar10, breakout, space_invaders"
     for word in ("chess", "enduro", "Cifar", ""):
-        with pytest.raises(UserError, match=f"^reproduce {word}: unknown at scale short; give some of {known}$"):
+        with pytest.raises(UserError, match=f"^reproduce {word}: unknown at scale short; give some of {known}, or "):
             planned("short", ["cifar", word])
     assert planned("paper", ["enduro"])
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("C10", {"C10a", "C10b"}),
+        ("C10b", {"C10b"}),
+        ("figure1 C16a", {"figure 1", "C16a"}),
+        ("C12 table2", {"C12", "table 2"}),
+    ],
+)
+def test_words_are_claims_tables_and_figures(words, wanted):
+    runs = planned("paper", words.split())
+    assert runs == [one for one in whole("paper") if wanted & set(one.serves)] != []
+    assert planned("paper", ["mnist", *words.split()]) == [
+        one for one in whole("paper") if wanted & set(one.serves) or one.part == "mnist"
+    ]
+
+
+def test_what_is_left_out_of_an_experiment_is_named():
+    assert left_out("paper", planned("paper", ["C10", "cvae"])) == ["cifar", "some of draw", "dqn"]
+    assert left_out("short", planned("short", ["C16a"])) == [
+        *("cifar", "cvae cifar10", "some of cvae mnist", "draw", "dqn")
+    ]
 
 
 def test_changes_are_settings_of_all_runs():
@@ -288,7 +329,7 @@ def test_a_plan_estimates_from_runs_and_benchmarks_of_this_processor(tmp_path):
 
     done = estimated(plan(tmp_path, [quick(), *runs]), tmp_path, HERE)
     two = dict.fromkeys(SETTINGS, 2)
-    sums, content = totals(done, two), json.loads(as_json(done, two, "quick"))
+    sums, content = totals(done, two), json.loads(as_json(done, [], two, "quick"))
     assert {name: content[name] for name in sums} == sums and content["scale"] == "quick"
     assert (sums["runs"], sums["done"], sums["stopped"], sums["missing"]) == (5, 1, 1, 3)
     known = [row["seconds_left"] for row in content["grid"] if row["seconds_left"] is not None]
@@ -302,6 +343,76 @@ def test_a_plan_estimates_from_runs_and_benchmarks_of_this_processor(tmp_path):
     text = summary(done, two)
     assert text.startswith("5 runs: 1 done, 1 stopped, 3 missing. Left: about ")
     assert "with 2 side by side for the 3 of 4 runs of which it can be told" in text and "3.0 GB of memory" in text
+
+
+def test_a_plan_estimates_from_published_runs_and_benchmarks_too(tmp_path):
+    published, line = tmp_path / PUBLISHED, plan(tmp_path, [quick(seed=2)])
+    put(published, quick(), seconds=150.0)
+    (published / "bench").mkdir()
+    write_json(published / "bench/gpu.json", {"device_name": HERE, "cifar": {"side_by_side": {"1": 10, "2": 20}}})
+    (there,) = estimated(line, tmp_path, HERE)
+    assert (there.state.name, there.estimate.source, there.seconds_left) == ("missing", "1 run", 150.0)
+    assert packing(line, tmp_path, HERE, 10**12) == {"cifar": 2}
+    (tmp_path / "bench").mkdir()
+    write_json(tmp_path / "bench/gpu.json", {"device_name": HERE, "cifar": {"side_by_side": {"1": 10, "2": 10}}})
+    assert packing(line, tmp_path, HERE, 10**12) == {"cifar": 1}  # one's own counts for more
+    put(tmp_path, quick(seed=3), seconds=50.0)
+    assert estimated(line, tmp_path, HERE)[0].seconds_left == 100.0  # the median of both
+
+
+def test_a_plan_says_what_its_claims_can_come_to(run, tmp_path, monkeypatch):
+    asked = []
+
+    def power(claim: str, n: int) -> Power | None:
+        asked.append((claim, n))
+        seeds80 = None if claim == "C10b" else 8
+        return None if claim == "C3" else Power(look(n), 0.805, 0.0213, "0.4 [points]", seeds80)
+
+    monkeypatch.setattr(sys.modules["wnrepro.report.claims.power"], "power", power)
+    promised = promises(plan(tmp_path, planned("paper", ["draw", "cvae"])), "paper")
+    assert [(claim, number, power.n) for claim, number, power in promised] == [
+        *(("C9a", 3, 3), ("C9b", 5, 5), ("C10a", 5, 5), ("C10b", 5, 5), ("C16a", 3, 3))
+    ]
+    assert ("C3", 1) in asked
+    words = ["reproduce", "C10b", "--plan", "--results", tmp_path, "--device", "cpu"]
+    code, printed, error = run(*words)
+    assert (code, error) == (0, "") and "smallest difference seen" in printed
+    rows = [line.split() for line in printed.splitlines() if line.startswith("C10")]
+    assert rows == [
+        ["C10a", "5", "5", "80", "%", "2", "%", "0.4", "[points]", "8"],
+        ["C10b", "5", "5", "80", "%", "2", "%", "0.4", "[points]", "–"],
+    ]
+    assert json.loads(run(*words, "--json")[1])["claims"][1] == {
+        "claim": "C10b",
+        "seeds": 5,
+        "look": 5,
+        "smallest_difference": "0.4 [points]",
+        "reproduced_if_the_paper_is_true": 0.805,
+        "reproduced_if_there_is_no_effect": 0.0213,
+        "seeds_for_80_percent": None,
+    }
+    code, printed, _ = run("reproduce", "draw", "--scale", "quick", "--plan", "--results", tmp_path)
+    assert code == 0 and "smallest difference" not in printed  # no claim is judged there
+
+
+def test_published_runs_are_nobodys_own(run, tmp_path, monkeypatch):
+    """On a fresh clone: nothing is done, what trains goes elsewhere, and nothing removes what is published."""
+    published = tmp_path / PUBLISHED
+    runs = whole("short")
+    folders = [put(published, one) for one in runs]
+    before = {path: path.read_bytes() for path in published.rglob("*.json")}
+    content = json.loads(run("reproduce", "--scale", "short", "--plan", "--json", "--results", tmp_path)[1])
+    assert {row["state"] for row in content["grid"]} == {"missing"} and len(content["grid"]) == len(runs)
+
+    trained = []
+    monkeypatch.setattr(Run, "execute", lambda self, *_: trained.append(self.folder) or {"status": "done"})
+    words = ["cifar", "--param", "wn", "--scale", "short", "--device", "cpu", "--results", tmp_path]
+    monkeypatch.setattr("wnrepro.experiments.cifar.Cifar.check", lambda *_: None)
+    for more in ((), ("--fresh",), ("--fresh", "--yes")):
+        assert run(*words, *more)[0] == (0 if "--yes" in more or not more else 2)
+    own = tmp_path / folders[2].relative_to(published)
+    assert trained == [own, own]
+    assert {path: path.read_bytes() for path in published.rglob("*.json")} == before
 
 
 def test_as_many_runs_share_a_gpu_as_were_fastest_together_and_fit_its_memory(tmp_path):
@@ -1325,6 +1436,6 @@ def test_the_table_fits_the_terminal_and_tells_what_it_leaves_out(tmp_path):
 def test_a_plan_in_print_names_every_run(tmp_path):
     lines: list[Line] = plan(tmp_path, whole("short"))
     text = io.StringIO()
-    print_plan(Console(file=text, width=250), lines, {})
+    print_plan(Console(file=text, width=250), lines, [], {})
     assert all(f"{line.there.name}/{line.there.folder.name}" in text.getvalue() for line in lines)
     assert text.getvalue().endswith(f"{len(lines)} runs: {len(lines)} missing. Time left: not known.\n")

@@ -2,6 +2,7 @@
 added to a finished run.
 """
 
+import dataclasses
 import json
 import random
 import subprocess
@@ -15,13 +16,13 @@ import torch
 from conftest import make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from PIL import Image
 
+from wnrepro import results as load
 from wnrepro import rundir, runs
 from wnrepro.atari import SCREEN, Scene
 from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.draw import Draw
-from wnrepro.report import load
 from wnrepro.rundir import variant
 from wnrepro.runs import Run, open_run
 from wnrepro.settings import PARAMS, scale_settings
@@ -402,6 +403,24 @@ def test_restore_goes_to_the_last_checkpoint(finished):
     runs.save_checkpoint(finished.folder, {"config_hash": "other"})
     with pytest.raises(UserError, match="of a run with other settings"):
         finished.restore(walk)
+
+
+def test_a_run_of_before_a_setting_was_added_is_the_run_at_its_default(finished):
+    earlier, name = finished.config["settings"] | {}, "v_norm_max"
+    assert earlier.pop(name) is None
+    config = rundir.config("cvae", "quick", finished.settings) | {"settings": earlier}
+    digest = rundir.config_hash("cvae", config["scale"], earlier)
+    (finished.folder / "config.json").write_text(json.dumps(config | {"hash": digest}))
+    record = json.loads((finished.folder / "run.json").read_text()) | {"config_hash": digest}
+    rundir.seal(record)
+    (finished.folder / "run.json").write_text(json.dumps(record))
+    again = Run(finished.folder.parents[3], "cvae", config["scale"], finished.settings)
+    assert again.finished() == "done"
+    with_another = dataclasses.replace(finished.settings, v_norm_max=0.5)
+    other = Run(finished.folder.parents[3], "cvae", config["scale"], with_another)
+    other.folder = finished.folder
+    with pytest.raises(UserError, match=r"of a run with other settings \(v_norm_max\)"):
+        other.finished()
 
 
 def test_a_finished_run_is_opened_from_its_folder(finished, monkeypatch):

@@ -14,6 +14,7 @@ timed too: the emulation alone, acting, learning. Its floor is that of learning.
 import contextlib
 import copy
 import dataclasses
+import datetime
 import functools
 import importlib.util
 import math
@@ -1002,14 +1003,24 @@ def smoke_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def store(results: Path, experiment: str, figures: dict[str, Any], device: torch.device) -> Path:
-    """Put an experiment's figures, with their provenance, into results/bench/<device>.json."""
-    about = provenance(device)
-    slug = re.sub(r"[^a-z0-9]+", "-", about["device_name"].lower()).strip("-")
-    path = results / "bench" / f"{slug}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stored = (read_json(path) or {}) | {"device_name": about["device_name"]}
-    write_json(path, stored | {experiment: {"created": now(), **about, **figures}})
+def store(
+    results: Path, experiment: str, figures: dict[str, Any], device: torch.device, path: Path | None = None
+) -> Path:
+    """Put an experiment's figures, with their provenance, into the session's file; returns its path.
+
+    path: that file; without one it is new, results/bench/<device>_<time>.json.
+    """
+    about = {"created": now(), **provenance(device)}
+    name = about["device_name"]
+    if path is None:
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        at = datetime.datetime.now(datetime.UTC)
+        path = results / "bench" / f"{slug}_{at:%Y-%m-%dT%H-%M-%S-%f}Z.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stored = {"device_name": name}
+    else:
+        stored = read_json(path) or {}
+    write_json(path, stored | {experiment: about | figures})
     return path
 
 

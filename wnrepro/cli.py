@@ -369,7 +369,8 @@ def reproduce(
         list[str] | None,
         typer.Argument(
             metavar="[EXPERIMENT]...",
-            help=f"of {', '.join(SETTINGS)}; a data set of cvae or a game of dqn for that alone; without any, all",
+            help=f"of {', '.join(SETTINGS)}; a data set of cvae or a game of dqn for that alone; a claim, table or "
+            "figure, such as C10, table2, figure1, for the runs that serve it; without any, all",
         ),
     ] = None,
     scale: Scale = "paper",
@@ -520,11 +521,12 @@ def reproduce(
     failed = [task for task in tasks if task.state == "failed"]
     left = [line for task, line in zip(tasks, lines, strict=True) if not task.over and not line.over]
     spent = budget is not None and bool(left)
+    promised = plans.promises(lines, scale) if plan else []
     if as_json:
         about = {"left_out": others, "budget_seconds": budget_seconds, "budget_spent": spent}
-        print(plans.as_json(lines, side_by_side, scale, **about))
+        print(plans.as_json(lines, promised, side_by_side, scale, **about))
     elif plan:
-        print_plan(console, lines, side_by_side)
+        print_plan(console, lines, promised, side_by_side)
     else:
         console.print(summary(lines, side_by_side), highlight=False, soft_wrap=True)
         if spent:
@@ -556,27 +558,52 @@ def report(
         str | None,
         typer.Option("--scale", metavar="|".join(SCALE_NAMES), help="one scale; without it, all there are"),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="|".join(PRECISIONS),
+            help="judge the runs in it alone; without it, of each data set and game those in the first that it has",
+        ),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="of the runs that this repository publishes, in <results>/published")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="only check that every run's files fit; exit 1 if not")
     ] = False,
     results: Results = Path("results"),
 ) -> None:
-    """Tables, figures and a verdict on every claim, from the runs under --results."""
+    """Tables, figures and a verdict on every claim, from your own runs under --results."""
     results_folder(results, must_exist=True)
     import_first("wnrepro.report")
     from wnrepro import report as reports
+    from wnrepro.rundir import PUBLISHED
 
     if scale is not None and scale not in SCALE_NAMES:
         raise UserError(f"--scale {scale}: unknown; give one of {', '.join(SCALE_NAMES)}")
-    scales = [scale] if scale else reports.scales_with_runs(results)
+    if precision is not None and precision not in PRECISIONS:
+        raise UserError(f"--precision {precision}: unknown; give one of {', '.join(PRECISIONS)}")
+    shown = results / PUBLISHED
+    if published and not shown.is_dir():
+        raise UserError(f"--published: there is no folder {shown}; run this in a clone of the repository")
+    folder, at = shown if published else results, f" at scale {scale}" if scale else ""
+
+    def scales_in(folder: Path) -> list[str]:
+        return [name for name in reports.scales_with_runs(folder) if scale in (None, name)]
+
+    scales = scales_in(folder)
+    if not scales and not published and shown.is_dir() and scales_in(shown):
+        raise UserError(f"--results {results}: holds no runs of your own{at}; add --published for those in {shown}")
     if not scales:
-        raise UserError(f"--results {results}: holds no runs; run `wnrepro cifar --param all --scale quick` first")
+        command = f"wnrepro cifar --param all --scale {scale or 'quick'}"
+        raise UserError(f"--results {folder}: holds no runs{at}; run `{command}` first")
     if check:
-        problems = [problem for name in scales for problem in reports.check(results, name)]
+        problems = [problem for name in scales for problem in reports.check(folder, name)]
         print(escaped("\n".join(problems)) or f"every run's files fit: scale {', '.join(scales)}")
         raise typer.Exit(1 if problems else 0)
     for name in scales:
-        print(*reports.write_report(results, name), sep="\n")
+        print(*reports.write_report(folder, name, precision), sep="\n")
 
 
 def shown_on(settings: Settings, device_type: str) -> Settings:
@@ -708,12 +735,12 @@ def bench(
         console.print(
             "bf16 left out: this processor has no instructions for it (--precision bf16 times it all the same)"
         )
-    measured = {}
+    measured, path = {}, None
     for name in names:
         with console.status("") as status:
             settings = benches.timed_settings(name, where)
             measured[name] = benches.measure(where, precisions, rounds, settings, status.update)
-        path = benches.store(results, name, measured[name], where)
+        path = benches.store(results, name, measured[name], where, path)
         if not as_json:
             print(f"{name}\n{benches.table(measured[name])}\nwritten to {path}", flush=True)
     if as_json:

@@ -22,6 +22,7 @@ import filelock
 from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import SETTINGS, CvaeSettings, DqnSettings, Settings, config_hash, printable, scale_settings
 
+PUBLISHED = "published"  # folder of results/ with what the repository shows, without checkpoints
 OVER = ("done", "diverged")  # what run.json says of a run that has ended
 # What run.json may say besides what `understood` asks of it; metrics_sha256: in runs of earlier versions; graphs: not
 # in those.
@@ -188,10 +189,18 @@ class RunDirectory:
         self.lock_path = self.folder / "lock"
         self.lock = filelock.FileLock(self.lock_path, timeout=PATIENCE)
 
+    @property
+    def own(self) -> Path | None:
+        """Of a published run: the directory that one's own has; None where it is no published run."""
+        results = self.folder.parents[3]
+        return results.parent / self.folder.relative_to(results) if results.name == PUBLISHED else None
+
     def record(self) -> dict[str, Any] | None:
         """run.json, or None where there is none. UserError where it, or config.json, is damaged or another run's."""
         path = self.folder / "config.json"
         there = read_json(path)
+        if there is not None and self.same_as(there):
+            self.config = there
         if there is not None and there != self.config:
             differing = self.differing(there)
             if there.get("hash") != config_hash(*(there.get(name, {}) for name in ("experiment", "scale", "settings"))):
@@ -209,6 +218,16 @@ class RunDirectory:
         if not understood(record) or not sealed(record):
             raise UserError(f"{path}: damaged, it is not as it was written; {REMOVE}")
         return record
+
+    def same_as(self, there: dict[str, Any]) -> bool:
+        """Whether a config.json that lacks settings which later versions added, at their defaults, is this run's."""
+        settings = there.get("settings")
+        if not isinstance(settings, dict):
+            return False
+        later = {field.name: field.default for field in dataclasses.fields(self.settings) if field.default is None}
+        whole = there | {"settings": later | settings}
+        digest = config_hash(self.experiment, self.config["scale"], settings)
+        return whole | {"hash": self.config["hash"]} == self.config and there.get("hash") == digest
 
     def differing(self, there: dict[str, Any]) -> str:
         """The names of the settings in which this content of a config.json differs from the run's."""

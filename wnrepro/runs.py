@@ -375,9 +375,10 @@ class Run(RunDirectory):
         path = self.folder / "metrics.csv"
         rows = len(read_text(path).splitlines()) - 1 if path.exists() else 0
         if rows > 1 or (record and record["epoch"]):
+            other = f"train it as {self.own}" if self.own else "start over with --fresh"
             raise UserError(
                 f"{self.folder}: has epochs behind it, but no checkpoint to go on from (checkpoints are not "
-                "committed); put its checkpoint.pt there, or start over with --fresh"
+                f"committed); put its checkpoint.pt there, or {other}"
             )
 
     def take(self, experiment: Experiment, checkpoint: dict[str, Any]) -> None:
@@ -412,7 +413,8 @@ class Run(RunDirectory):
             raise UserError(f"{error}; put a good copy there, or train the run again with --fresh") from error
         if checkpoint is None:
             raise UserError(
-                f"{self.folder}: has no checkpoint.pt (checkpoints are not committed); train the run here first"
+                f"{self.folder}: has no checkpoint.pt (checkpoints are not committed); "
+                f"train {f'it as {self.own}' if self.own else 'the run here'} first"
             )
         self.take(experiment, checkpoint)
 

@@ -66,6 +66,12 @@ class CifarSettings:
     )
     g_exp: float | None = setting(None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", above=0)
     v_norm_max: float | None = setting(None, "hard bound a on every norm ‖v‖; without it no bound", "§6.2", above=0)
+    polyak_epochs: float | None = setting(
+        None,
+        "epochs that an average of the parameters extends over, which evaluation then uses; without it none",
+        "§6.2",
+        above=0,
+    )
     precision: str = setting(
         "fp32", "arithmetic of the matrix products: tf32 needs a GPU", "our choice", choices=PRECISIONS
     )
@@ -83,7 +89,7 @@ class CvaeSettings:
     dataset: str = setting("mnist", "data set, and with it the model", "§5.2", choices=("mnist", "cifar10"))
     lr: float = setting(0.002, "Adamax's learning rate α", "§5.2", above=0)
     seed: int = setting(1, "seed of the weights, the data order and the latent noise", "our choice", least=0)
-    epochs: int = setting(400, "epochs", "our choice", least=1)
+    epochs: int = setting(100, "epochs", "our choice: §5.2 names no number", least=1)
     batch_size: int = setting(100, "minibatch size", "our choice; CIFAR-10: authors' code", least=2)
     data: str = setting(
         "real", "`bundled`: images made from what the packages bring along", "our choice", choices=("real", "bundled")

@@ -25,6 +25,7 @@ from wnrepro.training import (
     Compilation,
     Epoch,
     Note,
+    PolyakAverage,
     Tick,
     autocast,
     compiled,
@@ -122,6 +123,10 @@ class Cifar:
         self.order = torch.Generator().manual_seed(settings.seed)
         self.net = Net(settings).to(device).to(memory_format=torch.channels_last)
         self.optimizer = Adam(self.net.parameters(), settings.lr)
+        self.average: PolyakAverage | None = None
+        if settings.polyak_epochs is not None:
+            self.average = PolyakAverage(self.net, settings.polyak_epochs * (len(self.train_x) // settings.batch_size))
+        self.tested: nn.Module = self.net if self.average is None else self.average.module
         self.captured_step, self.captured_test = Captured(self.step, device), Captured(self.test_batch, device)
         self.epoch = 0
         self.compilation = Compilation()
@@ -225,6 +230,8 @@ class Cifar:
         self.optimizer.step()
         if self.settings.v_norm_max is not None:
             bound_v_norm(self.net, self.settings.v_norm_max)
+        if self.average is not None:
+            self.average.update_parameters(self.net)
         return loss.detach(), (logits.detach().argmax(1) != self.train_y[index]).sum()
 
     def loss(self, index: Tensor, layers: Callable[..., Tensor] | None, precision: str = "") -> tuple[Tensor, Tensor]:
@@ -252,8 +259,8 @@ class Cifar:
 
     @torch.no_grad()
     def test(self) -> tuple[float, float]:
-        """Error (a fraction) and loss (nats) on the test images."""
-        self.net.eval()
+        """Error (a fraction) and loss (nats) on the test images, by the averaged parameters where there are such."""
+        self.tested.eval()
         wrong = torch.zeros((), device=self.device)
         loss = torch.zeros((), device=self.device)
         for index in torch.arange(len(self.test_x), device=self.device).split(TEST_BATCH):
@@ -266,7 +273,7 @@ class Cifar:
         """Number of errors () and sum of the losses () on the test images of this index (B,)."""
         y = self.test_y[index]
         with autocast(self.settings.precision, self.device):
-            logits = self.net(self.batch(self.test_x, index))
+            logits = self.tested(self.batch(self.test_x, index))
         return (logits.argmax(1) != y).sum(), F.cross_entropy(logits.float(), y, reduction="sum")
 
     @torch.no_grad()
@@ -279,9 +286,10 @@ class Cifar:
 
     @torch.no_grad()
     def noise_rows(self) -> list[dict[str, Any]]:
-        """The excess kurtosis of the noise that the minibatch statistics add, by layer (C8); see `noise_kurtosis`.
+        """The noise that the minibatch statistics add, by layer (C8); see `noise`.
 
-        Measured on a copy, with generators of its own: the run goes on as if it had not been.
+        `excess_kurtosis` stands with its quartiles over features, the other figures with their medians. Measured on a
+        copy, with separate generators: the run continues as if nothing had been measured.
         """
         s = self.settings
         net = copy.deepcopy(self.net).train()
@@ -296,8 +304,8 @@ class Cifar:
                 net(self.batch(self.train_x, index))
         rows = []
         for name, values in moments.items():
-            kurtosis = noise_kurtosis(torch.stack(values), variance_too=s.param == "bn").cpu()
-            low, median, high = kurtosis.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+            figures = noise(torch.stack(values), variance_too=s.param == "bn")
+            low, median, high = quartiles(figures.pop("excess_kurtosis"))
             rows.append(
                 {
                     "epoch": self.epoch,
@@ -305,6 +313,7 @@ class Cifar:
                     "excess_kurtosis_median": median,
                     "excess_kurtosis_q25": low,
                     "excess_kurtosis_q75": high,
+                    **{figure: quartiles(of_features)[1] for figure, of_features in figures.items()},
                     "minibatches": s.noise_minibatches,
                 }
             )
@@ -315,6 +324,7 @@ class Cifar:
         return {
             "epoch": self.epoch,
             "net": self.net.state_dict(),
+            **({} if self.average is None else {"average": self.average.state_dict()}),
             "optimizer": self.optimizer.state_dict(),
             "order": self.order.get_state(),
             "facts": self.facts,
@@ -324,6 +334,8 @@ class Cifar:
         """Go on from a `state_dict`."""
         self.epoch, self.facts = state["epoch"], state["facts"] | self.compilation.facts
         self.net.load_state_dict(state["net"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.order.set_state(state["order"])
 
@@ -336,19 +348,40 @@ def raw_moments(t: Tensor) -> Tensor:
     return torch.stack([power.mean(0, dtype=torch.float64) for power in powers])
 
 
-def noise_kurtosis(moments: Tensor, variance_too: bool) -> Tensor:
-    """Excess kurtosis (C,) of the noise in a feature's normalized pre-activations, over examples and minibatches.
+def quartiles(values: Tensor) -> list[float]:
+    """The lower quartile, median and upper quartile of float64 values (C,); nan where one of them is."""
+    found: list[float] = values.cpu().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+    return found
+
+
+def excess_kurtosis(values: Tensor) -> Tensor:
+    """The bias-corrected excess kurtosis G2 (C,) of K ≥ 4 values of each feature (K, C); that of a normal
+    distribution is 0 on average, for every K.
+    """
+    k, centred = len(values), values - values.mean(0)
+    biased = centred.pow(4).mean(0) / centred.square().mean(0).square() - 3
+    return (k - 1) / ((k - 2) * (k - 3)) * ((k + 1) * biased + 6)
+
+
+def noise(moments: Tensor, variance_too: bool) -> dict[str, Tensor]:
+    """The shape and size of a feature's normalization noise, by figure, each (C,).
 
     moments: `raw_moments` of K minibatches, (K, 4, C). The noise is what normalizing by the minibatch's statistics
     gives less what the statistics of all K together would: (t − μ_B)/σ_B − (t − μ)/σ where `variance_too` (bn), and
     −(μ_B − μ) otherwise (mean-only bn). Both are a·t + c with a and c of the minibatch, so that the moments of the
-    noise follow from those of t. A normal distribution has 0; the estimate from K of its values is about −6/K.
+    noise follow from those of t.
+
+    excess_kurtosis: of the noise over examples and minibatches, which with `variance_too` mixes the distribution of
+    the statistics with that of t. A normal distribution has 0; the estimate from K of its values is about −6/K.
+    kurtosis_mean, kurtosis_std, kurtosis_inverse_std: `excess_kurtosis` of μ_B, σ_B and 1/σ_B over minibatches; the
+    last two nan without `variance_too`.
+    noise_size: root mean square of the noise over examples and minibatches, in units of σ.
     """
     m1, m2, m3, m4 = moments.unbind(1)
     mean = m1.mean(0)
+    deviation = (m2 - m1.square()).sqrt()
+    all_deviation = (m2.mean(0) - mean.square()).sqrt()
     if variance_too:
-        deviation = (m2 - m1.square()).sqrt()
-        all_deviation = (m2.mean(0) - mean.square()).sqrt()
         a = 1 / deviation - 1 / all_deviation
         c = mean / all_deviation - m1 / deviation
     else:
@@ -358,4 +391,11 @@ def noise_kurtosis(moments: Tensor, variance_too: bool) -> Tensor:
     n3 = (a**3 * m3 + 3 * a**2 * c * m2 + 3 * a * c**2 * m1 + c**3).mean(0)
     n4 = (a**4 * m4 + 4 * a**3 * c * m3 + 6 * a**2 * c**2 * m2 + 4 * a * c**3 * m1 + c**4).mean(0)
     variance = n2 - n1**2
-    return (n4 - 4 * n1 * n3 + 6 * n1**2 * n2 - 3 * n1**4) / variance**2 - 3
+    none = torch.full_like(mean, math.nan)
+    return {
+        "excess_kurtosis": (n4 - 4 * n1 * n3 + 6 * n1**2 * n2 - 3 * n1**4) / variance**2 - 3,
+        "kurtosis_mean": excess_kurtosis(m1),
+        "kurtosis_std": excess_kurtosis(deviation) if variance_too else none,
+        "kurtosis_inverse_std": excess_kurtosis(1 / deviation) if variance_too else none,
+        "noise_size": n2.sqrt() if variance_too else n2.sqrt() / all_deviation,
+    }

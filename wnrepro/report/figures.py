@@ -1,56 +1,42 @@
 """The report's figures. One colour and line style a parameterization everywhere (Okabe and Ito's palette).
 
 Each function returns None where there is nothing to draw. Objects only, no pyplot: nothing global is changed.
-What is not finite leaves a gap, in the mean over seeds too, and the legend says of how many runs (`_gap_handles`).
+What is not finite leaves a gap, in the mean over seeds too, and the legend says of how many runs.
 """
 
+import functools
 import io
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    MaxNLocator,
-    NullFormatter,
-    NullLocator,
-)
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from wnrepro import paper
-from wnrepro.report import verdicts
-from wnrepro.report.claims import (
-    bounded_bounds,
-    bounded_errors,
-    count,
-    exponential_g,
-    free_norm_runs,
-    norms,
-    not_finite,
-)
-from wnrepro.report.load import Results, Run, random_scores, step_ratios
-from wnrepro.settings import FIGURE_LR, GAMES, PARAMS, SETTINGS
+from wnrepro.report.claims.cifar import NOTICEABLE, log_norms
+from wnrepro.report.claims.claim import count
+from wnrepro.report.claims.identities import INIT_MEAN, INIT_VARIANCE
+from wnrepro.report.stats import Estimate
+from wnrepro.results import Results, Run, random_scores, sessions
+from wnrepro.settings import GAMES, PARAMS, SETTINGS
+
+if TYPE_CHECKING:
+    from wnrepro.report.claims.claim import Finding
 
 COLOURS = {"normal": "#000000", "bn": "#D55E00", "wn": "#0072B2", "wn+mobn": "#009E73"}
-LINES: dict[str, Any] = {
-    "normal": (0, (5, 1.5)),
-    "bn": (0, (1, 1)),
-    "wn": "solid",
-    "wn+mobn": (0, (6, 1.5, 1, 1.5)),
-}
+LINES: dict[str, Any] = {"normal": (0, (5, 1.5)), "bn": (0, (1, 1)), "wn": "solid", "wn+mobn": (0, (6, 1.5, 1, 1.5))}
 MARKERS = {"normal": "s", "bn": "^", "wn": "o", "wn+mobn": "D"}
-LABELS = {
-    "normal": "normal",
-    "bn": "batch norm.",
-    "wn": "weight norm.",
-    "wn+mobn": "weight norm. + mean-only b.n.",
-}
+LABELS = {"normal": "normal", "bn": "batch norm.", "wn": "weight norm.", "wn+mobn": "weight norm. + mean-only b.n."}
+DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -65,10 +51,112 @@ STYLE: Any = {
     "svg.hashsalt": "wnrepro",
 }
 WIDTH = 6.2  # inches
-PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")  # of fractions
-DASHES = (0, (2, 2))  # of marks that are no data
-DOTTED: Any = {"linestyle": ":", "linewidth": 1.6}  # of runs that no claim is judged on
-DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+RULE: dict[str, Any] = {"color": "#777777", "linewidth": 0.8, "zorder": 0}  # of lines that are no data
+DASHES: dict[str, Any] = {**RULE, "linestyle": (0, (2, 2))}
+STAR: dict[str, Any] = {"marker": "*", "markersize": 10, "linestyle": "none", "markerfacecolor": "none"}
+STATES = {"x": "diverged", ">": "not finished", "v": "ends below"}  # by the mark where a curve ends
+MOST_SHOWN = 100  # runs of a parameterization and panel that are drawn one by one
+MOST_NAMED = 20  # entries of an axis or a legend
+FEW_POINTS = 10  # a curve of fewer has markers
+COMPARED = ("normal", "wn")  # by the paper, in figures 2 and 3
+JUDGED = {"bn": "kurtosis_inverse_std", "wn+mobn": "kurtosis_mean"}  # columns of noise.csv, by C8
+PUBLISHED = "published in this repository"
+
+CIFAR, DRAW, VAES = [("cifar", None)], [("draw", None)], [("cvae", dataset) for dataset in DATASETS]
+DQN = [("dqn", game) for game in sorted(GAMES, key=lambda name: name != paper.FIGURE4)]
+# The figures of curves: experiment and data set, or game, of every panel; column; a setting whose other values are
+# drawn too, dotted.
+CURVES: dict[str, tuple[Sequence[tuple[str, str | None]], str, str]] = {
+    "figure1": (CIFAR, "train_error", ""),
+    "test_error": (CIFAR, "test_error", ""),
+    "norm_growth": (CIFAR, "growth", ""),
+    "figure2": (VAES, "test_bound_nats", ""),
+    "bound_raw": (VAES[:1], "test_bound_nats", ""),
+    "figure3": (DRAW, "test_bound_nats", "g_start"),
+    "kl_steps": (DRAW, "kl_nats", "g_start"),
+    "figure4": (DQN, "test_score", "actors"),
+    "mean_q": (DQN, "mean_q", "actors"),
+}
+# A column's label; whose values the y axis fits, from which part of the epochs on; the end at which it fits all others.
+COLUMNS: dict[str, tuple[str, Sequence[str], float, Callable[..., float]]] = {
+    "train_error": ("training error", PARAMS, 0, max),
+    "test_error": ("test error", PARAMS, 0.5, min),
+    "growth": ("‖v‖ / ‖v‖ after the init\n(geometric mean over layers)", PARAMS, 0, max),
+    "test_bound_nats": ("test bound (nats)", COMPARED, 0.05, max),
+    "test_bits_per_dim": ("test bound, axis inverted\n(bits per dimension)", COMPARED, 0.05, min),
+    "difference": ("nats", PARAMS, 0.05, max),
+    "kl_nats": ("KL on the test images (nats)", COMPARED, 0, min),
+    "test_score": ("test score", PARAMS, 0, max),
+    "mean_q": ("mean Q value", PARAMS, 0, max),
+}
+OTHERS = {  # in a legend, and in a caption
+    "g_start": ("g = {:g} at the start", "runs that start with another g (`--g-start`)"),
+    "actors": ("{} games in lock-step", "runs of several games in lock-step (`--actors`)"),
+}
+CAPTIONS = {  # what is true of every such figure; `caption` says the rest
+    "figure1": "Training error by epoch at figure 1's learning rates.",
+    "test_error": "Test error by epoch (C4), same runs.",
+    "learning_rates": "Final errors by learning rate (C6, C13): a dot a seed, lines through the means.",
+    "norm_growth": "Growth of ‖v‖ by epoch (C14), fainter at smaller learning rates.",
+    "noise_kurtosis": "Excess kurtosis of the noise over examples and minibatches, by layer (C8): median and quartiles "
+    "over features.",
+    "init": "What the data-dependent init achieves (C3): a dot a run and layer, from the first layer of a model to its "
+    "last; zero stands at 10⁻⁹. Dashes: the rule's limits.",
+    "variants": "The mean differences, over n pairs of runs, that C15 and C16 are judged by, and the intervals that "
+    "decide. Dashes: limits of the smallest difference that matters.",
+    "figure2": "Test bound by epoch (C9), of the Polyak-averaged parameters; higher is better.",
+    "bound_raw": "MNIST's test bound, mean of the finished seeds: averaged parameters, and the raw ones (faint).",
+    "figure3": "DRAW's test bound by epoch (C10); higher is better.",
+    "kl_steps": "DRAW's KL of every time step, mean over the test images, after the last epoch of the finished runs.",
+    "figure4": "DQN's mean score of full test games after every epoch (C11, C12), by agent steps.",
+    "mean_q": "Mean over held-out states of random play of the largest Q value (rewards clipped to ±1), same runs.",
+    "step_time": "Step time over that of the normal parameterization (C7: of cifar) in every session of a benchmark.",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """Runs whose curves of a column are drawn alike, in the colours of their parameterizations."""
+
+    runs: Sequence[Run]
+    column: str
+    words: str = ""  # in the legend: what sets these runs apart
+    style: Mapping[str, Any] = field(default_factory=dict)
+    thin: bool = True  # whether every run is drawn, beside the mean of the finished ones
+
+    @functools.cached_property
+    def shown(self) -> list[Run]:
+        """Those with a finite number."""
+        return [run for run in self.runs if np.isfinite(self.curve(run)[1]).any()]
+
+    def of(self, param: str) -> list[Run]:
+        return [run for run in self.shown if run.param == param]
+
+    def line(self, param: str) -> dict[str, Any]:
+        return {"color": COLOURS[param], "linestyle": LINES[param], "linewidth": 1.8, **self.style}
+
+    def curve(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        """The column (y) by epoch, agent step or, at the end of a finished run, time step (x)."""
+        table, over = run.metrics, "agent_steps" if run.experiment == "dqn" else "epoch"
+        if self.column == "kl_nats":
+            last = run.kl_steps["epoch"] == (run.kl_steps["epoch"].max() if run.done else -1)
+            table, over = run.kl_steps[last], "time_step"
+        return table[over].to_numpy(float), table[self.column].to_numpy(float)
+
+    def values(self, runs: Sequence[Run], first: float = 0) -> np.ndarray:
+        """The finite numbers of some of them from an x on."""
+        found = [y[(x >= first) & np.isfinite(y)] for x, y in map(self.curve, runs)]
+        return np.concatenate([np.empty(0), *found])
+
+    @property
+    def gaps(self) -> set[Path]:
+        """The runs with a gap. Where one that diverged has a number, the mark of its end says enough."""
+        found = set()
+        for run in self.runs:
+            known = np.isfinite([*self.curve(run)[1], *(run.scores(0) if self.column == "test_score" else [])])
+            if len(known) and not (known.any() if run.diverged else known.all()):
+                found.add(run.path)
+        return found
 
 
 def render(figure: Figure) -> dict[str, bytes]:
@@ -81,722 +169,464 @@ def render(figure: Figure) -> dict[str, bytes]:
     return files
 
 
-@verdicts.quiet
-def draw(results: Results) -> dict[str, dict[str, bytes]]:
-    """The figures that there is data for: {name: {"png": bytes, "svg": bytes}}."""
-    cifar = results.of("cifar")
+@np.errstate(all="ignore")
+def draw(results: Results, found: "Mapping[str, Finding]") -> dict[str, dict[str, bytes]]:
+    """The figures that there is data for: {name: {"png": bytes, "svg": bytes}}. found: the findings by claim."""
     with matplotlib.rc_context(STYLE):
-        figures = {
-            "figure1": curves(cifar, "train_error", "training error"),
-            "test_error": curves(cifar, "test_error", "test error"),
-            "learning_rates": learning_rates(cifar),
-            "norm_growth": norm_growth(cifar),
-            "noise_kurtosis": noise_kurtosis(cifar),
-            "init": init(results),
-            "variants": variants(results),
-            "figure2": figure2(results),
-            "bound_raw": bound_raw(results.of("cvae", "mnist")),
-            "figure3": figure3(results.of("draw")),
-            "kl_steps": kl_steps(results.of("draw")),
-            "figure4": games(results, "test_score", "test score"),
-            "mean_q": games(results, "mean_q", "mean Q value of the held-out states"),
-            "step_time": step_time(results),
-        }
-        return {name: render(figure) for name, figure in figures.items() if figure is not None}
+        figures = {name: curves(name, results) for name in CURVES} | {"variants": variants(found)}
+        figures |= {one.__name__: one(results) for one in (learning_rates, noise_kurtosis, init, step_time)}
+        return {name: render(figure) for name in CAPTIONS if (figure := figures[name]) is not None}
 
 
-def curves(results: Results, column: str, label: str) -> Figure | None:
-    """Figure 1: an error by epoch, every seed's curve (thin) and the mean of the finished ones."""
-    runs = [run for run in results.figure1 if np.isfinite(run.metrics[column].to_numpy(float)).any()]
-    if not runs:
-        return None
-    figure, (axes,) = _figure(height=3.7)
-    epochs = max(run.epochs for run in runs)
-    handles = []
-    for param in PARAMS:
-        seeds = [run for run in runs if run.param == param]
-        if not seeds:
-            continue
-        style: dict[str, Any] = {"color": COLOURS[param], "linestyle": LINES[param]}
-        for run in seeds:
-            axes.plot(run.metrics["epoch"], run.metrics[column], **style, linewidth=0.8, alpha=0.5)
-            if not run.done:
-                _mark_end(axes, run, column)
-        whole = [run for run in seeds if run.done] or seeds
-        shared = min(run.epoch for run in whole)
-        mean = np.mean([run.metrics[column].iloc[:shared] for run in whole], axis=0)
-        axes.plot(range(1, shared + 1), mean, **style, linewidth=1.8)
-        name = f"{LABELS[param]}, lr {FIGURE_LR[param]:g} (n = {len(whole)})"
-        handles.append(Line2D([], [], **style, linewidth=1.8, label=name))
-    highest = max(float(run.metrics[column].max()) for run in runs)
-    lowest = min(float(run.metrics[column].min()) for run in runs)
-    if 0 < lowest < 0.05:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(FixedLocator([base * m for base in (1e-4, 1e-3, 1e-2, 0.1) for m in (1, 2, 5)]))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_ylim(top=2 * highest)
-    else:
-        axes.set_ylim(0, 1.2 * highest)
-    axes.yaxis.set_major_formatter(PERCENT)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlim(left=0, right=epochs * 1.02)
-    decay_from = max(run.decay_from for run in runs)
-    note = f"the paper: {paper.EPOCHS} epochs of 50 000 images, the rate falls from {paper.DECAY_FROM} on"
-    if decay_from < epochs:
-        axes.axvline(decay_from, color="#777777", linewidth=0.8, linestyle=DASHES, zorder=0)
-        note += f"\ndashes: here it falls from {decay_from} on"
-    axes.annotate(note, (0.99, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=7.5, color="#555555")
-    axes.set_xlabel(f"epoch ({_images(runs)} training images each)")
-    axes.set_ylabel(label)
-    handles += _state_handles(runs) + _gap_handles(_gaps(results.figure1, column))
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
-    return figure
+@np.errstate(all="ignore")
+def caption(name: str, results: Results) -> str:
+    """What a figure of `draw` shows, as it is drawn: the program's own text, `code` in backticks."""
+    panels = _panels(name, results) if name in CURVES else {}
+    series = [one for some in panels.values() for one in some if one.shown]
+    thin, runs = [one for one in series if one.thin], [run for one in series for run in one.shown]
+    groups = [one.shown for one in thin] if name in CURVES else _measured(name, results)
+    most = max((sum(run.done for run in one.of(param)) for one in thin for param in PARAMS), default=0)
+    dotted = any(one.style.get("linestyle") == ":" for one in thin)
+    fitted = len(panels) > 0 and COLUMNS[CURVES[name][1]][1] == COMPARED
+    compared = [run.param in COMPARED for run in runs if fitted]
+    said = {
+        "thin, every seed": thin,
+        f"thick, the mean of the finished ones (n){' and its standard error' if most > 1 else ''}": most,
+        f"dotted, {OTHERS[CURVES[name][2]][1] if dotted else ''}": dotted,
+        f"dash-dotted and thin, the mean of those {PUBLISHED}": any(one.words == PUBLISHED for one in series),
+        f"dashes, where the learning rate starts to fall (epoch {_falls_from(runs)})": _falls_from(runs),
+        "the y axis fits normal and weight normalization": any(compared) and not all(compared),
+        "below, weight normalization less normal on MNIST, by seed": "below" in panels,
+        f"of each parameterization the first {MOST_SHOWN} runs are shown": any(len(_first(g)) < len(g) for g in groups),
+    }
+    text = "; ".join(words for words, true in said.items() if true)
+    return f"{CAPTIONS[name]} {text[0].upper()}{text[1:]}." if text else CAPTIONS[name]
 
 
-def figure2(results: Results) -> Figure | None:
-    """Figure 2: the test bound of the VAEs by epoch, a panel a data set; higher is better in both.
-
-    Every seed's curve (thin), the mean of the finished ones and its standard error. MNIST in nats; CIFAR-10 in bits
-    per dimension, on an inverted axis.
-    """
-    columns = {"mnist": "test_bound_nats", "cifar10": "test_bits_per_dim"}
-    parts = {dataset: results.of("cvae", dataset).figure2 for dataset in DATASETS}
-    panels = {dataset: _with_values(parts[dataset], column) for dataset, column in columns.items()}
-    panels = {dataset: runs for dataset, runs in panels.items() if runs}
-    if not panels:
-        return None
-    figure, all_axes = _figure(height=4.0, columns=len(panels))
-    shown = [run for runs in panels.values() for run in runs]
-    for axes, (dataset, runs) in zip(all_axes, panels.items(), strict=True):
-        in_bits, column = dataset == "cifar10", columns[dataset]
-        first = _limit_from_epoch(axes, runs, [column], lowest_is_best=in_bits)
-        _seeds_and_means(axes, runs, column, _params(shown))
-        axes.set_ylabel("test bound (bits per dim., axis inverted)" if in_bits else "test bound (nats)")
-        axes.set_title(_data_name(dataset, runs))
-        _epoch_axis(axes, runs, first)
-    handles = _finished_handles(list(panels.values())) + _state_handles(shown)
-    handles += _gap_handles(sum(_gaps(parts[dataset], column) for dataset, column in columns.items()))
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
-    return figure
+def _measured(name: str, results: Results) -> list[list[Run]]:
+    """The runs that a figure of single measurements is of, in groups: it shows those of `_first`."""
+    if name == "init":
+        return [[run for run in part.in_precision if len(run.init)] for part in results.parts.values()]
+    measured = [run for run in results.of("cifar").figure1 if len(run.noise) and run.param in JUDGED]
+    return [measured] if name == "noise_kurtosis" and measured else []
 
 
-def figure3(results: Results) -> Figure | None:
-    """Figure 3: DRAW's test bound by epoch: every seed (thin), the mean of the finished ones and its standard error.
-
-    The y axis starts where normal and wn do, whatever the other two do; a mark where these end below it. Beside them,
-    dotted, the runs that start with another g.
-    """
-    column = "test_bound_nats"
-    runs = _with_values(results.figure3, column)
-    if not runs:
-        return None
-    others = [(g, run) for g, some in results.others("g_start").items() for run in _with_values(some, column)]
-    figure, (axes,) = _figure(height=4.0)
-    first = _limit_from_epoch(axes, [run for run in _compared(runs) if not run.diverged] or runs, [column])
-    low, high = axes.get_ylim()
-    every = np.concatenate([run.metrics[column].to_numpy(float) for run in [*runs, *(run for _, run in others)]])
-    highest = float(every[np.isfinite(every)].max())
-    axes.set_ylim(low, max(high, highest + 0.06 * (highest - low)))
-    _seeds_and_means(axes, runs, column, _params(runs))
-    for _, run in others:
-        axes.plot(run.metrics["epoch"], run.metrics[column], color=COLOURS[run.param], **DOTTED)
-    below = [run for run in runs if run.done and -math.inf < run.final(column) < low]
-    for run in below:
-        _mark_end(axes, run, column, axes.get_ylim())
-    axes.set_ylabel("test bound (nats)")
-    axes.set_title(_data_name("mnist", runs))
-    _epoch_axis(axes, runs, first)
-    handles = _finished_handles([runs]) + _state_handles(runs)
-    handles += _other_handles(others, "g = {:g} at the start")
-    handles += _gap_handles(_gaps([*results.figure3, *(run for _, run in others)], column))
-    if below:
-        handles.append(Line2D([], [], color="#555555", linestyle="none", marker="v", label="ends below"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
-    return figure
+def _first(runs: Sequence[Run]) -> list[Run]:
+    """The first `MOST_SHOWN` of every parameterization."""
+    return [run for param in PARAMS for run in [run for run in runs if run.param == param][:MOST_SHOWN]]
 
 
-def kl_steps(results: Results) -> Figure | None:
-    """DRAW's KL of every time step after a run's last epoch: every seed (thin) and the mean; dotted: another g."""
-    runs = [run for run in results.figure3 if run.done and len(run.kl_steps)]
-    if not runs:
-        return None
-    figure, (axes,) = _figure(height=3.2)
-    others = [
-        (g, [run for run in some if run.done and len(run.kl_steps)]) for g, some in results.others("g_start").items()
-    ]
-    for g, some in [(None, runs), *others]:
-        for param in _params(some):
-            seeds = [run for run in some if run.param == param]
-            style: dict[str, Any] = {"color": COLOURS[param], "linestyle": LINES[param] if g is None else ":"}
-            values = [_last_kl(run) for run in seeds]
-            steps = range(1, len(values[0]) + 1)
-            for kl in values:
-                axes.plot(steps, kl, **style, linewidth=0.8, alpha=0.5)
-            start = "" if g is None else f", g = {g:g} at the start"
-            epochs = " and ".join(map(str, sorted({run.epoch for run in seeds})))
-            label = f"{LABELS[param]}{start}, epoch {epochs} (n = {len(seeds)})"
-            axes.plot(steps, np.mean(values, axis=0), **style, linewidth=1.8, label=label)
-    shown = [run for _, some in [(None, runs), *others] for run in some]
-    every, compared = (np.concatenate([_last_kl(run) for run in some]) for some in (shown, _compared(shown) or shown))
-    highest = min(np.max(kl, initial=0, where=np.isfinite(kl)) * times for kl, times in ((every, 1), (compared, 2)))
-    axes.set_ylim(0, 1.06 * highest or 1)
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("time step")
-    axes.set_ylabel("KL on the test images (nats)")
-    axes.set_title(_data_name("mnist", runs))
-    handles, _ = axes.get_legend_handles_labels()
-    handles += _gap_handles(sum(not np.isfinite(_last_kl(run)).all() for run in shown))
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
-    return figure
+def _panels(name: str, results: Results) -> dict[str, list[Series]]:
+    """What a figure of curves draws, by panel; of figure 2 below: what wn gains over normal on MNIST, by seed."""
+    parts, column, setting = CURVES[name]
+    if name == "norm_growth":
+        return {LABELS[param]: series for param in ("wn", "wn+mobn") if (series := _growth(results.of("cifar"), param))}
+    panels = {}
+    for experiment, dataset in parts:
+        of = [some and some.of(experiment, dataset) for some in (results, results.published)]
+        ours, theirs = ([] if some is None else some.figure1 if experiment == "cifar" else some.figure2 for some in of)
+        others = results.of(experiment, dataset).others(setting) if setting else {}
+        kind = "test_bits_per_dim" if dataset == "cifar10" else column
+        series = [Series(ours, kind)]
+        for value, runs in others.items():
+            series.append(Series(runs, kind, OTHERS[setting][0].format(value), {"linestyle": ":"}))
+        done = [run for run in theirs if run.done]
+        series.append(Series(done, kind, PUBLISHED, {"linestyle": "-.", "linewidth": 1}, thin=False))
+        if name == "bound_raw":
+            done = [run for run in ours if run.done and run.param in COMPARED]
+            raw = Series(done, f"{kind}_raw", "raw", {"linewidth": 1.2, "alpha": 0.45}, thin=False)
+            series = [Series(done, kind, "averaged", thin=False), raw]
+        if any(one.shown for one in series if one.words != PUBLISHED):
+            title = {"cifar": "", "draw": "MNIST", "dqn": paper.game_name(dataset or "")}.get(experiment)
+            panels[DATASETS[dataset or ""] if title is None else title] = series
+    if name == "figure2" and "MNIST" in panels:
+        differences = Series(_differences(panels["MNIST"][0]), "difference", "less normal")
+        panels |= {"below": [differences]} if differences.shown else {}
+    return panels
 
 
-def _last_kl(run: Run) -> np.ndarray:
-    """Of every time step after the last epoch, in nats."""
-    return run.kl_steps.loc[run.kl_steps["epoch"] == run.kl_steps["epoch"].max(), "kl_nats"].to_numpy(float)
+def _growth(cifar: Results, param: str) -> list[Series]:
+    """C14: the growth of ‖v‖, where it is free, of the runs with at least one epoch that did not diverge, by rate."""
+    runs = [run for run in cifar.standard if run.param == param and not run.diverged]
+    logs = [(run, log_norms(run)) for run in runs if run.layers["epoch"].nunique() > 1]
+    grown = [replace(run, metrics=pd.DataFrame({"epoch": range(len(log)), "growth": np.exp(log)})) for run, log in logs]
+    rates = sorted({run.lr for run in grown})
+    shades = np.linspace(1 if len(rates) == 1 else 0.4, 1, len(rates))
+    series = [Series([run for run in grown if run.lr == rate], "growth", f"lr {rate:g}") for rate in rates]
+    return [replace(one, style={"alpha": shade}) for one, shade in zip(series, shades, strict=True) if one.shown]
 
 
-def games(results: Results, column: str, label: str) -> Figure | None:
-    """Figure 4: a column of dqn's by agent steps, a panel a game, the paper's first.
-
-    Every seed (thin), the mean of the finished ones and its standard error; dotted, games in lock-step. Beside test
-    scores, dashed, the mean score of random play.
-    """
-    panels, gaps = {}, 0
-    for game in sorted(GAMES, key=lambda name: name != paper.FIGURE4):
-        part = results.of("dqn", game)
-        runs = _with_values(part.figure4, column)
-        others = [(actors, run) for actors, some in part.others("actors").items() for run in _with_values(some, column)]
-        gaps += _gaps([*part.figure4, *(run for some in part.others("actors").values() for run in some)], column)
-        if runs or others:
-            panels[game] = runs, others
-    if not panels:
-        return None
-    standard = [run for runs, _ in panels.values() for run in runs]
-    lock_step = [pair for _, others in panels.values() for pair in others]
-    every = [*standard, *(run for _, run in lock_step)]
-    unit, units = (1e6, "millions") if max(run.final("agent_steps") for run in every) >= 1e6 else (1e3, "thousands")
-    dashed: dict[str, Any] = {"color": "#777777", "linestyle": DASHES, "linewidth": 1}
-    columns = min(len(panels), 2)
-    rows = math.ceil(len(panels) / columns)
-    figure, all_axes = _figure(height=1.7 + 2.2 * rows, columns=columns, rows=rows)
-    for axes, (game, (runs, others)) in zip(all_axes, panels.items(), strict=False):
-        shown = [*runs, *(run for _, run in others)]
-        values = [run.metrics[column].to_numpy(float) for run in _undiverged(shown)]
-        if column == "test_score" and (scores := random_scores(shown)):
-            values.append(np.mean(scores, keepdims=True))
-            axes.axhline(float(np.mean(scores)), **dashed)
-            gaps += sum(not np.isfinite(run.scores(0)).all() for run in shown)
-        _span(axes, np.concatenate(values))
-        _seeds_and_means(axes, runs, column, _params(every), "agent_steps")
-        for _, run in others:
-            axes.plot(run.metrics["agent_steps"], run.metrics[column], color=COLOURS[run.param], **DOTTED)
-        axes.set_title(paper.game_name(game))
-        axes.set_xlim(0, 1.02 * max(run.final("agent_steps") for run in shown))
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:g}"))
-    for axes in all_axes[len(panels) :]:
-        axes.set_visible(False)
-    figure.supxlabel(f"agent steps ({units})", fontsize="medium")
-    figure.supylabel(label, fontsize="medium")
-    handles = _finished_handles([runs for runs, _ in panels.values()]) + _state_handles(standard)
-    handles += _other_handles(lock_step, "{} games in lock-step") + _gap_handles(gaps)
-    if column == "test_score" and random_scores(every):
-        handles.append(Line2D([], [], **dashed, label="random play"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
-    return figure
-
-
-def bound_raw(results: Results) -> Figure | None:
-    """What the Polyak average is worth: MNIST's test bound of the averaged and of the raw parameters by epoch."""
-    runs = [run for run in _compared(results.figure2) if run.done]
-    if not runs:
-        return None
-    figure, (axes,) = _figure(height=3.2)
-    kinds = {"test_bound_nats": ("averaged", 1.8, 1.0), "test_bound_nats_raw": ("raw", 1.2, 0.45)}
-    first = _limit_from_epoch(axes, runs, list(kinds))
-    for param in PARAMS:
-        seeds = [run for run in runs if run.param == param]
-        for column, (kind, width, alpha) in kinds.items() if seeds else ():
-            mean, _ = _mean_and_error(seeds, column)
-            axes.plot(
-                range(1, len(mean) + 1),
-                mean,
-                color=COLOURS[param],
-                linestyle="solid",
-                linewidth=width,
-                alpha=alpha,
-                marker=MARKERS[param],
-                markersize=4,
-                markevery=max(1, len(mean) // 8),
-                label=f"{LABELS[param]}, {kind} (n = {len(seeds)})",
-            )
-    axes.set_ylabel("test bound (nats)")
-    axes.set_title(_data_name("mnist", runs))
-    _epoch_axis(axes, runs, first)
-    handles, _ = axes.get_legend_handles_labels()
-    handles += _gap_handles(_gaps(runs, *kinds))
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
-    return figure
-
-
-def _params(runs: Sequence[Run]) -> list[str]:
-    """The parameterizations that have runs."""
-    return [param for param in PARAMS if any(run.param == param for run in runs)]
-
-
-def _compared(runs: Sequence[Run]) -> list[Run]:
-    """Those of the two that the paper compares in figures 2 and 3."""
-    return [run for run in runs if run.param in ("normal", "wn")]
-
-
-def _seeds_and_means(axes: Axes, runs: Sequence[Run], column: str, params: Sequence[str], over: str = "epoch") -> None:
-    """Within the axes' limits: every seed (thin), the mean of the finished ones and its standard error."""
-    for i, param in enumerate(params):
-        seeds = [run for run in runs if run.param == param]
-        style: dict[str, Any] = {"color": COLOURS[param], "linestyle": LINES[param]}
-        for run in seeds:
-            axes.plot(run.metrics[over], run.metrics[column], **style, linewidth=0.8, alpha=0.5)
-            if not run.done:
-                _mark_end(axes, run, column, (min(axes.get_ylim()), max(axes.get_ylim())), over)
-        done = [run for run in seeds if run.done]
-        if done:
-            mean, error = _mean_and_error(done, column)
-            every = max(1, len(mean) // 10)
-            axes.errorbar(
-                done[0].metrics[over].iloc[: len(mean)],
-                mean,
-                yerr=error if len(done) > 1 else None,
-                **style,
-                linewidth=1.8,
-                elinewidth=1,
-                capsize=2,
-                errorevery=(i * every // len(params), every),
-            )
-
-
-def _finished_handles(panels: Sequence[Sequence[Run]]) -> list[Line2D]:
-    """A parameterization's line, with the number of its finished runs in every panel."""
-    handles = []
-    for param in _params([run for runs in panels for run in runs]):
-        n = ", ".join(str(sum(run.done for run in runs if run.param == param)) for runs in panels)
-        label = f"{LABELS[param]} (n = {n})"
-        handles.append(Line2D([], [], color=COLOURS[param], linestyle=LINES[param], linewidth=1.8, label=label))
-    return handles
-
-
-def _other_handles(others: Sequence[tuple[Any, Run]], name: str) -> list[Line2D]:
-    """The dotted lines of runs that differ in a setting, by its value and parameterization."""
-    handles = []
-    for value, param in dict.fromkeys((value, run.param) for value, run in others):
-        n = sum((value, param) == (other, run.param) for other, run in others)
-        label = f"{LABELS[param]}, {name.format(value)} (n = {n})"
-        handles.append(Line2D([], [], color=COLOURS[param], **DOTTED, label=label))
-    return handles
-
-
-def _with_values(runs: Sequence[Run], column: str) -> list[Run]:
-    """The runs that have a finite value in this column."""
-    return [run for run in runs if np.isfinite(run.metrics[column].to_numpy(float)).any()]
-
-
-@verdicts.quiet
-def _mean_and_error(runs: Sequence[Run], column: str) -> tuple[np.ndarray, np.ndarray]:
-    """By epoch, over the epochs that all have: the mean over runs and its standard error (0 of a single run)."""
-    shared = min(run.epoch for run in runs)
-    values = np.array([run.metrics[column].iloc[:shared] for run in runs], dtype=float)
-    error = values.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else np.zeros(shared)
-    return values.mean(axis=0), error
-
-
-def _gaps(runs: Sequence[Run], *columns: str) -> int:
-    """How many of these runs have a gap in one of these columns of metrics.csv.
-
-    Where one that diverged has a number, the mark of its end says enough.
-    """
-    found = 0
-    for run in runs:
-        known = np.isfinite(run.metrics[list(columns)].to_numpy(float))
-        found += bool(run.epoch) and not (known.any() if run.diverged else known.all())
+def _differences(series: Series) -> list[Run]:
+    """wn's runs with the `difference` to normal's of the same seed, over the epochs of both; done where both are."""
+    normal = {run.seed: run for run in series.of("normal")}
+    found = []
+    for run, other in ((run, normal[run.seed]) for run in series.of("wn") if run.seed in normal):
+        both = run.metrics[["epoch"]].assign(difference=run.metrics[series.column] - other.metrics[series.column])
+        record = run.record if not run.done else other.record
+        found.append(replace(run, metrics=both[: min(run.epoch, other.epoch)], record=record))
     return found
 
 
-def _gap_handles(runs: int) -> list[Line2D]:
-    """That so many runs have gaps; nothing where none has."""
-    label = f"gaps: not finite in {count(runs, 'run')}"
-    return [Line2D([], [], linestyle="none", label=label)] if runs else []
+def curves(name: str, results: Results) -> Figure | None:
+    """A figure of curves, two panels a row."""
+    panels = _panels(name, results)
+    if not panels:
+        return None
+    small = [title for title in panels if title != "below"]
+    small += ["."] * (len(small) > 1 and len(small) % 2)
+    rows = [small[i : i + 2] for i in range(0, len(small), 2)]
+    rows += [["below"] * len(rows[0])] if "below" in panels else []
+    figure, places = _figure(1.6 + 2.2 * len(rows), rows)
+    every = [(title, one) for title, series in panels.items() for one in series]
+    beside = [key for title in panels for key in _set_up(places[title], title, panels[title], results.scale)]
+    marks = {m for title, one in every for i, p in enumerate(PARAMS) for m in _draw(places[title], one, p, i / 4)}
+    drawn = {(one.words, p): one for _, one in every for p in PARAMS if one.words != PUBLISHED and one.of(p)}
+    words = list(dict.fromkeys(one.words for _, one in every))
+    order = sorted(drawn, key=lambda key: (words.index(key[0]), PARAMS.index(key[1])))
+    keys = [_entry(panels, drawn[key], key[1]) for key in order]
+    if len(keys) > MOST_NAMED:
+        keys[MOST_NAMED:] = [_key(f"and {len(keys) - MOST_NAMED} more", linestyle="none")]
+    keys += [_key(PUBLISHED, **one.style) for _, one in every if one.words == PUBLISHED and one.shown][:1]
+    keys += [_key(label, marker=mark, linestyle="none") for mark, label in STATES.items() if mark in marks]
+    _legend(figure, keys + beside[:1], len(set().union(*(one.gaps for _, one in every))))
+    return figure
 
 
-def _limit_from_epoch(axes: Axes, runs: Sequence[Run], columns: Sequence[str], lowest_is_best: bool = False) -> int:
-    """Let the y axis span these columns from an early epoch on, the better end on top; returns that epoch.
+def _entry(panels: Mapping[str, Sequence[Series]], series: Series, param: str) -> Line2D:
+    """Of a legend: `weight norm., lr 0.003 (n = 3)`, n being the finished runs, by panel where there are several."""
+    alike = {title: [one for one in some if one.words == series.words] for title, some in panels.items()}
+    runs = {title: [run for one in some for run in one.of(param)] for title, some in alike.items() if some}
+    finished = {title: sum(run.done for run in some) for title, some in runs.items()}
+    if len(finished) > 1 and len(set(finished.values())) == 1:
+        finished = {"each": max(finished.values())}
+    if len(panels) == 1 or series.column == "growth":
+        finished = {"": sum(finished.values())}
+    n = ", ".join(f"{n} {title}".strip() for title, n in finished.items() if n)
+    first, detail = series.of(param)[0], f", {series.words}" if series.words else ""
+    detail += f", lr {first.lr:g}" if series.column in ("train_error", "test_error") else ""
+    if series.column == "kl_nats":
+        detail += f", epoch {' and '.join(map(str, sorted({run.epoch for run in series.of(param)})[:3]))}"
+    return _key(f"{LABELS[param]}{detail}{f' (n = {n})' if n else ''}", **series.line(param))
 
-    The first epochs lie so far below that the rest would be a line; a diverged run sets no limit.
+
+def _draw(axes: Axes, series: Series, param: str, stagger: float) -> set[str]:
+    """Within the limits of the axes: every seed (thin), the mean of the finished ones and its standard error.
+
+    Markers where there are few points; a mark, which it returns, where a run did not finish or ends below the axes.
     """
-    whole = _undiverged(runs)
-    longest = max(run.epoch for run in whole)
-    first = min(max(2, 1 + longest // 20), longest)
-    late = [run.metrics[run.metrics["epoch"] >= first][columns].to_numpy(float).ravel() for run in whole]
-    _span(axes, np.concatenate(late), lowest_is_best)
+    marks, finished, style = set(), [], series.line(param)
+    bottom, top = axes.get_ylim()
+    for i, run in enumerate(series.of(param)):
+        x, y = series.curve(run)
+        finished += [(x, y)] if run.done else []
+        if series.thin and i < MOST_SHOWN:
+            few = MARKERS[param] if len(y) < FEW_POINTS else ""
+            faint = style | {"linewidth": 0.8, "alpha": 0.5 * style.get("alpha", 1)}
+            axes.plot(x, y, marker=few, markersize=3, **faint)
+            end = np.flatnonzero(np.isfinite(y))[-1]
+            below = (y[end] < bottom) if bottom < top else (y[end] > bottom)
+            mark = "x" if run.diverged else ">" if not run.done else "v" if below else ""
+            if mark:
+                place = np.clip(y[end], min(bottom, top), max(bottom, top))
+                axes.plot(
+                    x[end], place, color=COLOURS[param], clip_on=False, marker=mark, markersize=7, markeredgewidth=1.8
+                )
+                marks.add(mark)
+    if finished:
+        length = min(len(y) for _, y in finished)
+        values, every = np.array([y[:length] for _, y in finished]), max(1, length // 10)
+        error = values.std(axis=0, ddof=1) / math.sqrt(len(values)) if series.thin and len(values) > 1 else None
+        few, where = MARKERS[param] if length < FEW_POINTS else "", (int(stagger * every), every)
+        bars: dict[str, Any] = {"errorevery": where, "elinewidth": 1, "capsize": 2, "marker": few, "markersize": 4}
+        axes.errorbar(finished[0][0][:length], values.mean(axis=0), error, **bars, **style)
+    return marks
+
+
+def _set_up(axes: Axes, title: str, series: Sequence[Series], scale: str) -> list[Line2D]:
+    """Title, labels and limits of a panel, and what it shows beside the curves; returns entries of the legend."""
+    runs, column = [run for one in series for run in one.shown], series[0].column
+    bundled = any(run.settings.get("data") == "bundled" for run in runs)
+    title = {"below": "MNIST: weight norm. − normal"}.get(title, title)
+    axes.set_title(f"bundled images in place of {title}" if bundled and column != "growth" and title else title)
+    axes.set_ylabel(COLUMNS[column][0])
+    last = max(one.curve(run)[0][-1] for one in series for run in one.shown)
+    also: list[float] = [0] if column in ("difference", "kl_nats") else []
+    if column == "kl_nats":
+        ends = [(run.param, one.values([run]).max()) for one in series for run in one.shown]
+        highest, compared = (max((end for param, end in ends if param in of), default=0) for of in (PARAMS, COMPARED))
+        also.append(min(highest, 2 * compared or highest))
+    random = random_scores(runs) if column == "test_score" else []
+    if random:
+        also = [float(np.mean(random))]
+        axes.axhline(also[0], **DASHES)
+    stars = {run.param: paper.TABLE2[run.param] / 100 for run in runs if (column, scale) == ("test_error", "paper")}
+    first = _fit(axes, series, [*also, *stars.values()])
+    images = sorted({int(run.settings["train_examples"]) for run in runs if "train_examples" in run.settings})
+    label = " or ".join(f"{n:,}".replace(",", "\u2009") for n in images[:3]) or "?"
+    label = f"epoch ({label} training images each)" + (f"\ny axis: fits epoch {first} and later" if first else "")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
+    if runs[0].experiment == "dqn":
+        unit, units = (1e6, "millions") if last >= 1e6 else (1e3, "thousands")
+        label = f"agent steps ({units})"
+        axes.xaxis.set_major_formatter(_ticks("g", 1 / unit))
+    elif column == "kl_nats":
+        label = "time step"
+        axes.set_ylim(bottom=0)
+    else:
+        last = max(run.epochs for run in runs)
+    for param, error in stars.items():
+        axes.plot(last, error, color=COLOURS[param], clip_on=False, zorder=5, **STAR)
+    if column == "test_bits_per_dim":
+        axes.invert_yaxis()
+    if column == "difference":
+        axes.axhline(0, **RULE)
+    if column == "train_error":
+        values = np.concatenate([one.values(one.shown) for one in series])
+        low, high = float(values.min()), float(values.max())
+        axes.set_ylim(0, 1.2 * high or 1)
+        if 0 < low < 0.05:
+            ticks = FixedLocator([base * m for base in (1e-4, 1e-3, 1e-2, 0.1) for m in (1, 2, 5)])
+            axes.set(yscale="log", ylim=(0.8 * low, 2 * high))
+            axes.yaxis.set(major_locator=ticks, minor_locator=NullLocator())
+    if column in ("train_error", "test_error"):
+        axes.yaxis.set_major_formatter(_ticks("g", 100, " %"))
+        label += f"\nthe paper: {paper.EPOCHS} epochs of 50 000 images, the rate falls from {paper.DECAY_FROM} on"
+    if falls_from := _falls_from(runs):
+        axes.axvline(falls_from, **DASHES)
+    axes.set(xlim=(0, 1.02 * last), xlabel=label)
+    return [_key("the paper's test error", **STAR)] if stars else [_key("random play", **DASHES)] if random else []
+
+
+def _fit(axes: Axes, series: Sequence[Series], also: Sequence[float]) -> int:
+    """Let the y axis span what `COLUMNS` says, and `also`; returns the first epoch that it fits.
+
+    The first epochs lie so far off that the rest would be a line; a diverged run sets no limit unless all diverged.
+    """
+    _, params, share, best = COLUMNS[series[0].column]
+    every = [(one, run) for one in series for run in one.shown]
+    every = [(one, run) for one, run in every if not run.diverged] or every
+    ours = [(one, run) for one, run in every if run.param in params] or every
+    longest = max(run.epoch for _, run in ours)
+    first = min(max(2, 1 + int(share * longest)), longest) if share else 0
+    if not any(len(one.values([run], first)) for one, run in ours):
+        first = 0
+    fitted, rest = (np.concatenate([one.values([run], first) for one, run in some]) for some in (ours, every))
+    low, high = (float(side([*fitted, best(rest), *also])) for side in (np.min, np.max))
+    room = 0.06 * (high - low) or min(0.5, 0.1 * abs(high)) or 0.5
+    axes.set_ylim(low - room, high + room)
     return first
 
 
-def _span(axes: Axes, values: np.ndarray, lowest_is_best: bool = False) -> None:
-    """Let the y axis span the finite ones of these values, the better end on top."""
-    values = values[np.isfinite(values)]
-    if len(values):
-        low, high = float(values.min()), float(values.max())
-        room = 0.06 * (high - low) or 0.5
-        axes.set_ylim(*((high + room, low - room) if lowest_is_best else (low - room, high + room)))
+def _falls_from(runs: Sequence[Run]) -> int:
+    """The epoch from which the learning rate of cifar falls; 0: it does not."""
+    first = max((run.decay_from for run in runs if run.experiment == "cifar"), default=0)
+    return first if first < max((run.epochs for run in runs), default=0) else 0
 
 
-def _undiverged(runs: Sequence[Run]) -> list[Run]:
-    """Those that set the limits of an axis: without the diverged ones, unless there is no other."""
-    return [run for run in runs if not run.diverged] or list(runs)
+def _ticks(form: str, factor: float = 1, unit: str = "") -> FuncFormatter:
+    """Numbers at an axis, with true minus signs."""
+    return FuncFormatter(lambda value, _: f"{factor * value:{form if value else 'g'}}{unit}".replace("-", "−"))
 
 
-def _epoch_axis(axes: Axes, runs: Sequence[Run], first: int) -> None:
-    axes.set_xlim(left=0, right=max(run.epochs for run in runs) * 1.02)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
-    axes.set_xlabel(f"epoch ({_images(runs)} training images each)\ny axis: fits epoch {first} and later")
+def _key(label: str, **style: Any) -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], label=label, **{"color": "#555555", **style})
 
 
-def _data_name(dataset: str, runs: Sequence[Run]) -> str:
-    """`MNIST`; or what stands in its place."""
-    bundled = any(run.settings.get("data") == "bundled" for run in runs)
-    return f"bundled images in place of {DATASETS[dataset]}" if bundled else DATASETS[dataset]
+def _legend(figure: Figure, keys: Sequence[Line2D], gaps: int, columns: int = 2) -> None:
+    """Above the panels, in as many columns as there is room for; with the number of runs that have gaps."""
+    if gaps:
+        keys = [*keys, _key(f"gaps: not finite in {count(gaps, 'run')}", linestyle="none")]
+    widths = sorted(len(str(key.get_label())) + 8 for key in keys)
+    fitting = [n for n in range(1, columns + 1) if sum(widths[-n:]) < 105]
+    figure.legend(handles=keys, loc="outside upper center", ncols=max(fitting, default=1))
+
+
+def _figure(
+    height: float, rows: Sequence[Sequence[str]] = (("",),), heights: Sequence[float] | None = None, **share: Any
+) -> tuple[Figure, dict[str, Axes]]:
+    """A figure and its axes by name; `.` is an empty place. share: sharex, sharey."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplot_mosaic([list(row) for row in rows], height_ratios=heights, **share)
 
 
 def learning_rates(results: Results) -> Figure | None:
     """C13: the final errors by learning rate, every seed a dot; the runs that diverged along the top."""
-    runs = [run for run in results.standard if run.diverged or run.done]
+    runs = [run for run in results.of("cifar").standard if run.diverged or run.done]
     if not runs:
         return None
-    figure, panels = _figure(height=3.3, columns=2)
-    rates = sorted({run.lr for run in runs})
-    for axes, column, label in zip(
-        panels, ("train_error", "test_error"), ("final training error", "final test error"), strict=True
-    ):
-        for i, param in enumerate(PARAMS):
-            ours = [run for run in runs if run.param == param]
-            dodge = 1.06 ** (i - 1.5)
-            done = [run for run in ours if run.done]
-            style: dict[str, Any] = {"color": COLOURS[param], "markersize": 4.5}
-            axes.plot(
-                [run.lr * dodge for run in done],
-                [run.final(column) for run in done],
-                linestyle="none",
-                marker=MARKERS[param],
-                **style,
-            )
-            by_rate = {rate: [run.final(column) for run in done if run.lr == rate] for rate in rates}
-            means = [(rate * dodge, np.mean(values)) for rate, values in by_rate.items() if values]
-            axes.plot(*zip(*means, strict=True) if means else ([], []), color=COLOURS[param], linestyle=LINES[param])
-            lost = [run.lr * dodge for run in ours if run.diverged]
-            axes.plot(
-                lost,
-                [0.96] * len(lost),
-                transform=axes.get_xaxis_transform(),
-                linestyle="none",
-                marker="x",
-                markeredgewidth=1.8,
-                **style,
-            )
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator(rates))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlim(rates[0] / 1.5, rates[-1] * 1.5)
-        finals = [run.final(column) for run in runs if run.done]
-        top = max([error for error in finals if math.isfinite(error)], default=0.9)
+    figure, panels = _figure(3.3, [["train_error", "test_error"]])
+    rates, done = sorted({run.lr for run in runs}), [run for run in runs if run.done]
+    styles: dict[str, Any] = {
+        param: {"color": COLOURS[param], "marker": MARKERS[param], "markersize": 4.5} for param in PARAMS
+    }
+    for column, axes in panels.items():
+        for i, (param, style) in enumerate(styles.items()):
+            ours, dodge = [run for run in done if run.param == param], 1.06 ** (i - 1.5)
+            axes.plot([run.lr * dodge for run in ours], [run.final(column) for run in ours], linestyle="none", **style)
+            tried = sorted({run.lr for run in ours})
+            means = [np.mean([run.final(column) for run in ours if run.lr == rate]) for rate in tried]
+            axes.plot([rate * dodge for rate in tried], means, color=COLOURS[param], linestyle=LINES[param])
+            lost = [run.lr * dodge for run in runs if run.param == param and run.diverged]
+            cross = style | {"linestyle": "none", "marker": "x", "transform": axes.get_xaxis_transform()}
+            axes.plot(lost, [0.96] * len(lost), markeredgewidth=1.8, **cross)
+        top = max((run.final(column) for run in done if math.isfinite(run.final(column))), default=0.9)
+        label = "final training error" if column == "train_error" else "final test error"
+        axes.set(xscale="log", xlim=(rates[0] / 1.5, rates[-1] * 1.5), xlabel="learning rate", ylabel=label)
+        axes.xaxis.set(major_locator=FixedLocator(rates, nbins=8), minor_locator=NullLocator())
+        axes.xaxis.set_major_formatter(_ticks("g"))
+        axes.yaxis.set_major_formatter(_ticks("g", 100, " %"))
         axes.set_ylim(0, 1.2 * max(top, 0.001))
-        axes.yaxis.set_major_formatter(PERCENT)
-        axes.set_xlabel("learning rate")
-        axes.set_ylabel(label)
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=COLOURS[param],
-            linestyle=LINES[param],
-            marker=MARKERS[param],
-            markersize=4.5,
-            label=name,
-        )
-        for param, name in LABELS.items()
-        if any(run.param == param for run in runs)
-    ]
+    keys = [_key(LABELS[p], linestyle=LINES[p], **styles[p]) for p in PARAMS if any(run.param == p for run in runs)]
     if any(run.diverged for run in runs):
-        handles.append(Line2D([], [], color="#555555", linestyle="none", marker="x", label="diverged (no error)"))
-    lost = [run for run in runs if run.done and not_finite(run, "train_error") + not_finite(run, "test_error")]
-    handles += _gap_handles(len(lost))
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
-    return figure
-
-
-def norm_growth(results: Results) -> Figure | None:
-    """C14: ‖v‖ by epoch over its start, mean over layers; a panel a parameterization, a line a run."""
-    runs = free_norm_runs(results)
-    params = _params(runs)
-    if not params:
-        return None
-    figure, panels = _figure(height=3.0, columns=len(params), sharey=True)
-    rates = sorted({run.lr for run in runs})
-    shades = dict(zip(rates, np.linspace(0.4, 1, len(rates)) if len(rates) > 1 else [1.0], strict=True))
-    marks = dict(zip(rates, "ovsDP^X*" * (1 + len(rates) // 8), strict=False))
-    gaps = 0
-    for axes, param in zip(panels, params, strict=True):
-        for run in (run for run in runs if run.param == param):
-            mean = np.exp(norms(run).apply(np.log).mean(axis=1, skipna=False))
-            gaps += not np.isfinite(mean).all()
-            axes.plot(
-                mean.index,
-                mean,
-                color=COLOURS[param],
-                linestyle=LINES[param],
-                alpha=shades[run.lr],
-                marker=marks[run.lr],
-                markersize=4,
-                markevery=max(1, len(mean) // 8),
-            )
-        decay_from = max(run.decay_from for run in runs)
-        if decay_from < max(run.epochs for run in runs):
-            axes.axvline(decay_from, color="#777777", linewidth=0.8, linestyle=DASHES, zorder=0)
-        axes.set_title(LABELS[param])
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0].set_ylabel("‖v‖ / ‖v‖ after the init\n(geometric mean over layers)")
-    handles = [
-        Line2D(
-            [],
-            [],
-            color="#555555",
-            marker=marks[rate],
-            markersize=4,
-            alpha=shades[rate],
-            label=f"lr {rate:g}",
-        )
-        for rate in rates
-    ]
-    figure.legend(handles=handles + _gap_handles(gaps), loc="outside upper center", ncols=4)
+        keys.append(_key("diverged (no error)", marker="x", linestyle="none"))
+    gaps = sum(not np.isfinite([run.final(column) for column in panels]).all() for run in done)
+    _legend(figure, keys, gaps, columns=3)
     return figure
 
 
 def noise_kurtosis(results: Results) -> Figure | None:
-    """C8: excess kurtosis of the noise by layer, a panel an epoch: median and quartiles over features."""
-    runs = [run for run in results.figure1 if len(run.noise)]
+    """C8: excess kurtosis of the noise by layer, a panel an epoch: quartiles over features; hollow, what is judged."""
+    runs = [run for some in _measured("noise_kurtosis", results) for run in _first(some)]
     if not runs:
         return None
     epochs = sorted({int(epoch) for run in runs for epoch in run.noise["epoch"]})
-    epochs = epochs if len(epochs) <= 2 else [epochs[0], epochs[-1]]
     layers = list(dict.fromkeys(layer for run in runs for layer in run.noise["layer"]))
-    figure, panels = _figure(height=3.2, columns=len(epochs), sharey=True)
+    figure, panels = _figure(3.7, [[str(epoch) for epoch in dict.fromkeys((epochs[0], epochs[-1]))]], sharey=True)
     quartiles = [f"excess_kurtosis_{name}" for name in ("q25", "median", "q75")]
-    for axes, epoch in zip(panels, epochs, strict=True):
+    for epoch, axes in panels.items():
         for i, run in enumerate(runs):
-            table = run.noise[run.noise["epoch"] == epoch]
+            table = run.noise[run.noise["epoch"] == int(epoch)]
             values = table[quartiles].to_numpy(float)
             low, median, high = np.where(np.isfinite(values), values, math.nan).T
-            axes.errorbar(
-                [layers.index(layer) + 0.6 * ((i + 0.5) / len(runs) - 0.5) for layer in table["layer"]],
-                median,
-                yerr=np.maximum([median - low, high - median], 0),
-                color=COLOURS[run.param],
-                marker=MARKERS[run.param],
-                markersize=4,
-                linestyle="none",
-                elinewidth=1,
-            )
-        axes.axhline(0, color="#777777", linewidth=0.8, zorder=0)
-        axes.set_title(f"after epoch {epoch}")
+            x = [layers.index(layer) + 0.6 * _spread(len(runs))[i] for layer in table["layer"]]
+            style: dict[str, Any] = {
+                "color": COLOURS[run.param],
+                "marker": MARKERS[run.param],
+                "linestyle": "none",
+                "markersize": 4,
+            }
+            axes.errorbar(x, median, np.maximum([median - low, high - median], 0), elinewidth=1, **style)
+            axes.plot(x, table[JUDGED[run.param]], markerfacecolor="white", **style)
+        axes.axhline(0, **RULE)
         axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
+        axes.set(title=f"after epoch {epoch}", xlabel="layer")
         axes.grid(False, axis="x")
-        axes.set_xlabel("layer")
     every = np.concatenate([run.noise[quartiles].to_numpy(float) for run in runs])
     if np.max(every[:, 2], initial=0, where=np.isfinite(every[:, 2])) > 10:
-        panels[0].set_yscale("symlog", linthresh=1)
-        panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panels[0].yaxis.set_minor_formatter(NullFormatter())
-    panels[0].set_ylabel("excess kurtosis of the noise\n(0: Gaussian; quartiles over features)")
-    gaps = _gap_handles(sum(not np.isfinite(run.noise[quartiles]).all(axis=None) for run in runs))
-    figure.legend(handles=_marker_handles(runs) + gaps, loc="outside upper center", ncols=2)
+        axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set(major_formatter=_ticks("g"), minor_formatter=NullFormatter())
+    panels[str(epochs[0])].set_ylabel("excess kurtosis of the noise\n(0: Gaussian; quartiles over features)")
+    keys = _dots(runs)
+    if any(np.isfinite(run.noise[JUDGED[run.param]]).any() for run in runs):
+        keys.append(_key("judged: bn's 1/σ, mean-only's μ", marker="o", linestyle="none", markerfacecolor="white"))
+    _legend(figure, keys, sum(not np.isfinite(run.noise[quartiles]).all(axis=None) for run in runs))
     return figure
+
+
+def _dots(runs: Sequence[Run]) -> list[Line2D]:
+    """Entries of a legend: the parameterizations' markers."""
+    params = [param for param in PARAMS if any(run.param == param for run in runs)]
+    return [_key(LABELS[p], color=COLOURS[p], marker=MARKERS[p], linestyle="none", markersize=4) for p in params]
 
 
 def init(results: Results) -> Figure | None:
     """C3: each layer's largest |mean| and |variance − 1| over the init batch, by experiment and data set, or game."""
-    parts = {name: [run for run in part.in_precision if len(run.init)] for name, part in results.parts.items()}
-    parts = {name: runs for name, runs in parts.items() if runs}
+    parts = {name: _first(runs) for name, runs in zip(results.parts, _measured("init", results), strict=True) if runs}
     if not parts:
         return None
-    figure, panels = _figure(height=3.4, columns=2)
-    for axes, label, limit in zip(
-        panels, ("largest |mean|", "largest |variance − 1|"), (paper.INIT_MEAN, paper.INIT_VARIANCE), strict=True
-    ):
+    figure, panels = _figure(3.4, [["largest |mean|", "largest |variance − 1|"]])
+    for (label, axes), limit in zip(panels.items(), (INIT_MEAN, INIT_VARIANCE), strict=True):
         for i, run in ((i, run) for i, runs in enumerate(parts.values()) for run in runs):
             low, high = run.init["variance_min"], run.init["variance_max"]
-            column = run.init["mean_abs_max"] if limit == paper.INIT_MEAN else np.maximum(1 - low, high - 1)
-            values = np.where(np.isfinite(column), column, math.nan)
-            places = i + np.linspace(-0.35, 0.35, len(values))
+            column = run.init["mean_abs_max"] if label == "largest |mean|" else np.maximum(1 - low, high - 1)
+            values = np.maximum(np.where(np.isfinite(column), column, math.nan), 1e-9)
             style: dict[str, Any] = {"color": COLOURS[run.param], "marker": MARKERS[run.param], "markersize": 2.5}
-            axes.plot(places, np.maximum(values, 1e-9), linestyle="none", **style)
-        axes.axhline(limit, color="#777777", linestyle=DASHES)
-        axes.set_yscale("log")
+            axes.plot(i + np.linspace(-0.35, 0.35, len(values)), values, linestyle="none", **style)
+        axes.axhline(limit, **DASHES)
+        axes.set(yscale="log", ylabel=f"{label}, in a layer")
         axes.set_xticks(range(len(parts)), list(parts), rotation=35, ha="right", rotation_mode="anchor")
         axes.grid(False, axis="x")
-        axes.set_ylabel(f"{label}, in a layer")
     shown = [run for runs in parts.values() for run in runs]
-    gaps = _gap_handles(sum(not np.isfinite(run.init.drop(columns="layer")).all(axis=None) for run in shown))
-    figure.legend(handles=_marker_handles(shown) + gaps, loc="outside upper center", ncols=4)
+    gaps = sum(not np.isfinite(run.init.drop(columns="layer")).all(axis=None) for run in shown)
+    _legend(figure, _dots(shown), gaps, columns=4)
     return figure
 
 
-def variants(results: Results) -> Figure | None:
-    """C15 and C16: final test error, or bound, less that of the paired run without the change; a panel a unit."""
-    cifar, bounded = results.of("cifar"), f"‖v‖ ≤ {paper.V_NORM_MAX:g}"
-    errors = exponential_g(cifar) | {f"{name}, {bounded}": some for name, some in bounded_errors(cifar).items()}
-    panels = {"CIFAR-10 classifier: relative test error (lower is better)": errors}
-    for dataset, name in DATASETS.items():
-        bounds = panels[f"VAE of {name}: test bound in nats (higher is better)"] = {}
-        for run, free, epochs in bounded_bounds(results.of("cvae", dataset)):
-            ours, theirs = (float(one.metrics["test_bound_nats"].iloc[:epochs].iloc[-1]) for one in (run, free))
-            difference = math.inf if run.diverged or free.diverged else ours - theirs
-            bounds.setdefault(f"{run.param}, {bounded}", []).append((difference, run, free))
-    panels = {title: compared for title, compared in panels.items() if compared}
-    if not panels:
-        return None
-    heights = [0.8 + 0.3 * len(compared) for compared in panels.values()]
-    figure, all_axes = _figure(height=sum(heights), rows=len(panels), height_ratios=heights)
-    for axes, (title, compared) in zip(all_axes, panels.items(), strict=True):
-        for y, entries in enumerate(compared.values()):
-            values = np.array([difference for difference, _, _ in entries])
-            known = values[np.isfinite(values)]
-            style: dict[str, Any] = {"color": COLOURS[entries[0][1].param], "linestyle": "none"}
-            axes.plot(known, np.full_like(known, y), marker="o", markersize=4.5, alpha=0.7, **style)
-            if len(known) == len(values):
-                axes.plot(known.mean(), y, marker="|", markersize=16, **style)
-            if lost := len(values) - len(known):
-                edge: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": False}
-                axes.plot([1] * lost, [y] * lost, marker="x", markeredgewidth=1.8, **edge, **style)
-        axes.axvline(0, color="#777777", linewidth=0.8, zorder=0)
-        if compared is errors:
-            axes.xaxis.set_major_formatter(PERCENT)
-            for margin in (-paper.G_MARGIN, paper.G_MARGIN):
-                axes.axvline(margin, color="#777777", linewidth=0.8, linestyle=DASHES, zorder=0)
-        axes.set_yticks(range(len(compared)), [f"{name} (n = {len(entries)})" for name, entries in compared.items()])
-        axes.set_ylim(len(compared) - 0.5, -0.5)
-        axes.grid(False, axis="y")
-        axes.set_title(title)
+def variants(found: "Mapping[str, Finding]") -> Figure | None:
+    """C15 and C16: the estimates with the intervals that decide, a panel a claim."""
+    bounded = f"‖v‖ ≤ {paper.V_NORM_MAX:g}"
+    titles = {
+        "C15": "C15, CIFAR-10, g = exp(c·s): relative test error (lower is better)",
+        "C16a": f"C16, VAEs, {bounded}: test bound in nats (higher is better)",
+        "C16b": f"C16, CIFAR-10, {bounded}: relative test error (lower is better)",
+    }
+    panels: dict[str, list[tuple[str, str, list[Estimate]]]] = {}
+    for claim, title in titles.items():
+        of = found[claim].estimates if claim in found else ()
+        estimates = [e for e in of if e.n and not e.name.endswith(" diverged")]  # whose shares have another unit
+        known = ["" if math.isfinite(e.value) else ", not finite" for e in estimates]
+        rows = [(f"{e.name} (n = {e.n}{more})".strip(), "wn", [e]) for e, more in zip(estimates, known, strict=True)]
+        panels |= {title: rows} if rows else {}
+    figure, places = _intervals(panels)
+    for title, axes in places.items():
+        axes.xaxis.set_major_formatter(_ticks("g") if "nats" in title else _ticks("g", 100, " %"))
     return figure
 
 
 def step_time(results: Results) -> Figure | None:
-    """C7: step time over normal's, median and 95 % interval by experiment and device; the paper's 16 % as a star."""
-    params = [param for param in PARAMS if param != "normal"]
-    ratios = [
-        (experiment, bench["device_name"], {p: step_ratios(bench, experiment).get(f"{p} / normal") for p in params})
-        for experiment in SETTINGS
-        for bench in results.bench.values()
-    ]
-    ratios = [entry for entry in ratios if any(entry[-1].values())]
-    if not ratios:
-        return None
-    figure, (axes,) = _figure(height=1.3 + 0.85 * len(ratios))
-    ticks = []
-    for i, (experiment, device, of) in enumerate(ratios):
-        for j, param in enumerate(params):
-            y = -i * (len(params) + 1) - j
-            ticks.append((y, LABELS[param]))
-            if ratio := of[param]:
-                middle = ratio["median"]
-                axes.errorbar(
-                    100 * (middle - 1),
-                    y,
-                    xerr=[[100 * (middle - ratio["low"])], [100 * (ratio["high"] - middle)]],
-                    color=COLOURS[param],
-                    marker=MARKERS[param],
-                    markersize=5,
-                    capsize=3,
+    """C7: step time over normal's by experiment, device and version, every session; the paper's 16 % as a star."""
+    panels, margin = {}, (NOTICEABLE - 1,)
+    for experiment, ((device, torch), timed) in ((e, of) for e in SETTINGS for of in sessions(results, e).items()):
+        of = {p: [one[f"{p} / normal"] for one in timed if f"{p} / normal" in one] for p in PARAMS if p != "normal"}
+        if n := max(len(ratios) for ratios in of.values()):
+            rounds = " or ".join(map(str, sorted({ratio["n"] for ratios in of.values() for ratio in ratios})[:3]))
+            rows = []
+            for param, ratios in of.items():
+                ends = [[ratio[name] - 1 for name in ("median", "low", "high")] for ratio in ratios]
+                rows.append(
+                    (LABELS[param], param, [Estimate("", e, low, high, margin=margin) for e, low, high in ends])
                 )
-            if param == "bn" and experiment == "cifar":
-                axes.plot(
-                    100 * (paper.BN_STEP_TIME - 1),
-                    y,
-                    linestyle="none",
-                    marker="*",
-                    markersize=9,
-                    color="#CC79A7",
-                )
-        rounds = " or ".join(str(n) for n in sorted({ratio["n"] for ratio in of.values() if ratio}))
-        axes.text(
-            0.01,
-            -i * (len(params) + 1) + 0.55,
-            f"{experiment}, {device} (n = {rounds} paired rounds)",
-            fontsize=8,
-            parse_math=False,
-            in_layout=False,  # however long the device's name is
-            transform=axes.get_yaxis_transform(),
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-        )
-    axes.axvline(0, color="#777777", linewidth=0.8, zorder=0)
-    axes.axvline(100 * (paper.NOTICEABLE - 1), color="#777777", linewidth=0.8, linestyle=DASHES, zorder=0)
-    axes.set_ylim(min(y for y, _ in ticks) - 0.6, 1.1)
-    axes.set_yticks(*zip(*ticks, strict=True))
-    axes.grid(False, axis="y")
-    axes.set_xlabel("step time over the normal parameterization's, per cent")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g} %" if value else "0 %"))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
-    handles = [
-        Line2D([], [], color="#555555", marker="o", markersize=5, label="median, 95 % interval"),
-        Line2D([], [], color="#CC79A7", marker="*", markersize=9, linestyle="none", label="the paper's bn, cifar"),
-        Line2D([], [], color="#777777", linestyle=DASHES, label="noticeable (our threshold)"),
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+            panels[f"{experiment} ({count(n, 'session')} of {rounds} rounds), {device}, torch {torch}"] = rows
+    figure, places = _intervals(panels, sharex=True)
+    star, cifar = STAR | {"color": "#CC79A7"}, [axes for title, axes in places.items() if title.startswith("cifar")]
+    for axes in cifar:
+        axes.plot(paper.BN_STEP_TIME - 1, 0, **star)
+    if figure:
+        axes = list(places.values())[-1]
+        axes.set_xlabel("step time over the normal parameterization's, per cent")
+        axes.xaxis.set(major_locator=MaxNLocator(nbins=7, steps=[1, 2, 5, 10]), major_formatter=_ticks("+g", 100, " %"))
+        keys = [_key("median, 95 % interval", marker="o", markersize=5), _key("noticeable (our threshold)", **DASHES)]
+        _legend(figure, keys + ([_key("the paper's bn, cifar", **star)] if cifar else []), 0, columns=3)
     return figure
 
 
-def _figure(
-    height: float, columns: int = 1, sharey: bool = False, rows: int = 1, height_ratios: Sequence[float] | None = None
-) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, sharey=sharey, squeeze=False, height_ratios=height_ratios).flat)
+def _intervals(
+    panels: Mapping[str, Sequence[tuple[str, str, Sequence[Estimate]]]], sharex: bool = False
+) -> tuple[Figure | None, dict[str, Axes]]:
+    """Panels of rows: a label, the parameterization whose colour it has, and estimates with intervals and margins."""
+    panels = {title: rows[:MOST_NAMED] for title, rows in list(panels.items())[:MOST_NAMED]}
+    if not panels:
+        return None, {}
+    heights = [0.8 + 0.3 * len(rows) for rows in panels.values()]
+    figure, places = _figure(sum(heights), [[title] for title in panels], heights, sharex=sharex)
+    for title, rows in panels.items():
+        axes = places[title]
+        for y, (_, param, estimates) in enumerate(rows):
+            for place, e in zip(y + 0.6 * _spread(len(estimates)), estimates, strict=True):
+                ends = [[e.value - e.low], [e.high - e.value]] if math.isfinite(e.low + e.high) else None
+                style: dict[str, Any] = {"color": COLOURS[param], "marker": MARKERS[param], "markersize": 5}
+                axes.errorbar(e.value, place, xerr=ends, capsize=3, **style)
+                axes.vlines(e.margin, y - 0.5, y + 0.5, **DASHES)
+        axes.axvline(0, **RULE)
+        axes.set_yticks(range(len(rows)), [label for label, *_ in rows], parse_math=False)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_title(title[:90], loc="right", fontsize=8, parse_math=False)
+        axes.grid(False, axis="y")
+    return figure, places
 
 
-def _mark_end(
-    axes: Axes, run: Run, column: str, within: tuple[float, float] = (-np.inf, np.inf), over: str = "epoch"
-) -> None:
-    """A mark of the run's state where its curve ends; on the edge where that is not `within`."""
-    finite = run.metrics[np.isfinite(run.metrics[column].to_numpy(float))]
-    axes.plot(
-        finite[over].iloc[-1],
-        np.clip(finite[column].iloc[-1], *within),
-        color=COLOURS[run.param],
-        marker="x" if run.diverged else "v" if run.done else ">",
-        markersize=7,
-        markeredgewidth=1.8,
-        clip_on=False,
-    )
-
-
-def _state_handles(runs: Sequence[Run]) -> list[Line2D]:
-    handles = []
-    for marker, label, shown in (
-        ("x", "diverged", any(run.diverged for run in runs)),
-        (">", "not finished", any(not run.done and not run.diverged for run in runs)),
-    ):
-        if shown:
-            handles.append(Line2D([], [], color="#555555", linestyle="none", marker=marker, label=label))
-    return handles
-
-
-def _marker_handles(runs: Sequence[Run]) -> list[Line2D]:
-    return [
-        Line2D([], [], color=COLOURS[p], linestyle="none", marker=MARKERS[p], markersize=4, label=LABELS[p])
-        for p in _params(runs)
-    ]
-
-
-def _images(runs: Sequence[Run]) -> str:
-    """`5 000`, or what is known of it."""
-    images = sorted({int(run.settings["train_examples"]) for run in runs if "train_examples" in run.settings})
-    return " or ".join(f"{number:,}".replace(",", "\u2009") for number in images) or "?"
+def _spread(n: int) -> np.ndarray:
+    """So many places side by side, from −½ to ½."""
+    return (np.arange(n) + 0.5) / max(n, 1) - 0.5

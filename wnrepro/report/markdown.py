@@ -1,10 +1,9 @@
 """The report as Markdown, with its figures beside it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from wnrepro.paper import CLAIMS
-from wnrepro.report.sections import Block, Heading, Image, Judged, Paragraph, Report, Table
+from wnrepro.report.tables import Judged, Report, verdicts
 from wnrepro.settings import printable
 
 
@@ -25,46 +24,32 @@ def escape(text: str) -> str:
 def markdown(report: Report) -> str:
     """The whole report; it names the figures as figures/*.png and *.svg."""
     parts = [f"# Weight normalization: report at scale `{report.scale}`"]
-    if report.warning:
-        parts.append(f"**{report.warning}**")
+    parts += [f"**{report.warning}**"] * bool(report.warning)
+    parts += [f"**{escape(note)}**" for note in report.notes]
     if report.problems:
         parts.append("**Files that do not fit together; do not trust these runs:**")
         parts.append("\n".join(f"- {escape(problem)}" for problem in report.problems))
-    verdicts = ", ".join(f"{times} {verdict}" for verdict, times in report.verdicts.items())
-    parts.append(f"{len(CLAIMS)} claims: {verdicts}. {report.runs}")
-    parts += ["## Claims", report.basis, _claims(report.claims)]
-    return "\n\n".join([*parts, *map(_block, report.body)]) + "\n"
+    for title, judged in report.claims.items():
+        parts.append(f"{title}: {', '.join(f'{times} {verdict}' for verdict, times in verdicts(judged).items())}.")
+    parts += [report.runs, "## Claims", report.basis]
+    for title, judged in report.claims.items():
+        header = ["", "Claim", "Verdict", *judged[0].details, "Figure"]
+        parts += [f"### {title}", _table(header, map(_judged, judged))]
+    for heading, (captions, tables) in report.sections.items():
+        parts.append(f"## {heading}")
+        for name, caption in captions.items():
+            parts.append(f"![{caption}](figures/{name}.png)\n\n*{caption}* ([SVG](figures/{name}.svg))")
+        for table in tables:
+            texts = ([escape(text) for text in row] for row in table.texts)
+            parts += [*([f"### {table.title}"] if table.title else []), *table.notes, _table(table.headings, texts)]
+    return "\n\n".join(parts) + "\n"
 
 
-def _claims(claims: Sequence[Judged]) -> str:
-    rows = [
-        [
-            judged.claim.id,
-            f"{escape(judged.claim.claim)} ({escape(judged.claim.where)})",
-            escape(judged.claim.paper),
-            escape(judged.finding.measured),
-            f"**{judged.finding.verdict}**",
-            escape(judged.on),
-            escape(judged.claim.rule),
-            f"[{judged.figure_title}](figures/{judged.figure}.png)" if judged.figure else "no figure",
-        ]
-        for judged in claims
-    ]
-    return _table(["", "Claim", "Paper", "Measured", "Verdict", "On", "Rule", "Figure"], rows)
+def _judged(judged: Judged) -> list[str]:
+    verdict = f"**{judged.finding.verdict}**" + ", rule after the fact" * judged.finding.after_the_fact
+    figure = f"[{judged.link}](figures/{judged.figure}.png)" if judged.figure else "no figure"
+    return [judged.claim.id, escape(judged.claim.claim), verdict, *map(escape, judged.details.values()), figure]
 
 
-def _block(block: Block) -> str:
-    match block:
-        case Heading(text):
-            return f"## {text}"
-        case Paragraph(text):
-            return text
-        case Image(name, caption):
-            return f"![{caption}](figures/{name}.png)\n\n*{caption}* ([SVG](figures/{name}.svg))"
-        case Table(cells, title):
-            rows = [[escape(str(cell)) for cell in row] for row in cells.itertuples(index=False)]
-            return (f"### {title}\n\n" if title else "") + _table(list(cells.columns), rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))

@@ -3,13 +3,13 @@
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
-import pandas as pd
 
-from wnrepro.report.sections import Report
+from wnrepro.report.tables import Report, verdicts
 
 NONE = ("", "–")  # cells without a value
 NUMBER = re.compile(r"[+−-]?\d[\d ]*(\.\d+)?(e[+−-]?\d+)?( of \d+)?")
@@ -26,14 +26,17 @@ def page(report: Report, images: dict[str, bytes]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"marked": marked, "short": short, "anchor": anchor, "numeric": numeric}
-    hashes = {name: _sha256(environment.get_template(f"page.{name}").render()) for name in ("css", "js")}
-    return environment.get_template("page.html.jinja").render(
-        report=report,
-        blocks=[(type(block).__name__, block) for block in report.body],
-        images={name: _data_uri(svg) for name, svg in images.items()},
-        hashes=hashes,
-    )
+    environment.filters |= {
+        "marked": marked,
+        "short": short,
+        "anchor": anchor,
+        "numeric": numeric,
+        "verdicts": verdicts,
+    }
+    sources = {name: environment.get_template(f"page.{name}").render().encode() for name in ("css", "js")}
+    hashes = {name: base64.b64encode(hashlib.sha256(text).digest()).decode() for name, text in sources.items()}
+    uris = {name: f"data:image/svg+xml,{quote(svg, safe=' !$()*+,-./:;=?@[]^_{|}~')}" for name, svg in images.items()}
+    return environment.get_template("page.html.jinja").render(report=report, images=uris, hashes=hashes)
 
 
 def marked(text: str) -> list[tuple[bool, str]]:
@@ -57,15 +60,7 @@ def anchor(heading: str) -> str:
     return "-".join(re.findall(r"\w+", heading.lower()))
 
 
-def numeric(cells: pd.DataFrame) -> list[str]:
-    """The columns that hold numbers alone, and some: they stand to the right, and sort as numbers."""
-    texts = {str(name): [text for cell in cells[name] if (text := str(cell)) not in NONE] for name in cells.columns}
-    return [name for name, values in texts.items() if values and all(map(NUMBER.fullmatch, values))]
-
-
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _data_uri(svg: bytes) -> str:
-    return f"data:image/svg+xml,{quote(svg, safe=' !$()*+,-./:;=?@[]^_{|}~')}"
+def numeric(rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Of every column whether it holds numbers alone, and some: it stands to the right, and sorts as numbers."""
+    columns = ([text for text in column if text not in NONE] for column in zip(*rows, strict=True))
+    return [bool(texts) and all(map(NUMBER.fullmatch, texts)) for texts in columns]

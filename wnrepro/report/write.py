@@ -3,61 +3,51 @@
 import os
 from pathlib import Path
 
+import pandas as pd
+
 from wnrepro.errors import DiskError, UserError
 from wnrepro.report import figures, tables
 from wnrepro.report.claims import findings
-from wnrepro.report.load import load, problems
 from wnrepro.report.markdown import markdown
 from wnrepro.report.page import page
-from wnrepro.report.sections import CAPTIONS, report
+from wnrepro.results import load
 from wnrepro.rundir import write_whole
 
 
-def write_report(results: Path, scale: str) -> list[Path]:
+def write_report(results: Path, scale: str, precision: str | None = None) -> list[Path]:
     """Write report.md, report.html, tables/*.csv and figures/*.{png,svg} into results/<scale>/; returns the first two.
 
-    Everything is read and drawn before the first file is written. UserError if there are no runs, a file is malformed
-    or a link leads out of `results`; DiskError if the folder cannot be written to.
+    precision: of the runs that are judged; None: `load` chooses. Everything is read and drawn before the first file is
+    written. UserError if there are no runs, a file is malformed or a link leads out of `results`; DiskError if the
+    folder cannot be written to.
     """
-    read = load(results, scale)
-    _stays_inside(results, *(results / scale / name for name in ("", "tables", "figures")))
-    found = findings(read)
-    frames = {
-        "claims": tables.claims(found),
-        "table2": tables.table2(read),
-        "variants": tables.variants(read),
-        "bounds": tables.bounds(read),
-        "draw_bounds": tables.draw_bounds(read),
-        "table3": tables.table3(read),
-        "interquartile_means": tables.interquartile_means(read),
-        "step_time": tables.step_time(read),
-        "floors": tables.floors(read),
-        "settings": tables.settings(read),
-        "runs": tables.provenance(read),
-    }
-    drawn = figures.draw(read)
-    whole = report(read, found, frames, list(drawn), problems(read))
-    images = {name: formats["svg"] for name, formats in drawn.items()}
+    read = load(results, scale, precision)
     folder = results / scale
-    reports = {folder / "report.md": markdown(whole), folder / "report.html": page(whole, images)}
+    _stays_inside(results, folder, folder / "tables", folder / "figures")
+    found = findings(read)
+    built, drawn = tables.build(read, found), figures.draw(read, found)
+    whole = tables.report(read, found, built, drawn)
+    files: dict[Path, bytes] = {}  # empty: one that an earlier report has left goes
+    for name, some in built.items():
+        rows = [row for table in some for row in table.values]
+        text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n") if rows else ""
+        files[folder / "tables" / f"{name}.csv"] = text.encode()
+    for name in (name for names, _ in tables.SECTIONS.values() for name in names):
+        for suffix in ("png", "svg"):
+            files[folder / "figures" / f"{name}.{suffix}"] = drawn.get(name, {}).get(suffix, b"")
+    reports = [folder / "report.md", folder / "report.html"]
+    images = {name: formats["svg"] for name, formats in drawn.items()}
+    files |= zip(reports, (markdown(whole).encode(), page(whole, images).encode()), strict=True)
     try:
-        for name, frame in frames.items():
-            path = folder / "tables" / f"{name}.csv"
-            if len(frame):
-                _write(path, frame.to_csv(index=False, lineterminator="\n").encode())
+        for path, content in files.items():
+            if content:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(path, content)
             else:
-                path.unlink(missing_ok=True)  # of an earlier report
-        for name, formats in drawn.items():
-            for suffix, image in formats.items():
-                _write(folder / "figures" / f"{name}.{suffix}", image)
-        for name in CAPTIONS.keys() - drawn.keys():  # of an earlier report
-            for suffix in ("png", "svg"):
-                (folder / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
-        for path, text in reports.items():
-            _write(path, text.encode())
+                path.unlink(missing_ok=True)
     except OSError as error:
         raise DiskError(f"The report cannot be written to {folder} ({error.strerror}): make it writable.") from error
-    return list(reports)
+    return reports
 
 
 def _stays_inside(results: Path, *folders: Path) -> None:
@@ -66,9 +56,3 @@ def _stays_inside(results: Path, *folders: Path) -> None:
     for folder in folders:
         if os.path.commonpath([top, os.path.realpath(folder)]) != top:
             raise UserError(f"{folder} leads out of {results}, where nothing is written: move that link away.")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, in a folder that may have to be made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)

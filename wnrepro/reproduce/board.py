@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wnrepro.reproduce.drive import Task
-from wnrepro.reproduce.plan import Line, hours_together, totals
+from wnrepro.reproduce.plan import Line, Promise, hours_together, totals
 from wnrepro.settings import printable
 from wnrepro.timeleft import duration
 
@@ -103,8 +103,10 @@ class Board:
         return Group(table, *lines, Text(f"{counts([task.state for task in self.tasks])}{about}"))
 
 
-def print_plan(console: Console, lines: Sequence[Line], side_by_side: Mapping[str, int]) -> None:
-    """A plan as a table, and its sum in a sentence."""
+def print_plan(
+    console: Console, lines: Sequence[Line], promised: Sequence[Promise], side_by_side: Mapping[str, int]
+) -> None:
+    """A plan as a table, what its claims can come to as another, and its sum in a sentence."""
     if not console.is_terminal:
         console.width = FILE_WIDTH
     table = Table(box=None, pad_edge=False)
@@ -129,7 +131,26 @@ def print_plan(console: Console, lines: Sequence[Line], side_by_side: Mapping[st
             "; ".join(line.run.serves),
         )
     console.print(table)
+    if promised:
+        console.print(claims_table(promised))
     console.print(summary(lines, side_by_side), highlight=False, soft_wrap=True)
+
+
+def claims_table(promised: Sequence[Promise]) -> Table:
+    """A row a claim: its seeds in the grid, and what the last look that they reach can show."""
+    table = Table(box=None, pad_edge=False, title_justify="left", title="\nWhat the grid can decide")
+    for name in ("claim", "seeds", "judged at", "reproduced if the paper is true", "if there is no effect"):
+        table.add_column(name, justify="left" if name == "claim" else "right")
+    table.add_column("smallest difference seen")
+    table.add_column("seeds for 80 %", justify="right")
+    for claim, number, power in promised:
+        chances = [f"{share:.0%}".replace("%", " %") for share in (power.true, power.null)]
+        table.add_row(
+            *(claim, str(number), str(power.n), *chances),
+            Text(power.difference),
+            "–" if power.seeds80 is None else str(power.seeds80),
+        )
+    return table
 
 
 def summary(lines: Sequence[Line], side_by_side: Mapping[str, int]) -> str:

@@ -5,6 +5,8 @@ default. Rows stand in the order in which their runs are worth most; a run that 
 """
 
 import itertools
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,71 +26,101 @@ class Row:
     """Some runs of one experiment, and the tables, figures and claims that need them."""
 
     experiment: str
-    serves: str
+    serves: tuple[str, ...]
     values: dict[str, Sequence[Any]]
 
 
 def row(experiment: str, serves: str, **values: Sequence[Any]) -> Row:
-    return Row(experiment, serves, values)
+    return Row(experiment, tuple(serves.split(", ")), values)
 
 
-TABLE2 = "table 2, figure 1, C3 to C6, C8, C14"
-FIGURE2 = "figure 2, C3, C9"
-FIGURE3 = "figure 3, C10"
+TO_3, TO_5, TO_10 = (2, 3), (4, 5), (6, 7, 8, 9, 10)  # seeds: claims are judged at 3, 5 and 10 of them alone
+
+TABLE2 = "table 2, figure 1, C3, C4a, C4b, C8a, C8b, C8c, C18a, C18b"  # at figure 1's learning rates
+SWEEP = "C5a, C6, C13, C14"
+FIGURE2 = "figure 2, C3, C9a"
+FIGURE2_MNIST = f"{FIGURE2}, C9b"
+FIGURE3 = "figure 3, C10a, C10b"
 TABLE3 = "table 3, figure 4, C11, C12"
-C10_START = "C10, g = 1 at the start"
 BY_THE_TEXT = "normal by the paper's text"
-RATES, EXPONENTS, BOUND = paper.LEARNING_RATES, (1.0, 3.0, 5.0), (paper.V_NORM_MAX,)
-MORE = (2, 3)  # seeds
+RATES, GAMES_OF_C12, RATES_OF_C12 = paper.LEARNING_RATES, ("breakout", "space_invaders"), (0.0001, 0.0003, 0.001, 0.003)
+# A variant's values; None: without it, the run that the variants are compared with.
+G_EXP, V_NORM_MAX, POLYAK_EPOCHS = (None, 1.0, 3.0, 5.0), (None, paper.V_NORM_MAX), (10.0,)
 
 GRID: dict[str, tuple[Row, ...]] = {
     "paper": (
         row("cifar", TABLE2, param=PARAMS),
         row("draw", FIGURE3, param=BOTH),
-        row("cvae", FIGURE2, dataset=paper.FIGURE2, param=BOTH),
+        row("cvae", FIGURE2_MNIST, param=BOTH),
+        row("cvae", FIGURE2, dataset=("cifar10",), param=BOTH),
         row("dqn", TABLE3, game=GAMES, param=BOTH),
-        row("cifar", "C6, C13, C14", lr=RATES, param=PARAMS),
+        row("cifar", f"{SWEEP}, C5b", lr=RATES, param=BOTH),
+        row("cifar", "C5b", lr=RATES, param=("bn",)),
+        row("cifar", "C14", lr=RATES, param=("wn+mobn",)),
         row("cifar", BY_THE_TEXT, lr=RATES, init=("folded",), param=("normal",)),
-        row("draw", C10_START, param=("wn",), g_start=(1.0,)),
-        row("cvae", FIGURE2, dataset=paper.FIGURE2, param=("bn", "wn+mobn")),
-        row("draw", FIGURE3, param=("bn", "wn+mobn")),
-        row("dqn", TABLE3, game=GAMES, param=("bn", "wn+mobn")),
-        row("cifar", TABLE2, seed=MORE, param=PARAMS),
-        row("draw", FIGURE3, seed=MORE, param=BOTH),
-        row("cvae", FIGURE2, seed=MORE, dataset=paper.FIGURE2, param=BOTH),
-        row("cifar", "C15", seed=(1, *MORE), param=("wn",), g_exp=EXPONENTS),
-        row("cifar", "C16", seed=(1, *MORE), param=("wn", "wn+mobn"), v_norm_max=BOUND),
-        row("cvae", "C16", seed=(1, *MORE), dataset=paper.FIGURE2, param=("wn",), v_norm_max=BOUND),
-        row("draw", C10_START, seed=MORE, param=("wn",), g_start=(1.0,)),
-        row("dqn", TABLE3, seed=MORE, game=GAMES, param=BOTH),
+        row("draw", "figure 3, C10b", param=("wn",), g_start=(1.0,)),
+        row("cifar", "C15", param=("wn",), g_exp=G_EXP),
+        row("cifar", "C16b", param=("wn",), polyak_epochs=POLYAK_EPOCHS, v_norm_max=V_NORM_MAX),
+        row("cifar", "C19", param=("wn",), v_norm_max=V_NORM_MAX),
+        row("cvae", "C16a", dataset=paper.FIGURE2, param=("wn",), v_norm_max=V_NORM_MAX),
+        row("dqn", "C12", game=GAMES_OF_C12, param=("bn",), lr=RATES_OF_C12),
+        row("cvae", "figure 2, C3", dataset=paper.FIGURE2, param=("bn", "wn+mobn")),
+        row("draw", "figure 3", param=("bn", "wn+mobn")),
+        # More seeds, the cheapest first.
+        row("cifar", TABLE2, seed=TO_3, param=PARAMS),
+        row("cifar", f"{SWEEP}, C5b", seed=TO_3, lr=RATES, param=BOTH),
+        row("cifar", "C5b", seed=TO_3, lr=RATES, param=("bn",)),
+        row("cifar", "C15", seed=TO_3, param=("wn",), g_exp=G_EXP),
+        row("cifar", "C16b", seed=TO_3, param=("wn",), polyak_epochs=POLYAK_EPOCHS, v_norm_max=V_NORM_MAX),
+        row("cifar", "C19", seed=TO_3, param=("wn",), v_norm_max=V_NORM_MAX),
+        row("cifar", TABLE2, seed=TO_5, param=PARAMS),
+        row("cifar", SWEEP, seed=TO_5, lr=RATES, param=BOTH),
+        row("cifar", "C15", seed=TO_5, param=("wn",), g_exp=G_EXP),
+        row("cifar", "C16b", seed=TO_5, param=("wn",), polyak_epochs=POLYAK_EPOCHS, v_norm_max=V_NORM_MAX),
+        row("cifar", "C19", seed=TO_5, param=("wn",), v_norm_max=V_NORM_MAX),
+        row("cifar", TABLE2, seed=TO_10, param=PARAMS),
+        row("cifar", "C6", seed=TO_10, lr=(paper.DIVERGING_LR,), param=("normal",)),
+        row("cifar", "C15", seed=TO_10, param=("wn",), g_exp=G_EXP),
+        row("draw", FIGURE3, seed=(*TO_3, *TO_5), param=BOTH),
+        row("draw", "figure 3, C10b", seed=(*TO_3, *TO_5), param=("wn",), g_start=(1.0,)),
+        row("cvae", FIGURE2_MNIST, seed=(*TO_3, *TO_5), param=BOTH),
+        row("cvae", "C16a", seed=(*TO_3, *TO_5), param=("wn",), v_norm_max=V_NORM_MAX),
+        row("cvae", FIGURE2, seed=TO_3, dataset=("cifar10",), param=BOTH),
+        row("cvae", "C16a", seed=TO_3, dataset=("cifar10",), param=("wn",), v_norm_max=V_NORM_MAX),
+        row("dqn", TABLE3, seed=TO_3, game=GAMES, param=BOTH),
+        row("dqn", "C12", seed=TO_3, game=GAMES_OF_C12, param=("bn",), lr=RATES_OF_C12),
+        row("dqn", "bn with a large minibatch", game=("breakout",), param=("bn",), batch_size=(512,)),
+        row("dqn", "table 3, figure 4, C3", game=GAMES, param=("bn", "wn+mobn")),
     ),
     "short": (
         row("cifar", TABLE2, param=PARAMS),
         row("draw", FIGURE3, param=BOTH),
-        row("cvae", FIGURE2, dataset=paper.FIGURE2, param=BOTH),
-        row("dqn", TABLE3, game=("breakout", "space_invaders"), param=BOTH),
-        row("cifar", "C6, C13, C14", lr=RATES, param=BOTH),
+        row("cvae", FIGURE2_MNIST, param=BOTH),
+        row("cvae", FIGURE2, dataset=("cifar10",), param=BOTH),
+        row("dqn", TABLE3, game=GAMES_OF_C12, param=BOTH),
+        row("cifar", SWEEP, lr=RATES, param=BOTH),
         row("cifar", BY_THE_TEXT, lr=(0.0003, 0.003), init=("folded",), param=("normal",)),
-        row("cifar", "C15", param=("wn",), g_exp=EXPONENTS),
-        row("cifar", "C16", param=("wn",), v_norm_max=BOUND),
+        row("cifar", "C15", param=("wn",), g_exp=G_EXP),
+        row("cifar", "C19", param=("wn",), v_norm_max=V_NORM_MAX),
         row("draw", FIGURE3, seed=(2,), param=BOTH),
-        row("cvae", FIGURE2, seed=MORE, dataset=("mnist",), param=BOTH),
-        row("cvae", FIGURE2, dataset=paper.FIGURE2, param=("bn", "wn+mobn")),
-        row("draw", C10_START, param=("wn",), g_start=(1.0,)),
-        row("draw", FIGURE3, param=("bn", "wn+mobn")),
-        row("dqn", TABLE3, game=("breakout",), param=("bn",)),
-        row("cvae", "C16", dataset=("mnist",), param=("wn",), v_norm_max=BOUND),
+        row("cvae", FIGURE2_MNIST, seed=TO_3, param=BOTH),
+        row("cvae", "figure 2, C3", dataset=paper.FIGURE2, param=("bn", "wn+mobn")),
+        row("draw", "figure 3, C10b", param=("wn",), g_start=(1.0,)),
+        row("draw", "figure 3", param=("bn", "wn+mobn")),
+        row("dqn", "table 3, figure 4, C12", game=("breakout",), param=("bn",)),
+        row("cvae", "C16a", param=("wn",), v_norm_max=V_NORM_MAX),
     ),
     "quick": (
         row("cifar", TABLE2, param=PARAMS),
-        row("cvae", FIGURE2, dataset=paper.FIGURE2, param=PARAMS),
+        row("cvae", FIGURE2_MNIST, param=PARAMS),
+        row("cvae", FIGURE2, dataset=("cifar10",), param=PARAMS),
         row("draw", FIGURE3, param=PARAMS),
-        row("dqn", TABLE3, game=(paper.FIGURE4,), param=PARAMS),
-        row("cifar", "C6, C13, C14", lr=RATES, param=BOTH),
-        row("cifar", "C15", param=("wn",), g_exp=EXPONENTS),
-        row("cifar", "C16", param=("wn",), v_norm_max=BOUND),
-        row("cvae", "C16", dataset=("mnist",), param=("wn",), v_norm_max=BOUND),
-        row("draw", C10_START, param=("wn",), g_start=(1.0,)),
+        row("dqn", f"{TABLE3}, C3", game=(paper.FIGURE4,), param=PARAMS),
+        row("cifar", SWEEP, lr=RATES, param=BOTH),
+        row("cifar", "C15", param=("wn",), g_exp=G_EXP),
+        row("cifar", "C19", param=("wn",), v_norm_max=V_NORM_MAX),
+        row("cvae", "C16a", param=("wn",), v_norm_max=V_NORM_MAX),
+        row("draw", "figure 3, C10b", param=("wn",), g_start=(1.0,)),
     ),
 }
 
@@ -107,6 +139,11 @@ class Planned:
         """The data set of cvae, or the game of dqn."""
         return str(getattr(self.settings, PARTS[self.experiment])) if self.experiment in PARTS else ""
 
+    def named(self, word: str) -> bool:
+        """Whether a word is the run's part, or what it serves: `mnist`, `figure2`, `C9` or `C9a`."""
+        names = {form for name in self.serves for form in (name.replace(" ", ""), name.rstrip("abc"))}
+        return word in names | {self.part} - {""}
+
     def directory(self, results: Path) -> RunDirectory:
         return RunDirectory(results, self.experiment, self.scale, self.settings)
 
@@ -114,30 +151,46 @@ class Planned:
 def planned(scale: str, words: Sequence[str], **changes: Any) -> list[Planned]:
     """The grid's runs that these words name, without any all, each once, in its order; `changes` are settings of them.
 
-    A word is an experiment, or a part of one, which then stands for no more than the parts that are named. Raises
-    UserError for another one, and as `scale_settings`.
+    A word is a table, figure or claim, an experiment, or a part of one, which then stands for no more than the parts
+    that are named. Raises UserError for another one, and as `scale_settings`.
     """
-    serves: dict[tuple[str, Settings], list[str]] = {}
+    serves: dict[tuple[str, Settings], dict[str, None]] = {}
     for one in GRID[scale]:
         for each in itertools.product(*one.values.values()):
             values = dict(zip(one.values, each, strict=True)) | changes
             settings = scale_settings(one.experiment, scale, **values)
-            serves.setdefault((one.experiment, settings), []).append(one.serves)
+            serves.setdefault((one.experiment, settings), {}).update(dict.fromkeys(one.serves))
     runs = [Planned(experiment, scale, settings, tuple(names)) for (experiment, settings), names in serves.items()]
-    known = dict.fromkeys([*SETTINGS, *(run.part for run in runs if run.part)])
     for word in words:
-        if word not in known:
-            raise UserError(f"reproduce {word}: unknown at scale {scale}; give some of {', '.join(known)}")
+        if word not in SETTINGS and not any(run.named(word) for run in runs):
+            known = ", ".join(dict.fromkeys([*SETTINGS, *(run.part for run in runs if run.part)]))
+            raise UserError(
+                f"reproduce {word}: unknown at scale {scale}; give some of {known}, or what runs of it serve, such as "
+                "table2, figure1, C10"
+            )
     in_parts = {run.experiment for run in runs if run.part in words}
     whole = set(words) - in_parts if words else set(SETTINGS)
-    return [run for run in runs if run.experiment in whole or run.part in words]
+    return [run for run in runs if run.experiment in whole or any(map(run.named, words))]
+
+
+def seeds(scale: str) -> dict[str, int]:
+    """The number of seeds that a scale's grid gives each claim; of several data sets or games, the fewest of one."""
+    found: dict[str, dict[str, set[int]]] = {}
+    for run in planned(scale, ()):
+        for name in run.serves:
+            if re.fullmatch(r"C\d+[a-z]?", name):
+                found.setdefault(name, {}).setdefault(run.part, set()).add(run.settings.seed)
+    return {claim: min(map(len, parts.values())) for claim, parts in found.items()}
 
 
 def left_out(scale: str, runs: Sequence[Planned]) -> list[str]:
-    """What of the scale's grid is not among these runs: `draw`, or `cvae cifar10`."""
-    everything, there, names = planned(scale, ()), {(run.experiment, run.part) for run in runs}, []
+    """What of the scale's grid is not among these runs: `draw`, `cvae cifar10`, or `some of cifar`."""
+    everything, there = (Counter((run.experiment, run.part) for run in some) for some in (planned(scale, ()), runs))
+    names = []
     for experiment in SETTINGS:
-        parts = dict.fromkeys(run.part for run in everything if run.experiment == experiment)
-        missing = [part for part in parts if (experiment, part) not in there]
-        names += [experiment] if len(missing) == len(parts) else [f"{experiment} {part}" for part in missing]
+        parts = [part for name, part in everything if name == experiment]
+        missing = [part for part in parts if not there[experiment, part]]
+        names += [experiment] if missing == parts else [f"{experiment} {part}" for part in missing]
+        fewer = [part for part in parts if 0 < there[experiment, part] < everything[experiment, part]]
+        names += [f"some of {experiment} {part}".rstrip() for part in fewer]
     return names

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from wnrepro.errors import UserError
-from wnrepro.reproduce.grid import Planned
-from wnrepro.rundir import OVER, RunDirectory, read_json
+from wnrepro.reproduce.grid import Planned, seeds
+from wnrepro.rundir import OVER, PUBLISHED, RunDirectory, read_json
 from wnrepro.settings import (
     PARAMS,
     PRECISIONS,
@@ -23,6 +23,11 @@ from wnrepro.settings import (
     scale_settings,
     settings_from,
 )
+
+if TYPE_CHECKING:
+    from wnrepro.report.claims.power import Power
+
+Promise: TypeAlias = "tuple[str, int, Power]"  # a claim, the seeds that the grid gives it, their power
 
 # done, diverged, failed: as run.json says. running: a process holds the directory; stopped: none does, and it goes on
 # from its last epoch; missing: nothing is there.
@@ -118,9 +123,12 @@ class Measured:
 
 
 def measured(results: Path, device: str) -> list[Measured]:
-    """What the runs and benchmarks in `results` say of this processor, or GPU; damaged files are passed over."""
+    """What the runs and benchmarks in `results`, one's own and published, say of this processor, or GPU.
+
+    Damaged files are passed over.
+    """
     found = []
-    for path in sorted(itertools.islice(results.glob("*/*/*/seed-*/run.json"), MOST_FILES)):
+    for path in files(results, "*/*/*/seed-*/run.json"):
         with contextlib.suppress(*NONSENSE):
             record, config = read_json(path) or {}, read_json(path.with_name("config.json")) or {}
             if processor(record["device_name"]) == processor(device):
@@ -134,6 +142,12 @@ def measured(results: Path, device: str) -> list[Measured]:
     return [one for one in found if believable(one)]
 
 
+def files(results: Path, pattern: str) -> list[Path]:
+    """The files of this pattern, the published ones and then one's own."""
+    tops = (results / PUBLISHED, results)
+    return [path for top in tops for path in sorted(itertools.islice(top.glob(pattern), MOST_FILES))]
+
+
 def believable(one: Measured) -> bool:
     """Whether a time and a memory can be such."""
     memory = one.memory_bytes
@@ -142,7 +156,7 @@ def believable(one: Measured) -> bool:
 
 def benches(results: Path, device: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """What `bench` measured on this processor, or GPU: device, experiment, figures; damaged files are passed over."""
-    for path in sorted(itertools.islice((results / "bench").glob("*.json"), MOST_FILES)):
+    for path in files(results, "bench/*.json"):
         with contextlib.suppress(*NONSENSE):
             bench = read_json(path) or {}
             if processor(bench["device_name"]) == processor(device):
@@ -250,6 +264,18 @@ def packing(lines: Sequence[Line], results: Path, device: str, memory_bytes: int
     return shared
 
 
+def promises(lines: Sequence[Line], scale: str) -> list[Promise]:
+    """Of the empirical claims that these runs serve; none but at scale paper, where alone claims are judged."""
+    if scale != "paper":
+        return []
+    from wnrepro.report.claims import CLAIMS
+    from wnrepro.report.claims.power import power
+
+    serves, there = {name for line in lines for name in line.run.serves}, seeds(scale)
+    served = [claim.id for claim in CLAIMS if claim.id in serves]
+    return [(claim, there[claim], found) for claim in served if (found := power(claim, there[claim]))]
+
+
 def hours_together(left: Sequence[tuple[str, float]], side_by_side: Mapping[str, int]) -> float:
     """Of runs by experiment and seconds, so many of each experiment side by side, as far as there are so many."""
     return sum(seconds / min(side_by_side.get(experiment, 1), len(left)) for experiment, seconds in left) / 3600
@@ -273,7 +299,9 @@ def totals(lines: Sequence[Line], side_by_side: Mapping[str, int]) -> dict[str, 
     }
 
 
-def as_json(lines: Sequence[Line], side_by_side: Mapping[str, int], scale: str, **more: Any) -> str:
+def as_json(
+    lines: Sequence[Line], promised: Sequence[Promise], side_by_side: Mapping[str, int], scale: str, **more: Any
+) -> str:
     """The plan for a script, with more beside its sums."""
     rows = [
         {
@@ -290,4 +318,17 @@ def as_json(lines: Sequence[Line], side_by_side: Mapping[str, int], scale: str, 
         }
         for line in lines
     ]
-    return json.dumps({"scale": scale, **more, **totals(lines, side_by_side), "grid": rows}, indent=2)
+    claims = [
+        {
+            "claim": claim,
+            "seeds": number,
+            "look": power.n,
+            "smallest_difference": power.difference,
+            "reproduced_if_the_paper_is_true": power.true,
+            "reproduced_if_there_is_no_effect": power.null,
+            "seeds_for_80_percent": power.seeds80,
+        }
+        for claim, number, power in promised
+    ]
+    content = {"scale": scale, **more, **totals(lines, side_by_side), "claims": claims, "grid": rows}
+    return json.dumps(content, indent=2)

@@ -1,0 +1,436 @@
+"""Made-up runs and benchmarks for the tests of the report."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wnrepro.results import METRICS, load, scale_defaults
+from wnrepro.rundir import variant
+from wnrepro.settings import DQN_LR, FIGURE_LR, GAMES, PARAMS, SCALES, SETTINGS
+
+LAYERS = [f"conv{i}" for i in range(1, 10)] + ["dense"]
+SPEED = {"normal": 0.16, "bn": 0.42, "wn": 0.36, "wn+mobn": 0.38}
+COMMIT = {"commit": "0123456789abcdef" * 2 + "01234567", "dirty": False}
+# Columns of noise.csv: the excess kurtosis of a minibatch's statistics, and the size of the noise.
+NOISE = {
+    "bn": {"kurtosis_mean": -0.1, "kurtosis_std": 0.9, "kurtosis_inverse_std": 1.5, "noise_size": 0.3},
+    "wn+mobn": {"kurtosis_mean": -0.1, "kurtosis_std": math.nan, "kurtosis_inverse_std": math.nan, "noise_size": 0.2},
+}
+FINAL = {"normal": 8.43, "bn": 8.05, "wn": 8.46, "wn+mobn": 7.31}
+
+
+def set_scale_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scale short as these tests count on it, whatever the real one is."""
+    short = {"epochs": 8, "decay_from": 4, "noise_epochs": (1, 8), "noise_minibatches": 50}
+    monkeypatch.setitem(SCALES["cifar"], "short", short | {"train_examples": 5000, "test_examples": 2000})
+    of_cifar10 = SCALES["cvae"]["paper"]["cifar10"] | {"epochs": 6, "train_examples": 5000, "maps": (32,)}
+    monkeypatch.setitem(SCALES["cvae"], "short", {"mnist": {"epochs": 120}, "cifar10": of_cifar10})
+    monkeypatch.setitem(SCALES["draw"], "short", {"epochs": 10, "time_steps": 4})
+    monkeypatch.setitem(SCALES["dqn"], "short", {"epochs": 4, "epoch_steps": 1000})
+
+
+@pytest.fixture(autouse=True)
+def made_up_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`set_scale_short` for every test of a module that imports this."""
+    set_scale_short(monkeypatch)
+
+
+@pytest.fixture
+def text_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures, for the tests that read report.md only."""
+    from wnrepro.report import figures
+
+    monkeypatch.setattr(figures, "draw", lambda *given: {})
+
+
+def write_csv(path: Path, columns: str, rows: list[list[Any]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns.split(","), *rows])
+
+
+def folder_of(results: Path, experiment: str, scale: str, settings: dict[str, Any]) -> Path:
+    """The run directory of settings; those that this version does not have follow as name-value."""
+    known = {field.name for field in dataclasses.fields(SETTINGS[experiment])}
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    kind: Any = SETTINGS[experiment]
+    name = variant(experiment, scale, kind(**{name: value for name, value in plain.items() if name in known}))
+    further = [f"{name}-{value}" for name, value in settings.items() if name not in known]
+    return results / scale / experiment / "_".join([name, *further]) / f"seed-{settings['seed']}"
+
+
+def make_run(
+    results: Path,
+    param: str = "wn",
+    lr: float | None = None,
+    seed: int = 1,
+    scale: str = "short",
+    status: str = "done",
+    logged: int | None = None,
+    speed: float | None = None,
+    test_error: float | None = None,
+    facts: dict[str, float] | None = None,
+    record: dict[str, Any] | None = None,
+    noise: dict[str, float] | None = None,
+    **changed: Any,
+) -> Path:
+    """A made-up run directory: errors fall from 0.9 at `speed` an epoch; `logged` epochs of it are there.
+
+    noise: further columns of noise.csv, in place of those of `NOISE`.
+    """
+    lr = FIGURE_LR[param] if lr is None else lr
+    settings = {**scale_defaults("cifar", scale, None, param), "param": param, "lr": lr, "seed": seed, **changed}
+    folder = folder_of(results, "cifar", scale, settings)
+    config = make_config(folder, "cifar", scale, settings)
+    epochs = settings["epochs"]
+    logged = epochs if logged is None else logged
+    speed = (SPEED[param] if speed is None else speed) * (1 + 0.01 * seed)
+    rows: list[list[Any]] = []
+    for epoch in range(1, logged + 1):
+        error = max(0.9 * math.exp(-speed * epoch), 0.001 * (1 + 200 * speed / epoch))
+        last = test_error if epoch == epochs and test_error is not None else min(0.9, error + 0.07)
+        rows.append([epoch, 101.5, error, last, 2 * error, 2 * last, lr])
+    if status == "diverged" and rows:
+        rows[-1][2:6] = [0.9, 0.9, "nan", "inf"]
+    write_csv(folder / "metrics.csv", "epoch,seconds,train_error,test_error,train_loss,test_loss,lr", rows)
+
+    make_layers(folder, lr, logged)
+    make_init(folder)
+    if param in ("bn", "wn+mobn"):
+        middle = {"bn": 2.0, "wn+mobn": -0.1}[param]
+        further = NOISE[param] | (noise or {})
+        rows = [
+            [
+                epoch,
+                name,
+                middle + 0.1 * i * (param == "bn"),
+                middle - 0.3,
+                middle + 0.4 + 0.1 * i,
+                settings["noise_minibatches"],
+            ]
+            + [value + 0.01 * i for value in further.values()]
+            for epoch in settings["noise_epochs"]
+            if epoch <= logged
+            for i, name in enumerate(LAYERS)
+        ]
+        columns = "epoch,layer,excess_kurtosis_median,excess_kurtosis_q25,excess_kurtosis_q75,minibatches"
+        write_csv(folder / "noise.csv", ",".join([columns, *further]), rows)
+    facts = {"init_loss": 2.81 + 1e-6 * seed, **(facts or {})}
+    make_record(folder, config, status, logged, facts, record)
+    return folder
+
+
+def make_vae(
+    results: Path,
+    param: str = "wn",
+    dataset: str = "mnist",
+    lr: float = 0.002,
+    seed: int = 1,
+    scale: str = "short",
+    status: str = "done",
+    logged: int | None = None,
+    bound: float = -84.0,
+    facts: dict[str, Any] | None = None,
+    record: dict[str, Any] | None = None,
+    **changed: Any,
+) -> Path:
+    """A made-up run of a VAE: the bound rises from far below to `bound` at its last epoch; raw stays 1 nat below."""
+    settings = {**scale_defaults("cvae", scale, dataset, param), "param": param, "lr": lr, "seed": seed, **changed}
+    folder = folder_of(results, "cvae", scale, settings)
+    config = make_config(folder, "cvae", scale, settings)
+    epochs = settings["epochs"]
+    logged = epochs if logged is None else logged
+    rows: list[list[Any]] = []
+    for epoch in range(1, logged + 1):
+        test = bound - 400 * (math.exp(-epoch) - math.exp(-epochs)) - 10 * (1 / epoch - 1 / epochs)
+        rows.append([epoch, 7.5, test + 0.5, test, test - 1, 25.0, test + 25.0])
+        if dataset == "cifar10":
+            rows[-1].append(-test / (3072 * math.log(2)))
+    if status == "diverged" and rows:
+        rows[-1][2:] = ["nan", "-inf", "nan", "inf", "nan", "inf"][: len(rows[-1]) - 2]
+    write_csv(folder / "metrics.csv", ",".join(METRICS["cvae", dataset]), rows)
+    make_layers(folder, lr, logged)
+    make_init(folder)
+    facts = {"data": "binarized by Larochelle", "init_loss": 543.2 + 1e-5 * seed, **(facts or {})}
+    make_record(folder, config, status, logged, facts, record)
+    return folder
+
+
+def make_draw(
+    results: Path,
+    param: str = "wn",
+    lr: float = 0.0003,
+    seed: int = 1,
+    scale: str = "short",
+    status: str = "done",
+    logged: int | None = None,
+    bound: float = -80.0,
+    speed: float = 1.0,
+    kl: float = 8.0,
+    **changed: Any,
+) -> Path:
+    """A made-up run of DRAW: its bound after n epochs is `bound` − 120 / (speed · n), its KL at step t kl / t + n."""
+    settings = {**scale_defaults("draw", scale, None, param), "param": param, "lr": lr, "seed": seed, **changed}
+    folder = folder_of(results, "draw", scale, settings)
+    config = make_config(folder, "draw", scale, settings)
+    logged = settings["epochs"] if logged is None else logged
+    rows: list[list[Any]] = []
+    for epoch in range(1, logged + 1):
+        test = bound - 120 / (speed * epoch)
+        rows.append([epoch, 60.5, test + 0.5, test, test + 20, 20.0, 3.5])
+    if status == "diverged" and rows:
+        rows[-1][2:] = ["nan"] * 5
+    write_csv(folder / "metrics.csv", ",".join(METRICS["draw", None]), rows)
+    steps = range(1, settings["time_steps"] + 1)
+    kls = [[epoch, step, kl / step + epoch] for epoch in range(1, logged + 1) for step in steps]
+    write_csv(folder / "kl_steps.csv", "epoch,time_step,kl_nats", kls)
+    make_layers(folder, lr, logged)
+    facts = {"data": "binarized by Larochelle", "start_bound_nats": -543.5}
+    make_record(folder, config, status, logged, facts, None)
+    return folder
+
+
+def make_dqn(
+    results: Path,
+    param: str = "wn",
+    game: str = "breakout",
+    lr: float | None = None,
+    seed: int = 1,
+    scale: str = "short",
+    status: str = "done",
+    logged: int | None = None,
+    best: float = 50.0,
+    chance: float = 10.0,
+    episodes: int = 50,
+    **changed: Any,
+) -> Path:
+    """A made-up run of DQN: from `chance` its test score rises to `best` in the last epoch but one, and ends halfway.
+
+    The games of a test lie 7 above and below it by turns, those of random play about `chance`: 50 have a standard
+    error of 1.
+    """
+    lr = DQN_LR[param] if lr is None else lr
+    settings = {**scale_defaults("dqn", scale, game, param), "param": param, "lr": lr, "seed": seed, **changed}
+    folder = folder_of(results, "dqn", scale, settings)
+    config = make_config(folder, "dqn", scale, settings)
+    epochs, steps = settings["epochs"], settings["epoch_steps"]
+    logged = epochs if logged is None else logged
+    rows: list[list[Any]] = []
+    scores = [chance]
+    for epoch in range(1, logged + 1):
+        share = epoch / (epochs - 1) if epoch < epochs else 0.5
+        scores.append(chance + (best - chance) * share)
+        rows.append(
+            [epoch, epoch * steps, epoch * steps // 4, 9.5, episodes, scores[-1], scores[-1] + 7, share, 0.1, 0.5]
+        )
+    if status == "diverged" and rows:
+        rows[-1][7:9] = ["inf", "nan"]
+    write_csv(folder / "metrics.csv", ",".join(METRICS["dqn", game]), rows)
+    every = [[n, game, score + 7 * (-1) ** game] for n, score in enumerate(scores) for game in range(1, episodes + 1)]
+    write_csv(folder / "games.csv", "epoch,game,score", every)
+    make_layers(folder, lr, 0)
+    make_init(folder)
+    make_record(folder, config, status, logged, {"agent": "sequential"}, None)
+    return folder
+
+
+def make_config(folder: Path, experiment: str, scale: str, settings: dict[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = {"experiment": experiment, "scale": scale, "settings": settings}
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    config["hash"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return config
+
+
+def make_layers(folder: Path, lr: float, logged: int) -> None:
+    growth = 0.02 + 30 * lr
+    norms = [
+        [epoch, name, norm, 0.9 * norm, 1.1 * norm, 1.0, 0.5, 1.5]
+        for epoch in range(logged + 1)
+        for i, name in enumerate(LAYERS)
+        for norm in [(1 + i / 10) * (1 + growth * (1 + i / 10) * math.sqrt(epoch))]
+    ]
+    write_csv(
+        folder / "layers.csv",
+        "epoch,layer,v_norm_mean,v_norm_min,v_norm_max,g_mean,g_min,g_max",
+        norms,
+    )
+
+
+def make_init(folder: Path) -> None:
+    init = [[0, name, 1e-6, 0.9999, 1.0001] for name in LAYERS]
+    write_csv(folder / "init.csv", "epoch,layer,mean_abs_max,variance_min,variance_max", init)
+
+
+def make_record(
+    folder: Path,
+    config: dict[str, Any],
+    status: str,
+    logged: int,
+    facts: dict[str, Any],
+    record: dict[str, Any] | None,
+) -> None:
+    residuals = {"eq3_residual": 1e-16, "v_dot_grad_v": 2e-17, "wn_is_bn_residual": 1e-15}
+    run = {
+        "status": status,
+        "message": "",
+        "epoch": logged,
+        "epochs": config["settings"]["epochs"],
+        "config_hash": config["hash"],
+        "seconds": 101.5 * logged,
+        "device": "cpu",
+        "device_name": "AMD EPYC, 2 threads",
+        "git": COMMIT,
+        "versions": {"torch": "2.13.0"},
+        "facts": {"parameters": 1405546, **residuals, **facts},
+        "resumed": [],
+        "metrics_sha256": hashlib.sha256((folder / "metrics.csv").read_bytes()).hexdigest(),
+        **(record or {}),
+    }
+    (folder / "run.json").write_text(json.dumps(run))
+
+
+def make_bench(
+    results: Path,
+    bn: float = 1.08,
+    wn: float = 1.0,
+    name: str = "cpu",
+    device: str | None = None,
+    torch: str = "2.13.0",
+    created: str = "2026-11-28T11:41:13Z",
+) -> None:
+    """A file of a bench session. device: by default named for the file, each on a device of its own."""
+    ratios = {
+        f"{param} / normal": {"median": middle, "low": middle - 0.01, "high": middle + 0.01, "n": 20}
+        for param, middle in (("bn", bn), ("wn", wn), ("wn+mobn", 1.03))
+    }
+    ratios["wn / plain wn"] = {"median": 0.7, "low": 0.69, "high": 0.71, "n": 20}
+    about = {"created": created, "versions": {"torch": torch}, "git": COMMIT, "rounds": 20}
+    of_cvae = about | {"ratios": {"bn / normal": ratios["bn / normal"]}}
+    bench = {"device_name": device or f"AMD EPYC ({name})", "cifar": about | {"ratios": ratios}}
+    (results / "bench").mkdir(parents=True, exist_ok=True)
+    (results / "bench" / f"{name}.json").write_text(json.dumps(bench | {"cvae": of_cvae, "draw": of_cvae}))
+
+
+def make_all(results: Path, scale: str = "short", seeds: tuple[int, ...] = (1,)) -> None:
+    """All four at figure 1's rates, a sweep of wn and normal, c = 3, a diverged run and a bench."""
+    for seed in seeds:
+        for param in PARAMS:
+            error = FINAL[param] / 100 + 0.0005 * (seed - 2)
+            make_run(results, param, seed=seed, scale=scale, test_error=error)
+    for lr in (0.0003, 0.001, 0.01):
+        make_run(results, "wn", lr=lr, scale=scale, speed=0.34)
+    make_run(results, "normal", lr=0.001, scale=scale, speed=0.12)
+    make_run(results, "normal", lr=0.003, scale=scale, status="diverged", logged=2)
+    make_run(results, "normal", lr=0.01, scale=scale, status="diverged", logged=1)
+    make_run(results, "wn", scale=scale, g_exp=3.0)
+    make_bench(results)
+
+
+def make_vaes(results: Path, scale: str = "short", datasets: tuple[str, ...] = ("mnist", "cifar10")) -> None:
+    """Both data sets, three seeds of wn and normal, one of bn and wn+mobn; one diverges, one is under way."""
+    for dataset in datasets:
+        middle = -84.0 if dataset == "mnist" else -9000.0
+        for seed, offset in ((1, 0.0), (2, 0.1), (3, -0.1)):
+            make_vae(results, "wn", dataset, seed=seed, scale=scale, bound=middle + offset)
+            make_vae(results, "normal", dataset, seed=seed, scale=scale, bound=middle - 2 + 12 * offset)
+        make_vae(results, "bn", dataset, scale=scale, status="running", logged=3, bound=middle - 1)
+        make_vae(results, "wn+mobn", dataset, scale=scale, status="diverged", logged=4, bound=middle - 3)
+
+
+def make_draws(results: Path, scale: str = "short") -> None:
+    """Three seeds of wn and normal, bn that fails to learn in two, a diverged wn+mobn."""
+    for seed, offset in ((1, 0.0), (2, 0.1), (3, -0.1)):
+        make_draw(results, "wn", seed=seed, scale=scale, bound=-80 + offset, speed=1.25)
+        make_draw(results, "normal", seed=seed, scale=scale, bound=-80 + offset)
+    for seed in (1, 2):
+        make_draw(results, "bn", seed=seed, scale=scale, bound=-200.0, kl=800.0)
+    make_draw(results, "wn+mobn", scale=scale, status="diverged", logged=4)
+
+
+def make_dqns(results: Path, games: tuple[str, ...] = GAMES, scale: str = "short", **how: Any) -> None:
+    """Three seeds of wn and normal, wn 25 % better; bn under way, a diverged wn+mobn."""
+    for game in games:
+        for seed, offset in ((1, 0.0), (2, 1.0), (3, -1.0)):
+            make_dqn(results, "wn", game, seed=seed, scale=scale, best=50 + offset, **how)
+            make_dqn(results, "normal", game, seed=seed, scale=scale, best=40 + offset, **how)
+        make_dqn(results, "bn", game, scale=scale, status="running", logged=2, best=12, **how)
+        make_dqn(results, "wn+mobn", game, scale=scale, status="diverged", logged=3, best=1e6, **how)
+
+
+def verdict(results: Path, claim: str, scale: str = "short") -> str:
+    from wnrepro.report.claims import findings
+
+    return findings(load(results, scale))[claim].verdict
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def report_text(results: Path, scale: str = "short") -> str:
+    """report.md, newly written."""
+    from wnrepro.report import write_report
+
+    return write_report(results, scale)[0].read_text()
+
+
+def report_twice(results: Path) -> tuple[str, dict[str, bytes]]:
+    """The report, which the second time is the same to the byte, and all files then there."""
+    from wnrepro.report import write_report
+
+    text = report_text(results)
+    first = snapshot(results)
+    write_report(results, "short")
+    assert snapshot(results) == first
+    return text, first
+
+
+def add_work(results: Path, name: str = "cpu") -> Path:
+    """What a step needs, and its ceilings, to the benchmarks of `make_bench`: of cifar and dqn alone."""
+    path = results / "bench" / f"{name}.json"
+    bench = json.loads(path.read_text())
+    work = {"flops": 239e9, "bytes": 2e9, "floor_seconds": 1.25, "distance": 1.6, "flops_share": 0.625}
+    work |= {"bytes_share": 0.091, "flops_per_second": 1.2e11, "bytes_per_second": 1e9}
+    bench["cifar"] |= {"work": {"wn": work, "plain wn": work | {"distance": 2.0}}}
+    bench["cifar"] |= {"memory": {"wn": 1_540_000_000, "plain wn": 2_000_000_000}}
+    bench["dqn"] = {"ratios": {}, "work": {"wn, learning": work}, "memory": {"wn": 500_000_000, "bn": 1}}
+    path.write_text(json.dumps(bench))
+    return path
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def make_pairs(results: Path, wn: list[float], normal: list[float], dataset: str = "mnist", **how: Any) -> None:
+    for seed, (ours, theirs) in enumerate(zip(wn, normal, strict=True), start=1):
+        make_vae(results, "wn", dataset, seed=seed, bound=ours, **how)
+        make_vae(results, "normal", dataset, seed=seed, bound=theirs, **how)
+
+
+def make_bn(results: Path, seeds: int, best: float, normal: float = 50.0, **how: Any) -> None:
+    for seed in range(1, seeds + 1):
+        make_dqn(results, "bn", seed=seed, best=best, **how)
+        make_dqn(results, "normal", seed=seed, best=normal, **how)
+
+
+def make_bounded(results: Path, bounds: list[float], **how: Any) -> None:
+    """Seeds without a bound on ‖v‖ that end at −84 nats, and with it at these."""
+    for seed, bound in enumerate(bounds, start=1):
+        make_vae(results, seed=seed, **how)
+        make_vae(results, seed=seed, bound=bound, v_norm_max=0.25, **how)
+
+
+def make_bounded_classifiers(results: Path, errors: list[float], **changed: Any) -> None:
+    for seed, error in enumerate(errors, start=1):
+        make_run(results, seed=seed, scale="paper", test_error=0.08)
+        make_run(results, seed=seed, scale="paper", test_error=error, v_norm_max=0.25, **changed)

@@ -1,0 +1,412 @@
+"""The report's figures, of made-up runs: what they draw, within which limits, and what their captions say of it."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from made_up import (
+    edit,
+    made_up_scale,  # noqa: F401
+    make_all,
+    make_bench,
+    make_dqn,
+    make_dqns,
+    make_draw,
+    make_draws,
+    make_run,
+    make_vae,
+    make_vaes,
+)
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from wnrepro import paper
+from wnrepro.report import figures
+from wnrepro.report.claims.claim import Finding
+from wnrepro.report.claims.identities import INIT_MEAN, INIT_VARIANCE
+from wnrepro.report.figures import COLOURS, LINES, MARKERS, caption, curves
+from wnrepro.report.stats import Estimate
+from wnrepro.results import Results, load
+from wnrepro.settings import PARAMS
+
+
+@pytest.fixture(autouse=True)
+def styled() -> Callable[[], None]:
+    with matplotlib.rc_context(figures.STYLE):
+        yield
+
+
+@pytest.fixture
+def not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are built, but not turned into images."""
+    monkeypatch.setattr(figures, "render", lambda figure: {"png": b"", "svg": b""})
+
+
+def legend(figure: Figure | None) -> list[str]:
+    assert figure is not None
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def only(figure: Figure | None) -> Axes:
+    assert figure is not None
+    (axes,) = figure.axes
+    return axes
+
+
+def test_one_colour_line_and_marker_a_parameterization() -> None:
+    for of in (COLOURS, LINES, MARKERS):
+        assert list(of) == list(PARAMS) and len(set(of.values())) == len(PARAMS)
+
+
+def test_files_are_the_same_twice(tmp_path: Path) -> None:
+    make_draw(tmp_path)
+    results = load(tmp_path, "short")
+    first = figures.draw(results, {})
+    assert set(first) == {"figure3", "kl_steps"} and first == figures.draw(results, {})
+    for files in first.values():
+        assert files["png"].startswith(b"\x89PNG") and len(files["png"]) < 200_000 and b"<svg" in files["svg"]
+
+
+@pytest.mark.usefixtures("not_rendered")
+def test_figures_of_the_classifier(tmp_path: Path) -> None:
+    make_all(tmp_path)
+    results = load(tmp_path, "short")
+    drawn = {"figure1", "test_error", "learning_rates", "norm_growth", "noise_kurtosis", "init", "step_time"}
+    assert set(figures.draw(results, {})) == drawn and drawn <= figures.CAPTIONS.keys()
+    error = only(curves("figure1", results))
+    assert legend(error.figure)[:2] == ["normal, lr 0.0003 (n = 1)", "batch norm., lr 0.003 (n = 1)"]
+    assert "the paper: 200 epochs" in error.get_xlabel() and error.yaxis.get_major_formatter()(0.001) == "0.1 %"
+    assert "dashes, where the learning rate starts to fall (epoch 4)" in caption("figure1", results)
+    late = only(curves("test_error", results))
+    values = [run.metrics["test_error"].iloc[4:] for run in results.of("cifar").figure1]
+    low, high = late.get_ylim()
+    assert low < min(map(min, values)) and max(map(max, values)) < high < 0.5  # the later half: no longer 0.9
+    assert "the paper's test error" not in legend(late.figure)
+    growth = curves("norm_growth", results)
+    assert [axes.get_title() for axes in growth.axes] == ["weight norm.", "weight norm. + mean-only b.n."]
+    assert legend(growth)[0] == "weight norm., lr 0.0003 (n = 1)" and len(legend(growth)) == 5
+    assert all(axes.lines[1].get_ydata()[0] == 1 for axes in growth.axes)
+
+
+def test_test_errors_of_the_paper_are_marks(tmp_path: Path) -> None:
+    for param in ("wn", "wn+mobn"):
+        make_run(tmp_path, param, scale="paper", test_error=0.08)
+    figure = curves("test_error", load(tmp_path, "paper"))
+    axes = only(figure)
+    stars = [line for line in axes.lines if line.get_marker() == "*"]
+    assert [(*map(float, (*star.get_xdata(), *star.get_ydata())), star.get_color()) for star in stars] == [
+        (200, paper.TABLE2[param] / 100, COLOURS[param]) for param in ("wn", "wn+mobn")
+    ]
+    assert all(star.get_markerfacecolor() == "none" for star in stars)
+    assert axes.get_ylim()[0] < 0.0731 and "the paper's test error" in legend(figure)
+
+
+def test_curves_of_few_points_have_markers(tmp_path: Path) -> None:
+    make_vae(tmp_path, epochs=9)
+    assert {line.get_marker() for line in only(curves("bound_raw", load(tmp_path, "short"))).lines} == {"o"}
+    make_vae(tmp_path / "more", epochs=10)
+    more = only(curves("bound_raw", load(tmp_path / "more", "short"))).lines
+    assert {line.get_marker() for line in more} == {""}
+
+
+def test_figures_of_the_vaes(tmp_path: Path) -> None:
+    make_vaes(tmp_path)
+    results = load(tmp_path, "short")
+    figure = curves("figure2", results)
+    mnist, cifar10, below = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["MNIST", "CIFAR-10", "MNIST: weight norm. − normal"]
+    low, high = mnist.get_ylim()
+    assert -100 < low < -84 < high < -80  # the epochs that are far below are cut off
+    assert cifar10.yaxis_inverted() and "bits per dim" in cifar10.get_ylabel()
+    assert legend(figure) == [
+        "normal (n = 3 each)",
+        "batch norm.",
+        "weight norm. (n = 3 each)",
+        "weight norm. + mean-only b.n.",
+        "weight norm., less normal (n = 3 below)",
+        "diverged",
+        "not finished",
+    ]
+    *thin, mean = [line.get_ydata() for line in below.lines if len(line.get_xdata()) == 120]
+    assert [float(line[-1]) for line in thin] == pytest.approx([2, 2 - 1.1, 2 + 1.1]) and mean[-1] == pytest.approx(2)
+    assert below.get_ylim()[0] < 0 and any(set(line.get_ydata()) == {0} for line in below.lines)
+    assert "below, weight normalization less normal" in caption("figure2", results)
+    raw = curves("bound_raw", results)
+    assert len(only(raw).lines) == 4 and legend(raw)[1] == "weight norm., averaged (n = 3)"
+    alone = load(tmp_path, "short").of("cvae", "cifar10")
+    assert only(curves("figure2", alone)).get_title() == "CIFAR-10" and "below" not in caption("figure2", alone)
+    make_vae(tmp_path, scale="quick")
+    assert only(curves("figure2", load(tmp_path, "quick"))).get_title() == "bundled images in place of MNIST"
+
+
+def test_the_axis_of_a_bound_fits_normal_and_wn(tmp_path: Path) -> None:
+    make_vae(tmp_path, "wn", bound=-84.0)
+    make_vae(tmp_path, "normal", bound=-84.2)
+    results = load(tmp_path, "short")
+    limits = only_first(curves("figure2", results)).get_ylim()
+    assert "fits normal" not in caption("figure2", results)  # all there is
+    make_vae(tmp_path, "bn", bound=-150.0)
+    results = load(tmp_path, "short")
+    figure = curves("figure2", results)
+    axes = only_first(figure)
+    assert axes.get_ylim() == limits and "ends below" in legend(figure)
+    (mark,) = [line for line in axes.lines if line.get_marker() == "v"]
+    assert (mark.get_color(), float(mark.get_ydata()[0])) == (COLOURS["bn"], limits[0])
+    assert "the y axis fits normal and weight normalization" in caption("figure2", results)
+
+
+def only_first(figure: Figure | None) -> Axes:
+    assert figure is not None
+    return figure.axes[0]
+
+
+@pytest.mark.usefixtures("not_rendered")
+def test_figures_of_diverged_and_hardly_begun_vaes(tmp_path: Path) -> None:
+    folder = make_vae(tmp_path, status="diverged", logged=3, bound=-1e6)
+    edit(folder / "metrics.csv", "nan,-inf,nan,inf,nan", "nan,nan,nan,nan,nan")
+    assert set(figures.draw(load(tmp_path, "short"), {})) == {"figure2", "init"}
+    make_vae(tmp_path, "normal", status="running", logged=0)
+    make_vae(tmp_path, "bn", status="running", logged=1)
+    assert set(figures.draw(load(tmp_path, "short"), {})) == {"figure2", "init"}
+    for seed in (2, 3):  # one epoch of both is lost
+        path = make_vae(tmp_path, seed=seed) / "metrics.csv"
+        lines = path.read_text().splitlines()
+        lines[5] = "5,7.5,nan,nan,inf,1,1"
+        path.write_text("\n".join(lines) + "\n")
+    results = load(tmp_path, "short")
+    assert set(figures.draw(results, {})) == {"figure2", "bound_raw", "init"}
+    assert legend(curves("bound_raw", results))[-1] == "gaps: not finite in 2 runs"
+
+
+def test_figures_of_draw(tmp_path: Path) -> None:
+    make_draws(tmp_path)
+    make_draw(tmp_path, "wn", seed=4, epochs=5, kl=4.0)
+    results = load(tmp_path, "short")
+    figure = curves("figure3", results)
+    axes = only(figure)
+    low, high = axes.get_ylim()
+    assert -150 < low < -140.1 and -89.5 < high < -85  # from normal's second epoch on; not bn's −212
+    assert axes.get_title() == "MNIST" and axes.get_ylabel() == "test bound (nats)"
+    assert legend(figure) == [
+        "normal (n = 3)",
+        "batch norm. (n = 2)",
+        "weight norm. (n = 4)",
+        "weight norm. + mean-only b.n.",
+        "diverged",
+        "ends below",
+    ]
+    steps = curves("kl_steps", results)
+    assert "weight norm., epoch 5 and 10 (n = 4)" in legend(steps)
+    means = [
+        line
+        for line in only(steps).lines
+        if list(line.get_ydata()) == pytest.approx([15.75, 12.25, 11.0833, 10.5], abs=1e-3)
+    ]
+    assert [list(line.get_xdata()) for line in means] == [[1, 2, 3, 4]]
+    assert 2 * 18 < only(steps).get_ylim()[1] < 40  # not bn's 810
+
+    make_draw(tmp_path, "wn+mobn", seed=2, bound=-70.0)  # better than what the paper shows
+    best = only(curves("figure3", load(tmp_path, "short")))
+    assert low - 1 < best.get_ylim()[0] <= low and best.get_ylim()[1] > -82
+
+
+def test_figures_of_draw_show_another_start_beside_the_standard_runs(tmp_path: Path) -> None:
+    make_draw(tmp_path, "normal", bound=-80.0)
+    make_draw(tmp_path, "wn", bound=-85.0)
+    alone = caption("figure3", load(tmp_path, "short"))
+    for seed in (1, 2):
+        make_draw(tmp_path, "wn", seed=seed, bound=-60.0, g_start=1.0)
+    results = load(tmp_path, "short")
+    assert "dotted" not in alone and "dotted, runs that start with another g" in caption("figure3", results)
+    for name in ("figure3", "kl_steps"):
+        figure = curves(name, results)
+        labels = legend(figure)
+        assert len(labels) == 3 and "g = 1 at the start" in labels[2] and labels[2].endswith("(n = 2)")
+        dotted = [line for line in only(figure).lines if line.get_linestyle() == ":"]
+        assert len(dotted) >= 2 and max(max(line.get_ydata()) for line in dotted) < only(figure).get_ylim()[1]
+
+
+@pytest.mark.usefixtures("not_rendered")
+def test_figures_of_a_draw_whose_test_has_no_number(tmp_path: Path) -> None:
+    folder = make_draw(tmp_path, "bn")
+    edit(folder / "kl_steps.csv", "10,1,18.0", "10,1,inf")
+    edit(folder / "kl_steps.csv", "10,2,14.0", "10,2,nan")
+    edit(folder / "metrics.csv", "10,60.5,-91.5,-92.0", "10,60.5,-91.5,nan")
+    make_draw(tmp_path, "wn", status="running", logged=0)
+    make_draw(tmp_path, "normal", status="diverged", logged=1)
+    results = load(tmp_path, "short")
+    assert set(figures.draw(results, {})) == {"figure3", "kl_steps"}
+    assert legend(curves("figure3", results))[-1] == "gaps: not finite in 2 runs"
+    assert "n = " not in legend(curves("kl_steps", load(tmp_path, "short").of("draw")))[-1]
+
+
+def test_figures_of_dqn(tmp_path: Path) -> None:
+    make_dqns(tmp_path, ("breakout", "seaquest", "space_invaders"))
+    for seed in (1, 2):
+        make_dqn(tmp_path, "wn", "seaquest", seed=seed, best=90.0, actors=8)
+    make_dqn(tmp_path, "bn", "breakout", seed=2)
+    results = load(tmp_path, "short")
+    figure = curves("figure4", results)
+    assert [axes.get_title() for axes in figure.axes] == ["Space Invaders", "Breakout", "Seaquest"]
+    assert legend(figure) == [
+        "normal (n = 3 each)",
+        "batch norm. (n = 1 Breakout)",
+        "weight norm. (n = 3 each)",
+        "weight norm. + mean-only b.n.",
+        "weight norm., 8 games in lock-step (n = 2 Seaquest)",
+        "diverged",
+        "not finished",
+        "random play",
+    ]
+    for axes, highest in zip(figure.axes, (51, 51, 90), strict=True):
+        low, high = axes.get_ylim()
+        assert low < 10 and highest < high < 1.1 * highest  # not the diverged run's million
+        assert any(list(line.get_ydata()) == [10.0, 10.0] and line.get_linestyle() == "--" for line in axes.lines)
+        assert axes.xaxis.get_major_formatter()(3000) == "3" and axes.get_xlabel() == "agent steps (thousands)"
+        means = [line for line in axes.lines if list(line.get_ydata()) == pytest.approx([70 / 3, 110 / 3, 50, 30])]
+        assert means and list(means[-1].get_xdata()) == [1000, 2000, 3000, 4000]
+    q = curves("mean_q", results)
+    assert "random play" not in legend(q) and only_first(q).get_ylim()[1] < 1.1
+
+
+@pytest.mark.usefixtures("not_rendered")
+def test_figures_of_diverged_and_hardly_begun_dqns(tmp_path: Path) -> None:
+    make_dqn(tmp_path, status="running", logged=0)
+    assert set(figures.draw(load(tmp_path, "short"), {})) == {"init"}
+    make_dqn(tmp_path, "normal", status="diverged", logged=1)
+    assert set(figures.draw(load(tmp_path, "short"), {})) == {"figure4", "init"}  # its mean Q value has no number
+    make_dqn(tmp_path, "normal", "enduro", actors=4, epoch_steps=10**6)  # two settings changed: in no figure
+    folder = make_dqn(tmp_path, "bn", "enduro", actors=4, epochs=3)
+    (folder / "games.csv").unlink()
+    assert set(figures.draw(load(tmp_path, "short"), {})) == {"figure4", "mean_q", "init"}
+
+
+def test_figure_of_the_init(tmp_path: Path) -> None:
+    make_vae(tmp_path)
+    folder = make_run(tmp_path, "bn")
+    edit(folder / "init.csv", "0,conv1,1e-06,0.9999,1.0001", "0,conv1,0.002,0.9,1.05")
+    edit(folder / "init.csv", "0,conv2,1e-06,0.9999,1.0001", "0,conv2,0.0,1.0,1.0")
+    drawn = []
+    figure = figures.init(load(tmp_path, "short"))
+    for axes, limit in zip(figure.axes, (INIT_MEAN, INIT_VARIANCE), strict=True):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["cifar", "cvae mnist"]
+        *dots, rule = axes.lines
+        assert list(rule.get_ydata()) == [limit, limit] and rule.get_linestyle() == "--"
+        assert [round(float(np.mean(line.get_xdata())), 6) for line in dots] == [0, 1]  # a run at its experiment
+        drawn.append([list(line.get_ydata()) for line in dots])
+    means, variances = drawn
+    assert means[0][:3] == [0.002, 1e-9, 1e-6] and variances[0][:3] == pytest.approx([0.1, 1e-9, 1e-4])
+    assert variances[1] == pytest.approx([1e-4] * 10)
+
+
+def test_the_noise_that_is_judged_is_hollow(tmp_path: Path) -> None:
+    for param in ("bn", "wn+mobn"):
+        make_run(tmp_path, param)
+    figure = figures.noise_kurtosis(load(tmp_path, "short"))
+    assert legend(figure)[-1] == "judged: bn's 1/σ, mean-only's μ"
+    hollow = [line for line in only_first(figure).lines if line.get_markerfacecolor() == "white"]
+    assert [round(float(line.get_ydata()[0]), 6) for line in hollow] == [1.5, -0.1]
+    assert [axes.get_title() for axes in figure.axes] == ["after epoch 1", "after epoch 8"]
+
+
+def test_figure_of_variants_shows_the_intervals_that_decide() -> None:
+    assert figures.variants({}) is None and figures.variants({"C15": Finding("not run", "")}) is None
+    found = {
+        "C15": [
+            Estimate("c = 1", 0.01, -0.02, 0.04, 5, margin=(-0.05, 0.05)),
+            Estimate("c = 3", math.nan, n=1),
+            Estimate("c = 5", 0.03, n=1, margin=(-0.05, 0.05)),
+            Estimate("c = 5 diverged", 0.5, 0.1, 0.9, 2),
+        ],
+        "C16b": [Estimate("", -0.01, -0.03, 0.01, 3, margin=(0.0,))],
+    }
+    figure = figures.variants({claim: Finding("inconclusive", "", estimates=tuple(of)) for claim, of in found.items()})
+    assert figure is not None
+    errors, bounded = figure.axes
+    labels = [label.get_text() for label in errors.get_yticklabels()]
+    assert labels == ["c = 1 (n = 5)", "c = 3 (n = 1, not finite)", "c = 5 (n = 1)"]
+    assert [label.get_text() for label in bounded.get_yticklabels()] == ["(n = 3)"]
+    points = [line.get_xydata()[0].tolist() for line in errors.lines if line.get_marker() == "o"]
+    assert points[0] == [0.01, 0] and points[2] == [0.03, 2] and math.isnan(points[1][0])
+    bars, *margins = [of.get_segments() for of in errors.collections if len(of.get_segments())]
+    assert np.ravel(bars[0]).tolist() == pytest.approx([-0.02, 0, 0.04, 0])
+    assert {float(segment[0][0]) for of in margins for segment in of} == {-0.05, 0.05}
+    assert errors.xaxis.get_major_formatter()(-0.05) == "−5 %"
+
+
+def test_step_times_by_device_and_version(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    make_bench(tmp_path, bn=1.1, name="a", device="GPU")
+    make_bench(tmp_path, bn=1.2, name="b", device="GPU")
+    make_bench(tmp_path, bn=1.3, name="c", device="GPU" * 99, torch="2.14.0")
+    figure = figures.step_time(load(tmp_path, "short"))
+    assert figure is not None
+    titles = [axes.get_title(loc="right") for axes in figure.axes]
+    assert titles[0] == "cifar (2 sessions of 20 rounds), GPU, torch 2.13.0, fp32"
+    assert len(titles) == 6 and max(map(len, titles)) == 90
+    sessions = [line for line in figure.axes[0].lines if line.get_color() == COLOURS["bn"] and line.get_marker() == "^"]
+    assert [float(line.get_xdata()[0]) for line in sessions] == pytest.approx([0.1, 0.2])
+    assert "the paper's bn, cifar" in legend(figure)
+    ticks = figure.axes[-1].xaxis.get_major_formatter()
+    assert [ticks(value) for value in (-0.1, 0, 0.1)] == ["−10 %", "0 %", "+10 %"]
+
+
+def published(ours: Results, theirs: Results) -> Results:
+    return dataclasses.replace(ours, published=theirs)
+
+
+def test_published_runs_are_drawn_beside_yours(tmp_path: Path) -> None:
+    for results in (tmp_path / "mine", tmp_path / "published"):
+        make_vae(results, "wn", bound=-84.0)
+    make_vae(tmp_path / "published", "wn", seed=2, bound=-85.0)
+    make_vae(tmp_path / "published", "bn", status="running", logged=3)
+    mine, theirs = load(tmp_path / "mine", "short"), load(tmp_path / "published", "short")
+    figure = curves("figure2", published(mine, theirs))
+    assert legend(figure) == ["weight norm. (n = 1)", figures.PUBLISHED]
+    (line,) = [line for line in only(figure).lines if line.get_linestyle() == "-."]
+    assert line.get_color() == COLOURS["wn"] and line.get_ydata()[-1] == pytest.approx(-84.5)
+    assert figures.PUBLISHED in caption("figure2", published(mine, theirs))
+    assert figures.PUBLISHED not in caption("figure2", mine) and figures.PUBLISHED not in legend(
+        curves("figure2", mine)
+    )
+    make_draw(tmp_path / "published")
+    theirs = load(tmp_path / "published", "short")
+    assert curves("figure3", published(mine, theirs)) is None  # of what you have no run of
+
+
+def test_captions_name_nothing_that_is_not_drawn(tmp_path: Path) -> None:
+    make_run(tmp_path, epochs=3, status="running", logged=2)
+    make_run(tmp_path, status="running", logged=2)
+    results = load(tmp_path, "short")
+    text = caption("figure1", results)
+    assert text.startswith("Training error by epoch") and "Thin, every seed" in text and "mean" not in text
+    make_run(tmp_path, seed=2)
+    one = caption("figure1", load(tmp_path, "short"))
+    assert "thick, the mean of the finished ones (n)" in one and "standard error" not in one
+    make_run(tmp_path, seed=3)
+    assert "(n) and its standard error" in caption("figure1", load(tmp_path, "short"))
+    for name in figures.CAPTIONS:
+        assert caption(name, results).endswith(".")
+
+
+@pytest.mark.usefixtures("not_rendered")
+def test_many_runs_make_no_long_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "MOST_SHOWN", 3)
+    for seed in range(1, 6):
+        make_draw(tmp_path, seed=seed)
+    for i in range(30):
+        make_draw(tmp_path, g_start=0.5 + i / 100)
+        make_run(tmp_path, lr=0.001 + i / 10_000, epochs=8)
+    results = load(tmp_path, "short")
+    figure = curves("figure3", results)
+    assert legend(figure)[0] == "weight norm. (n = 5)" and legend(figure)[-1] == "and 11 more"
+    assert len([line for line in only(figure).lines if line.get_linestyle() == "-"]) == 3 + 1
+    assert "of each parameterization the first 3 runs are shown" in caption("figure3", results)
+    rates = figures.learning_rates(results)
+    assert rates is not None and len(rates.axes[0].get_xticks()) <= 9
+    assert legend(curves("norm_growth", results))[-1] == "and 10 more"
+    assert "the first 3 runs" in caption("init", results) and "the first" not in caption("figure1", results)

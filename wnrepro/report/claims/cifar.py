@@ -1,0 +1,515 @@
+"""C4 to C8, C13 to C15 and C16b to C19: the classifier of CIFAR-10, and the time of its training step."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from wnrepro import paper
+from wnrepro.report.claims.claim import (
+    DIVERGED,
+    PLAIN,
+    POINTS,
+    RATIO,
+    RELATIVE,
+    SHARE,
+    Claim,
+    Evidence,
+    Test,
+    Unit,
+    Values,
+    World,
+    any_of,
+    at_look,
+    claim,
+    count,
+    listed,
+    percent,
+    shared,
+)
+from wnrepro.report.stats import Estimate, equivalent, less_often, one_more, share, smaller
+from wnrepro.results import Results, Run, sessions
+
+LEVEL_MARGIN = 1.0  # C4b: points; table 2 spans 1.15
+ALIKE = 0.5  # C4a, C18b: points; the paper's own gaps are 0.4 and 0.7
+FASTER = math.log(0.95)  # C5, C18a, C19: the smallest ratio of training errors that matters
+DIVERGES = 1 / 3  # C6: a rate at which more runs than these diverge leads to divergence
+TRAINED_ERROR = 0.5  # C6: of ten classes; a run that ends above it has not trained
+NOTICEABLE = 1.03  # C7: a step this much slower is noticeable
+CHEAPER = math.log(0.99)  # C17
+GAUSSIAN_KURTOSIS = 0.5  # C8: still near a Gaussian's 0 (a logistic law has 1.2, a Laplace law 3)
+NOISE_MINIBATCHES = 100  # C8: one feature's kurtosis then has a standard error of √(24/100) = 0.5
+WORKS = 0.05  # C13: training error above the best of both
+RATES = 3  # C13: learning rates that both have tried
+DECIDING = 5  # C6, C13: runs at a rate
+G_MARGIN = 0.05  # C15, C16b: of the test error
+EARLY = 0.1  # C18a: of the epochs
+CURVES, NO_NUMBER = "curves of training error by epoch", "no number given"
+TABLE2 = ", ".join(f"{param} {error:.2f} %" for param, error in paper.TABLE2.items())
+
+
+def of(runs: Iterable[Run], param: str) -> list[Run]:
+    """Those of a parameterization, by seed."""
+    return sorted((run for run in runs if run.param == param), key=lambda run: run.seed)
+
+
+def log_ratio(column: str, part: float = 1.0) -> Callable[[Run, Run], float]:
+    """log of the ratio of two runs' means of a column, over this first part of the epochs that both have."""
+
+    def number(ours: Run, theirs: Run) -> float:
+        rows = max(1, math.ceil(part * shared(ours, theirs)))
+        means = [float(run.metrics[column].to_numpy(float)[:rows].mean()) for run in (ours, theirs)]
+        return math.log(means[0] / means[1]) if min(means) > 0 else math.nan
+
+    return number
+
+
+def relative_error(ours: Run, theirs: Run) -> float:
+    """The difference of the final test errors over theirs."""
+    return ours.final("test_error") / (theirs.final("test_error") or math.nan) - 1
+
+
+# ------------------------------------------------------------------------------- table 2
+
+
+def test_errors(results: Results) -> Evidence:
+    """The final test errors of every parameterization at figure 1's rates, per cent."""
+    evidence, runs = Evidence(), results.of("cifar").figure1
+    for param in paper.TABLE2:
+        ours = of(runs, param)
+        ended = [run for run in ours if run.over] or [run for run in ours if run.epoch]
+        evidence.use(*ended)
+        if diverged := sum(run.diverged for run in ended):
+            evidence.lost.append(share(f"{param} diverged", diverged, len(ended), DIVERGED, -1))
+        counted = at_look([run for run in ended if not run.diverged])
+        evidence.values[param] = [evidence.finite(100 * run.final("test_error"), run) for run in counted]
+    return evidence if evidence.used else Evidence()
+
+
+def order_of(values: Values) -> list[Estimate]:
+    steps = [("wn+mobn", "bn"), ("bn", "wn"), ("bn", "normal")]
+    alike = equivalent("wn − normal", values["wn"], ALIKE, values["normal"])
+    return [smaller(f"{a} − {b}", values[a], values[b], len(steps)) for a, b in steps] + [alike]
+
+
+def level_of(values: Values) -> list[Estimate]:
+    table = paper.TABLE2.items()
+    return [one_more(param, values[param], published, LEVEL_MARGIN, len(table)) for param, published in table]
+
+
+def errors(null: Callable[[float], float]) -> World:
+    """Test errors by seed: table 2's, or what `null` makes of them."""
+    return lambda rng, n, true: {
+        param: rng.normal(error if true else null(error), 0.2, n) for param, error in paper.TABLE2.items()
+    }
+
+
+ERRORS = {"none": "no run at figure 1's rates", "assumed": "table 2's errors, standard deviation over seeds 0.2 points"}
+
+
+@claim(
+    *("C4a", "table 2", TABLE2, "test_error"),
+    **ERRORS,
+    judge=order_of,
+    unit=POINTS,
+    world=errors(lambda _: 8.06),
+    null="all four 8.06 %",
+)
+def order(results: Results) -> Evidence:
+    """Order of table 2's test errors: wn+mobn best, then bn, then wn and normal alike
+
+    Final test errors at figure 1's learning rates. Simultaneous 95 % intervals (Welch, Bonferroni) of wn+mobn − bn,
+    bn − wn and bn − normal wholly below 0, and the 90 % interval of wn − normal (TOST) within ±{ALIKE:g} points:
+    reproduced if all hold; not reproduced if one lies wholly beyond. {LOST}
+    """
+    return test_errors(results)
+
+
+@claim(
+    *("C4b", "table 2", TABLE2, "test_error"),
+    **ERRORS,
+    judge=level_of,
+    unit=Unit(2, " %", sign=False),
+    world=errors(lambda error: error + LEVEL_MARGIN),
+    null="all four 1 point higher",
+)
+def level(results: Results) -> Evidence:
+    """Level of table 2's test errors
+
+    Final test errors at figure 1's learning rates. Reproduced if, for all four, the paper's single number may be one
+    more run of ours (inside the simultaneous 95 % prediction interval of one run) and our mean lies within
+    ±{LEVEL_MARGIN:g} point of it (TOST). Not reproduced if a number lies outside that interval. {LOST}
+    """
+    return test_errors(results)
+
+
+# ------------------------------------------------------------------------------- figure 1
+
+
+def faster(id: str, ours: str) -> Claim:
+    @claim(id, "figure 1; §5.1", CURVES, "figure1", Test(-1, FASTER, math.log(0.85), 0, 0.03), ours=ours)
+    def collect(results: Results) -> Evidence:
+        """{ours} trains faster than normal
+
+        Ratio of the training errors' means over the epochs, {ours} over normal, each at its best of the learning rates
+        that both have run. {LOST}
+        """
+        evidence, best = Evidence(), {}
+        runs = [run for run in results.of("cifar").standard if run.over or run.epoch]
+        runs = [run for run in runs if run.over] or runs
+        rates = sorted({run.lr for run in of(runs, ours)} & {run.lr for run in of(runs, "normal")})
+        for param in (ours, "normal") if rates else ():
+            by_rate = {rate: [run for run in of(runs, param) if run.lr == rate] for rate in rates}
+            whole = {rate: some for rate, some in by_rate.items() if 2 * sum(run.diverged for run in some) < len(some)}
+            if not whole:
+                evidence.said.append(f"{param} diverges at {listed(f'{rate:g}' for rate in rates)}, the rates of both")
+                return evidence
+            finals = {rate: [mean_error(run) for run in some if not run.diverged] for rate, some in whole.items()}
+            best[param] = whole[min(finals, key=lambda rate: np.mean(finals[rate]))]
+        if best:
+            evidence.compare("", best[ours], best["normal"], log_ratio("train_error"))
+            evidence.said.append(f"lr {best[ours][0].lr:g} against {best['normal'][0].lr:g}")
+        return evidence
+
+    return collect
+
+
+def mean_error(run: Run) -> float:
+    return float(run.metrics["train_error"].to_numpy(float).mean())
+
+
+wn_is_faster, bn_is_faster = faster("C5a", "wn"), faster("C5b", "bn")
+
+
+@claim(
+    *("C18a", "§5.1; figure 1", "faster progress per epoch in the beginning", "figure1"),
+    Test(-1, FASTER, math.log(0.8), 0, 0.05),
+)
+def bn_is_ahead_early(results: Results) -> Evidence:
+    """bn is ahead of wn early in training
+
+    Ratio of the training errors' means over the first {EARLY:.0%} of the epochs, bn over wn, at figure 1's rates.
+    {LOST}
+    """
+    runs = results.of("cifar").figure1
+    return Evidence().compare("", of(runs, "bn"), of(runs, "wn"), log_ratio("train_error", EARLY))
+
+
+THREE = (("bn", "wn"), ("wn+mobn", "wn"), ("wn+mobn", "bn"))
+
+
+@claim(
+    *("C18b", "§5.1; figure 1", CURVES, "figure1"),
+    *(Test(0, ALIKE, 0, ALIKE, 0.1, f"{a} − {b}", POINTS) for a, b in THREE),
+    none="no seed with two of them",
+)
+def alike_at_the_end(results: Results) -> Evidence:
+    """wn, bn and wn+mobn end at a similar training error
+
+    Differences in final training error, in points, at figure 1's rates. {LOST}
+    """
+    evidence, runs = Evidence(), results.of("cifar").figure1
+    for a, b in THREE:
+        points = lambda x, y: 100 * (x.final("train_error") - y.final("train_error"))  # noqa: E731
+        evidence.compare(f"{a} − {b}", of(runs, a), of(runs, b), points)
+    return evidence
+
+
+# ------------------------------------------------------------------------------- learning rates
+
+
+def failed(run: Run, limit: float) -> bool:
+    return run.diverged or not run.final("train_error") <= limit
+
+
+@claim(
+    *("C6", "figure 1, caption", f"{paper.DIVERGING_LR:g} leads to divergence", "learning_rates"),
+    judge=lambda values: [share("", values[""][0], values[""][1], DIVERGES)],
+    unit=SHARE,
+    none=f"no ended run of normal at {paper.DIVERGING_LR:g}",
+    seeds=DECIDING,
+    world=lambda rng, n, true: {"": (int(rng.binomial(n, 0.95 if true else 0.05)), n)},
+    assumed="95 % of the runs diverge",
+    null="5 % do",
+)
+def diverging(results: Results) -> Evidence:
+    """normal diverges at learning rate {paper.DIVERGING_LR:g}
+
+    Share of normal's runs there that diverge, or end above a training error of {TRAINED_ERROR:.0%}, with its exact 95 %
+    interval, ≥ {DECIDING} runs: reproduced if wholly above {DIVERGES:.0%}, not reproduced if wholly below, else
+    inconclusive.
+    """
+    evidence = Evidence()
+    runs = [run for run in of(results.of("cifar").standard, "normal") if run.lr == paper.DIVERGING_LR]
+    if ended := at_look([run for run in runs if run.over]):
+        evidence.use(*ended)
+        evidence.values[""] = sum(failed(run, TRAINED_ERROR) for run in ended), len(ended)
+        finals = [run.final("train_error") for run in ended if run.done]
+        evidence.said += [f"mean training error of the others {percent(float(np.mean(finals)))}"] if finals else []
+    return evidence
+
+
+def wider(rng: np.random.Generator, n: int, true: bool) -> Values:
+    wn, normal = (0.02, 0.02, 0.02, 0.5), (0.02, 0.02, 0.95, 0.95)  # shares that fail, by rate
+    of_both = zip(paper.LEARNING_RATES, wn, normal if true else wn, strict=True)
+    return {f"lr {rate:g}": tuple((int(rng.binomial(n, p)), n) for p in both) for rate, *both in of_both}
+
+
+@claim(
+    *("C13", "§6.2", NO_NUMBER, "learning_rates"),
+    judge=lambda values: [less_often(name, *counts) for name, counts in values.items()],
+    combine=any_of,
+    unit=Unit(0, " %", 100),
+    none=f"fewer than {RATES} learning rates at which both have ended",
+    seeds=DECIDING,
+    world=wider,
+    assumed="four rates; normal fails at two of them in 95 % of its runs, wn in 2 and 50 %",
+    null="both fail alike",
+)
+def wider_range(results: Results) -> Evidence:
+    """wn works over a wider range of learning rates than normal
+
+    A run fails if it diverges or ends more than {WORKS:.0%} above the best training error of both. At every learning
+    rate that both have run (≥ {RATES} rates, ≥ {DECIDING} runs of each): the share that fails, wn − normal, by Fisher's
+    exact test, Bonferroni over the rates. Reproduced if wn fails less often at one of them and more often at none; not
+    reproduced if it fails more often at one and less often at none; else, a tie too, inconclusive.
+    """
+    evidence, grid = Evidence(), {}  # type: ignore[var-annotated]
+    for param in ("wn", "normal"):
+        for run in (run for run in of(results.of("cifar").standard, param) if run.over):
+            grid.setdefault(run.lr, {}).setdefault(param, []).append(run)
+    both = {rate: by_param for rate, by_param in sorted(grid.items()) if len(by_param) == 2}
+    if len(both) < RATES:
+        return evidence
+    ended = [[run.final("train_error") for run in runs if run.done] for some in both.values() for runs in some.values()]
+    limit = min((float(np.mean(finals)) for finals in ended if finals), default=1.0) + WORKS
+    for rate, by_param in both.items():
+        looked = [at_look(by_param[param]) for param in ("wn", "normal")]
+        counts = tuple((sum(failed(run, limit) for run in runs), len(runs)) for runs in looked)
+        evidence.use(*looked[0], *looked[1])
+        evidence.values[f"lr {rate:g}"] = counts
+        words = " and ".join(f"{k} of {n}" for k, n in counts)
+        evidence.said.append(f"lr {rate:g}: {words} fail (wn, normal)")
+    return evidence
+
+
+# ------------------------------------------------------------------------------- step time
+
+
+def step(id: str, ours: str, theirs: str, where: str, printed: str, said: str, test: Test) -> Claim:
+    @claim(
+        id,
+        where,
+        printed,
+        "step_time",
+        test,
+        none="no step times of cifar in bench/",
+        **{"a": ours, "b": theirs, "said": said},
+    )
+    def collect(results: Results) -> Evidence:
+        """{said}
+
+        Ratio of the step times, {a} over {b}, a number a session (one `wnrepro bench` at the paper's settings: the
+        median of its paired rounds) in place of a seed. Judged on one device and torch version of your own results, a
+        GPU before a CPU, the one with the most sessions; the others are named.
+        """
+        evidence, names = Evidence(), [f"{param} / normal" for param in (ours, theirs) if param != "normal"]
+        found: dict[tuple[str, str], list[float]] = {}
+        for key, several in sessions(results, "cifar").items():
+            for one in (one for one in several if all(name in one for name in names)):
+                logs = [math.log(one[name]["median"]) for name in names]
+                found.setdefault(key, []).append(logs[0] - sum(logs[1:]))
+        if found:
+            best = max(found, key=lambda key: ("thread" not in key[0], len(found[key]), key))
+            evidence.values[""] = at_look(found.pop(best))
+            evidence.basis = count(len(evidence.values[""]), "session")
+            evidence.devices = (" with torch ".join(best),)
+            for key, logs in list(found.items())[:10]:
+                evidence.said.append(f"{' with torch '.join(key)}: {RATIO.number(float(np.mean(logs)))}")
+        return evidence
+
+    return collect
+
+
+SLOW = math.log(NOTICEABLE)
+bn_is_slower = step(
+    "C7a", "bn", "normal", "§5.1", "+16 %", "bn makes a step slower", Test(1, SLOW, math.log(1.16), 0, 0.015)
+)
+wn_is_not_slower = step(
+    *("C7b", "wn", "normal", "§5.1", "not noticeable", "wn does not make a step noticeably slower"),
+    Test(-1, SLOW, 0, SLOW, 0.015),
+)
+mobn_is_cheaper = step(
+    *("C17", "wn+mobn", "bn", "§4", "less overhead; no number given", "Mean-only bn costs less a step than bn"),
+    Test(-1, CHEAPER, math.log(1.03 / 1.16), 0, 0.015),
+)
+
+
+# ------------------------------------------------------------------------------- noise
+
+
+def over_layers(run: Run, column: str) -> float:
+    """The median over layers, mean over the epochs measured."""
+    return float(run.noise.groupby("epoch")[column].median().mean())
+
+
+def log_size(run: Run) -> float:
+    size = over_layers(run, "noise_size")
+    return math.log(size) if size > 0 else math.nan
+
+
+def measured(results: Results) -> list[Run]:
+    """The runs at figure 1's rates that measured the minibatch statistics themselves, on enough minibatches."""
+    runs = [run for run in results.of("cifar").figure1 if len(run.noise) and run.noise["kurtosis_mean"].notna().any()]
+    return [run for run in runs if run.noise["minibatches"].min() >= NOISE_MINIBATCHES]
+
+
+NOISE = (
+    f"At figure 1's rates, ≥ {NOISE_MINIBATCHES} minibatches; median over features and layers, mean over the epochs "
+    "measured."
+)
+UNMEASURED = {"none": "the minibatch statistics were not measured, or on too few minibatches"}
+
+
+@claim(
+    *("C8a", "§4; §5.1", NO_NUMBER, "noise_kurtosis"),
+    Test(0, GAUSSIAN_KURTOSIS, 0, GAUSSIAN_KURTOSIS, 0.1, unit=PLAIN),
+    **UNMEASURED,
+)
+def gaussian_noise(results: Results) -> Evidence:
+    """The noise that mean-only bn adds is close to Gaussian
+
+    Excess kurtosis over minibatches of a pre-activation's minibatch mean, under wn+mobn, bias-corrected. {NOISE}
+    """
+    evidence = Evidence()
+    if runs := at_look([run for run in of(measured(results), "wn+mobn") if not run.diverged]):
+        evidence.use(*runs)
+        evidence.values[""] = [evidence.finite(over_layers(run, "kurtosis_mean"), run) for run in runs]
+    return evidence
+
+
+@claim("C8b", "§4; §5.1", NO_NUMBER, "noise_kurtosis", Test(1, GAUSSIAN_KURTOSIS, 2, 0, 0.4, unit=PLAIN), **UNMEASURED)
+def kurtotic_noise(results: Results) -> Evidence:
+    """bn's noise has a much higher kurtosis than that of mean-only bn
+
+    Excess kurtosis over minibatches of bn's 1/σ_B less that of wn+mobn's μ_B, bias-corrected. {NOISE}
+    """
+    runs = measured(results)
+    kurtosis = lambda bn, mobn: over_layers(bn, "kurtosis_inverse_std") - over_layers(mobn, "kurtosis_mean")  # noqa: E731
+    return Evidence().compare("", of(runs, "bn"), of(runs, "wn+mobn"), kurtosis)
+
+
+@claim("C8c", "§4", NO_NUMBER, "noise_kurtosis", Test(-1, FASTER, math.log(0.7), 0, 0.1), **UNMEASURED)
+def less_noise(results: Results) -> Evidence:
+    """Mean-only bn adds less noise than bn
+
+    Ratio of the noise's root mean square in the normalized pre-activations, wn+mobn over bn. {NOISE}
+    """
+    runs = measured(results)
+    sizes = lambda mobn, bn: log_size(mobn) - log_size(bn)  # noqa: E731
+    return Evidence().compare("", of(runs, "wn+mobn"), of(runs, "bn"), sizes)
+
+
+# ------------------------------------------------------------------------------- g and ‖v‖
+
+
+def log_norms(run: Run) -> np.ndarray:
+    """By epoch, from 0: the mean over layers of the log of ‖v‖ over its start."""
+    norms = run.layers.pivot(index="epoch", columns="layer", values="v_norm_mean").to_numpy(float)
+    return np.asarray(np.log(norms / norms[0]).mean(axis=1))
+
+
+def slowing(run: Run) -> float:
+    """log of what ‖v‖ grows in the later half of the epochs at a constant rate, over what it grows in the earlier."""
+    norms = np.exp(log_norms(run))
+    half = min(len(norms) - 1, run.decay_from) // 2
+    early, late = norms[half] - norms[0], norms[2 * half] - norms[half]
+    return math.log(late / early) if min(early, late) > 0 else math.nan
+
+
+GROWTH = (
+    Test(1, 0, 0.3, 0, 0.05, "growth"),
+    Test(-1, 0, -0.7, 0, 0.2, "later over earlier growth"),
+    Test(1, 0, 0.3, 0, 0.05, "growth at the largest rate over that at the smallest"),
+)
+
+
+@claim("C14", "§6.2", NO_NUMBER, "norm_growth", *GROWTH, none="no ‖v‖ logged")
+def growing(results: Results) -> Evidence:
+    """‖v‖ grows during training, more at a larger learning rate, and its growth slows down
+
+    Of wn without a bound, mean over layers of log ‖v‖: at the end over the start, at figure 1's rate; its growth in the
+    later half of the epochs at a constant rate over that in the earlier half (linear growth, under which ‖Δv‖/‖v‖ falls
+    too, is no slowing); and the growth at the largest learning rate over that at the smallest.
+    """
+    evidence, part = Evidence(), results.of("cifar")
+    runs = [run for run in of(part.standard, "wn") if not run.diverged and run.layers["epoch"].nunique() > 1]
+    runs = [run for run in runs if run.done] or runs
+    growth, slower, by_rate = (test.name for test in GROWTH)
+    if main := at_look([run for run in runs if run in part.figure1]):
+        evidence.use(*main)
+        evidence.values[growth] = [evidence.finite(float(log_norms(run)[-1]), run) for run in main]
+        evidence.values[slower] = [evidence.finite(slowing(run), run) for run in main if run.epoch > 1]
+    rates = sorted({run.lr for run in runs})
+    if len(rates) > 1:
+        low, high = ({run.seed: run for run in runs if run.lr == rate} for rate in (rates[0], rates[-1]))
+        pairs = [(high[seed], low[seed]) for seed in at_look(sorted(low.keys() & high.keys()))]
+        evidence.use(*(run for pair in pairs for run in pair))
+        evidence.values[by_rate] = [float(log_norms(a)[-1] - log_norms(b)[-1]) for a, b in pairs]
+        evidence.said.append(f"lr {rates[-1]:g} and {rates[0]:g}")
+    return evidence
+
+
+@claim(
+    *("C15", "§6.1", NO_NUMBER, "variants"),
+    *(Test(0, G_MARGIN, 0, G_MARGIN, 0.04, f"c = {c}", RELATIVE) for c in (1, 3, 5)),
+    none="no pair of exp(c·s) and direct g",
+)
+def exponential_g(results: Results) -> Evidence:
+    """g = exp(c·s), c from 1 to 5, is neither better nor worse at test than direct g
+
+    Relative difference in final test error of wn to direct g, at figure 1's rate. {LOST}
+    """
+    evidence, runs = Evidence(), of(results.of("cifar").at_rate("g_exp"), "wn")
+    direct = [run for run in runs if run.settings.get("g_exp") is None]
+    for c in (1, 3, 5):
+        ours = [run for run in runs if run.settings.get("g_exp") == c]
+        evidence.compare(f"c = {c}", ours, direct, relative_error, f"c = {c}")
+    return evidence
+
+
+def compare_bounded(results: Results, number: Callable[[Run, Run], float], *averaged: str) -> Evidence:
+    """wn with ‖v‖ ≤ a beside wn without; `averaged`: the setting that both have besides."""
+    runs = of(results.of("cifar").at_rate("v_norm_max", *averaged), "wn")
+    runs = [run for run in runs if all(run.settings.get(name) for name in averaged)]
+    ours = [run for run in runs if run.settings.get("v_norm_max") == paper.V_NORM_MAX]
+    free = [run for run in runs if run.settings.get("v_norm_max") is None]
+    return Evidence().compare("", ours, free, number, f"wn with ‖v‖ ≤ {paper.V_NORM_MAX:g}")
+
+
+@claim(
+    *("C16b", "§6.2", "no improvement; no number given", "variants"),
+    Test(1, -G_MARGIN, 0, -G_MARGIN, 0.04, unit=RELATIVE),
+    none="no pair with and without the bound, both averaged",
+)
+def bounded_error(results: Results) -> Evidence:
+    """Bounding ‖v‖ ≤ {paper.V_NORM_MAX:g} with Polyak averaging does not improve classification
+
+    Relative difference in final test error, wn with the bound to wn without, both averaged, at figure 1's rate. The
+    claim leaves out reinforcement learning, of which the paper says the same. {LOST}
+    """
+    return compare_bounded(results, relative_error, "polyak_epochs")
+
+
+@claim(
+    *("C19", "§6.2", "no noticeable improvement of convergence speed", "variants"),
+    Test(1, FASTER, 0, FASTER, 0.03),
+    none="no pair with and without the bound",
+)
+def bounded_speed(results: Results) -> Evidence:
+    """Bounding ‖v‖ does not speed up convergence
+
+    Ratio of the training errors' means over the epochs, wn with ‖v‖ ≤ {paper.V_NORM_MAX:g} over wn without, at figure
+    1's rate. {LOST}
+    """
+    return compare_bounded(results, log_ratio("train_error"))

@@ -1,0 +1,132 @@
+"""C11 and C12: DQN on four games."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from wnrepro import paper
+from wnrepro.report.claims.claim import Evidence, Unit, Values, claim, count, listed, score, shared
+from wnrepro.report.stats import Estimate, above, stratified
+from wnrepro.results import Results, Run, random_scores
+
+RATES = (0.0001, 0.0003, 0.001, 0.003)  # C12: those searched (§5.4)
+SWEPT = ", ".join(f"{rate:g}" for rate in RATES)
+BN_FAILS = 0.5  # C12: of normal's gain
+LEARNT = 2.0  # C12: normal's last test lies this many standard errors above random play
+GAMES = [f"{paper.game_name(game)} {scores['wn']} / {scores['normal']}" for game, scores in paper.TABLE3.items()]
+RATIO = f"{paper.TABLE3_LOG_RATIO:+.2f} (×{math.exp(paper.TABLE3_LOG_RATIO):.2f})"
+PRINTED = f"maximum test score, wn / normal: {'; '.join(GAMES)}. One run each; their mean log ratio: {RATIO}"
+
+
+def max_score(run: Run, epochs: int) -> float:
+    """The largest mean test score of the first epochs; nan where one is not finite, or there is none."""
+    scores = run.metrics["test_score"].to_numpy(float)[:epochs]
+    return float(scores.max()) if len(scores) and np.isfinite(scores).all() else math.nan
+
+
+def log_score(wn: Run, normal: Run) -> float:
+    """log of the ratio of the maximum test scores over the epochs that both have."""
+    scores = [max_score(run, shared(wn, normal)) for run in (wn, normal)]
+    return math.log(scores[0] / scores[1]) if min(scores) > 0 else math.nan
+
+
+def of(runs: Iterable[Run], param: str) -> list[Run]:
+    return [run for run in runs if run.param == param]
+
+
+def over_games(values: Values) -> list[Estimate]:
+    return [stratified("mean log ratio over the games", list(values.values()))]
+
+
+def games_world(rng: np.random.Generator, n: int, true: bool) -> Values:
+    logs = {game: math.log(scores["wn"] / scores["normal"]) for game, scores in paper.TABLE3.items()}
+    return {game: rng.normal(log if true else 0, 0.25, n) for game, log in logs.items()}
+
+
+@claim(
+    *("C11", "table 3; figure 4; §5.4", PRINTED, "figure4"),
+    judge=over_games,
+    unit=Unit(2),
+    none="no game and seed with wn and normal",
+    world=games_world,
+    assumed="table 3's ratios, standard deviation over seeds of their logarithms 0.25",
+    null="ratios of 1",
+)
+def improved(results: Results) -> Evidence:
+    """DQN: wn improves on normal on average over the four games
+
+    log ratio of the largest mean test scores over the epochs, wn over normal, paired by seed, at table 3's learning
+    rates; its mean over the four games with a 95 % t-interval (seeds within games, Satterthwaite): reproduced if wholly
+    above 0, not reproduced if wholly below, else inconclusive; so without all four games, or where a score is not above
+    0. {LOST}
+    """
+    evidence = Evidence()
+    for game in paper.TABLE3:
+        runs = results.of("dqn", game).at_rate()
+        ours, theirs = of(runs, "wn"), of(runs, "normal")
+        evidence.compare(game, ours, theirs, log_score, f"{paper.game_name(game)}: wn")
+        if used := [run for run in (*ours, *theirs) if run.name in evidence.used and not run.diverged]:
+            epochs = shared(*used)
+            means = [
+                np.mean([max_score(run, epochs) for run in of(used, param)] or [math.nan]) for param in ("wn", "normal")
+            ]
+            words = " / ".join(score(float(mean)) for mean in means)
+            evidence.said.append(f"{paper.game_name(game)} {words} ({count(epochs, 'epoch')})")
+    if missing := [game for game in paper.TABLE3 if not evidence.values.get(game)]:
+        evidence.said.append(f"no pair of {listed(map(paper.game_name, missing))}")
+        evidence.values |= {game: [] for game in missing} if evidence.values else {}
+    return evidence
+
+
+def gained(run: Run, chance: float) -> float:
+    """The maximum test score less random play's mean; nothing where the run diverged."""
+    return 0.0 if run.diverged else max_score(run, run.epoch) - chance
+
+
+def learnt(normal: Run) -> bool:
+    return normal.done and above(normal.scores(normal.epoch), normal.scores(0)) > LEARNT
+
+
+@claim(
+    *("C12", "§5.4", "not able to get bn to work without an impractically large minibatch", "figure4"),
+    judge=lambda values: [stratified("share of normal's gain", list(values.values()), BN_FAILS, -1)],
+    unit=Unit(0, " %", 100, sign=False),
+    none="no game in which normal has learnt and bn's learning rates were swept",
+    world=lambda rng, n, true: {str(game): rng.normal(0.05 if true else 0.9, 0.2, n) for game in (1, 2)},
+    assumed="two games; bn gains 5 % of normal's gain, standard deviation over seeds 20 %",
+    null="bn gains 90 %",
+)
+def bn_at_64(results: Results) -> Evidence:
+    """DQN: bn does not work with minibatches of {paper.DQN_MINIBATCH}
+
+    Share of normal's gain over random play that bn gains, each the largest mean test score of the whole schedule, bn at
+    the best of the learning rates {SWEPT} (all run), by game and seed, where normal has learnt (its last test
+    > {LEARNT:g} standard errors above random play); a diverged bn gains nothing. 95 % t-interval (seeds within games):
+    reproduced if wholly below {BN_FAILS:.0%}, not reproduced if wholly above, else inconclusive. bn with larger
+    minibatches is named, not judged.
+    """
+    evidence = Evidence()
+    for game in paper.TABLE3:
+        part = results.of("dqn", game)
+        normals = {run.seed: run for run in of(part.at_rate(), "normal") if learnt(run)}
+        swept = {
+            rate: {run.seed: run for run in of(part.standard, "bn") if run.lr == rate and run.over} for rate in RATES
+        }
+        seeds = sorted(set.intersection(*map(set, swept.values())) & normals.keys())
+        if not seeds:
+            continue
+        chance = float(np.mean(random_scores(normals.values())))
+        gains = {rate: [gained(runs[seed], chance) for seed in seeds] for rate, runs in swept.items()}
+        best = max(gains, key=lambda rate: np.mean(gains[rate]))
+        theirs = [gained(normals[seed], chance) for seed in seeds]
+        evidence.use(*normals.values(), *swept[best].values())
+        shares = [0.5 + (bn - 0.5 * normal) / np.mean(theirs) for bn, normal in zip(gains[best], theirs, strict=True)]
+        evidence.values[game] = [
+            evidence.finite(float(value), normals[seed]) for value, seed in zip(shares, seeds, strict=True)
+        ]
+        evidence.said.append(f"{paper.game_name(game)}: bn's best lr {best:g}")
+        for size, runs in part.others("batch_size").items():  # not judged
+            large = [score(gained(run, chance)) for run in of(runs, "bn")[:10]]
+            evidence.said += [f"with minibatches of {size} bn gains {', '.join(large)}"] if large else []
+    return evidence

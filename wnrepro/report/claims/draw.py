@@ -1,0 +1,51 @@
+"""C10: DRAW, for both readings of where g begins."""
+
+import math
+from collections.abc import Sequence
+
+from wnrepro.report.claims.claim import Claim, Evidence, Test, claim, nats, shared
+from wnrepro.results import Results, Run
+
+EARLIER = 0.1  # of the epochs: the smallest gain that matters
+
+
+def reached(bounds: Sequence[float], target: float) -> float:
+    """The epoch, linear between two, at which bounds of the epochs 1, 2, … first reach `target`; inf: never."""
+    first = next((row for row, bound in enumerate(bounds) if bound >= target), None)
+    if not first:
+        return math.inf if first is None else 1.0
+    before, after = bounds[first - 1], bounds[first]
+    return first + (target - before) / (after - before)
+
+
+def log_epochs(wn: Run, normal: Run) -> float:
+    """log of the epochs that wn needs over those of normal, to the lower of the bounds at the last epoch of both."""
+    bounds = [run.metrics["test_bound_nats"].to_numpy(float)[: shared(wn, normal)] for run in (wn, normal)]
+    target = min(float(of[-1]) for of in bounds)
+    ours, theirs = (reached(list(of), target) for of in bounds)
+    return math.log(ours / theirs) if math.isfinite(target) else math.nan
+
+
+def faster(id: str, g_start: float | None, start: str) -> Claim:
+    test = Test(-1, math.log(1 - EARLIER), math.log(0.7), 0, 0.1)
+
+    @claim(id, "figure 3; §5.3", "curves of the test bound by epoch", "figure3", test, start=start)
+    def collect(results: Results) -> Evidence:
+        """DRAW: wn converges faster than normal, with normal's learning rate and initialization: {start} at the start
+
+        Ratio of the epochs needed, wn over normal, until the lower of the two test bounds after the scale's epochs is
+        first reached, interpolated linearly between epochs. {LOST}
+        """
+        part = results.of("draw")
+        ours = [run for run in part.at_rate("g_start") if run.settings.get("g_start") == g_start and run.param == "wn"]
+        theirs = [run for run in part.at_rate() if run.param == "normal"]
+        evidence = Evidence().compare("", ours, theirs, log_epochs)
+        for name, runs in (("wn", ours), ("normal", theirs)):
+            finals = [nats(run.final("test_bound_nats")) for run in runs[:10] if run.name in evidence.used]
+            evidence.said += [f"{name} ends at {', '.join(finals)} nats"] if finals else []
+        return evidence
+
+    return collect
+
+
+wn_as_normal, wn_at_1 = faster("C10a", None, "g = ‖v‖"), faster("C10b", 1.0, "g = 1")

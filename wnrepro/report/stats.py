@@ -1,0 +1,249 @@
+"""Estimates with intervals against a margin, exact tests, Holm's correction. Every p-value is two-sided.
+
+An estimate holds if p_holds ≤ 0.05, and fails if p_fails ≤ 0.05: its interval then lies wholly on one side of the
+margin (of an equivalence: within both, or beyond one). Fewer than `LOOKS[0]` values decide nothing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import bdtr, bdtrc, betaincinv, ndtri, stdtr, stdtrit
+from scipy.stats import hypergeom, trim_mean
+
+LEVEL = 0.05  # two-sided; the intervals are 95 % ones, those of an equivalence 90 %
+LOOKS = (3, 5, 10)  # the numbers of seeds at which a claim is judged
+RESAMPLES = 10_000  # of the bootstrap over seeds
+
+quiet = np.errstate(all="ignore")  # of sums that overflow, and of infinities: what comes out is not finite
+Interval = tuple[float, float]
+UNKNOWN = (math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is compared, its estimate with an interval, the limits of what matters (`margin`), and two p-values."""
+
+    name: str
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    p_holds: float = 1.0
+    p_fails: float = 1.0
+    margin: tuple[float, ...] = ()
+
+
+def look(n: int) -> int:
+    """The largest of `LOOKS` that n seeds reach; 0 below the first."""
+    return max((one for one in LOOKS if one <= n), default=0)
+
+
+@quiet
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean; nan for fewer than two values."""
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+@quiet
+def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """t-interval of the mean; (nan, nan) for fewer than two values, or where one is not finite."""
+    if len(values) < 2:
+        return UNKNOWN
+    half = float(stdtrit(len(values) - 1, 1 - level / 2)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+@quiet
+def above(values: Sequence[float], others: Sequence[float]) -> float:
+    """By how many standard errors of the difference mean(values) lies above mean(others); nan where not known."""
+    error = math.hypot(standard_error(values), standard_error(others))
+    if math.isnan(error):
+        return math.nan
+    difference = float(np.mean(values)) - float(np.mean(others))
+    return difference / error if error else math.copysign(math.inf, difference) if difference else 0.0
+
+
+def _tail(distance: float, error: float, freedom: float) -> float:
+    """P(T ≥ distance / error) of Student's t; where there is no error: 0, 1 or, of no distance, 1."""
+    if not math.isfinite(distance) or math.isnan(error):
+        return 1.0
+    if error == 0:
+        return 0.0 if distance > 0 else 1.0
+    return float(stdtr(freedom, -distance / error))
+
+
+def _beyond(e: Estimate, error: float, freedom: float, margin: float, sign: int) -> Estimate:
+    """Whether the estimate lies above the margin (sign −1: below it), by Student's t."""
+    half = float(stdtrit(freedom, 1 - LEVEL / 2)) * error if freedom > 0 else math.nan
+    ours, theirs = (2 * _tail(side * (e.value - margin), error, freedom) for side in (sign, -sign))
+    return replace(
+        e, low=e.value - half, high=e.value + half, p_holds=min(ours, 1), p_fails=min(theirs, 1), margin=(margin,)
+    )
+
+
+@quiet
+def beyond(name: str, values: Sequence[float], margin: float = 0.0, sign: int = 1) -> Estimate:
+    """The mean of differences by seed: above the margin or, with sign −1, below it? A paired t-test."""
+    e = Estimate(name, float(np.mean(values)) if len(values) else math.nan, n=len(values))
+    return _beyond(e, standard_error(values), len(values) - 1, margin, sign) if len(values) > 1 else e
+
+
+@quiet
+def stratified(name: str, strata: Sequence[Sequence[float]], margin: float = 0.0, sign: int = 1) -> Estimate:
+    """The mean over strata (games) of the means within each, as `beyond`; Satterthwaite's degrees of freedom."""
+    n = min(map(len, strata), default=0)
+    e = Estimate(name, float(np.mean([np.mean(s) for s in strata])) if n else math.nan, n=n)
+    if n < 2:
+        return e
+    squares = np.array([standard_error(s) ** 2 for s in strata])
+    whole = float(squares.sum())
+    freedom = whole**2 / float((squares**2 / [len(s) - 1 for s in strata]).sum()) if whole else float(n - 1)
+    return _beyond(e, math.sqrt(whole) / len(strata), freedom, margin, sign)
+
+
+@quiet
+def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """The standard error of mean(a) − mean(b) and Welch's degrees of freedom; nan for fewer than two values of one."""
+    if min(len(a), len(b)) < 2:
+        return math.nan, 0.0
+    square_a, square_b = standard_error(a) ** 2, standard_error(b) ** 2
+    square = square_a + square_b
+    if not square:
+        return 0.0, float(min(len(a), len(b)) - 1)
+    freedom = square**2 / (square_a**2 / (len(a) - 1) + square_b**2 / (len(b) - 1))
+    return math.sqrt(square), freedom
+
+
+@quiet
+def smaller(name: str, a: Sequence[float], b: Sequence[float], of: int = 1) -> Estimate:
+    """mean(a) − mean(b) of seeds that are not paired: below 0? Welch's, simultaneous over `of` of them (Bonferroni)."""
+    value = float(np.mean(a) - np.mean(b)) if len(a) and len(b) else math.nan
+    error, freedom = welch(a, b)
+    e = Estimate(name, value, n=min(len(a), len(b)))
+    if not freedom:
+        return e
+    half = float(stdtrit(freedom, 1 - LEVEL / 2 / of)) * error
+    e = replace(_beyond(e, error, freedom, 0.0, -1), low=value - half, high=value + half)
+    return replace(e, p_holds=min(1, of * e.p_holds), p_fails=min(1, of * e.p_fails))
+
+
+@quiet
+def equivalent(name: str, a: Sequence[float], margin: float, b: Sequence[float] | None = None) -> Estimate:
+    """Whether the mean of differences by seed (with b: mean(a) − mean(b), unpaired) lies within ±margin: two one-sided
+    tests of 5 % (TOST), whose 90 % interval it shows.
+    """
+    others = a if b is None else b
+    value = float(np.mean(a)) - (0 if b is None else float(np.mean(b))) if len(a) and len(others) else math.nan
+    error, freedom = (standard_error(a), len(a) - 1.0) if b is None else welch(a, b)
+    e = Estimate(name, value, n=min(len(a), len(others)), margin=(-margin, margin))
+    if not freedom > 0:
+        return e
+    half = float(stdtrit(freedom, 1 - LEVEL)) * error
+    inside = max(_tail(margin - value, error, freedom), _tail(value + margin, error, freedom))
+    outside = 2 * min(_tail(value - margin, error, freedom), _tail(-margin - value, error, freedom))
+    return replace(e, low=value - half, high=value + half, p_holds=min(inside, 1), p_fails=min(outside, 1))
+
+
+@quiet
+def one_more(name: str, values: Sequence[float], published: float, margin: float, of: int = 1) -> Estimate:
+    """Whether a published single number may be one more run of these, and their mean lies within ±margin of it.
+
+    The interval is the prediction interval of one run, simultaneous over `of` of them. It fails where the number lies
+    outside; holds where it lies inside and the mean is equivalent to it (TOST).
+    """
+    same = equivalent(name, [value - published for value in values], margin)
+    if len(values) < 2:
+        return replace(same, value=float(np.mean(values)) if values else math.nan, margin=(published,))
+    middle, spread = float(np.mean(values)), float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / len(values))
+    half = float(stdtrit(len(values) - 1, 1 - LEVEL / 2 / of)) * spread
+    outside = min(1.0, 2 * of * _tail(abs(middle - published), spread, len(values) - 1))
+    holds = same.p_holds if outside > LEVEL else 1.0
+    return replace(
+        same, value=middle, low=middle - half, high=middle + half, p_holds=holds, p_fails=outside, margin=(published,)
+    )
+
+
+@quiet
+def steadier(name: str, a: Sequence[float], b: Sequence[float]) -> Estimate:
+    """The ratio of the standard deviations of two paired samples, a's over b's: below 1? Pitman's and Morgan's test,
+    by the correlation of sums and differences, with its interval.
+    """
+    n = len(a)
+    ratio = float(np.std(a, ddof=1) / np.std(b, ddof=1)) if n > 1 else math.nan
+    e = Estimate(name, ratio, n=n, margin=(1.0,))
+    if n < 3 or not math.isfinite(ratio) or not ratio:
+        return e
+    r = float(np.corrcoef(a, b)[0, 1])
+    t = (ratio**2 - 1) * math.sqrt(n - 2) / (2 * ratio * math.sqrt(max(1 - r**2, 1e-300)))
+    k = 1 + 2 * (1 - r**2) * float(stdtrit(n - 2, 1 - LEVEL / 2)) ** 2 / (n - 2)
+    factor = math.sqrt(k + math.sqrt(max(k**2 - 1, 0)))
+    tails = (2 * float(stdtr(n - 2, t)), 2 * float(stdtr(n - 2, -t)))
+    return replace(e, low=ratio / factor, high=ratio * factor, p_holds=min(tails[0], 1), p_fails=min(tails[1], 1))
+
+
+def share(name: str, k: int, n: int, limit: float, sign: int = 1) -> Estimate:
+    """k of n runs, with Clopper's and Pearson's exact interval: above the limit or, with sign −1, below it?"""
+    if not n:
+        return Estimate(name, math.nan, margin=(limit,))
+    low = float(betaincinv(k, n - k + 1, LEVEL / 2)) if k else 0.0
+    high = float(betaincinv(k + 1, n - k, 1 - LEVEL / 2)) if k < n else 1.0
+    more = float(bdtrc(k - 1, n, limit)) if k else 1.0
+    fewer = float(bdtr(k, n, limit))
+    ours, theirs = (more, fewer) if sign > 0 else (fewer, more)
+    return Estimate(name, k / n, low, high, n, min(1, 2 * ours), min(1, 2 * theirs), (limit,))
+
+
+def less_often(name: str, ours: tuple[int, int], theirs: tuple[int, int]) -> Estimate:
+    """k of n runs of each: the share of ours less that of theirs; below 0? Fisher's exact test; the interval is
+    Newcombe's (of Wilson's two).
+    """
+    (k, n), (m, others) = ours, theirs
+    if not n or not others:
+        return Estimate(name, math.nan, margin=(0.0,))
+    tails = hypergeom.cdf([k, m], n + others, k + m, [n, others])
+    p_holds, p_fails = (min(1.0, 2 * float(tail)) for tail in tails)
+    (low_a, high_a), (low_b, high_b) = _wilson(k, n), _wilson(m, others)
+    a, b = k / n, m / others
+    low = a - b - math.hypot(a - low_a, high_b - b)
+    high = a - b + math.hypot(high_a - a, b - low_b)
+    return Estimate(name, a - b, low, high, min(n, others), p_holds, p_fails, (0.0,))
+
+
+def _wilson(k: int, n: int) -> Interval:
+    """Wilson's 95 % interval of a share."""
+    z = float(ndtri(1 - LEVEL / 2))
+    middle, half = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
+    return (middle - half) / (n + z**2), (middle + half) / (n + z**2)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's adjusted p-values, by name."""
+    adjusted, largest = {}, 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p))
+        adjusted[name] = largest
+    return adjusted
+
+
+def _middle95(values: np.ndarray) -> Interval:
+    """The 2.5 % and 97.5 % quantiles; (nan, nan) if a value is not finite."""
+    if not np.isfinite(values).all():
+        return UNKNOWN
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+@quiet
+def interquartile_mean(games: Sequence[Sequence[float]]) -> tuple[float, Interval]:
+    """Over games × seeds of scores, a sequence of seeds a game; 95 % interval by the bootstrap over the seeds within
+    each game, always the same. nan where a score is not finite: it would be trimmed. As rliable's IQM.
+    """
+    scores = [np.array(game) for game in games]
+    if not np.isfinite(np.concatenate(scores)).all():
+        return math.nan, UNKNOWN
+    rng = np.random.default_rng(0)
+    drawn = [game[rng.integers(len(game), size=(RESAMPLES, len(game)))] for game in scores]
+    value = float(trim_mean(np.concatenate(scores), 0.25))
+    return value, _middle95(trim_mean(np.concatenate(drawn, axis=1), 0.25, axis=1))
