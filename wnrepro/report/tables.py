@@ -453,8 +453,8 @@ def table3(results: Results) -> list[Table]:
             ]
             rows.append(row)
     table = Table(rows)
-    steps = [row["agent_steps"] for row in table.values if row["n"]] or [0]
-    share = " to ".join(dict.fromkeys(map(of_agent_steps, (min(steps), max(steps)))))
+    begun = [row["agent_steps"] for row in table.values if row["n"]] or [0]
+    share = " to ".join(dict.fromkeys(map(of_agent_steps, (min(begun), max(begun)))))
     note = (
         f"These runs have {share} % of the agent steps of the paper's, which are {paper.AGENT_STEPS / 1e6:g} million. "
         "Ours: the mean score of an epoch's full test games, its maximum over the epochs, mean over n seeds (the "
