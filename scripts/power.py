@@ -40,7 +40,8 @@ def seen(claim: Claim, n: int, tries: int = 200) -> str:
     for _ in range(tries):
         for e in claim.judge(claim.world(rng, n, True)):
             widths.setdefault(e.name, []).append((e.high - e.low) / 2)
-    return "; ".join(claim.difference(name, more * float(np.nanmean(some))) for name, some in widths.items())
+    half = {name: more * float(np.nanmean(some)) for name, some in widths.items()}
+    return "; ".join(f"{name} {claim.unit_of(name).number(w).lstrip('+')}".strip() for name, w in half.items())
 
 
 def rows(claim: Claim) -> Iterator[list[object]]:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up import make_run, make_vae
 from PIL import Image
 from test_data import make_binarized_mnist, make_mnist
 
@@ -19,6 +20,7 @@ from wnrepro.cli import main
 from wnrepro.data import DATASETS
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
+from wnrepro.report.claims import CLAIMS
 from wnrepro.rundir import PUBLISHED, seal
 from wnrepro.runs import open_run
 from wnrepro.settings import GAMES, GPU_PRECISION, PARAMS, SETTINGS, CifarSettings
@@ -124,7 +126,8 @@ def test_a_report_is_of_ones_own_runs_or_of_the_published_ones(run, random_image
         )
     code, _, error = run(*words, "--scale", "short")
     assert code == 2 and f"--results {tmp_path}: holds no runs at scale short; run `wnrepro cifar" in error
-    assert run(*words, "--published", "--check") == (0, "every run's files fit: scale quick\n", "")
+    code, printed, error = run(*words, "--published", "--check")
+    assert (code, error) == (0, "") and printed.startswith("every run's files fit: scale quick\n")
     pages = [published / "quick/report.md", published / "quick/report.html"]
     assert run(*words, "--published") == (0, "".join(f"{page}\n" for page in pages), "")
     there = [page.read_bytes() for page in pages]
@@ -135,6 +138,48 @@ def test_a_report_is_of_ones_own_runs_or_of_the_published_ones(run, random_image
         assert run(*words, *more)[0] == 0
     assert "wn_lr0.003" not in (tmp_path / "quick/report.md").read_text()
     assert [page.read_bytes() for page in pages] == there
+
+
+def test_check_says_of_each_claim_whether_its_rule_is_older_than_its_runs(run, tmp_path, monkeypatch):
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=x", "-c", "user.email=x")
+        return subprocess.run(["git", "-C", tmp_path, *who, *words], check=True, capture_output=True, text=True).stdout
+
+    commits = []
+    git("init", "-q")
+    for name in ("before", "rules", "after"):
+        git("commit", "-q", "--allow-empty", "-m", name)
+        commits.append(git("rev-parse", "HEAD").strip())
+    rules = {claim.id: claim.hash for claim in CLAIMS if claim.id != "C9b"}
+    version = {"version": 2, "commit": commits[1], "date": "2026-01-01", "rules": rules}
+    monkeypatch.setattr("wnrepro.report.claims.claim.versions", lambda: [version])
+    monkeypatch.setattr("wnrepro.report.claims.__file__", str(tmp_path / "here"))
+    for param, lr, commit in (("wn", 0.003, commits[2]), ("bn", 0.003, commits[0]), ("normal", 0.003, "f" * 40)):
+        make_run(tmp_path, param, lr, record={"git": {"commit": commit}})
+    for param in ("wn", "normal"):
+        make_vae(tmp_path, param, record={"git": {"commit": commits[1]}})
+
+    def of(claim: str) -> str:
+        code, printed, error = run("report", "--check", "--results", tmp_path)
+        first, *lines = printed.splitlines()
+        assert (code, error, first) == (0, "", "every run's files fit: scale short")
+        assert not any(line.startswith("scale short, C1,") for line in lines)  # a check of the code has no such rule
+        return next(line.removeprefix("scale short, ") for line in lines if line.startswith(f"scale short, {claim}"))
+
+    known = f"rules 2 ({commits[1][:7]})"
+    assert of("C14") == f"C14, {known}: rule before all its runs"
+    assert of("C9a") == f"C9a, {known}: rule before all its runs"
+    assert of("C18a") == f"C18a, {known}: rule after the fact of cifar/bn_lr0.003/seed-1"
+    where = "cifar/normal_lr0.003/seed-1"
+    assert of("C6") == f"C6, {known}: not known of {where}, whose commit is not in this repository"
+    assert of("C9b") == "C9b: its rule is not committed yet"
+
+    record = tmp_path / "short/cifar/wn_lr0.003/seed-1/run.json"
+    record.write_text(record.read_text().replace('"epoch": 6', '"epoch": 5'))
+    code, printed, _ = run("report", "--check", "--results", tmp_path)
+    assert code == 1 and printed.startswith("cifar/wn_lr0.003/seed-1: ") and f"\nscale short, C14, {known}" in printed
+    monkeypatch.setenv("PATH", "")  # no git
+    assert f"C14, {known}: not known of" in run("report", "--check", "--results", tmp_path)[1]
 
 
 def test_quiet_prints_nothing(run, random_images, tmp_path):

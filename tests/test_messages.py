@@ -635,6 +635,14 @@ def a_scale_without_runs(place: Place) -> None:
 
 
 @case
+def a_report_of_published_runs_alone(place: Place) -> None:
+    published = place.results / rundir.PUBLISHED
+    published.mkdir()
+    (place.results / "quick").rename(published / "quick")
+    place.line("report --results {results}")
+
+
+@case
 def a_report_of_no_folder(place: Place) -> None:
     reader.load(place.tmp / "none", "short")
 

@@ -570,7 +570,12 @@ def report(
         bool, typer.Option("--published", help="of the runs that this repository publishes, in <results>/published")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="only check that every run's files fit; exit 1 if not")
+        bool,
+        typer.Option(
+            "--check",
+            help="only check that every run's files fit, exit 1 if not; and say of each claim whether its rule was "
+            "committed before its runs",
+        ),
     ] = False,
     results: Results = Path("results"),
 ) -> None:
@@ -600,7 +605,8 @@ def report(
         raise UserError(f"--results {folder}: holds no runs{at}; run `{command}` first")
     if check:
         problems = [problem for name in scales for problem in reports.check(folder, name)]
-        print(escaped("\n".join(problems)) or f"every run's files fit: scale {', '.join(scales)}")
+        rules = [f"scale {name}, {rule}" for name in scales for rule in reports.rules(folder, name, precision)]
+        print(escaped("\n".join([*(problems or [f"every run's files fit: scale {', '.join(scales)}"]), *rules])))
         raise typer.Exit(1 if problems else 0)
     for name in scales:
         print(*reports.write_report(folder, name, precision), sep="\n")

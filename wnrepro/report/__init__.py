@@ -1,6 +1,16 @@
 """The report: a pure function of the files in results/. Never imports torch."""
 
-from wnrepro.report.write import write_report
-from wnrepro.results import check, scales_with_runs
+from pathlib import Path
 
-__all__ = ["check", "scales_with_runs", "write_report"]
+from wnrepro.report.claims import fixed_beforehand
+from wnrepro.report.stats import quiet
+from wnrepro.report.write import write_report
+from wnrepro.results import check, load, scales_with_runs
+
+__all__ = ["check", "rules", "scales_with_runs", "write_report"]
+
+
+@quiet
+def rules(results: Path, scale: str, precision: str | None = None) -> list[str]:
+    """Of every claim that has runs, whether its rule was committed before them: a sentence each. UserError as `load`."""
+    return list(fixed_beforehand(load(results, scale, precision)))

@@ -156,7 +156,8 @@ def report(results: Results, found: dict[str, Finding], built: dict[str, list[Ta
 
 
 def _judged(claim: Claim, finding: Finding, scale: str, drawn: Container[str]) -> Judged:
-    version = f"version {claim.version}, commit {claim.commit} of {claim.date}" if claim.commit else "not committed"
+    fixed = claim.fixed
+    version = f"version {fixed.version}, commit {fixed.commit} of {fixed.date}" if fixed.commit else "not committed"
     details = {
         "Paper": f"{claim.paper} ({claim.where})",
         "Measured": finding.measured,
@@ -203,7 +204,7 @@ def claims(found: dict[str, Finding]) -> Table:
         row["p"] = finding.p_holds if finding.estimates else None
         row |= {"power": finding.power, "warnings": " ".join(finding.warnings)}
         row |= {"after_the_fact": finding.after_the_fact, "rule": claim.rule}
-        row |= {"rule_version": claim.version, "rule_hash": claim.hash}
+        row |= {"rule_version": claim.fixed.version, "rule_hash": claim.hash}
         rows.append([Cell(name, value) for name, value in row.items()])
     return Table(rows)
 

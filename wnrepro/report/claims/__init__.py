@@ -55,15 +55,15 @@ def fixed_beforehand(results: Results) -> Iterator[str]:
     """Of every claim that has runs: whether the commit of its rule is an ancestor of those of all of them."""
     for claim in (claim for claim in CLAIMS if not claim.check):
         commits = {run.commit: run.name for run in claim.find(results).used}
-        if commits and not claim.commit:
+        if commits and not claim.fixed.commit:
             yield f"{claim.id}: its rule is not committed yet"
         elif commits:
-            answers = {name: _is_ancestor(claim.commit, commit) for commit, name in commits.items()}
+            answers = {name: _is_ancestor(claim.fixed.commit, commit) for commit, name in commits.items()}
             later = listed(name for name, answer in answers.items() if answer == 1)
             unknown = listed(name for name, answer in answers.items() if answer not in (0, 1))
             said = f"rule after the fact of {later}" if later else "rule before all its runs"
             said = f"not known of {unknown}, whose commit is not in this repository" if unknown and not later else said
-            yield f"{claim.id}, rules {claim.version} ({claim.commit[:7]}): {said}"
+            yield f"{claim.id}, rules {claim.fixed.version} ({claim.fixed.commit[:7]}): {said}"
 
 
 def _is_ancestor(commit: str, other: str) -> int:

@@ -1,7 +1,7 @@
 """C4 to C8, C13 to C15 and C16b to C19: the classifier of CIFAR-10, and the time of its training step."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from wnrepro.report.claims.claim import (
     claim,
     count,
     listed,
+    of,
     percent,
     shared,
 )
@@ -46,11 +47,6 @@ G_MARGIN = 0.05  # C15, C16b: of the test error
 EARLY = 0.1  # C18a: of the epochs
 CURVES, NO_NUMBER = "curves of training error by epoch", "no number given"
 TABLE2 = ", ".join(f"{param} {error:.2f} %" for param, error in paper.TABLE2.items())
-
-
-def of(runs: Iterable[Run], param: str) -> list[Run]:
-    """Those of a parameterization, by seed."""
-    return sorted((run for run in runs if run.param == param), key=lambda run: run.seed)
 
 
 def log_ratio(column: str, part: float = 1.0) -> Callable[[Run, Run], float]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,14 +41,14 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def plain(value: float, form: str = ".2f") -> str:
+def plain(value: float, form: str = ".2f", unit: str = "") -> str:
     """A number, or that it is none."""
-    return f"{value:{form}}".replace("-", "−") if math.isfinite(value) else NOT_FINITE
+    return f"{value:{form}}".replace("-", "−") + unit if math.isfinite(value) else NOT_FINITE
 
 
 def percent(value: float, digits: int = 2) -> str:
     """A fraction as per cent."""
-    return f"{plain(100 * value, f'.{digits}f')} %" if math.isfinite(value) else NOT_FINITE
+    return plain(100 * value, f".{digits}f", " %")
 
 
 def nats(value: float, sign: str = "") -> str:
@@ -61,21 +61,13 @@ def score(value: float) -> str:
     return plain(value, ".1f")
 
 
-def bounds(low: float, high: float, digits: int, factor: float = 1, sign: str = "") -> tuple[str, str]:
-    """The two ends of an interval in words, rounded outward to so many digits."""
-    ends = []
-    for value, outward in ((low, math.floor), (high, math.ceil)):
-        scaled = value * factor
-        whole = outward(round(scaled * 10**digits, 6)) if abs(scaled) < 1e9 else math.nan
-        ends.append(plain(whole / 10**digits + 0.0, f"{sign}.{digits}f"))
-    return ends[0], ends[1]
-
-
 def interval(low: float, high: float, digits: int, factor: float = 1, sign: bool = False) -> str:
     """`[+1.38, +4.45]`, rounded outward; empty where an end is not finite."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
-    return "[{}, {}]".format(*bounds(low, high, digits, factor, "+" if sign else ""))
+    scale, form = 10.0**digits, f"{'+' if sign else ''}.{digits}f"
+    whole = math.floor(round(low * factor * scale, 6)), math.ceil(round(high * factor * scale, 6))
+    return "[{}, {}]".format(*(plain(end / scale + 0.0, form) for end in whole))
 
 
 def listed(names: Iterable[str]) -> str:
@@ -99,20 +91,14 @@ class Unit:
         return math.expm1(min(value, 700)) if self.log else value
 
     def number(self, value: float) -> str:
-        value = self.factor * self.shown(value)
-        return plain(value, f"{'+' if self.sign else ''}.{self.digits}f") + (
-            self.suffix if math.isfinite(value) else ""
-        )
+        """`+0.40 points`."""
+        return plain(self.factor * self.shown(value), f"{'+' if self.sign else ''}.{self.digits}f", self.suffix)
 
     def words(self, e: Estimate) -> str:
-        """`bn − wn −0.40 [−0.61, −0.19] points (n = 5)`."""
-        if not e.n:
-            return f"{e.name} none".strip()
+        """`bn − wn −0.40 points [−0.61, −0.19] (n = 5)`."""
         ends = interval(self.shown(e.low), self.shown(e.high), self.digits, self.factor, self.sign)
-        value = self.factor * self.shown(e.value)
-        middle = plain(value, f"{'+' if self.sign else ''}.{self.digits}f")
-        unit = self.suffix if math.isfinite(value) else ""
-        return f"{e.name} {middle} {ends}".strip() + f"{unit} (n = {e.n})"
+        said = (e.name, self.number(e.value), ends, f"(n = {e.n})") if e.n else (e.name, "none")
+        return " ".join(filter(None, said))
 
 
 PLAIN = Unit()
@@ -181,6 +167,11 @@ def at_look(values: Sequence[Any]) -> list[Any]:
     return list(values[: look(len(values)) or None])
 
 
+def of(runs: Iterable[Run], param: str) -> list[Run]:
+    """Those of a parameterization, by seed."""
+    return sorted((run for run in runs if run.param == param), key=lambda run: run.seed)
+
+
 def shared(*runs: Run) -> int:
     """The epochs that all of these have logged."""
     return min(run.epoch for run in runs)
@@ -194,10 +185,17 @@ def all_of(estimates: Sequence[Estimate]) -> tuple[float, float]:
 
 def any_of(estimates: Sequence[Estimate]) -> tuple[float, float]:
     """p-values of: one of them holds and none fails; one fails and none holds."""
-    holds, fails = (
-        min(1.0, len(estimates) * min(ps)) for ps in zip(*((e.p_holds, e.p_fails) for e in estimates), strict=True)
-    )
+    holds = min(1.0, len(estimates) * min(e.p_holds for e in estimates))
+    fails = min(1.0, len(estimates) * min(e.p_fails for e in estimates))
     return (1.0 if fails <= LEVEL else holds), (1.0 if holds <= LEVEL else fails)
+
+
+class Fixed(NamedTuple):
+    """When a rule was fixed: the version of the rules, its commit and date; empty: not committed yet."""
+
+    version: str
+    commit: str
+    date: str
 
 
 @dataclass(frozen=True)
@@ -249,29 +247,14 @@ class Claim:
         return hashlib.sha256("\n".join((self.id, self.claim, self.paper, self.rule)).encode()).hexdigest()[:12]
 
     @property
-    def fixed(self) -> Mapping[str, str]:
-        """Version, commit and date of the first version of the rules that has this rule; empty: not committed yet."""
-        return next((one for one in versions() if one["rules"].get(self.id) == self.hash), {})
+    def fixed(self) -> Fixed:
+        """The first version of the rules that has this rule."""
+        first = next((one for one in versions() if one["rules"].get(self.id) == self.hash), {})
+        return Fixed(*(str(first.get(name, "")) for name in Fixed._fields))
 
-    @property
-    def version(self) -> str:
-        return str(self.fixed.get("version", ""))
-
-    @property
-    def commit(self) -> str:
-        return str(self.fixed.get("commit", ""))
-
-    @property
-    def date(self) -> str:
-        return str(self.fixed.get("date", ""))
-
-    def words(self, e: Estimate) -> str:
-        return (self.unit if isinstance(self.unit, Unit) else self.unit[e.name]).words(e)
-
-    def difference(self, name: str, width: float) -> str:
-        """A part's smallest difference that is seen, in words."""
-        unit = self.unit if isinstance(self.unit, Unit) else self.unit[name]
-        return f"{name} {unit.number(width).lstrip('+')}".strip()
+    def unit_of(self, name: str) -> Unit:
+        """That of a part."""
+        return self.unit if isinstance(self.unit, Unit) else self.unit[name]
 
     def find(self, results: Results) -> Finding:
         """The finding before Holm's correction over all claims."""
@@ -279,7 +262,9 @@ class Claim:
         if not evidence.values and not evidence.lost:
             return Finding(NOT_RUN, "; ".join((*evidence.said, self.none)))
         estimates = self.judge(evidence.values) if evidence.values else []
-        measured = [self.words(e) for e in estimates] + [SHARE.words(e) for e in evidence.lost] + evidence.said
+        measured = (
+            [self.unit_of(e.name).words(e) for e in estimates] + [SHARE.words(e) for e in evidence.lost] + evidence.said
+        )
         if evidence.missing:
             measured.append(f"{NOT_FINITE}: {listed(evidence.missing)}")
         used = tuple(evidence.used.values())
@@ -292,7 +277,7 @@ class Claim:
             ", ".join(evidence.devices or sorted({run.device for run in used})) or "none",
             (*estimates, *evidence.lost),
             () if self.check else mixed(used),
-            after_the_fact=any(run.created and run.created[:10] < self.date for run in used),
+            after_the_fact=any(run.created and run.created[:10] < self.fixed.date for run in used),
             used=used,
             p_holds=holds,
             p_fails=fails,
@@ -371,10 +356,7 @@ def judged(*tests: Test, one_suffices: bool = False) -> dict[str, Any]:
     kind = " or ".join(sorted({"95 % t-interval" if t.sign else "90 % interval (TOST)" for t in tests}, reverse=True))
     holds, fails = f"{'every' if len(tests) > 1 else 'the'} {kind} lies wholly", "one lies wholly beyond its limit"
     if one_suffices:
-        holds, fails = (
-            f"one {kind} lies wholly there and none beyond:",
-            "one lies wholly beyond its limit and none there",
-        )
+        holds, fails = f"one {kind} lies wholly there and none beyond:", f"{fails} and none there"
 
     def by_part(words: Callable[[Test], str]) -> str:
         """Once where all parts have the same."""
@@ -401,7 +383,7 @@ def claim(
     line, the rule, with the module's constants, and those of `about`, in braces.
     """
 
-    def of(collect: Callable[[Results], Evidence]) -> Claim:
+    def made(collect: Callable[[Results], Evidence]) -> Claim:
         fields = Claim.__dataclass_fields__.keys()
         named = {"LOST": LOST} | collect.__globals__ | about
         said, _, rule = (inspect.getdoc(collect) or "").partition("\n\n")
@@ -410,4 +392,4 @@ def claim(
         given["rule"] = f"{' '.join(rule.format(**named).split())} {given['rule']}".strip()
         return Claim(id, " ".join(said.format(**named).split()), where, paper, collect=collect, figure=figure, **given)
 
-    return of
+    return made

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from wnrepro import paper
-from wnrepro.report.claims.claim import BITS, NATS, Evidence, Test, Unit, Values, any_of, claim, plain, shared
+from wnrepro.report.claims.claim import BITS, NATS, Evidence, Test, Unit, Values, any_of, claim, of, plain, shared
 from wnrepro.report.stats import steadier
 from wnrepro.results import Results, Run
 
@@ -38,8 +38,7 @@ def better(results: Results) -> Evidence:
     evidence = Evidence()
     for dataset in paper.FIGURE2:
         runs = results.of("cvae", dataset).at_rate()
-        ours, theirs = ([run for run in runs if run.param == param] for param in ("wn", "normal"))
-        evidence.compare(dataset, ours, theirs, gain, f"{dataset}: wn")
+        evidence.compare(dataset, of(runs, "wn"), of(runs, "normal"), gain, f"{dataset}: wn")
     return evidence
 
 
@@ -66,9 +65,7 @@ def steady(results: Results) -> Evidence:
     inconclusive. {LOST}
     """
     evidence, runs = Evidence(), results.of("cvae", "mnist").at_rate()
-    ours, theirs = ([run for run in runs if run.param == param] for param in ("wn", "normal"))
-    pairs = evidence.pairs(ours, theirs)
-    if pairs:
+    if pairs := evidence.pairs(of(runs, "wn"), of(runs, "normal")):
         both = [bounds(*pair) for pair in pairs]
         evidence.finite(float(np.sum(both)), *(run for pair in pairs for run in pair))
         evidence.values[""] = wn, normal = [tuple(one) for one in zip(*both, strict=True)]
@@ -91,7 +88,7 @@ def bounded(results: Results) -> Evidence:
     """
     evidence = Evidence()
     for dataset in paper.FIGURE2:
-        runs = [run for run in results.of("cvae", dataset).at_rate("v_norm_max") if run.param == "wn"]
+        runs = of(results.of("cvae", dataset).at_rate("v_norm_max"), "wn")
         ours = [run for run in runs if run.settings.get("v_norm_max") == paper.V_NORM_MAX]
         free = [run for run in runs if run.settings.get("v_norm_max") is None]
         evidence.compare(dataset, ours, free, gain, f"{dataset}: wn with ‖v‖ ≤ {paper.V_NORM_MAX:g}")

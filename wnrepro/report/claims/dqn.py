@@ -1,12 +1,11 @@
 """C11 and C12: DQN on four games."""
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 
 from wnrepro import paper
-from wnrepro.report.claims.claim import Evidence, Unit, Values, claim, count, listed, score, shared
+from wnrepro.report.claims.claim import Evidence, Unit, Values, claim, count, listed, of, score, shared
 from wnrepro.report.stats import Estimate, above, stratified
 from wnrepro.results import Results, Run, random_scores
 
@@ -29,10 +28,6 @@ def log_score(wn: Run, normal: Run) -> float:
     """log of the ratio of the maximum test scores over the epochs that both have."""
     scores = [max_score(run, shared(wn, normal)) for run in (wn, normal)]
     return math.log(scores[0] / scores[1]) if min(scores) > 0 else math.nan
-
-
-def of(runs: Iterable[Run], param: str) -> list[Run]:
-    return [run for run in runs if run.param == param]
 
 
 def over_games(values: Values) -> list[Estimate]:

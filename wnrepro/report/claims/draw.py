@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from wnrepro.report.claims.claim import Claim, Evidence, Test, claim, nats, shared
+from wnrepro.report.claims.claim import Claim, Evidence, Test, claim, nats, of, shared
 from wnrepro.results import Results, Run
 
 EARLIER = 0.1  # of the epochs: the smallest gain that matters
@@ -37,8 +37,8 @@ def faster(id: str, g_start: float | None, start: str) -> Claim:
         first reached, interpolated linearly between epochs. {LOST}
         """
         part = results.of("draw")
-        ours = [run for run in part.at_rate("g_start") if run.settings.get("g_start") == g_start and run.param == "wn"]
-        theirs = [run for run in part.at_rate() if run.param == "normal"]
+        ours = [run for run in of(part.at_rate("g_start"), "wn") if run.settings.get("g_start") == g_start]
+        theirs = of(part.at_rate(), "normal")
         evidence = Evidence().compare("", ours, theirs, log_epochs)
         for name, runs in (("wn", ours), ("normal", theirs)):
             finals = [nats(run.final("test_bound_nats")) for run in runs[:10] if run.name in evidence.used]

@@ -26,8 +26,9 @@ class Power:
     def words(self, assumed: str, null: str) -> str:
         needed = self.seeds80 or f"more than {MOST_SEEDS}"
         return (
-            f"{self.n} seeds see a difference of {self.difference}. P(reproduced) is {self.true:.0%} if the paper is "
-            f"true ({assumed}), {self.null:.0%} without the effect ({null}). 80 % need {needed} seeds."
+            f"{self.n} seeds see a difference of {self.difference}. P(reproduced), before Holm's correction, is "
+            f"{self.true:.0%} if the paper is true ({assumed}), {self.null:.0%} without the effect ({null}). "
+            f"80 % need {needed} seeds."
         )
 
 
