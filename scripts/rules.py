@@ -4,6 +4,7 @@ Commit the rules first, then run this, commit rules.json, and tag the commit of 
 """
 
 import json
+import os
 import subprocess
 import sys
 
@@ -12,7 +13,9 @@ from wnrepro.report.claims.claim import RULES
 
 
 def git(*words: str) -> str:
-    return subprocess.run(["git", *words], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *words], check=True, capture_output=True, text=True, env=os.environ | {"TZ": "UTC"}
+    ).stdout.strip()
 
 
 if __name__ == "__main__":
@@ -22,7 +25,7 @@ if __name__ == "__main__":
         sys.exit(f"version {versions[-1]['version']} has these rules already")
     if git("status", "--porcelain", "wnrepro/report"):
         sys.exit("wnrepro/report has uncommitted changes: commit the rules first")
-    commit, date = git("log", "-1", "--format=%H %cs").split()
+    commit, date = git("log", "-1", "--date=format-local:%Y-%m-%dT%H:%M:%SZ", "--format=%H %cd").split()
     version = 1 + max((one["version"] for one in versions), default=1)  # version 1: before they were recorded
     versions.append({"version": version, "commit": commit, "date": date, "rules": rules})
     RULES.write_text(json.dumps(versions, indent=2) + "\n")

@@ -24,7 +24,7 @@ import pandas as pd
 from wnrepro import settings
 from wnrepro.errors import UserError
 from wnrepro.reading import clean, expect, naming, read_json, read_table
-from wnrepro.rundir import OVER, PUBLISHED, read_text, sealed, variant
+from wnrepro.rundir import PUBLISHED, read_text, sealed, variant
 from wnrepro.settings import GAMES, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
 
 MOST_RUNS, MOST_BENCHES, MOST_PROBLEMS = 1000, 200, 100
@@ -107,7 +107,7 @@ class Run:
     device = _entry("record", "device_name", otherwise="unknown device")
     done = property(lambda run: run.status == "done")
     diverged = property(lambda run: run.status == "diverged")
-    over = property(lambda run: run.status in OVER)
+    over = property(lambda run: run.diverged or (run.done and run.epoch == run.epochs))  # its whole length
     epoch = property(lambda run: len(run.metrics))  # that it has logged
     variant = property(lambda run: run.path.parent.name)
     dataset = property(lambda run: _part(run.config))  # or game, where the experiment has a model for each
@@ -193,8 +193,15 @@ class Results:
 
     @functools.cached_property
     def precision(self) -> str:
-        """That in which the claims are judged: the one asked for or, without one, the most exact that has runs."""
-        return self.asked or _first("precision", self.runs) or PRECISIONS[0]
+        """That in which the claims are judged: the one asked for or, without one, the first in a fixed order in which a
+        run has ended (else: begun): what the experiment has on a GPU, where one ran there; then the most exact.
+        """
+        runs = [run for run in self.runs if run.over] or self.runs
+        on_gpu = [run for run in runs if str(run.record.get("device")).startswith("cuda")]
+        there = settings.GPU_PRECISION[runs[0].experiment] if on_gpu else ""
+        if any(run.precision == there for run in on_gpu) and not self.asked:
+            return there
+        return self.asked or _first("precision", runs) or PRECISIONS[0]
 
     @functools.cached_property
     def binarization(self) -> str | None:
@@ -470,7 +477,14 @@ def _bench(results: Path) -> dict[str, dict[str, Any]]:
     paths = sorted(itertools.islice((results / "bench").glob("*.json"), MOST_BENCHES + 1))
     if len(paths) > MOST_BENCHES:
         raise UserError(f"{results / 'bench'} holds more than {MOST_BENCHES} benchmarks: move some of them elsewhere.")
-    return {path.stem: bench for path in paths if (bench := _one_bench(path)).keys() & SETTINGS}
+    found = {path.stem: bench for path in paths if (bench := _one_bench(path)).keys() & SETTINGS}
+    names = {json.dumps(bench, sort_keys=True): name for name, bench in found.items()}
+    for name, bench in found.items():
+        if (other := names[json.dumps(bench, sort_keys=True)]) != name:
+            raise UserError(
+                f"{results / 'bench' / name}.json and {other}.json are the same session: remove one of them."
+            )
+    return found
 
 
 def _one_bench(path: Path) -> dict[str, Any]:
@@ -480,8 +494,10 @@ def _one_bench(path: Path) -> dict[str, Any]:
         for experiment in bench.keys() & SETTINGS:
             expect(bench, {"device_name": str})
             for name, ratio in bench[experiment]["ratios"].items():
-                if not ratio["low"] <= ratio["median"] <= ratio["high"]:
-                    raise ValueError(f"the median of `{name}` lies outside its interval")
+                if not 0 < ratio["low"] <= ratio["median"] <= ratio["high"]:
+                    raise ValueError(
+                        f"the median of `{name}` lies outside its interval, or the interval is not above 0"
+                    )
             memory = {whose(name): int for name in step_works(bench, experiment)}
             expect(bench[experiment], {"memory": memory} if memory else {})
     return bench

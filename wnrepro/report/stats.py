@@ -1,7 +1,8 @@
-"""Estimates with intervals against a margin, exact tests, Holm's correction. Every p-value is two-sided.
+"""Estimates with intervals against a margin, exact tests, Holm's correction.
 
-An estimate holds if p_holds ≤ 0.05, and fails if p_fails ≤ 0.05: its interval then lies wholly on one side of the
-margin (of an equivalence: within both, or beyond one). Fewer than `LOOKS[0]` values decide nothing.
+An estimate holds if p_holds ≤ 0.05, and fails if p_fails ≤ 0.05: its 95 % interval then lies wholly on one side of the
+margin. The p-values are two-sided, but that of an equivalence is the larger of its two one-sided ones (TOST): it holds
+if its 90 % interval lies within the margins.
 """
 
 import math

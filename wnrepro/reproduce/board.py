@@ -141,7 +141,7 @@ def claims_table(promised: Sequence[Promise]) -> Table:
     table = Table(box=None, pad_edge=False, title_justify="left", title="\nWhat the grid can decide")
     for name in ("claim", "seeds", "judged at", "reproduced if the paper is true", "if there is no effect"):
         table.add_column(name, justify="left" if name == "claim" else "right")
-    table.add_column("smallest difference seen")
+    table.add_column("80 % at a true value of")
     table.add_column("seeds for 80 %", justify="right")
     for claim, number, power in promised:
         chances = [f"{share:.0%}".replace("%", " %") for share in (power.true, power.null)]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from wnrepro.report.claims import cifar, cvae, dqn, draw, identities
 from wnrepro.report.claims.claim import (
-    INCONCLUSIVE,
     NOT_REPRODUCED,
     REPRODUCED,
     Claim,
@@ -31,30 +30,27 @@ CLAIMS: tuple[Claim, ...] = tuple(sorted(EVERY, key=_number))
 
 @quiet
 def findings(results: Results) -> dict[str, Finding]:
-    """The finding of every claim, by its id; Holm's correction over the empirical claims that are judged."""
+    """The finding of every claim, by its id; with Holm's correction over all empirical claims, judged or not."""
     found = {claim.id: claim.find(results) for claim in CLAIMS}
-    judged = [claim.id for claim in CLAIMS if not claim.check and found[claim.id].verdict == INCONCLUSIVE]
-    holds = holm({name: found[name].p_holds for name in judged})
-    fails = holm({name: found[name].p_fails for name in judged})
-    for name in judged:
-        finding = found[name]
-        verdict = NOT_REPRODUCED if fails[name] <= LEVEL else REPRODUCED if holds[name] <= LEVEL else INCONCLUSIVE
-        measured = finding.measured
-        if verdict == INCONCLUSIVE and min(finding.p_holds, finding.p_fails) <= LEVEL:
-            p = min(finding.p_holds, finding.p_fails)
-            measured += f"; by itself decided (p = {p:.2g}), not after Holm's correction over {len(judged)} claims"
-        found[name] = dataclasses.replace(finding, verdict=verdict, measured=measured)
-    for claim in CLAIMS:
-        n = look(min((e.n for e in found[claim.id].estimates), default=0))
-        if known := power(claim.id, n or claim.seeds):
-            found[claim.id] = dataclasses.replace(found[claim.id], power=known.words(claim.assumed, claim.null))
+    empirical = [claim for claim in CLAIMS if not claim.check]
+    adjusted = holm({claim.id: min(found[claim.id].p_holds, found[claim.id].p_fails) for claim in empirical})
+    for claim in empirical:
+        finding, said = found[claim.id], ""
+        if finding.verdict in (REPRODUCED, NOT_REPRODUCED):
+            stands = "stands" if adjusted[claim.id] <= LEVEL else "does not stand"
+            said = f"; {stands} after Holm's correction over {len(empirical)} claims (p = {adjusted[claim.id]:.2g})"
+        n = look(min((e.n for e in finding.estimates), default=0)) or claim.seeds
+        known = power(claim.id, n)
+        words = known.words(claim.assumed, claim.null) if known else ""
+        measured = finding.measured + said
+        found[claim.id] = dataclasses.replace(finding, measured=measured, power=words, holm=adjusted[claim.id])
     return found
 
 
 def fixed_beforehand(results: Results) -> Iterator[str]:
     """Of every claim that has runs: whether the commit of its rule is an ancestor of those of all of them."""
     for claim in (claim for claim in CLAIMS if not claim.check):
-        commits = {run.commit: run.name for run in claim.find(results).used}
+        commits = {"dirty" if run.dirty else run.commit: run.name for run in claim.find(results).used}
         if commits and not claim.fixed.commit:
             yield f"{claim.id}: its rule is not committed yet"
         elif commits:
@@ -62,7 +58,11 @@ def fixed_beforehand(results: Results) -> Iterator[str]:
             later = listed(name for name, answer in answers.items() if answer == 1)
             unknown = listed(name for name, answer in answers.items() if answer not in (0, 1))
             said = f"rule after the fact of {later}" if later else "rule before all its runs"
-            said = f"not known of {unknown}, whose commit is not in this repository" if unknown and not later else said
+            said = (
+                f"not known of {unknown}: uncommitted changes, or a commit that is not here"
+                if unknown and not later
+                else said
+            )
             yield f"{claim.id}, rules {claim.fixed.version} ({claim.fixed.commit[:7]}): {said}"
 
 

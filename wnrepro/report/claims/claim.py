@@ -133,20 +133,25 @@ class Evidence:
         return value
 
     def pairs(self, ours: Iterable[Run], theirs: Iterable[Run], named: str = "") -> list[tuple[Run, Run]] | None:
-        """The pairs of a seed that ended, or else those under way: the first `look` of those that did not diverge; None
-        where there is no pair. Our diverged runs become a share of their own.
+        """The pairs of the first seeds, up to the last look: those that ended or, where none has, those under way; None
+        where there is no pair. A pair of which a run diverged is left out; our diverged runs become a share.
         """
         others = {run.seed: run for run in theirs}
         every = sorted(((run, others[run.seed]) for run in ours if run.seed in others), key=lambda pair: pair[0].seed)
         ended = [pair for pair in every if pair[0].over and pair[1].over]
-        begun = ended or [pair for pair in every if all(run.epoch or run.diverged for run in pair)]
-        for pair in begun:
-            self.use(*pair)
-        if diverged := sum(run.diverged for run, _ in begun):
-            self.lost.append(share(f"{named or begun[0][0].param} diverged", diverged, len(begun), DIVERGED, -1))
-        if theirs_diverged := sum(other.diverged for _, other in begun):
-            self.said.append(f"{begun[0][1].param} diverged in {count(theirs_diverged, 'seed')}")
-        return at_look([pair for pair in begun if not (pair[0].diverged or pair[1].diverged)]) if begun else None
+        begun = at_look(ended or [pair for pair in every if all(run.epoch for run in pair)])
+        if not begun:
+            return None
+        self.lose([run for run, _ in begun], named)
+        self.use(*(run for pair in begun for run in pair))
+        if diverged := sum(other.diverged for _, other in begun):
+            self.said.append(f"{begun[0][1].param} diverged in {count(diverged, 'seed')}")
+        return [pair for pair in begun if not (pair[0].diverged or pair[1].diverged)]
+
+    def lose(self, runs: Sequence[Run], named: str = "") -> None:
+        """Count the diverged ones of these as a share, where there are any."""
+        if diverged := sum(run.diverged for run in runs):
+            self.lost.append(share(f"{named or runs[0].param} diverged", diverged, len(runs), DIVERGED, -1))
 
     def compare(
         self,
@@ -177,10 +182,20 @@ def shared(*runs: Run) -> int:
     return min(run.epoch for run in runs)
 
 
+def ended(runs: Iterable[Run]) -> list[Run]:
+    """Of a parameterization's runs, by seed: those that ended or, where none has, those under way; up to the look."""
+    some = sorted(runs, key=lambda run: run.seed)
+    return at_look([run for run in some if run.over] or [run for run in some if run.epoch])
+
+
 def all_of(estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """p-values of: all of them hold; one of them fails."""
-    fails = min(1.0, len(estimates) * min(e.p_fails for e in estimates))
-    return max(e.p_holds for e in estimates), fails
+    """p-values of: all of them hold; one of them fails (Bonferroni)."""
+    return max(e.p_holds for e in estimates), min(1.0, len(estimates) * min(e.p_fails for e in estimates))
+
+
+def all_simultaneous(estimates: Sequence[Estimate]) -> tuple[float, float]:
+    """As `all_of`, of estimates whose intervals are simultaneous already."""
+    return max(e.p_holds for e in estimates), min(e.p_fails for e in estimates)
 
 
 def any_of(estimates: Sequence[Estimate]) -> tuple[float, float]:
@@ -213,6 +228,7 @@ class Finding:
     used: tuple[Run, ...] = field(default=(), compare=False, repr=False)
     p_holds: float = 1.0
     p_fails: float = 1.0
+    holm: float = 1.0  # the smaller of the two, adjusted over all empirical claims
 
 
 @dataclass(frozen=True)
@@ -239,12 +255,14 @@ class Claim:
     world: World | None = None
     assumed: str = ""
     null: str = ""
+    tests: "tuple[Test, ...]" = ()
     check: bool = False
 
     @property
     def hash(self) -> str:
         """Of the claim and its rule: 12 hex digits."""
-        return hashlib.sha256("\n".join((self.id, self.claim, self.paper, self.rule)).encode()).hexdigest()[:12]
+        words = (self.id, self.claim, self.paper, self.rule, "" if self.check else COMMON)
+        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
 
     @property
     def fixed(self) -> Fixed:
@@ -277,7 +295,7 @@ class Claim:
             ", ".join(evidence.devices or sorted({run.device for run in used})) or "none",
             (*estimates, *evidence.lost),
             () if self.check else mixed(used),
-            after_the_fact=any(run.created and run.created[:10] < self.fixed.date for run in used),
+            after_the_fact=not self.check and any(not self.fixed.date or run.created < self.fixed.date for run in used),
             used=used,
             p_holds=holds,
             p_fails=fails,
@@ -292,10 +310,12 @@ class Claim:
             return NOT_TESTABLE, 1.0, 1.0
         if not evidence.over:
             return NOT_YET, 1.0, 1.0
-        enough = estimates and min(e.n for e in estimates) >= self.seeds
-        holds, fails = self.combine(estimates) if enough and not evidence.missing else (1.0, 1.0)
-        fails = min([fails, *(e.p_fails for e in evidence.lost)])
-        return INCONCLUSIVE, 1.0 if fails <= LEVEL else holds, fails
+        enough = estimates and min(e.n for e in estimates) >= self.seeds and not evidence.missing
+        holds, fails = self.combine(estimates) if enough else (1.0, 1.0)
+        fails = min([fails, *(len(evidence.lost) * e.p_fails for e in evidence.lost)])
+        if fails <= LEVEL:
+            return NOT_REPRODUCED, 1.0, fails
+        return REPRODUCED if holds <= LEVEL else INCONCLUSIVE, holds, fails
 
 
 @functools.cache
@@ -321,7 +341,13 @@ def mixed(used: Sequence[Run]) -> tuple[str, ...]:
     return tuple(said)
 
 
-LOST = f"Diverged runs are left out and counted; a share above {DIVERGED:.0%} (exact 95 % interval) refutes."
+LOST = f"Diverged runs are left out and counted; a share above {100 * DIVERGED:g} % (exact 95 % interval) refutes."
+COMMON = (
+    f"Judged are finished runs at scale `{SCALE}`, of its whole length: the first {', '.join(map(str, LOOKS[:-1]))} or "
+    f"{LOOKS[-1]} seeds, at no other number of seeds. The runs of a claim share all settings, precision and "
+    "binarization, apart from what it compares. Each claim has its own verdict; beside it stands whether this stands "
+    "after Holm's correction over all empirical claims. A claim that needs a number that is not finite is inconclusive."
+)
 
 
 @dataclass(frozen=True)
@@ -347,16 +373,16 @@ class Test:
 
     @property
     def text(self) -> str:
-        limit = self.unit.number(self.margin)
+        limit = self.number(self.margin)
         return f"{'above' if self.sign > 0 else 'below'} {limit}" if self.sign else f"within ±{limit.lstrip('+')}"
+
+    def number(self, value: float) -> str:
+        return self.unit.number(value) if value else "0"
 
 
 def judged(*tests: Test, one_suffices: bool = False) -> dict[str, Any]:
     """What a claim on such differences has: its rule, judge and world."""
     kind = " or ".join(sorted({"95 % t-interval" if t.sign else "90 % interval (TOST)" for t in tests}, reverse=True))
-    holds, fails = f"{'every' if len(tests) > 1 else 'the'} {kind} lies wholly", "one lies wholly beyond its limit"
-    if one_suffices:
-        holds, fails = f"one {kind} lies wholly there and none beyond:", f"{fails} and none there"
 
     def by_part(words: Callable[[Test], str]) -> str:
         """Once where all parts have the same."""
@@ -364,15 +390,24 @@ def judged(*tests: Test, one_suffices: bool = False) -> dict[str, Any]:
         several = [f"{test.name} {words}" for test, words in zip(tests, said, strict=True)]
         return said[0] if len(set(said)) == 1 else "; ".join(several)
 
-    true, null, spread = (by_part(lambda t: t.unit.number(getattr(t, name))) for name in ("true", "null", "spread"))  # noqa: B023
+    def number(name: str) -> str:
+        return by_part(lambda test: test.number(getattr(test, name)))
+
+    limits = by_part(lambda test: test.text)
+    holds, fails = f"the {kind} lies wholly {limits}", "the 95 % interval lies wholly on the other side"
+    if len(tests) > 1:
+        holds, fails = f"every {kind} lies wholly so: {limits}", "one 95 % interval (Bonferroni) lies wholly elsewhere"
+    if one_suffices:
+        holds = f"one 95 % t-interval (Bonferroni) lies wholly so, and none wholly on the other side: {limits}"
+        fails = "one lies wholly on the other side, and none so"
     return {
-        "rule": f"By seed. Reproduced if {holds} {by_part(lambda test: test.text)}. Not reproduced if {fails}. "
-        "Else inconclusive.",
+        "rule": f"By seed. Reproduced if {holds}. Not reproduced if {fails}. Else inconclusive.",
         "judge": lambda values: [test.judge(values.get(test.name, ())) for test in tests],
         "unit": {test.name: test.unit for test in tests},
         "world": lambda rng, n, holds: {t.name: rng.normal(t.true if holds else t.null, t.spread, n) for t in tests},
-        "assumed": f"{true}; standard deviation over seeds {spread.replace('+', '')}",
-        "null": null,
+        "assumed": f"{number('true')}; standard deviation over seeds {number('spread').replace('+', '')}",
+        "null": number("null"),
+        "tests": tests,
     }
 
 

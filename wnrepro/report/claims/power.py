@@ -5,30 +5,33 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from wnrepro.report.stats import look
+from wnrepro.report.stats import LOOKS, look
 
 TABLE = Path(__file__).with_name("power.csv")
-MOST_SEEDS = 40
+COLUMNS = ("claim", "n", "true", "true_refuted", "null", "null_refuted", "difference", "seeds80")
 
 
 @dataclass(frozen=True)
 class Power:
-    """Of n seeds: P(reproduced | the paper is true), P(reproduced | no effect), the smallest difference that they see
-    80 % of the time, in words, and the seeds that the rule needs for 80 % (None: more than `MOST_SEEDS`).
+    """Of n seeds, before Holm's correction: P(reproduced) and P(not reproduced) where the paper is true, and without
+    the effect. difference: the true value with P(reproduced) = 80 %, in words (empty: none, or not known); seeds80: the
+    first of `LOOKS` with a power of 80 % (None: none of them).
     """
 
     n: int
     true: float
+    true_refuted: float
     null: float
+    null_refuted: float
     difference: str
     seeds80: int | None
 
     def words(self, assumed: str, null: str) -> str:
-        needed = self.seeds80 or f"more than {MOST_SEEDS}"
+        sees = f"It is 80 % at {self.difference}. " if self.difference else ""
+        needed = f"{self.seeds80} seeds reach 80 %" if self.seeds80 else f"{LOOKS[-1]} seeds do not reach 80 %"
         return (
-            f"{self.n} seeds see a difference of {self.difference}. P(reproduced), before Holm's correction, is "
-            f"{self.true:.0%} if the paper is true ({assumed}), {self.null:.0%} without the effect ({null}). "
-            f"80 % need {needed} seeds."
+            f"With {self.n} seeds P(reproduced) is {100 * self.true:.0f} % if the paper is true ({assumed}) and "
+            f"{100 * self.null:.1f} % without the effect ({null}). {sees}{needed}. Before Holm's correction."
         )
 
 
@@ -36,10 +39,12 @@ class Power:
 def table() -> dict[tuple[str, int], Power]:
     """power.csv, by claim and n."""
     with TABLE.open(newline="") as file:
-        return {
-            (claim, int(n)): Power(int(n), float(true), float(null), difference, int(seeds80) if seeds80 else None)
-            for claim, n, true, null, difference, seeds80 in list(csv.reader(file))[1:]
-        }
+        found = {}
+        for claim, n, *shares, difference, seeds80 in list(csv.reader(file))[1:]:
+            true, true_refuted, null, null_refuted = map(float, shares)
+            needed = int(seeds80) if seeds80 else None
+            found[claim, int(n)] = Power(int(n), true, true_refuted, null, null_refuted, difference, needed)
+    return found
 
 
 def power(claim_id: str, n: int) -> Power | None:
