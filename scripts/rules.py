@@ -23,8 +23,8 @@ if __name__ == "__main__":
     rules = {claim.id: claim.hash for claim in CLAIMS}
     if versions and versions[-1]["rules"] == rules:
         sys.exit(f"version {versions[-1]['version']} has these rules already")
-    if git("status", "--porcelain", "wnrepro/report"):
-        sys.exit("wnrepro/report has uncommitted changes: commit the rules first")
+    if git("status", "--porcelain", "wnrepro/report/claims", "wnrepro/report/stats.py"):
+        sys.exit("the rules have uncommitted changes: commit them first")
     commit, date = git("log", "-1", "--date=format-local:%Y-%m-%dT%H:%M:%SZ", "--format=%H %cd").split()
     version = 1 + max((one["version"] for one in versions), default=1)  # version 1: before they were recorded
     versions.append({"version": version, "commit": commit, "date": date, "rules": rules})
