@@ -283,6 +283,7 @@ def make_record(
         "epoch": logged,
         "epochs": config["settings"]["epochs"],
         "config_hash": config["hash"],
+        "created": "2027-01-01T00:00:00Z",
         "seconds": 101.5 * logged,
         "device": "cpu",
         "device_name": "AMD EPYC, 2 threads",

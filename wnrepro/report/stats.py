@@ -66,68 +66,66 @@ def above(values: Sequence[float], others: Sequence[float]) -> float:
     return difference / error if error else math.copysign(math.inf, difference) if difference else 0.0
 
 
-def _tail(distance: float, error: float, freedom: float) -> float:
-    """P(T ≥ distance / error) of Student's t; where there is no error: 0, 1 or, of no distance, 1."""
+def _p(distance: float, error: float, freedom: float) -> float:
+    """Student's two-sided p-value of a distance with this standard error."""
     if not math.isfinite(distance) or math.isnan(error):
         return 1.0
     if error == 0:
-        return 0.0 if distance > 0 else 1.0
-    return float(stdtr(freedom, -distance / error))
+        return 0.0 if distance else 1.0
+    return 2 * float(stdtr(freedom, -abs(distance) / error))
 
 
-def _beyond(e: Estimate, error: float, freedom: float, margin: float, sign: int) -> Estimate:
-    """Whether the estimate lies above the margin (sign −1: below it), by Student's t."""
-    half = float(stdtrit(freedom, 1 - LEVEL / 2)) * error if freedom > 0 else math.nan
-    ours, theirs = (2 * _tail(side * (e.value - margin), error, freedom) for side in (sign, -sign))
-    return replace(
-        e, low=e.value - half, high=e.value + half, p_holds=min(ours, 1), p_fails=min(theirs, 1), margin=(margin,)
-    )
+def _decided(e: Estimate, p: float, holds: bool) -> Estimate:
+    """A two-sided p-value is that of the side on which the estimate lies."""
+    p = min(p, 1.0)
+    return replace(e, p_holds=p, p_fails=1.0) if holds else replace(e, p_holds=1.0, p_fails=p)
+
+
+def _by_t(e: Estimate, error: float, freedom: float, sign: int, of: int = 1) -> Estimate:
+    """Above the margin (sign −1: below it)? Student's t, simultaneous over `of` estimates (Bonferroni)."""
+    half, distance = float(stdtrit(freedom, 1 - LEVEL / 2 / of)) * error, e.value - e.margin[0]
+    e = replace(e, low=e.value - half, high=e.value + half)
+    return _decided(e, of * _p(distance, error, freedom), sign * distance > 0)
 
 
 @quiet
 def beyond(name: str, values: Sequence[float], margin: float = 0.0, sign: int = 1) -> Estimate:
     """The mean of differences by seed: above the margin or, with sign −1, below it? A paired t-test."""
-    e = Estimate(name, float(np.mean(values)) if len(values) else math.nan, n=len(values))
-    return _beyond(e, standard_error(values), len(values) - 1, margin, sign) if len(values) > 1 else e
+    n = len(values)
+    e = Estimate(name, float(np.mean(values)) if n else math.nan, n=n, margin=(margin,))
+    return _by_t(e, standard_error(values), n - 1, sign) if n > 1 else e
 
 
 @quiet
 def stratified(name: str, strata: Sequence[Sequence[float]], margin: float = 0.0, sign: int = 1) -> Estimate:
     """The mean over strata (games) of the means within each, as `beyond`; Satterthwaite's degrees of freedom."""
     n = min(map(len, strata), default=0)
-    e = Estimate(name, float(np.mean([np.mean(s) for s in strata])) if n else math.nan, n=n)
+    e = Estimate(name, float(np.mean([np.mean(s) for s in strata])) if n else math.nan, n=n, margin=(margin,))
     if n < 2:
         return e
     squares = np.array([standard_error(s) ** 2 for s in strata])
     whole = float(squares.sum())
-    freedom = whole**2 / float((squares**2 / [len(s) - 1 for s in strata]).sum()) if whole else float(n - 1)
-    return _beyond(e, math.sqrt(whole) / len(strata), freedom, margin, sign)
+    freedom = whole**2 / float((squares**2 / [len(s) - 1 for s in strata]).sum()) if whole else n - 1.0
+    return _by_t(e, math.sqrt(whole) / len(strata), freedom, sign)
 
 
-@quiet
-def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """The standard error of mean(a) − mean(b) and Welch's degrees of freedom; nan for fewer than two values of one."""
-    if min(len(a), len(b)) < 2:
-        return math.nan, 0.0
-    square_a, square_b = standard_error(a) ** 2, standard_error(b) ** 2
-    square = square_a + square_b
-    if not square:
-        return 0.0, float(min(len(a), len(b)) - 1)
-    freedom = square**2 / (square_a**2 / (len(a) - 1) + square_b**2 / (len(b) - 1))
-    return math.sqrt(square), freedom
+def _difference(name: str, a: Sequence[float], b: Sequence[float]) -> tuple[Estimate, float, float]:
+    """mean(a) − mean(b) of samples that are not paired, its standard error and Welch's degrees of freedom."""
+    n = min(len(a), len(b))
+    e = Estimate(name, float(np.mean(a) - np.mean(b)) if n else math.nan, n=n, margin=(0.0,))
+    if n < 2:
+        return e, math.nan, 0.0
+    squares = standard_error(a) ** 2, standard_error(b) ** 2
+    whole = sum(squares)
+    parts = squares[0] ** 2 / (len(a) - 1) + squares[1] ** 2 / (len(b) - 1)
+    return e, math.sqrt(whole), whole**2 / parts if whole else n - 1.0
 
 
 @quiet
 def smaller(name: str, a: Sequence[float], b: Sequence[float], of: int = 1) -> Estimate:
     """mean(a) − mean(b) of seeds that are not paired: below 0? Welch's, simultaneous over `of` of them (Bonferroni)."""
-    value = float(np.mean(a) - np.mean(b)) if len(a) and len(b) else math.nan
-    error, freedom = welch(a, b)
-    e = Estimate(name, value, n=min(len(a), len(b)))
-    if not freedom:
-        return e
-    half = float(stdtrit(freedom, 1 - LEVEL / 2 / of)) * error
-    e = replace(_beyond(e, error, freedom, 0.0, -1), low=value - half, high=value + half)
-    return replace(e, p_holds=min(1, of * e.p_holds), p_fails=min(1, of * e.p_fails))
+    e, error, freedom = _difference(name, a, b)
+    return _by_t(e, error, freedom, -1, of) if freedom else e
 
 
 @quiet
@@ -135,16 +133,16 @@ def equivalent(name: str, a: Sequence[float], margin: float, b: Sequence[float] 
     """Whether the mean of differences by seed (with b: mean(a) − mean(b), unpaired) lies within ±margin: two one-sided
     tests of 5 % (TOST), whose 90 % interval it shows.
     """
-    others = a if b is None else b
-    value = float(np.mean(a)) - (0 if b is None else float(np.mean(b))) if len(a) and len(others) else math.nan
-    error, freedom = (standard_error(a), len(a) - 1.0) if b is None else welch(a, b)
-    e = Estimate(name, value, n=min(len(a), len(others)), margin=(-margin, margin))
+    if b is None:
+        e, error, freedom = beyond(name, a), standard_error(a), len(a) - 1.0
+    else:
+        e, error, freedom = _difference(name, a, b)
+    e = Estimate(name, e.value, n=e.n, margin=(-margin, margin))
     if not freedom > 0:
         return e
-    half = float(stdtrit(freedom, 1 - LEVEL)) * error
-    inside = max(_tail(margin - value, error, freedom), _tail(value + margin, error, freedom))
-    outside = 2 * min(_tail(value - margin, error, freedom), _tail(-margin - value, error, freedom))
-    return replace(e, low=value - half, high=value + half, p_holds=min(inside, 1), p_fails=min(outside, 1))
+    half, room = float(stdtrit(freedom, 1 - LEVEL)) * error, margin - abs(e.value)
+    e = replace(e, low=e.value - half, high=e.value + half)
+    return _decided(e, _p(room, error, freedom) / (2 if room > 0 else 1), room > 0)
 
 
 @quiet
@@ -154,16 +152,14 @@ def one_more(name: str, values: Sequence[float], published: float, margin: float
     The interval is the prediction interval of one run, simultaneous over `of` of them. It fails where the number lies
     outside; holds where it lies inside and the mean is equivalent to it (TOST).
     """
+    n = len(values)
+    e = Estimate(name, float(np.mean(values)) if n else math.nan, n=n, margin=(published,))
+    if n < 2:
+        return e
+    spread = float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / n)
+    e = _by_t(e, spread, n - 1, 0, of)
     same = equivalent(name, [value - published for value in values], margin)
-    if len(values) < 2:
-        return replace(same, value=float(np.mean(values)) if values else math.nan, margin=(published,))
-    middle, spread = float(np.mean(values)), float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / len(values))
-    half = float(stdtrit(len(values) - 1, 1 - LEVEL / 2 / of)) * spread
-    outside = min(1.0, 2 * of * _tail(abs(middle - published), spread, len(values) - 1))
-    holds = same.p_holds if outside > LEVEL else 1.0
-    return replace(
-        same, value=middle, low=middle - half, high=middle + half, p_holds=holds, p_fails=outside, margin=(published,)
-    )
+    return replace(e, p_holds=same.p_holds if e.p_fails > LEVEL else 1.0)
 
 
 @quiet
@@ -176,12 +172,11 @@ def steadier(name: str, a: Sequence[float], b: Sequence[float]) -> Estimate:
     e = Estimate(name, ratio, n=n, margin=(1.0,))
     if n < 3 or not math.isfinite(ratio) or not ratio:
         return e
-    r = float(np.corrcoef(a, b)[0, 1])
-    t = (ratio**2 - 1) * math.sqrt(n - 2) / (2 * ratio * math.sqrt(max(1 - r**2, 1e-300)))
-    k = 1 + 2 * (1 - r**2) * float(stdtrit(n - 2, 1 - LEVEL / 2)) ** 2 / (n - 2)
-    factor = math.sqrt(k + math.sqrt(max(k**2 - 1, 0)))
-    tails = (2 * float(stdtr(n - 2, t)), 2 * float(stdtr(n - 2, -t)))
-    return replace(e, low=ratio / factor, high=ratio * factor, p_holds=min(tails[0], 1), p_fails=min(tails[1], 1))
+    rest = max(1 - float(np.corrcoef(a, b)[0, 1]) ** 2, 1e-300)
+    t = (ratio**2 - 1) * math.sqrt(n - 2) / (2 * ratio * math.sqrt(rest))
+    k = 1 + 2 * rest * float(stdtrit(n - 2, 1 - LEVEL / 2)) ** 2 / (n - 2)
+    factor = math.sqrt(k + math.sqrt(k**2 - 1))
+    return _decided(replace(e, low=ratio / factor, high=ratio * factor), _p(t, 1.0, n - 2), t < 0)
 
 
 def share(name: str, k: int, n: int, limit: float, sign: int = 1) -> Estimate:
@@ -190,10 +185,9 @@ def share(name: str, k: int, n: int, limit: float, sign: int = 1) -> Estimate:
         return Estimate(name, math.nan, margin=(limit,))
     low = float(betaincinv(k, n - k + 1, LEVEL / 2)) if k else 0.0
     high = float(betaincinv(k + 1, n - k, 1 - LEVEL / 2)) if k < n else 1.0
-    more = float(bdtrc(k - 1, n, limit)) if k else 1.0
-    fewer = float(bdtr(k, n, limit))
-    ours, theirs = (more, fewer) if sign > 0 else (fewer, more)
-    return Estimate(name, k / n, low, high, n, min(1, 2 * ours), min(1, 2 * theirs), (limit,))
+    tails = float(bdtrc(k - 1, n, limit)) if k else 1.0, float(bdtr(k, n, limit))
+    ours, theirs = (min(1.0, 2 * tail) for tail in tails[::sign])
+    return Estimate(name, k / n, low, high, n, ours, theirs, (limit,))
 
 
 def less_often(name: str, ours: tuple[int, int], theirs: tuple[int, int]) -> Estimate:
