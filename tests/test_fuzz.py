@@ -22,7 +22,6 @@ from conftest import tiny_cvae, tiny_dqn, tiny_draw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up import add_work, make_bench, make_dqn, make_draw, make_run, make_vae, set_scale_short
-from wnrepro.report.sections import report
 
 from wnrepro import reading as files
 from wnrepro import results as load
@@ -359,14 +358,12 @@ def test_a_folder_of_any_name_is_read_or_named(
 # ---------------------------------------------------------------------------------- what is accepted can be shown
 
 
-def texts_of(read: load.Results, problems: list[str]) -> str:
-    """The report without its figures."""
+def texts_of(read: load.Results, drawn: bool) -> str:
+    """The report; `drawn`: once its figures have been drawn, which are left out of the page."""
     found = findings(read)
-    makers = ("table2", "variants", "bounds", "draw_bounds", "table3", "interquartile_means", "step_time", "floors")
-    frames = {name: getattr(tables, name)(read) for name in (*makers, "settings")}
-    frames |= {"claims": tables.claims(found), "runs": tables.provenance(read)}
-    whole = report(read, found, frames, [], problems)
-    return markdown(whole) + page(whole, {})
+    built, shown = tables.build(read, found), figures.draw(read, found) if drawn else {}
+    whole = tables.report(read, found, built, shown)
+    return markdown(whole) + page(whole, dict.fromkeys(shown, b"<svg></svg>"))
 
 
 CHANGED = [
@@ -404,9 +401,7 @@ def test_what_is_accepted_can_be_shown(
             finally:
                 path.write_bytes(contents[path])
             assert all(printable(problem) == problem and len(problem) < LONGEST for problem in problems)
-            if drawn:
-                figures.draw(read)
-            text = texts_of(read, problems)
+            text = texts_of(read, drawn)
             assert text.count("<script") == 1  # the page's own
             tally["shown"] += 1
 
@@ -482,7 +477,7 @@ def test_a_plan_is_made_or_says_one_sentence(
     def shown(lines: list[plan.Line]) -> None:
         lines = plan.estimated(lines, place / "stopped", DEVICE)
         assert printable(board.summary(lines, {})) == board.summary(lines, {})
-        assert json.loads(plan.as_json(lines, {}, "quick"))["runs"] == 1
+        assert json.loads(plan.as_json(lines, [], {}, "quick"))["runs"] == 1
 
     with counted(f"plans by {file}", count) as tally, restored(path) as content:
 

@@ -680,6 +680,15 @@ def a_report_of_too_many_benchmarks(place: Place) -> None:
 
 
 @case
+def a_report_of_a_benchmark_that_was_copied(place: Place) -> None:
+    (place.results / "bench").mkdir()
+    for name in ("cpu", "copy"):
+        content = {"device_name": "CPU", "cifar": {"ratios": {}}}
+        (place.results / "bench" / f"{name}.json").write_text(json.dumps(content))
+    place.report()
+
+
+@case
 def a_report_of_a_name_that_is_none(place: Place) -> None:
     place.run.parent.rename(place.run.parent.with_name("wn\x1b"))
     place.report()

@@ -12,5 +12,5 @@ __all__ = ["check", "rules", "scales_with_runs", "write_report"]
 
 @quiet
 def rules(results: Path, scale: str, precision: str | None = None) -> list[str]:
-    """Of every claim that has runs, whether its rule was committed before them: a sentence each. UserError as `load`."""
+    """Of every claim with runs, whether its rule was committed before them: a sentence each. UserError as `load`."""
     return list(fixed_beforehand(load(results, scale, precision)))

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,10 @@ from urllib.parse import quote
 
 import jinja2
 
-from wnrepro.report.tables import Report, verdicts
+from wnrepro.report.tables import Report
 
-NONE = ("", "–")  # cells without a value
 NUMBER = re.compile(r"[+−-]?\d[\d ]*(\.\d+)?(e[+−-]?\d+)?( of \d+)?")
-SHORT = 110  # characters
+SHORT = 114  # characters, with the separators
 
 
 def page(report: Report, images: dict[str, bytes]) -> str:
@@ -26,13 +26,7 @@ def page(report: Report, images: dict[str, bytes]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "marked": marked,
-        "short": short,
-        "anchor": anchor,
-        "numeric": numeric,
-        "verdicts": verdicts,
-    }
+    environment.filters |= {use.__name__: use for use in (anchor, marked, numeric, short)}
     sources = {name: environment.get_template(f"page.{name}").render().encode() for name in ("css", "js")}
     hashes = {name: base64.b64encode(hashlib.sha256(text).digest()).decode() for name, text in sources.items()}
     uris = {name: f"data:image/svg+xml,{quote(svg, safe=' !$()*+,-./:;=?@[]^_{|}~')}" for name, svg in images.items()}
@@ -47,12 +41,9 @@ def marked(text: str) -> list[tuple[bool, str]]:
 def short(measured: str) -> str:
     """A finding's numbers without what stands in parentheses, cut after its first clauses."""
     clauses = re.sub(r" \([^()]*\)", "", measured).split("; ")
-    kept = clauses[0]
-    for clause in clauses[1:]:
-        if len(kept) + len(clause) > SHORT:
-            return f"{kept}; …"
-        kept = f"{kept}; {clause}"
-    return kept
+    ends = itertools.accumulate(len(clause) + 2 for clause in clauses)
+    kept = [clause for clause, end in zip(clauses, ends, strict=True) if end <= SHORT] or clauses[:1]
+    return "; ".join(kept + ["…"] * (len(kept) < len(clauses)))
 
 
 def anchor(heading: str) -> str:
@@ -62,5 +53,5 @@ def anchor(heading: str) -> str:
 
 def numeric(rows: Sequence[Sequence[str]]) -> list[bool]:
     """Of every column whether it holds numbers alone, and some: it stands to the right, and sorts as numbers."""
-    columns = ([text for text in column if text not in NONE] for column in zip(*rows, strict=True))
+    columns = ([text for text in column if text not in ("", "–")] for column in zip(*rows, strict=True))
     return [bool(texts) and all(map(NUMBER.fullmatch, texts)) for texts in columns]

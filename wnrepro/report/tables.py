@@ -1,16 +1,14 @@
 """What the report says, for `markdown` and `page` to lay out; a table has its numbers and their words in one place.
 
-In tables/*.csv errors are fractions, bounds are in nats per image. Text that may come out of a run's files stands only
-in cells, `Judged`, `Report.notes` and `Report.problems`, as it is: the layouts escape it. In all other text, which is
-the program's, `code` is marked by backticks.
+A table's function has as docstring the paragraph above it. In tables/*.csv errors are fractions, bounds in nats per
+image. Text that may come out of a run's files stands only in cells, `Judged` and `Report.problems`, as it is: the
+layouts escape it. In all other text, which is the program's, `code` is marked by backticks.
 """
 
 import dataclasses
+import itertools
 import json
-import math
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,207 +16,179 @@ import numpy as np
 from wnrepro import paper
 from wnrepro.report import figures, stats
 from wnrepro.report.claims import CLAIMS
-from wnrepro.report.claims.claim import NOT_FINITE, VERDICTS, Claim, Finding, count, interval, nats, plain, score
-from wnrepro.report.claims.dqn import max_score
-from wnrepro.results import (
-    Results,
-    Run,
-    counted,
-    longest,
-    problems,
-    random_scores,
-    scale_defaults,
-    step_ratios,
-    step_works,
-    whose,
+from wnrepro.report.claims.claim import (
+    COMMON,
+    NOT_FINITE,
+    VERDICTS,
+    Claim,
+    Finding,
+    count,
+    interval,
+    nats,
+    plain,
+    score,
 )
+from wnrepro.report.claims.dqn import max_score
+from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults, step_works, whose
 from wnrepro.settings import FIGURE_LR, NORMAL_INIT, PARAMS, SETTINGS
 
-MOST = 20  # of a list in one cell
-IDENTITY = {"dataset", "game", "variant", "param", "lr", "other_settings"}  # columns that tell a table's rows apart
-UNFINISHED = "Not finished, or not finite"
-LAST = (UNFINISHED, "Data")  # headings
+HEADINGS = {"n": "n", "torch": "torch", "git": "Commit", "hash": "Settings' hash", "lr": "Learning rate", "param": ""}
+HEADINGS |= {"default": "Paper's scale", "runs": "These runs", "help": "Meaning"}  # else a name as `Other settings`
 NO_VERDICT = " No empirical claim has a verdict at this scale."
+CLAIM = "id claim where paper measured n devices verdict p power warnings after_the_fact rule rule_version rule_hash"
 WARNING = {
-    "quick": "Scale `quick`: the data is bundled sample data and the models are small. These numbers mean nothing "
-    "beside the paper's; they show that the code runs." + NO_VERDICT,
+    "quick": "Scale `quick`: sample data and small models test the code; the numbers mean nothing beside the paper's.",
     "short": "Scale `short`: the paper's data, but fewer epochs, and fewer images or a smaller model where the table "
-    "of settings says so. The final numbers are not comparable with the paper's." + NO_VERDICT,
+    "of settings says so. The final numbers are not comparable with the paper's.",
 }
+BOUND = "Final test bound (reconstruction − KL ≤ log p(x)), nats per image: larger is better; mean of n finished seeds."
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A value (None: there is none, a dash on the page), its words, and the names of its column.
-
-    name: in the CSV, heading: on the page; the column is not there where it is empty.
-    """
+class Cell(NamedTuple):
+    """A value, the names of its column in the CSV and on the page (empty: it has none there), the words for it."""
 
     name: str
     value: Any
     heading: str = ""
     words: Callable[[Any], str] = str
 
-    @property
-    def text(self) -> str:
-        return "–" if self.value is None else self.words(self.value)
+
+class Table(NamedTuple):
+    """What the page shows, the CSV's rows by column, the paragraph before the table or the title of a folded one."""
+
+    headings: list[str]
+    texts: list[list[str]]
+    values: list[dict[str, Any]]
+    note: str
+    title: str
+    sortable: bool
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows, the paragraphs before them, the title of a folded one."""
-
-    rows: list[list[Cell]]
-    notes: tuple[str, ...] = ()
-    title: str = ""
-    sortable: bool = False
-
-    @property
-    def headings(self) -> list[str]:
-        every = [cell.heading for cell in max(self.rows, key=len) if cell.heading]
-        return [*(name for name in every if name not in LAST), *(name for name in LAST if name in every)]
-
-    @property
-    def texts(self) -> list[list[str]]:
-        """Those of every row under the headings, empty where a row says nothing."""
-        headings, rows = self.headings, ({cell.heading: cell.text for cell in row} for row in self.rows)
-        return [[row.get(heading, "") for heading in headings] for row in rows]
-
-    @property
-    def values(self) -> list[dict[str, Any]]:
-        """The CSV's rows, by column."""
-        rows = ({cell.name: cell.value for cell in row if cell.name} for row in self.rows)
-        return [row for row in rows if row]
+def table(rows: Sequence[list[Cell]], note: str = "", title: str = "", sortable: bool = False) -> Table:
+    """A table of rows, the longest of which has all columns; a text is empty where a row says nothing."""
+    every = [cell.heading for cell in max(rows, key=len) if cell.heading]
+    headings = sorted(every, key=lambda heading: {"Not finished, or not finite": 1, "Data": 2}.get(heading, 0))
+    shown = [{cell.heading: cell.words(cell.value) for cell in row} for row in rows]
+    texts = [[row.get(heading, "") for heading in headings] for row in shown]
+    values = [{cell.name: cell.value for cell in row if cell.name} for row in rows]
+    return Table(headings, texts, list(filter(None, values)), note, title, sortable)
 
 
-class Judged(NamedTuple):
-    """A claim, what the runs say of it, all details by name (some are empty), its figure (empty: it has none)."""
-
-    claim: Claim
-    finding: Finding
-    details: dict[str, str]
-    figure: str
-
-    @property
-    def link(self) -> str:
-        """The words that lead to the figure: `figure 1`, `learning rates`."""
-        return self.figure.replace("_", " ").replace("figure", "figure ")
-
-
-def verdicts(judged: Iterable[Judged]) -> dict[str, int]:
-    """How many have each verdict that one has."""
-    found = Counter(one.finding.verdict for one in judged)
-    return {verdict: found[verdict] for verdict in VERDICTS if verdict in found}
+Judged = tuple[Claim, Finding, dict[str, str], str]  # with all details by name (some are empty); figure, or empty
 
 
 class Report(NamedTuple):
     """All that both layouts show."""
 
     scale: str
-    warning: str  # of the scale; empty: none
-    notes: Sequence[str]  # further warnings
+    warnings: list[str]
     problems: list[str]  # files that do not fit together
     runs: str
     basis: str  # of the verdicts
-    claims: dict[str, list[Judged]]  # those that are counted together, by their number in words
+    claims: dict[str, tuple[dict[str, int], list[Judged]]]  # by number in words: how many have a verdict, and these
     sections: dict[str, tuple[dict[str, str], list[Table]]]  # by heading: the figures' captions, by name, and tables
 
 
 def report(results: Results, found: dict[str, Finding], built: dict[str, list[Table]], drawn: Iterable[str]) -> Report:
     """The report on `results`, with the tables of `build` and the figures that are `drawn`."""
-    done, diverged = sum(run.done for run in results.runs), sum(run.diverged for run in results.runs)
-    incomplete = len(results.runs) - done - diverged
-    setting = "the paper's setting" if results.scale == "paper" else "not the paper's setting"
-    precisions = ", ".join(f"{part.precision} ({name})" for name, part in results.parts.items())
     captions = {name: figures.caption(name, results) for name in drawn}
+    judged: dict[bool, list[Judged]] = {True: [], False: []}  # by whether it is a check
+    for claim in CLAIMS:
+        finding, fixed = found[claim.id], claim.fixed
+        version = f"version {fixed.version}, commit {fixed.commit} of {fixed.date}" if fixed.commit else "not committed"
+        details = {
+            "Paper": f"{claim.paper} ({claim.where})",
+            "Measured": finding.measured,
+            "On": f"scale {results.scale}; {finding.n}; {finding.devices}",
+            "Rule": f"{claim.rule} (Rule {version}, hash {claim.hash}.)",
+            "Power": finding.power,
+            "Warnings": " ".join(finding.warnings),
+        }
+        judged[claim.check].append((claim, finding, details, claim.figure if claim.figure in captions else ""))
+    claims = {}
+    for noun, some in zip(("implementation check", "empirical claim"), judged.values(), strict=True):
+        verdicts = [finding.verdict for _, finding, _, _ in some]
+        claims[count(len(some), noun)] = ({one: verdicts.count(one) for one in VERDICTS if one in verdicts}, some)
     sections = {}
     for heading, (names, makes) in SECTIONS.items():
         shown = {name: captions[name] for name in names if name in captions}
         sections[heading] = (shown, [table for make in makes for table in built[make.__name__]])
-    judged = [_judged(claim, found[claim.id], results.scale, captions) for claim in CLAIMS]
-    checks, empirical = ([one for one in judged if one.claim.check == check] for check in (True, False))
+    done, diverged = sum(run.done for run in results.runs), sum(run.diverged for run in results.runs)
+    incomplete = len(results.runs) - done - diverged
+    precisions = ", ".join(f"{part.precision} ({name})" for name, part in results.parts.items())
     return Report(
         scale=results.scale,
-        warning=WARNING.get(results.scale, ""),
-        notes=results.notes,
+        warnings=[text + NO_VERDICT for scale, text in WARNING.items() if scale == results.scale] + [*results.notes],
         problems=problems(results),
         runs=f"{count(len(results.runs), 'run')}, {done} done, {diverged} diverged, {incomplete} incomplete.",
-        basis=f"Judged on the runs at scale `{results.scale}` ({setting}), with all other settings at the scale's "
-        f"defaults where the rule names no other, and precision {precisions}. A rule that is younger than a run it "
-        "judges is marked: rule after the fact. An empirical claim that needs a number which is not finite is "
-        "inconclusive.",
-        claims={
-            count(len(checks), "implementation check"): checks,
-            count(len(empirical), "empirical claim"): empirical,
-        },
+        basis=f"Scale `{results.scale}` ({'' if results.scale == 'paper' else 'not '}the paper's setting), precision "
+        f"{precisions}. {COMMON} A rule that is younger than a run it judges is marked: rule after the fact.",
+        claims=claims,
         sections={heading: shown for heading, shown in sections.items() if any(shown)},
     )
 
 
-def _judged(claim: Claim, finding: Finding, scale: str, drawn: Container[str]) -> Judged:
-    fixed = claim.fixed
-    version = f"version {fixed.version}, commit {fixed.commit} of {fixed.date}" if fixed.commit else "not committed"
-    details = {
-        "Paper": f"{claim.paper} ({claim.where})",
-        "Measured": finding.measured,
-        "On": f"scale {scale}; {finding.n}; {finding.devices}",
-        "Rule": f"{claim.rule} (Rule {version}, hash {claim.hash}.)",
-        "Power": finding.power,
-        "Warnings": " ".join(finding.warnings),
-    }
-    return Judged(claim, finding, details, claim.figure if claim.figure in drawn else "")
-
-
+@stats.quiet
 def build(results: Results, found: dict[str, Finding]) -> dict[str, list[Table]]:
     """The tables by the name of their CSV; of settings, one an experiment and data set, or game."""
-    tables = {name: make(results) for name, make in TABLES.items()}
-    if shown := results.published:
-        for make in (table2, bounds, draw_bounds, table3):
-            tables[make.__name__] = [_beside(*both) for both in zip(make(results), make(shown), strict=True)]
-    return {"claims": [claims(found)]} | {name: [one for one in some if one.rows] for name, some in tables.items()}
+    built = {"claims": [table(list(claims(found)))]}
+    words = {"bound": BOUND} | scale_defaults("cvae", results.scale, "mnist")
+    for make in (make for _, makes in SECTIONS.values() for make in makes):
+        rows, note = list(make(results)), " ".join((make.__doc__ or "").format(**words).split())
+        if make in (table2, bounds, draw_bounds, table3):
+            rows = list(_beside(rows, make(results.published) if results.published else ()))
+            note += f" At scale `{results.scale}` ours cannot be compared with the others." * (results.scale != "paper")
+        parts = itertools.groupby(rows, key=lambda row: row[0].value if make is settings else "")
+        built[make.__name__] = [table(list(some), note, part, make is runs) for part, some in parts]
+    return built
 
 
-def _beside(ours: Table, published: Table) -> Table:
+def _beside(ours: Iterable[list[Cell]], published: Iterable[list[Cell]]) -> Iterator[list[Cell]]:
     """Our rows, and below each that of the same kind of the published runs, which is on the page alone."""
-
-    def kind(row: list[Cell]) -> str:
-        return str([cell.value for cell in row if cell.name in IDENTITY])
-
-    theirs = {kind(row): row for row in published.rows if any(cell.name == "n" and cell.value for cell in row)}
-    rows = []
-    for row in ours.rows:
-        rows.append(row)
-        if other := theirs.get(kind(row)):
-            texts = {cell.heading: cell.text for cell in other}
-            texts["Model"] += f", {figures.PUBLISHED}"
-            rows.append([Cell("", text, heading) for heading, text in texts.items()])
-    return replace(ours, rows=rows)
+    theirs = [row for row in published if any(cell.name == "n" and cell.value for cell in row)]
+    for row in ours:
+        yield row
+        for other in theirs:
+            if all(cell in row for cell in other if cell.name in ("game", "variant", "param", "lr", "other_settings")):
+                texts = {cell.heading: cell.words(cell.value) for cell in other}
+                yield others(texts | {"Model": f"{texts['Model']}, {figures.PUBLISHED}"})
 
 
-def claims(found: dict[str, Finding]) -> Table:
+def others(texts: dict[str, str]) -> list[Cell]:
+    """A row that is on the page alone, by heading."""
+    return [Cell("", text, heading) for heading, text in texts.items()]
+
+
+def cells(**values: Any) -> list[Cell]:
+    """Columns that are shown as they are, by name."""
+    headings = {name: name.replace("_", " ").capitalize() for name in values} | HEADINGS
+    return [Cell(name, value, headings[name]) for name, value in values.items()]
+
+
+def claims(found: dict[str, Finding]) -> Iterator[list[Cell]]:
     """A row a claim, in the CSV alone. p: two-sided, that it is reproduced, before Holm's correction."""
-    rows = []
-    for claim, finding in ((claim, found[claim.id]) for claim in CLAIMS):
-        row = {name: getattr(claim, name) for name in ("id", "claim", "where", "paper")}
-        row |= {name: getattr(finding, name) for name in ("measured", "n", "devices", "verdict")}
-        row["p"] = finding.p_holds if finding.estimates else None
-        row |= {"power": finding.power, "warnings": " ".join(finding.warnings)}
-        row |= {"after_the_fact": finding.after_the_fact, "rule": claim.rule}
-        row |= {"rule_version": claim.fixed.version, "rule_hash": claim.hash}
-        rows.append([Cell(name, value) for name, value in row.items()])
-    return Table(rows)
+    for claim in CLAIMS:
+        finding = found[claim.id]
+        row = vars(claim) | vars(finding) | {"warnings": " ".join(finding.warnings), "rule_hash": claim.hash}
+        row |= {"p": finding.p_holds if finding.estimates else None, "rule_version": claim.fixed.version}
+        yield [Cell(name, row[name]) for name in CLAIM.split()]
 
 
-def form(spec: str, factor: float = 1, more: str = "") -> Callable[[float], str]:
-    """The words for a number, times a factor, and more after it."""
-    return lambda value: plain(factor * value, spec) + more
+def form(spec: str, factor: float = 1, after: str = "", before: str = "") -> Callable[[float | None], str]:
+    """The words for a number, times a factor, with what stands around it; for none, a dash."""
+    return lambda value: "–" if value is None else before + plain(factor * value, spec) + after
 
 
-PERCENT, THOUSANDTHS = form(".2f", 100), form(".3f")
-of_agent_steps = form(".3g", 100 / paper.AGENT_STEPS)
+PERCENT, HUNDREDTHS, THOUSANDTHS = form(".2f", 100), form(".2f"), form(".3f")
+FINALS = {  # columns of metrics.csv, and the words for their last epoch
+    "train_error": form(".2f", 100, " %", "training "),
+    "test_error": form(".2f", 100, " %", "test "),
+    "test_bound_nats": form(".2f", 1, " nats", "test bound "),
+    "test_bits_per_dim": form(".3f", 1, " bits per dim."),
+    "test_score": form(".1f", before="test score "),
+}
 
 
-@stats.quiet
 def mean(values: Sequence[float]) -> float | None:
     """None of no values; not finite where one of them, or their sum, is not."""
     return float(np.mean(values)) if len(values) else None
@@ -229,268 +199,173 @@ def final(runs: Iterable[Run], column: str) -> list[float]:
     return [run.final(column) for run in runs if column in run.metrics]
 
 
-def listed(texts: Iterable[str], separator: str = "; ") -> str:
-    """The first of these texts, and how many more there are."""
+def listed(texts: Iterable[str], separator: str = "; ", most: int = 20) -> str:
+    """The first of these texts, which one cell has room for, and how many more there are."""
     every = list(texts)
-    more = [f"and {len(every) - MOST} more"] if len(every) > MOST else []
-    return separator.join(every[:MOST] + more)
+    return separator.join(every[:most] + [f"and {len(every) - most} more"] * (len(every) > most))
 
 
 def changes(run: Run, *left_out: str) -> str:
     return listed((f"{name} = {value}" for name, value in run.changed.items() if name not in left_out), ", ")
 
 
-def by_variant(results: Results) -> Iterator[tuple[list[Run], list[Run]]]:
-    """The runs of every variant, and the finished ones of these."""
-    for variant in dict.fromkeys(run.variant for run in results.runs):
-        runs = [run for run in results.runs if run.variant == variant]
-        yield runs, [run for run in runs if run.done]
+def grouped(runs: Iterable[Run], kind: Callable[[Run], Any] = lambda run: run.variant) -> Iterator[list[list[Run]]]:
+    """The runs of every kind, and the finished ones of these."""
+    kinds: dict[Any, list[Run]] = {}
+    for run in runs:
+        kinds.setdefault(kind(run), []).append(run)
+    yield from ([some, [run for run in some if run.done]] for some in kinds.values())
 
 
 def limits(name: str, low: float, high: float, digits: int, factor: float = 1) -> list[Cell]:
     """An interval: exact in the CSV, rounded outward on the page."""
-    words = interval(low, high, digits, factor) or None
+    words = interval(low, high, digits, factor) or "–"
     return [Cell(f"{name}low", low), Cell(f"{name}high", high), Cell("", words, "95 % interval")]
 
 
 def estimate(name: str, heading: str, values: list[float], digits: int = 2, factor: float = 1) -> list[Cell]:
     """A mean over seeds and its interval."""
-    words = form(f".{digits}f", factor)
-    return [
-        Cell(f"{name}_mean", mean(values), heading, words),
-        *limits(f"{name}_", *stats.t_interval(values), digits, factor),
-    ]
+    middle = Cell(f"{name}_mean", mean(values), heading, form(f".{digits}f", factor))
+    return [middle, *limits(f"{name}_", *stats.t_interval(values), digits, factor)]
 
 
-def unfinished(
-    runs: list[Run], *columns: str, epochs: int | None = None, facts: Sequence[str] = (), games: Sequence[int] = ()
-) -> Cell:
-    """The runs that no mean can rest on: how far they got, or which of these columns (of the first so many epochs, or
-    the last), facts, and scores of the games of these epochs, is not finite.
-    """
+def unfinished(runs: Iterable[Run]) -> Cell:
+    """The runs that no mean can rest on: how far they got, or which of their numbers are not finite."""
     said = []
     for run in runs:
-        rows = slice(-1, None) if epochs is None else slice(epochs)
-        values = {column: run.metrics[column].to_numpy(float)[rows] for column in columns if column in run.metrics}
-        lost = [column for column, some in values.items() if not np.isfinite(some).all()]
-        lost += [fact for fact in facts if not math.isfinite(run.facts.get(fact, 0.0))]
-        lost += ["a game's score"] * (not np.isfinite([score for epoch in games for score in run.scores(epoch)]).all())
-        if not run.done:
-            said.append(f"seed {run.seed}: {run.state}")
-        elif lost:
-            said.append(f"seed {run.seed}: {', '.join(lost)} {NOT_FINITE}")
-    return Cell("unfinished", listed(said), UNFINISHED)
+        used: Any = run.metrics.filter([*FINALS, "kl_nats", "reconstruction_nats"]).to_dict("list")
+        used |= {"log_likelihood_nats": run.facts.get("log_likelihood_nats", 0.0), "a game's score": run.games["score"]}
+        lost = ", ".join(name for name, values in used.items() if not np.isfinite(values).all())
+        if lost or not run.done:
+            said.append(f"seed {run.seed}: " + (f"{lost} {NOT_FINITE}" if run.done else run.state))
+    return Cell("unfinished", listed(said), "Not finished, or not finite")
 
 
-def incomparable(results: Results, ours: str = "rows", theirs: str = "them") -> str:
-    said = f" At scale `{results.scale}` our {ours} cannot be compared with {theirs}."
-    return said if results.scale != "paper" else ""
-
-
-def table2(results: Results) -> list[Table]:
-    """A row a parameterization, in table 2's order."""
-    note = (
-        "Test error after the last epoch, at figure 1's learning rates. n: finished seeds, which the mean "
-        "and the t-interval rest on; a run that is not finished stands with its epoch."
-    )
-    cifar, rows = results.of("cifar"), []
-    for model, error in paper.TABLE2_EARLIER.items() if cifar.runs else ():
-        rows.append([Cell("", model, "Model"), Cell("", plain(error), "Paper")])
+def table2(results: Results) -> Iterator[list[Cell]]:
+    """Test error after the last epoch, at figure 1's learning rates; mean and t-interval of the n finished seeds."""
+    cifar = results.of("cifar")
+    for model, earlier in paper.TABLE2_EARLIER.items() if cifar.runs else ():
+        yield others({"Model": model, "Paper": plain(earlier)})
     for param, published in paper.TABLE2.items() if cifar.runs else ():
-        runs = [run for run in cifar.figure1 if run.param == param]
+        runs, seeds = [run for run in cifar.figure1 if run.param == param], []
+        for run in runs:
+            error = PERCENT(run.final("test_error")) if run.epoch else "–"
+            seeds.append(f"seed {run.seed}: {error}" + f" ({run.state})" * (not run.done))
         done = [run for run in runs if run.done]
-        row = [
-            Cell("model", paper.TABLE2_NAMES[param], "Model"),
-            Cell("param", param),
-            Cell("lr", FIGURE_LR[param], "Learning rate", form("g")),
+        yield [
+            *cells(model=paper.TABLE2_NAMES[param], param=param, lr=FIGURE_LR[param]),
             Cell("paper_test_error", round(published / 100, 6), "Paper", PERCENT),
             *estimate("test_error", "Ours", final(done, "test_error"), factor=100),
             Cell("n", len(done), "n"),
-            Cell("seeds", listed(map(_seed, runs)) or "not run", "Every seed"),
+            Cell("seeds", listed(seeds) or "not run", "Every seed"),
         ]
-        rows.append(row)
-    return [Table(rows, (note + incomparable(results, "column", "the paper's"),))]
 
 
-def _seed(run: Run) -> str:
-    """`seed 1: 8.41`, with the state of a run that is not done."""
-    error = f"seed {run.seed}: {PERCENT(run.final('test_error')) if run.epoch else '–'}"
-    return error if run.done else f"{error} ({run.state})"
-
-
-def variants(results: Results) -> list[Table]:
-    """A row a variant of cifar."""
-    rows = [
-        [
-            Cell("variant", runs[0].variant, "Variant"),
-            Cell("param", runs[0].param),
-            Cell("lr", runs[0].lr, "Learning rate", form("g")),
-            Cell("other_settings", changes(runs[0]), "Other settings"),
-            Cell("n", len(done), "n"),
+def variants(results: Results) -> Iterator[list[Cell]]:
+    """Errors after the last epoch (%), mean over the n finished seeds."""
+    for runs, done in grouped(results.of("cifar").runs):
+        yield [
+            *cells(variant=runs[0].variant, param=runs[0].param, lr=runs[0].lr),
+            *cells(other_settings=changes(runs[0]), n=len(done)),
             Cell("train_error_mean", mean(final(done, "train_error")), "Training error", PERCENT),
             *estimate("test_error", "Test error", final(done, "test_error"), factor=100),
-            unfinished(runs, "train_error", "test_error"),
+            unfinished(runs),
         ]
-        for runs, done in by_variant(results.of("cifar"))
-    ]
-    return [Table(rows, ("Errors after the last epoch (%), mean over the n finished seeds.",))]
 
 
-def bounds(results: Results) -> list[Table]:
-    """A row a variant of cvae. log p(x): of the runs with the most importance samples, whose number has a column."""
-    what = (
-        "Test bound of the Polyak-averaged parameters after the last epoch, in nats per image (a lower bound on "
-        "log p(x): larger is better; bits per dimension: smaller is better), mean over the n finished seeds. "
-        "log p(x): estimated with K importance samples, a tighter lower bound."
-    )
-    note = (
-        "The Weight Normalization paper prints figure 2 alone. The IAF paper's rows (Kingma et al., 2016) are the "
-        "bounds of converged models of the same kind, on its own binarization of MNIST; another binarization moves the "
-        "bound by 1 to 2 nats."
-    )
-    rows = []
-    parts = {dataset: results.of("cvae", dataset) for dataset in paper.FIGURE2}
-    for dataset, part in parts.items():
-        for runs, done in by_variant(part):
-            estimated = [run for run in done if run.facts.get("importance_samples", 0) > 0]
-            samples = max((k for run in estimated if math.isfinite(k := run.facts["importance_samples"])), default=0)
-            estimated = [run for run in estimated if run.facts["importance_samples"] == samples]
-            log_p = [run.facts["log_likelihood_nats"] for run in estimated if "log_likelihood_nats" in run.facts]
-            of = f" (K = {samples:.0f}, n = {len(log_p)})"
-            row = [
+def bounds(results: Results) -> Iterator[list[Cell]]:
+    """{bound} Parameters: Polyak-averaged. log p(x): a tighter bound, of the runs with the most importance samples, K.
+    The paper prints no number; the IAF paper's rows (Kingma et al., 2016) are of converged models of the same kind, on
+    another binarization (worth 1 to 2 nats). Our posterior of MNIST is IAF of depth {iaf_depth}, width {iaf_width}.
+    """
+    for dataset in paper.FIGURE2:
+        for runs, done in grouped(results.of("cvae", dataset).runs):
+            facts = [run.facts for run in done if "log_likelihood_nats" in run.facts]
+            samples = max((one.get("importance_samples", 0) for one in facts), default=0)
+            log_p = [one["log_likelihood_nats"] for one in facts if samples == one.get("importance_samples")]
+            rest = f" (K = {samples:.0f}, n = {len(log_p)})"
+            yield [
                 Cell("dataset", dataset, "Data set"),
                 *_final_bound(runs, done),
                 Cell("test_bits_per_dim_mean", mean(final(done, "test_bits_per_dim")), "Bits per dim.", THOUSANDTHS),
-                Cell("log_likelihood_nats_mean", mean(log_p), "log p(x)", form(".2f", more=of)),
+                Cell("log_likelihood_nats_mean", mean(log_p), "log p(x)", form(".2f", after=rest)),
                 Cell("importance_samples", int(samples)),
                 Cell("log_likelihood_n", len(log_p)),
             ]
-            rows.append(row)
-    if parts["mnist"].runs:
-        depth, width = (parts["mnist"].defaults[name] for name in ("iaf_depth", "iaf_width"))
-        note += f" Our posterior of MNIST is IAF of depth {depth}, width {width}."
-        for model, (bound, spread) in paper.IAF_MNIST.items():
-            rows.append(_iaf("mnist", model, "Test bound", f"{nats(bound)} ± {spread:.2f}"))
-    for model, bits in paper.IAF_CIFAR10.items() if parts["cifar10"].runs else ():
-        rows.append(_iaf("cifar10", model, "Bits per dim.", nats(bits)))
-    return [Table(rows, (what, note + incomparable(results)))]
+    for model, (bound, of) in paper.IAF_MNIST.items() if "cvae mnist" in results.parts else ():
+        yield others({"Data set": "mnist", "Model": f"IAF paper: {model}", "Test bound": f"{nats(bound)} ± {of:.2f}"})
+    for model, bits in paper.IAF_CIFAR10.items() if "cvae cifar10" in results.parts else ():
+        yield others({"Data set": "cifar10", "Model": f"IAF paper: {model}", "Bits per dim.": nats(bits)})
 
 
-def _iaf(dataset: str, model: str, heading: str, bound: str) -> list[Cell]:
-    return [Cell("", dataset, "Data set"), Cell("", f"IAF paper: {model}", "Model"), Cell("", bound, heading)]
-
-
-def draw_bounds(results: Results) -> list[Table]:
-    """A row a variant of draw."""
-    what = (
-        "Test bound after the last epoch, in nats per image (a lower bound on log p(x): larger is better), mean over "
-        "the n finished seeds: the reconstruction's log-likelihood less the KL of all time steps."
-    )
-    note = (
-        "The Weight Normalization paper prints figure 3 alone. The rows below ours are others' bounds: of the code "
-        "that it starts from, as told in that code's issue 4, and of DRAW's own paper; another binarization moves the "
-        "bound by 1 to 2 nats."
-    )
-    rows = [_final_bound(runs, done) for runs, done in by_variant(results.of("draw"))]
-    for model, (epochs, bound) in paper.DRAW_MNIST.items() if rows else ():
-        rows.append([Cell("", model, "Model"), Cell("", epochs, "Epochs"), Cell("", bound, "Test bound", form("g"))])
-    return [Table(rows, (what, note + incomparable(results)))]
+def draw_bounds(results: Results) -> Iterator[list[Cell]]:
+    """{bound} KL: of all time steps. The paper prints no number; the rows below ours are of the code that it starts
+    from (its issue 4) and of DRAW's own paper. Another binarization is worth 1 to 2 nats.
+    """
+    draw = results.of("draw")
+    yield from itertools.starmap(_final_bound, grouped(draw.runs))
+    for model, (epochs, bound) in paper.DRAW_MNIST.items() if draw.runs else ():
+        yield others({"Model": model, "Epochs": epochs, "Test bound": plain(bound, "g")})
 
 
 def _final_bound(runs: list[Run], done: list[Run]) -> list[Cell]:
     """Of a variant's runs: final bound and its parts over the finished seeds, and the state of the others."""
-    needed = ("test_bound_nats", "kl_nats", "reconstruction_nats", "test_bits_per_dim")
-    data = sorted({str((run.record.get("facts") or {}).get("data", "")) for run in runs})
     return [
-        Cell("data", listed(data), "Data"),
+        *cells(data=listed(sorted({str((run.record.get("facts") or {}).get("data", "")) for run in runs}))),
         Cell("variant", runs[0].variant, "Model"),
-        Cell("param", runs[0].param),
-        Cell("lr", runs[0].lr),
-        Cell("other_settings", changes(runs[0]), "Other settings"),
-        Cell("epochs", runs[0].epochs, "Epochs"),
-        Cell("n", len(done), "n"),
+        *(Cell(name, getattr(runs[0], name)) for name in ("param", "lr")),
+        *cells(other_settings=changes(runs[0]), epochs=runs[0].epochs, n=len(done)),
         *estimate("test_bound_nats", "Test bound", final(done, "test_bound_nats")),
-        Cell("kl_nats_mean", mean(final(done, "kl_nats")), "KL", nats),
-        Cell("reconstruction_nats_mean", mean(final(done, "reconstruction_nats")), "Reconstruction", nats),
-        unfinished(runs, *needed, facts=("importance_samples", "log_likelihood_nats")),
+        Cell("kl_nats_mean", mean(final(done, "kl_nats")), "KL", HUNDREDTHS),
+        Cell("reconstruction_nats_mean", mean(final(done, "reconstruction_nats")), "Reconstruction", HUNDREDTHS),
+        unfinished(runs),
     ]
 
 
-def table3(results: Results) -> list[Table]:
-    """A row a game and variant of dqn, any number of epochs, over the `counted` runs.
-
-    max_score: by seed, over the epochs that all of them have; the last of these is last_…'s, whose games are the
-    sample, as random play's are.
+def table3(results: Results) -> Iterator[list[Cell]]:
+    """Ours: the mean score of an epoch's full test games, its maximum over the epochs that all n seeds have, mean over
+    these seeds (the finished or, without one, those on the way). A maximum of noisy means is biased upwards, more so
+    with more epochs and fewer games. Last of these epochs, random play: mean over all games ± its standard error; above
+    it: the difference in standard errors of the difference. The paper's runs have 50 million agent steps.
     """
-    rows = []
     for game, published in paper.TABLE3.items():
-        kinds: dict[tuple[str, float, str], list[Run]] = {}
-        for run in results.of("dqn", game).runs:
-            kinds.setdefault((run.param, run.lr, changes(run, "epochs")), []).append(run)
-        for (param, lr, changed), some in kinds.items():
-            of_kind = list(longest(some))
+        for some, _ in grouped(results.of("dqn", game).runs, lambda run: (run.param, run.lr, changes(run, "epochs"))):
+            of_kind = longest(some)
             runs = counted(of_kind)
             epochs = min((run.epoch for run in runs), default=0)
-            steps = min((int(run.metrics["agent_steps"].iloc[epochs - 1]) for run in runs), default=0)
-            last = [score for run in runs for score in run.scores(epochs)]
-            random = random_scores(of_kind)
-            theirs = (published["normal"], published["wn"], paper.TABLE3_MNIH[game])
-            row = [
+            steps = min((int(run.metrics["agent_steps"].iloc[epochs - 1]) for run in runs if epochs), default=0)
+            last, random = [score for run in runs for score in run.scores(epochs)], random_scores(of_kind)
+            above = stats.above(last, random) if min(len(last), len(random)) > 1 else None
+            theirs = published | {"mnih": paper.TABLE3_MNIH[game]}
+            yield [
                 Cell("game", game, "Game", paper.game_name),
-                Cell("param", param, "Model"),
-                Cell("lr", lr, "Learning rate", form("g")),
-                Cell("other_settings", changed, "Other settings"),
-                *map(Cell, ("paper_normal", "paper_wn", "paper_mnih"), theirs),
-                Cell("", " / ".join(map(str, theirs)), "Paper: normal / wn / Mnih et al."),
+                Cell("param", some[0].param, "Model"),
+                *cells(lr=some[0].lr, other_settings=changes(some[0], "epochs")),
+                *(Cell(f"paper_{name}", score) for name, score in theirs.items()),
+                Cell("", " / ".join(map(str, theirs.values())), "Paper: normal / wn / Mnih et al."),
                 *estimate("max_score", "Ours", [max_score(run, epochs) for run in runs], digits=1),
-                Cell("n", len(runs), "n"),
-                Cell("epochs", epochs, "Epochs"),
+                *cells(n=len(runs), epochs=epochs),
                 Cell("agent_steps", steps, "Agent steps", lambda steps: f"{steps:,}".replace(",", " ")),
-                Cell("", steps, "% of the paper's", of_agent_steps),
+                Cell("", steps, "% of the paper's", form(".3g", 100 / paper.AGENT_STEPS)),
                 *_games("last", "Last epoch", last),
                 *_games("random", "Random play", random),
-                Cell("last_above_random", stats.above(last, random), "Above it (s.e.)", _errors),
-                unfinished(of_kind, "test_score", epochs=epochs, games=(0, epochs)),
+                Cell("last_above_random", above, "Above it (s.e.)", form(".1f")),
+                unfinished(of_kind),
             ]
-            rows.append(row)
-    table = Table(rows)
-    begun = [row["agent_steps"] for row in table.values if row["n"]] or [0]
-    share = " to ".join(dict.fromkeys(map(of_agent_steps, (min(begun), max(begun)))))
-    note = (
-        f"These runs have {share} % of the agent steps of the paper's, which are {paper.AGENT_STEPS / 1e6:g} million. "
-        "Ours: the mean score of an epoch's full test games, its maximum over the epochs, mean over n seeds (the "
-        "finished ones or, where there is none, those on the way), over the epochs that all of them have. A maximum "
-        "over epochs of noisy means is biased upwards, the more so the more epochs and the fewer test games there are. "
-        "Last epoch and random play: mean over all games of these seeds ± its standard error; above it: the difference "
-        "in standard errors of the difference."
-    )
-    return [replace(table, notes=(note + incomparable(results, "scores", "the paper's"),))]
 
 
 def _games(name: str, heading: str, scores: list[float]) -> list[Cell]:
     """The mean score of games, its standard error and their number: `1.5 ± 0.2 (30 games)`."""
     error = stats.standard_error(scores)
     more = f" ± {score(error) if len(scores) > 1 else '–'} ({count(len(scores), 'game')})"
-    return [
-        Cell(f"{name}_score_mean", mean(scores), heading, form(".1f", more=more)),
-        Cell(f"{name}_score_error", error),
-        Cell(f"{name}_games", len(scores)),
-    ]
+    middle = Cell(f"{name}_score_mean", mean(scores), heading, form(".1f", after=more))
+    return [middle, Cell(f"{name}_score_error", error), Cell(f"{name}_games", len(scores))]
 
 
-def _errors(value: float) -> str:
-    """A number of standard errors, which may be infinite; a dash where it is not known."""
-    return "–" if math.isnan(value) else f"{value:.1f}".replace("-", "−")
-
-
-def interquartile_means(results: Results) -> list[Table]:
-    """A row a parameterization of dqn at the scale's settings, if enough seeds of two games count."""
-    note = (
-        "Interquartile mean, over games × seeds, of (maximum test score − random play) / (Mnih et al. − random play), "
-        "at the scale's settings but any number of epochs and at table 3's learning rates; 95 % interval by bootstrap "
-        "over the seeds within each game."
-    )
-    rows = []
+def interquartile_means(results: Results) -> Iterator[list[Cell]]:
+    """Interquartile mean over games × seeds of (maximum test score − random play) / (Mnih et al. − random play), at the
+    scale's settings but any number of epochs and table 3's learning rates; interval by bootstrap over a game's seeds.
+    """
     for param in PARAMS:
         scores: dict[str, list[float]] = {}
         epochs = []
@@ -499,153 +374,92 @@ def interquartile_means(results: Results) -> list[Table]:
             chance = mean(random_scores(runs))
             if len(runs) >= stats.LOOKS[0] and chance is not None:
                 epochs.append(min(run.epoch for run in runs))
-                scores[game] = [(max_score(run, epochs[-1]) - chance) / (mnih - chance or math.nan) for run in runs]
+                scores[game] = [np.divide(max_score(run, epochs[-1]) - chance, mnih - chance) for run in runs]
         if len(scores) > 1:
             middle, (low, high) = stats.interquartile_mean(list(scores.values()))
-            row = [
+            yield [
                 Cell("param", param, "Model"),
                 Cell("interquartile_mean", middle, "Interquartile mean", THOUSANDTHS),
                 *limits("", low, high, 3),
-                Cell("games", ", ".join(scores), "Games", _game_names),
-                Cell("n", sum(map(len, scores.values())), "n"),
-                Cell("epochs", min(epochs), "Epochs"),
+                Cell("games", ", ".join(scores), "Games", paper.game_name),
+                *cells(n=sum(map(len, scores.values())), epochs=min(epochs)),
             ]
-            rows.append(row)
-    return [Table(rows, (note,))]
 
 
-def _game_names(games: str) -> str:
-    return ", ".join(map(paper.game_name, games.split(", ")))
+def step_time(results: Results) -> Iterator[list[Cell]]:
+    """Ratios of step times, paired within rounds; cvae: of MNIST. The paper, of cifar: bn 16 % slower, wn hardly."""
+    for experiment, bench in itertools.product(SETTINGS, results.bench.values()):
+        for name, ratio in bench.get(experiment, {"ratios": {}})["ratios"].items():
+            yield [
+                *cells(experiment=experiment, device=bench["device_name"], ratio=name),
+                Cell("median", ratio["median"], "Median", THOUSANDTHS),
+                *limits("", ratio["low"], ratio["high"], 3),
+                Cell("n", ratio["n"], "n"),
+            ]
 
 
-def step_time(results: Results) -> list[Table]:
-    """A row an experiment, device and ratio of step times: median and 95 % interval over paired rounds."""
-    note = (
-        "Ratios of step times, paired within rounds; cvae: of MNIST. The paper, of cifar: bn about "
-        f"{100 * (paper.BN_STEP_TIME - 1):.0f} % slower than normal, wn not noticeably."
-    )
-    rows = [
-        [
-            Cell("experiment", experiment, "Experiment"),
-            Cell("device", bench["device_name"], "Device"),
-            Cell("ratio", name, "Ratio"),
-            Cell("median", ratio["median"], "Median", THOUSANDTHS),
-            *limits("", ratio["low"], ratio["high"], 3),
-            Cell("n", ratio["n"], "n"),
-        ]
-        for experiment in SETTINGS
-        for bench in results.bench.values()
-        for name, ratio in step_ratios(bench, experiment).items()
-    ]
-    return [Table(rows, (note,))]
+def floors(results: Results) -> Iterator[list[Cell]]:
+    """Floor: the FLOPs of a step's matrix products and convolutions at the speed that one large matrix product reached
+    in the same rounds and precision. Distance: how many times its floor the median step takes. % of bytes/s: the speed
+    at which the step's operations, each by itself, read and write, beside that of a large copy; near 100 %, memory is
+    what limits the step. dqn: an update alone.
+    """
+    for experiment, bench in itertools.product(SETTINGS, results.bench.values()):
+        memory = bench.get(experiment, {}).get("memory")
+        for name, work in step_works(bench, experiment).items():
+            yield [
+                *cells(experiment=experiment, device=bench["device_name"], contender=name),
+                Cell("seconds", work["floor_seconds"] * work["distance"], "Step (ms)", form(".4g", 1e3)),
+                Cell("flops", work["flops"], "GFLOP", form(".4g", 1e-9)),
+                Cell("bytes", work["bytes"], "GB", form(".3g", 1e-9)),
+                Cell("floor_seconds", work["floor_seconds"], "Floor (ms)", form(".4g", 1e3)),
+                Cell("distance", work["distance"], "Distance", HUNDREDTHS),
+                Cell("flops_share", work["flops_share"], "% of FLOP/s", form(".1f", 100)),
+                Cell("bytes_share", work["bytes_share"], "% of bytes/s", form(".1f", 100)),
+                Cell("memory_bytes", memory[whose(name)], "Largest memory (GB)", form(".2f", 1e-9)),
+            ]
 
 
-def floors(results: Results) -> list[Table]:
-    """A row an experiment, device and contender: its step's floor, distance from it, shares of the ceilings."""
-    note = (
-        "A training step's floor is the FLOPs of its matrix products and convolutions at the speed that one large "
-        "matrix product reached in the same rounds and precision; the distance, how many times its floor the median "
-        "step takes. Beside it, the share of the speed of a large copy at which the step's operations read and write, "
-        "each by itself: near 100 %, memory is what limits it. dqn: an update alone."
-    )
-    rows = [
-        [
-            Cell("experiment", experiment, "Experiment"),
-            Cell("device", bench["device_name"], "Device"),
-            Cell("contender", name, "Contender"),
-            Cell("seconds", work["floor_seconds"] * work["distance"], "Step (ms)", form(".4g", 1e3)),
-            Cell("flops", work["flops"], "GFLOP", form(".4g", 1e-9)),
-            Cell("bytes", work["bytes"], "GB", form(".3g", 1e-9)),
-            Cell("floor_seconds", work["floor_seconds"], "Floor (ms)", form(".4g", 1e3)),
-            Cell("distance", work["distance"], "Distance", form(".2f")),
-            Cell("flops_share", work["flops_share"], "% of FLOP/s", form(".1f", 100)),
-            Cell("bytes_share", work["bytes_share"], "% of bytes/s", form(".1f", 100)),
-            Cell("memory_bytes", memory[whose(name)], "Largest memory (GB)", form(".2f", 1e-9)),
-        ]
-        for experiment in SETTINGS
-        for bench in results.bench.values()
-        for memory in [bench.get(experiment, {}).get("memory")]
-        for name, work in step_works(bench, experiment).items()
-    ]
-    return [Table(rows, (note,))]
-
-
-def settings(results: Results) -> list[Table]:
-    """A table an experiment (and data set or game): a row a setting, the paper's value and those of the runs."""
-    tables = []
+def settings(results: Results) -> Iterator[list[Cell]]:
+    """A row a setting of every experiment (and data set or game): the paper's value and those of the runs."""
     for part, of_part in results.parts.items():
-        first, used = of_part.runs[0], [run.settings for run in of_part.runs]
-        entries = {entry.name: entry for entry in dataclasses.fields(SETTINGS[first.experiment])}
-        defaults = scale_defaults(first.experiment, "paper", first.dataset)
-        if first.experiment in NORMAL_INIT:
-            defaults["init"] = NORMAL_INIT[first.experiment]
-        rows = []
-        for name in dict.fromkeys([*entries, *(name for settings in used for name in settings)]):
-            values = dict.fromkeys(_value(settings[name]) for settings in used if name in settings)
-            told = (
-                entries[name].metadata if name in entries else {"help": "not a setting of this version", "source": ""}
-            )
-            row = [
+        experiment, used = of_part.runs[0].experiment, [run.settings for run in of_part.runs]
+        told = {entry.name: entry.metadata for entry in dataclasses.fields(SETTINGS[experiment])}
+        defaults = scale_defaults(experiment, "paper", of_part.runs[0].dataset)
+        defaults |= {"init": NORMAL_INIT[experiment]} if experiment in NORMAL_INIT else {}
+        for name in dict.fromkeys(itertools.chain(told, *used)):
+            values = [defaults.get(name, ""), *(settings[name] for settings in used if name in settings)]
+            default, *texts = (value if isinstance(value, str) else json.dumps(value) for value in values)
+            entry = told.get(name, {"help": "not a setting of this version", "source": ""})
+            yield [
                 Cell("experiment", part),
-                Cell("setting", name, "Setting"),
-                Cell("default", _value(defaults.get(name, "")), "Paper's scale"),
-                Cell("runs", listed(values, ", "), "These runs"),
-                Cell("help", told["help"], "Meaning"),
-                Cell("source", told["source"], "Source"),
+                *cells(setting=name, default=default, runs=listed(dict.fromkeys(texts), ", ")),
+                *cells(help=entry["help"], source=entry["source"]),
             ]
-            rows.append(row)
-        tables.append(Table(rows, title=part))
-    return tables
 
 
-def _value(value: Any) -> str:
-    """A setting's value as config.json has it."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def runs(results: Results) -> list[Table]:
+def runs(results: Results) -> Iterator[list[Cell]]:
     """A row a run: how it ended, with which of its experiment's final numbers, where, on which code."""
-    rows = []
-    finals = ("train_error", "test_error", "test_bound_nats", "test_bits_per_dim", "test_score")
-    shown = [name for name in finals if any(name in run.metrics for run in results.runs)]
+    shown = [name for name in FINALS if any(name in run.metrics for run in results.runs)]
     for run in results.runs:
-        commit = run.commit[:7]
-        row = [
-            Cell("experiment", run.experiment, "Experiment"),
-            Cell("variant", run.variant, "Variant"),
-            Cell("seed", run.seed, "Seed"),
+        last = {name: run.final(name) for name in FINALS if name in run.metrics}
+        words = ", ".join(FINALS[name](value) for name, value in last.items())
+        commit = run.commit[:7] + ", dirty" * run.dirty
+        yield [
+            *cells(experiment=run.experiment, variant=run.variant, seed=run.seed),
             Cell("status", run.status, "Status", lambda status: "incomplete" if status == "running" else status),
-            Cell("epoch", run.epoch),
+            Cell("epoch", run.epoch, "Epoch", f"{{}} of {run.epochs}".format),
             Cell("epochs", run.epochs),
-            Cell("", f"{run.epoch} of {run.epochs}", "Epoch"),
-            *(Cell(name, run.final(name) if name in run.metrics else math.nan) for name in shown),
-            Cell("", _final(run) if run.epoch else "–", "Last epoch"),
-            Cell("seconds", run.record.get("seconds"), "Seconds", "{:.0f}".format),
+            *(Cell(name, last.get(name)) for name in shown),
+            Cell("", words if run.epoch else "–", "Last epoch"),
+            Cell("seconds", run.record.get("seconds"), "Seconds", form(".0f")),
             Cell("peak_memory_bytes", run.record.get("peak_memory_bytes")),
-            Cell("device", run.device, "Device"),
-            Cell("git", f"{commit}, dirty" if run.dirty else commit, "Commit"),
-            Cell("torch", run.torch, "torch"),
-            Cell("hash", run.config["hash"], "Settings' hash"),
-            Cell("resumed", len(run.record.get("resumed") or []), "Resumed"),
-            Cell("message", str(run.record.get("message") or ""), "Message"),
+            *cells(device=run.device, git=commit, torch=run.torch, hash=run.config["hash"]),
+            *cells(resumed=len(run.record.get("resumed") or []), message=run.record.get("message") or ""),
         ]
-        rows.append(row)
-    return [Table(rows, sortable=True)]
 
 
-def _final(run: Run) -> str:
-    """A run's final numbers in words, those that its experiment has."""
-    if run.experiment == "cifar":
-        return f"training {PERCENT(run.final('train_error'))} %, test {PERCENT(run.final('test_error'))} %"
-    if run.experiment == "dqn":
-        return f"test score {score(run.final('test_score'))}"
-    bits = final([run], "test_bits_per_dim")
-    in_bits = f", {THOUSANDTHS(bits[0])} bits per dim." if bits and math.isfinite(bits[0]) else ""
-    return f"test bound {nats(run.final('test_bound_nats'))} nats{in_bits}"
-
-
-# By heading: the figures and the tables.
-SECTIONS: dict[str, tuple[Sequence[str], Sequence[Callable[[Results], list[Table]]]]] = {
+SECTIONS: dict[str, tuple[Sequence[str], Sequence[Callable[[Results], Iterator[list[Cell]]]]]] = {  # figures, tables
     "Table 2: test error on CIFAR-10 (%)": ([], [table2]),
     "Figure 1: error by epoch": (["figure1", "test_error"], []),
     "Learning rates": (["learning_rates"], []),
@@ -663,4 +477,3 @@ SECTIONS: dict[str, tuple[Sequence[str], Sequence[Callable[[Results], list[Table
     "Settings": ([], [settings]),
     "Runs": ([], [runs]),
 }
-TABLES = {make.__name__: make for _, makes in SECTIONS.values() for make in makes}

@@ -23,7 +23,10 @@ def write_report(results: Path, scale: str, precision: str | None = None) -> lis
     """
     read = load(results, scale, precision)
     folder = results / scale
-    _stays_inside(results, folder, folder / "tables", folder / "figures")
+    top = os.path.realpath(results)
+    for place in (folder, folder / "tables", folder / "figures"):  # in a foreign results folder it may be a link
+        if os.path.commonpath([top, os.path.realpath(place)]) != top:
+            raise UserError(f"{place} leads out of {results}, where nothing is written: move that link away.")
     found = findings(read)
     built, drawn = tables.build(read, found), figures.draw(read, found)
     whole = tables.report(read, found, built, drawn)
@@ -48,11 +51,3 @@ def write_report(results: Path, scale: str, precision: str | None = None) -> lis
     except OSError as error:
         raise DiskError(f"The report cannot be written to {folder} ({error.strerror}): make it writable.") from error
     return reports
-
-
-def _stays_inside(results: Path, *folders: Path) -> None:
-    """Raise UserError where one of these folders is elsewhere: in a foreign results folder it may be a link."""
-    top = os.path.realpath(results)
-    for folder in folders:
-        if os.path.commonpath([top, os.path.realpath(folder)]) != top:
-            raise UserError(f"{folder} leads out of {results}, where nothing is written: move that link away.")

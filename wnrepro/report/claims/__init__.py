@@ -7,25 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wnrepro.report.claims import cifar, cvae, dqn, draw, identities
-from wnrepro.report.claims.claim import (
-    NOT_REPRODUCED,
-    REPRODUCED,
-    Claim,
-    Finding,
-    listed,
-)
+from wnrepro.report.claims.claim import NOT_REPRODUCED, REPRODUCED, Claim, Finding, listed
 from wnrepro.report.claims.power import power
 from wnrepro.report.stats import LEVEL, holm, look, quiet
 from wnrepro.results import Results
 
-
-def _number(claim: Claim) -> tuple[int, str]:
-    digits = claim.id[1:].rstrip("abc")
-    return int(digits), claim.id
-
-
 EVERY = [one for part in (identities, cifar, cvae, draw, dqn) for one in vars(part).values() if isinstance(one, Claim)]
-CLAIMS: tuple[Claim, ...] = tuple(sorted(EVERY, key=_number))
+CLAIMS = tuple(sorted(EVERY, key=lambda claim: (int(claim.id[1:].rstrip("abc")), claim.id)))
 
 
 @quiet
@@ -35,15 +23,14 @@ def findings(results: Results) -> dict[str, Finding]:
     empirical = [claim for claim in CLAIMS if not claim.check]
     adjusted = holm({claim.id: min(found[claim.id].p_holds, found[claim.id].p_fails) for claim in empirical})
     for claim in empirical:
-        finding, said = found[claim.id], ""
+        finding, p, said = found[claim.id], adjusted[claim.id], ""
         if finding.verdict in (REPRODUCED, NOT_REPRODUCED):
-            stands = "stands" if adjusted[claim.id] <= LEVEL else "does not stand"
-            said = f"; {stands} after Holm's correction over {len(empirical)} claims (p = {adjusted[claim.id]:.2g})"
+            stands = "stands" if p <= LEVEL else "does not stand"
+            said = f"; {stands} after Holm's correction over {len(empirical)} claims (p = {p:.2g})"
         n = look(min((e.n for e in finding.estimates), default=0)) or claim.seeds
         known = power(claim.id, n)
-        words = known.words(claim.assumed, claim.null) if known else ""
-        measured = finding.measured + said
-        found[claim.id] = dataclasses.replace(finding, measured=measured, power=words, holm=adjusted[claim.id])
+        words = known.words(*claim.worlds) if known else ""
+        found[claim.id] = dataclasses.replace(finding, measured=finding.measured + said, power=words, holm=p)
     return found
 
 
@@ -55,14 +42,11 @@ def fixed_beforehand(results: Results) -> Iterator[str]:
             yield f"{claim.id}: its rule is not committed yet"
         elif commits:
             answers = {name: _is_ancestor(claim.fixed.commit, commit) for commit, name in commits.items()}
-            later = listed(name for name, answer in answers.items() if answer == 1)
-            unknown = listed(name for name, answer in answers.items() if answer not in (0, 1))
-            said = f"rule after the fact of {later}" if later else "rule before all its runs"
-            said = (
-                f"not known of {unknown}: uncommitted changes, or a commit that is not here"
-                if unknown and not later
-                else said
-            )
+            said = "rule before all its runs"
+            if later := listed(name for name, answer in answers.items() if answer == 1):
+                said = f"rule after the fact of {later}"
+            elif unknown := listed(name for name, answer in answers.items() if answer):
+                said = f"not known of {unknown}: uncommitted changes, or a commit that is not here"
             yield f"{claim.id}, rules {claim.fixed.version} ({claim.fixed.commit[:7]}): {said}"
 
 

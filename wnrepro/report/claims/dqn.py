@@ -5,8 +5,9 @@ import math
 import numpy as np
 
 from wnrepro import paper
-from wnrepro.report.claims.claim import Evidence, Unit, Values, at_look, claim, count, listed, of, score, shared
-from wnrepro.report.stats import Estimate, above, stratified
+from wnrepro.report.claims.claim import Unit, claim, listed, score
+from wnrepro.report.claims.evidence import Evidence, at_look, by_seed, count, of, shared
+from wnrepro.report.stats import above, stratified
 from wnrepro.results import Results, Run, random_scores
 
 RATES = (0.0001, 0.0003, 0.001, 0.003)  # C12: those searched (§5.4)
@@ -15,6 +16,7 @@ SWEPT = ", ".join(f"{rate:g}" for rate in RATES)
 BN_FAILS = 0.5  # C12: of normal's gain
 LEARNT = 2.0  # C12: normal's last test lies this many standard errors above random play
 GAMES = [f"{paper.game_name(game)} {scores['wn']} / {scores['normal']}" for game, scores in paper.TABLE3.items()]
+LOGS = {game: math.log(scores["wn"] / scores["normal"]) for game, scores in paper.TABLE3.items()}
 RATIO = f"{paper.TABLE3_LOG_RATIO:+.2f} (×{math.exp(paper.TABLE3_LOG_RATIO):.2f})"
 PRINTED = f"maximum test score, wn / normal: {'; '.join(GAMES)}. One run each; their mean log ratio: {RATIO}"
 
@@ -31,25 +33,14 @@ def log_score(wn: Run, normal: Run) -> float:
     return math.log(scores[0] / scores[1]) if min(scores) > 0 else math.nan
 
 
-def over_games(values: Values) -> list[Estimate]:
-    return [stratified("mean log ratio over the games", list(values.values()))]
-
-
-def games_world(rng: np.random.Generator, n: int, true: bool) -> Values:
-    logs = {game: math.log(scores["wn"] / scores["normal"]) for game, scores in paper.TABLE3.items()}
-    return {game: rng.normal(log if true else 0, 0.25, n) for game, log in logs.items()}
-
-
 @claim(
     *("C11", "table 3; figure 4; §5.4", PRINTED, "figure4"),
-    judge=over_games,
-    unit=Unit(2),
+    judge=lambda values: [stratified("mean log ratio over the games", [values[game] for game in LOGS])],
     none="no game and seed with wn and normal",
-    world=games_world,
-    assumed="table 3's ratios, standard deviation over seeds of their logarithms 0.25",
-    null="ratios of 1",
+    world=lambda rng, n, true: {game: rng.normal(log if true else 0, 0.25, n) for game, log in LOGS.items()},
+    worlds=("table 3's ratios, standard deviation over seeds of their logarithms 0.25", "ratios of 1"),
 )
-def improved(results: Results) -> Evidence:
+def improved(evidence: Evidence, results: Results) -> None:
     """DQN: wn improves on normal on average over the four games
 
     log ratio of the largest mean test scores over the epochs, wn over normal, paired by seed, at table 3's learning
@@ -57,22 +48,16 @@ def improved(results: Results) -> Evidence:
     above 0, not reproduced if wholly below, else inconclusive; so without all four games, or where a score is not above
     0 (any difference counts). {LOST}
     """
-    evidence = Evidence()
     for game in paper.TABLE3:
-        runs = results.of("dqn", game).at_rate()
-        ours, theirs = of(runs, "wn"), of(runs, "normal")
-        evidence.compare(game, ours, theirs, log_score, f"{paper.game_name(game)}: wn")
-        if used := [run for run in (*ours, *theirs) if run.name in evidence.used and not run.diverged]:
+        runs, name = results.of("dqn", game).at_rate(), paper.game_name(game)
+        evidence.collect(game, log_score, of(runs, "wn"), of(runs, "normal"), named=f"{name}: wn")
+        if used := [run for run in runs if run.name in evidence.used and not run.diverged]:
             epochs = shared(*used)
-            means = [
-                np.mean([max_score(run, epochs) for run in of(used, param)] or [math.nan]) for param in ("wn", "normal")
-            ]
-            words = " / ".join(score(float(mean)) for mean in means)
-            evidence.said.append(f"{paper.game_name(game)} {words} ({count(epochs, 'epoch')})")
-    if missing := [game for game in paper.TABLE3 if not evidence.values.get(game)]:
-        evidence.said.append(f"no pair of {listed(map(paper.game_name, missing))}")
-        evidence.values |= {game: [] for game in missing} if evidence.values else {}
-    return evidence
+            scores = ([max_score(run, epochs) for run in of(used, param)] for param in ("wn", "normal"))
+            words = " / ".join(score(float(np.mean(some or [math.nan]))) for some in scores)
+            evidence.said.append(f"{name} {words} ({count(epochs, 'epoch')})")
+    if missing := [paper.game_name(game) for game in paper.TABLE3 if not evidence.values.get(game)]:
+        evidence.said.append(f"no pair of {listed(missing)}")
 
 
 def gained(run: Run, chance: float) -> float:
@@ -80,20 +65,15 @@ def gained(run: Run, chance: float) -> float:
     return 0.0 if run.diverged else max_score(run, run.epoch) - chance
 
 
-def learnt(normal: Run) -> bool:
-    return normal.done and above(normal.scores(normal.epoch), normal.scores(0)) > LEARNT
-
-
 @claim(
     *("C12", "§5.4", "not able to get bn to work without an impractically large minibatch", "figure4"),
-    judge=lambda values: [stratified("share of normal's gain", list(values.values()), BN_FAILS, -1)],
+    judge=lambda values: [stratified("share of normal's gain", [values[game] for game in TWO_GAMES], BN_FAILS, -1)],
     unit=Unit(0, " %", 100, sign=False),
     none="no game in which normal has learnt and bn's learning rates were swept",
-    world=lambda rng, n, true: {str(game): rng.normal(0.05 if true else 0.9, 0.2, n) for game in (1, 2)},
-    assumed="two games; bn gains 5 % of normal's gain, standard deviation over seeds 20 %",
-    null="bn gains 90 %",
+    world=lambda rng, n, true: {game: rng.normal(0.05 if true else 0.9, 0.2, n) for game in TWO_GAMES},
+    worlds=("two games; bn gains 5 % of normal's gain, standard deviation over seeds 20 %", "bn gains 90 %"),
 )
-def bn_at_64(results: Results) -> Evidence:
+def bn_at_64(evidence: Evidence, results: Results) -> None:
     """DQN: bn does not work with minibatches of {paper.DQN_MINIBATCH}
 
     Share of normal's gain over random play that bn gains, each the largest mean test score of the whole schedule, bn at
@@ -102,29 +82,23 @@ def bn_at_64(results: Results) -> Evidence:
     within games): reproduced if wholly below half, not reproduced if wholly above, else inconclusive. bn with larger
     minibatches is named, not judged.
     """
-    evidence = Evidence()
     for game in TWO_GAMES:
-        part = results.of("dqn", game)
-        normals = {run.seed: run for run in of(part.at_rate(), "normal") if run.done}
-        swept = {
-            rate: {run.seed: run for run in of(part.standard, "bn") if run.lr == rate and run.over} for rate in RATES
-        }
-        every = at_look(sorted(set.intersection(*map(set, swept.values())) & normals.keys()))
-        seeds = [seed for seed in every if learnt(normals[seed])]
-        name = paper.game_name(game)
+        part, name = results.of("dqn", game), paper.game_name(game)
+        normals = [run for run in of(part.at_rate(), "normal") if run.done]
+        swept = [[run for run in of(part.standard, "bn", lr=rate) if run.over] for rate in RATES]
+        every = at_look(by_seed(normals, *swept))
+        seeds = [(own, *bn) for own, *bn in every if above(own.scores(own.epoch), own.scores(0)) > LEARNT]
         evidence.said += [f"{name}: normal has learnt in {len(seeds)} of {count(len(every), 'seed')}"] if every else []
         if seeds:
-            chance = float(np.mean(random_scores(normals[seed] for seed in seeds)))
-            gains = {rate: [gained(runs[seed], chance) for seed in seeds] for rate, runs in swept.items()}
-            best = max(gains, key=lambda rate: np.mean(gains[rate]))
-            theirs = [gained(normals[seed], chance) for seed in seeds]
-            evidence.use(*(of_rate[seed] for of_rate in (normals, swept[best]) for seed in seeds))
-            for seed, bn, normal in zip(seeds, gains[best], theirs, strict=True):
+            normals, *swept = map(list, zip(*seeds, strict=True))
+            chance = float(np.mean(random_scores(normals)))
+            theirs, *gains = ([gained(run, chance) for run in runs] for runs in (normals, *swept))
+            best = max(range(len(RATES)), key=lambda at: np.mean(gains[at]))
+            evidence.use(*normals, *swept[best])
+            for run, bn, normal in zip(normals, gains[best], theirs, strict=True):
                 share = BN_FAILS + (bn - BN_FAILS * normal) / float(np.mean(theirs))
-                evidence.values.setdefault(game, []).append(evidence.finite(share, normals[seed]))
-            evidence.said.append(f"bn's best lr {best:g}")
+                evidence.values[game].append(evidence.finite(share, run))
+            evidence.said.append(f"bn's best lr {RATES[best]:g}")
             for size, runs in part.others("batch_size").items():  # not judged
                 large = [score(gained(run, chance)) for run in of(runs, "bn")[:10]]
                 evidence.said += [f"with minibatches of {size} bn gains {', '.join(large)}"] if large else []
-    evidence.values |= {game: evidence.values.get(game, []) for game in TWO_GAMES} if evidence.values else {}
-    return evidence

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wnrepro.report.claims.claim import Claim, Evidence, Test, claim, nats, of, shared
+from wnrepro.report.claims.claim import Claim, Test, claim, nats
+from wnrepro.report.claims.evidence import Evidence, of, shared
 from wnrepro.results import Results, Run
 
 EARLIER = 0.1  # of the epochs: the smallest gain that matters
@@ -35,20 +36,18 @@ def faster(id: str, g_start: float | None, start: str) -> Claim:
     test = Test(-1, math.log(1 - EARLIER), math.log(0.7), 0, 0.1)
 
     @claim(id, "figure 3; §5.3", "curves of the test bound by epoch", "figure3", test, start=start)
-    def collect(results: Results) -> Evidence:
+    def collect(evidence: Evidence, results: Results) -> None:
         """DRAW: wn converges faster than normal, with normal's learning rate and initialization: {start} at the start
 
         Ratio of the epochs needed, wn over normal, until normal's test bound after the scale's epochs is first reached,
         interpolated linearly between epochs; where wn never reaches it, as if it did at the last. {LOST}
         """
-        part = results.of("draw")
-        ours = [run for run in of(part.at_rate("g_start"), "wn") if run.settings.get("g_start") == g_start]
-        theirs = of(part.at_rate(), "normal")
-        evidence = Evidence().compare("", ours, theirs, log_epochs)
-        for name, runs in (("wn", ours), ("normal", theirs)):
-            finals = [nats(run.final("test_bound_nats")) for run in runs if run.name in evidence.used]
+        runs = results.of("draw").at_rate("g_start")
+        pair = of(runs, "wn", g_start=g_start), of(runs, "normal", g_start=None)
+        evidence.collect("", log_epochs, *pair)
+        for name, some in zip(("wn", "normal"), pair, strict=True):
+            finals = [nats(run.final("test_bound_nats")) for run in some if run.name in evidence.used]
             evidence.said += [f"{name} ends at {', '.join(finals)} nats"] if finals else []
-        return evidence
 
     return collect
 

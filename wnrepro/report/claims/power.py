@@ -1,18 +1,17 @@
 """The power of every empirical claim's rule: power.csv, which `scripts/power.py` computes by simulation."""
 
-import csv
 import functools
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
 
 from wnrepro.report.stats import LOOKS, look
 
 TABLE = Path(__file__).with_name("power.csv")
-COLUMNS = ("claim", "n", "true", "true_refuted", "null", "null_refuted", "difference", "seeds80")
 
 
-@dataclass(frozen=True)
-class Power:
+class Power(NamedTuple):
     """Of n seeds, before Holm's correction: P(reproduced) and P(not reproduced) where the paper is true, and without
     the effect. difference: the true value with P(reproduced) = 80 %, in words (empty: none, or not known); seeds80: the
     first of `LOOKS` with a power of 80 % (None: none of them).
@@ -35,16 +34,14 @@ class Power:
         )
 
 
+COLUMNS = ("claim", *Power._fields)
+
+
 @functools.cache
 def table() -> dict[tuple[str, int], Power]:
     """power.csv, by claim and n."""
-    with TABLE.open(newline="") as file:
-        found = {}
-        for claim, n, *shares, difference, seeds80 in list(csv.reader(file))[1:]:
-            true, true_refuted, null, null_refuted = map(float, shares)
-            needed = int(seeds80) if seeds80 else None
-            found[claim, int(n)] = Power(int(n), true, true_refuted, null, null_refuted, difference, needed)
-    return found
+    rows = pd.read_csv(TABLE, keep_default_na=False, dtype={"seeds80": str}).itertuples(index=False)
+    return {(claim, n): Power._make((n, *others, int(seeds80 or 0) or None)) for claim, n, *others, seeds80 in rows}
 
 
 def power(claim_id: str, n: int) -> Power | None:
