@@ -56,7 +56,12 @@ def change(folder: Path, name: str, **values: Any) -> None:
 def test_a_run_says_where_it_comes_from(tmp_path: Path) -> None:
     resumed = [{"at": "2026-11-28T12:00:00Z", "git": COMMIT | {"dirty": True}}]
     make_run(tmp_path, seed=1, record={"created": "2026-11-28T11:41:13Z"})
-    make_run(tmp_path, seed=2, record={"git": None, "versions": None, "device_name": None}, status="diverged")
+    make_run(
+        tmp_path,
+        seed=2,
+        record={"created": None, "git": None, "versions": None, "device_name": None},
+        status="diverged",
+    )
     make_run(tmp_path, seed=3, record={"resumed": resumed}, status="running", logged=3)
     known, unknown, dirty = load(tmp_path, "short").runs
     assert (known.commit, known.dirty, known.torch) == (COMMIT["commit"], False, "2.13.0")
@@ -184,16 +189,23 @@ def test_a_changed_setting_makes_it_another_run(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------- what is judged
 
 
-def test_the_most_exact_precision_is_judged_however_many_have_another(tmp_path: Path) -> None:
-    make_run(tmp_path, "wn")
+def test_the_most_exact_precision_that_compares_is_judged_however_many_have_another(tmp_path: Path) -> None:
+    make_run(tmp_path, "wn", lr=0.01)
+    for param in ("wn", "bn"):
+        make_run(tmp_path, param, lr=0.001, precision="bf16")
+    assert load(tmp_path, "short").of("cifar").precision == "bf16"  # a single fp32 run hides nothing
+    for path in (tmp_path / "short" / "cifar").glob("*"):
+        shutil.rmtree(path)
+    for param in ("wn", "normal"):
+        make_run(tmp_path, param)
     for param in ("wn", "bn", "normal"):
         make_run(tmp_path, param, precision="bf16")
     make_vae(tmp_path, precision="tf32")
     results = load(tmp_path, "short")
     cifar = results.of("cifar")
     assert cifar.precision == "fp32" and results.of("cvae", "mnist").precision == "tf32"
-    assert [run.variant for run in cifar.standard] == ["wn_lr0.003"]
-    note = "cifar has runs of precision fp32 (1) and bf16 (3); judged: fp32; --precision bf16 judges the others"
+    assert {run.variant for run in cifar.standard} == {"wn_lr0.003", "normal_lr0.0003"}
+    note = "cifar has runs of precision fp32 (2) and bf16 (3); judged: fp32; --precision bf16 judges the others"
     assert results.notes == cifar.notes == (note,)
 
 
@@ -208,6 +220,13 @@ def test_the_precision_asked_for_is_judged_alone(tmp_path: Path) -> None:
         "cifar has runs of precision fp32 (1) and bf16 (1); judged: bf16; --precision fp32 judges the others",
         "cvae mnist has runs of precision fp32 (1); judged: bf16; --precision fp32 judges the others",
     )
+
+
+def test_what_an_experiment_has_on_a_gpu_is_judged_where_one_ran_there(tmp_path: Path) -> None:
+    for param in ("wn", "bn"):
+        make_run(tmp_path, param)
+        make_run(tmp_path, param, precision="bf16", record={"device": "cuda:0", "device_name": "NVIDIA H200"})
+    assert load(tmp_path, "short").of("cifar").precision == "bf16"
 
 
 def test_two_binarizations_are_never_judged_together(tmp_path: Path) -> None:

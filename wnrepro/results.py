@@ -193,15 +193,17 @@ class Results:
 
     @functools.cached_property
     def precision(self) -> str:
-        """That in which the claims are judged: the one asked for or, without one, the first in a fixed order in which a
-        run has ended (else: begun): what the experiment has on a GPU, where one ran there; then the most exact.
+        """That in which the claims are judged: the one asked for or, without one, the first in a fixed order in which
+        two parameterizations have runs (else: one has). The order: what the experiment has on a GPU, where one ran
+        there; then the most exact.
         """
-        runs = [run for run in self.runs if run.over] or self.runs
-        on_gpu = [run for run in runs if str(run.record.get("device")).startswith("cuda")]
-        there = settings.GPU_PRECISION[runs[0].experiment] if on_gpu else ""
-        if any(run.precision == there for run in on_gpu) and not self.asked:
-            return there
-        return self.asked or _first("precision", runs) or PRECISIONS[0]
+        params: dict[str, set[str]] = defaultdict(set)
+        for run in self.runs:
+            params[run.precision].add(run.param)
+        on_gpu = any(str(run.record.get("device")).startswith("cuda") for run in self.runs)
+        order = [settings.GPU_PRECISION[self.runs[0].experiment]] * on_gpu + [*PRECISIONS]
+        several = [one for one in order if len(params[one]) > 1]
+        return self.asked or next((one for one in (*several, *order) if params[one]), PRECISIONS[0])
 
     @functools.cached_property
     def binarization(self) -> str | None:
@@ -453,7 +455,7 @@ def _problems(run: Run) -> Iterator[str]:
         yield f"run.json was written for the settings {printable(str(of), 100)}, config.json holds {said}"
     # Runs of earlier versions have the checksum of metrics.csv alone.
     wanted = {"metrics.csv": run.record.get("metrics_sha256")} | (run.record.get("tables_sha256") or {})
-    for name in (f"{table}.csv" for table in TABLES if run.over and f"{table}.csv" in wanted):
+    for name in (f"{table}.csv" for table in TABLES if run.status in OVER and f"{table}.csv" in wanted):
         with contextlib.suppress(FileNotFoundError):
             if wanted[name] == hashlib.sha256(read_text(run.path / name).encode()).hexdigest():
                 continue

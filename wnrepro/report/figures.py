@@ -21,7 +21,8 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLoca
 
 from wnrepro import paper
 from wnrepro.report.claims.cifar import NOTICEABLE, log_norms
-from wnrepro.report.claims.claim import Finding, count
+from wnrepro.report.claims.claim import Finding
+from wnrepro.report.claims.evidence import count
 from wnrepro.report.claims.identities import INIT_MEAN, INIT_VARIANCE
 from wnrepro.report.stats import Estimate
 from wnrepro.results import QUARTILES, Results, Run, random_scores, sessions
@@ -329,8 +330,7 @@ def _legend(figure: Figure, lines: Mapping[str, Any] | None = None, gaps: int = 
         after.append((f"gaps: not finite in {count(gaps, 'run')}", {"linestyle": "none"}))
     keys = [Line2D([], [], label=label, **{"color": "#555555", **style}) for label, style in shown + after]
     handles: list[Any] = [*keys[: len(shown)], *labelled.values(), *keys[len(shown) :]]
-    widest = sorted(len(handle.get_label()) for handle in handles)[-2:]
-    columns = 2 if sum(widest) < 90 else 1
+    columns = 2 if sum(sorted(len(handle.get_label()) for handle in handles)[-2:]) < 90 else 1
     figure.set_figheight(figure.get_figheight() + 0.17 * len(handles) / columns)
     figure.legend(handles=handles, loc="outside upper center", ncols=columns)
     return figure

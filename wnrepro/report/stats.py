@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import bdtr, bdtrc, betaincinv, ndtri, stdtr, stdtrit
-from scipy.stats import hypergeom, trim_mean
+from scipy.special import stdtr, stdtrit
+from scipy.stats import binomtest, bootstrap, hypergeom, trim_mean
 
 LEVEL = 0.05  # two-sided; the intervals are 95 % ones, those of an equivalence 90 %
 LOOKS = (3, 5, 10)  # the numbers of seeds at which a claim is judged
@@ -183,11 +183,10 @@ def share(name: str, k: int, n: int, limit: float, sign: int = 1) -> Estimate:
     """k of n runs, with Clopper's and Pearson's exact interval: above the limit or, with sign −1, below it?"""
     if not n:
         return Estimate(name, math.nan, margin=(limit,))
-    low = float(betaincinv(k, n - k + 1, LEVEL / 2)) if k else 0.0
-    high = float(betaincinv(k + 1, n - k, 1 - LEVEL / 2)) if k < n else 1.0
-    tails = float(bdtrc(k - 1, n, limit)) if k else 1.0, float(bdtr(k, n, limit))
-    ours, theirs = (min(1.0, 2 * tail) for tail in tails[::sign])
-    return Estimate(name, k / n, low, high, n, ours, theirs, (limit,))
+    low, high = binomtest(k, n).proportion_ci(1 - LEVEL, "exact")
+    tails = [binomtest(k, n, limit, side).pvalue for side in ("greater", "less")]
+    ours, theirs = (min(1.0, 2 * float(tail)) for tail in tails[::sign])
+    return Estimate(name, k / n, float(low), float(high), n, ours, theirs, (limit,))
 
 
 def less_often(name: str, ours: tuple[int, int], theirs: tuple[int, int]) -> Estimate:
@@ -199,18 +198,11 @@ def less_often(name: str, ours: tuple[int, int], theirs: tuple[int, int]) -> Est
         return Estimate(name, math.nan, margin=(0.0,))
     tails = hypergeom.cdf([k, m], n + others, k + m, [n, others])
     p_holds, p_fails = (min(1.0, 2 * float(tail)) for tail in tails)
-    (low_a, high_a), (low_b, high_b) = _wilson(k, n), _wilson(m, others)
+    both = [binomtest(*counts).proportion_ci(1 - LEVEL, "wilson") for counts in (ours, theirs)]
     a, b = k / n, m / others
-    low = a - b - math.hypot(a - low_a, high_b - b)
-    high = a - b + math.hypot(high_a - a, b - low_b)
+    low = a - b - math.hypot(a - both[0].low, both[1].high - b)
+    high = a - b + math.hypot(both[0].high - a, b - both[1].low)
     return Estimate(name, a - b, low, high, min(n, others), p_holds, p_fails, (0.0,))
-
-
-def _wilson(k: int, n: int) -> Interval:
-    """Wilson's 95 % interval of a share."""
-    z = float(ndtri(1 - LEVEL / 2))
-    middle, half = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
-    return (middle - half) / (n + z**2), (middle + half) / (n + z**2)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -222,23 +214,17 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def _middle95(values: np.ndarray) -> Interval:
-    """The 2.5 % and 97.5 % quantiles; (nan, nan) if a value is not finite."""
-    if not np.isfinite(values).all():
-        return UNKNOWN
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
 @quiet
 def interquartile_mean(games: Sequence[Sequence[float]]) -> tuple[float, Interval]:
     """Over games × seeds of scores, a sequence of seeds a game; 95 % interval by the bootstrap over the seeds within
     each game, always the same. nan where a score is not finite: it would be trimmed. As rliable's IQM.
     """
+
+    def middle(*scores: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(trim_mean(np.concatenate(scores, axis=axis), 0.25, axis=axis))
+
     scores = [np.array(game) for game in games]
     if not np.isfinite(np.concatenate(scores)).all():
         return math.nan, UNKNOWN
-    rng = np.random.default_rng(0)
-    drawn = [game[rng.integers(len(game), size=(RESAMPLES, len(game)))] for game in scores]
-    value = float(trim_mean(np.concatenate(scores), 0.25))
-    return value, _middle95(trim_mean(np.concatenate(drawn, axis=1), 0.25, axis=1))
+    drawn = bootstrap(scores, middle, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0))
+    return float(middle(*scores)), (float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))
