@@ -24,7 +24,7 @@ import pandas as pd
 from wnrepro import settings
 from wnrepro.errors import UserError
 from wnrepro.reading import clean, expect, naming, read_json, read_table
-from wnrepro.rundir import PUBLISHED, read_text, sealed, variant
+from wnrepro.rundir import OVER, PUBLISHED, read_text, sealed, variant
 from wnrepro.settings import GAMES, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
 
 MOST_RUNS, MOST_BENCHES, MOST_PROBLEMS = 1000, 200, 100
@@ -200,8 +200,8 @@ class Results:
         params: dict[str, set[str]] = defaultdict(set)
         for run in self.runs:
             params[run.precision].add(run.param)
-        on_gpu = any(str(run.record.get("device")).startswith("cuda") for run in self.runs)
-        order = [settings.GPU_PRECISION[self.runs[0].experiment]] * on_gpu + [*PRECISIONS]
+        on_gpu = {run.experiment for run in self.runs if str(run.record.get("device")).startswith("cuda")}
+        order = [*(settings.GPU_PRECISION[experiment] for experiment in on_gpu), *PRECISIONS]
         several = [one for one in order if len(params[one]) > 1]
         return self.asked or next((one for one in (*several, *order) if params[one]), PRECISIONS[0])
 
