@@ -34,13 +34,13 @@ from wnrepro.experiments.draw import Draw
 from wnrepro.measurements import layer_rows, overflow
 from wnrepro.parameterization import Linear
 from wnrepro.report import figures, stats, tables
-from wnrepro.report.claims import CLAIMS, cifar, claim, dqn, findings, identities
+from wnrepro.report.claims import CLAIMS, claim, dqn, findings, identities
 from wnrepro.report.markdown import markdown
 from wnrepro.reproduce import engines, work
 from wnrepro.reproduce.engines import Local
 from wnrepro.reproduce.grid import Planned
 from wnrepro.results import TABLES, Results, Run, load
-from wnrepro.settings import PARAMS
+from wnrepro.settings import PARAMS, SCALES
 from wnrepro.training import Adam, Adamax, Epoch
 
 made_up_scale = made_up.made_up_scale  # the fixture
@@ -241,7 +241,7 @@ def test_rewards_and_q_values_that_are_not_finite_are_in_the_figures(make, monke
 def verdicts_at_short(monkeypatch) -> None:
     """The claims are judged on made-up runs at scale short."""
     monkeypatch.setattr(claim, "SCALE", "short")
-    monkeypatch.setattr(cifar, "NOISE_MINIBATCHES", 50)
+    monkeypatch.setitem(SCALES["cifar"]["short"], "noise_minibatches", 100)
 
 
 def make_cifars(results: Path) -> None:

@@ -400,7 +400,9 @@ def noise_kurtosis(results: Results) -> Figure | None:
         axes.yaxis.set_major_formatter(_ticks())
         axes.set(title=title, ylabel="excess kurtosis of the noise\n(0: Gaussian)")
         axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
-    return _legend(figure, gaps=table["run"][table[[*QUARTILES]].isna().any(axis=1)].nunique())
+    measured = table.groupby("run")["judged"].transform("count") > 0
+    lost = table[[*QUARTILES]].isna().any(axis=1) | (table["judged"].isna() & measured)
+    return _legend(figure, gaps=table["run"][lost].nunique())
 
 
 def init(results: Results) -> Figure | None:

@@ -96,6 +96,14 @@ def beyond(name: str, values: Sequence[float], margin: float = 0.0, sign: int = 
     return _by_t(e, standard_error(values), n - 1, sign) if n > 1 else e
 
 
+def _satterthwaite(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The standard error of the sum of these samples' means, and its degrees of freedom."""
+    squares = np.array([standard_error(sample) ** 2 for sample in samples])
+    sizes, whole = np.array([len(sample) - 1 for sample in samples]), float(squares.sum())
+    shares = squares / whole if whole else np.ones(len(samples)) / len(samples)
+    return math.sqrt(whole), 1 / float((shares**2 / sizes).sum())
+
+
 @quiet
 def stratified(name: str, strata: Sequence[Sequence[float]], margin: float = 0.0, sign: int = 1) -> Estimate:
     """The mean over strata (games) of the means within each, as `beyond`; Satterthwaite's degrees of freedom."""
@@ -103,10 +111,8 @@ def stratified(name: str, strata: Sequence[Sequence[float]], margin: float = 0.0
     e = Estimate(name, float(np.mean([np.mean(s) for s in strata])) if n else math.nan, n=n, margin=(margin,))
     if n < 2:
         return e
-    squares = np.array([standard_error(s) ** 2 for s in strata])
-    whole = float(squares.sum())
-    freedom = whole**2 / float((squares**2 / [len(s) - 1 for s in strata]).sum()) if whole else n - 1.0
-    return _by_t(e, math.sqrt(whole) / len(strata), freedom, sign)
+    error, freedom = _satterthwaite(strata)
+    return _by_t(e, error / len(strata), freedom, sign)
 
 
 def _difference(name: str, a: Sequence[float], b: Sequence[float]) -> tuple[Estimate, float, float]:
@@ -115,10 +121,7 @@ def _difference(name: str, a: Sequence[float], b: Sequence[float]) -> tuple[Esti
     e = Estimate(name, float(np.mean(a) - np.mean(b)) if n else math.nan, n=n, margin=(0.0,))
     if n < 2:
         return e, math.nan, 0.0
-    squares = standard_error(a) ** 2, standard_error(b) ** 2
-    whole = sum(squares)
-    parts = squares[0] ** 2 / (len(a) - 1) + squares[1] ** 2 / (len(b) - 1)
-    return e, math.sqrt(whole), whole**2 / parts if whole else n - 1.0
+    return e, *_satterthwaite([a, b])
 
 
 @quiet

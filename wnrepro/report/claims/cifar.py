@@ -266,8 +266,9 @@ mobn_is_cheaper = step(
 
 
 def middle(run: Run, column: str) -> float:
-    """The median over layers, mean over the epochs measured."""
-    return float(run.noise.groupby("epoch")[column].median().mean())
+    """The median over layers, mean over the epochs measured; nan where a number is not finite."""
+    known = np.isfinite(run.noise[column]).all()
+    return float(run.noise.groupby("epoch")[column].median().mean()) if known else math.nan
 
 
 def log_size(run: Run) -> float:

@@ -38,7 +38,7 @@ def at_most(name: str, values: Iterable[float], limit: float) -> Estimate:
     distinct = set(values)
     if not distinct:
         return Estimate(name, math.nan)
-    largest = float(np.max(list(distinct)))  # nan where one is
+    largest = float(np.max(np.abs(list(distinct))))  # nan where one is
     good = largest <= limit
     return Estimate(name, largest, n=len(distinct), p_holds=float(not good), p_fails=float(good))
 
