@@ -557,3 +557,11 @@ def test_check_names_so_many_problems(tmp_path: Path, monkeypatch: pytest.Monkey
         make_run(tmp_path, seed=seed, logged=7)
     found = problems(load(tmp_path, "short"))
     assert len(found) == 3 and found[2] == "And 3 more of the kind."
+
+
+def test_a_copied_bench_file_is_no_session(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    make_bench(tmp_path)
+    shutil.copy(tmp_path / "bench" / "cpu.json", tmp_path / "bench" / "copy.json")
+    with pytest.raises(UserError, match=r"(copy|cpu)\.json and .*(copy|cpu)\.json are the same session: remove one"):
+        load(tmp_path, "short")
