@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from wnrepro.report.claims import CLAIMS
-from wnrepro.report.claims.claim import Claim
-from wnrepro.report.claims.power import COLUMNS, TABLE
+from wnrepro.report.claims.claim import POWER, Claim, Power
 from wnrepro.report.stats import LEVEL, LOOKS, quiet
 
 TRIES = 4000
@@ -67,7 +66,7 @@ def seen(claim: Claim, n: int, tries: int = TRIES // 8) -> str:
 
 
 def rows(claim: Claim) -> Iterator[list[object]]:
-    """As `COLUMNS` of `wnrepro.report.claims.power`."""
+    """The claim's, with the fields of `Power`."""
     shares = {(n, true): verdicts(claim, n, true) for n in LOOKS for true in (True, False)}
     seeds80 = next((n for n in LOOKS if shares[n, True][0] >= ENOUGH), "")
     for n in LOOKS:
@@ -96,8 +95,8 @@ def ever(claim: Claim, tries: int = TRIES) -> float:
 
 
 if __name__ == "__main__":
-    with TABLE.open("w", newline="") as file:
+    with POWER.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(("claim", *Power._fields))
         for one in CLAIMS:
             writer.writerows(rows(one) if one.world else ())

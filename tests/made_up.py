@@ -304,9 +304,9 @@ def make_bench(
     name: str = "cpu",
     device: str | None = None,
     torch: str = "2.13.0",
-    created: str = "2026-11-28T11:41:13Z",
+    created: str = "2027-01-01T00:00:00Z",
 ) -> None:
-    """A file of a bench session. device: by default named for the file, each on a device of its own."""
+    """A file of a bench session. device: by default named for the file, each on a different device."""
     ratios = {
         f"{param} / normal": {"median": middle, "low": middle - 0.01, "high": middle + 0.01, "n": 20}
         for param, middle in (("bn", bn), ("wn", wn), ("wn+mobn", 1.03))

@@ -31,7 +31,6 @@ from wnrepro.report.claims.claim import (
     interval,
 )
 from wnrepro.report.claims.draw import reached
-from wnrepro.report.claims.power import power, table
 from wnrepro.report.stats import LOOKS
 from wnrepro.results import load
 from wnrepro.settings import GAMES, SCALES
@@ -489,6 +488,22 @@ def test_c7_judges_one_device_by_its_sessions(tmp_path: Path) -> None:
     assert find(tmp_path, "C7a").devices == "NVIDIA H200 with torch 2.13.0, fp32"
 
 
+def test_c7_says_which_code_timed_it(tmp_path: Path) -> None:
+    """As of runs: mixed commits, uncommitted changes, and a rule that is younger than a session."""
+    make_run(tmp_path, scale="paper")
+    for n in range(3):
+        make_bench(tmp_path, name=f"s{n}", device="NVIDIA H200", created=f"2027-01-0{n + 1}T00:00:00Z")
+    finding = find(tmp_path, "C7a")
+    assert finding.warnings == () and not finding.after_the_fact and finding.n == "3 sessions"
+    path = tmp_path / "bench/s1.json"
+    bench = json.loads(path.read_text())
+    bench["cifar"] |= {"created": "2026-11-01T00:00:00Z", "git": {"commit": "f" * 40, "dirty": True}}
+    path.write_text(json.dumps(bench))
+    finding = find(tmp_path, "C7a")
+    assert finding.warnings == ("Mixed commits: 0123456, fffffff.", "Uncommitted changes: bench/s1.")
+    assert finding.after_the_fact and finding.verdict == REPRODUCED
+
+
 def test_one_session_decides_nothing(tmp_path: Path) -> None:
     make_run(tmp_path, scale="paper")
     make_bench(tmp_path, bn=1.5)
@@ -693,7 +708,7 @@ def simulation() -> types.ModuleType:
 @pytest.mark.parametrize("claim", EMPIRICAL, ids=lambda claim: claim.id)
 def test_the_table_of_power_is_what_the_simulation_gives(claim: Claim) -> None:
     tries, verdicts = 300, simulation().verdicts
-    promised = [table()[claim.id, n] for n in LOOKS]
+    promised = [row for n in LOOKS if (row := claim.power(n))]
     for row in promised:
         expected = ((True, row.true, row.true_refuted), (False, row.null, row.null_refuted))
         for true, *shares in expected:
@@ -702,11 +717,11 @@ def test_the_table_of_power_is_what_the_simulation_gives(claim: Claim) -> None:
         assert row.null <= 0.055 and row.true_refuted <= 0.03  # 5 %, and the error of 4000 tries
     assert [row.true for row in promised] == sorted(row.true for row in promised)
     assert promised[-1].true >= 0.8 or claim.id == "C11"
-    assert power(claim.id, 2) is None and power(claim.id, 9) == promised[1]
+    assert claim.power(2) is None and claim.power(9) == promised[1] and len(promised) == len(LOOKS)
 
 
 def test_the_rules_are_those_of_the_last_version() -> None:
-    """A changed rule is a new version, with the commit that fixes it: see CONTRIBUTING, or `scripts/rules.py`."""
+    """A changed rule is a new version, with the commit that fixes it: see `scripts/rules.py`."""
     versions = json.loads(RULES.read_text())
     assert versions[-1]["rules"] == {claim.id: claim.hash for claim in CLAIMS}
     assert all(len(one["commit"]) == 40 and one["date"] for one in versions)

@@ -19,7 +19,7 @@ from wnrepro.errors import UserError
 from wnrepro.experiments import dqn
 from wnrepro.experiments.dqn import Dqn, DqnNet
 from wnrepro.parameterization import fold, layers
-from wnrepro.report.write import write_report
+from wnrepro.report import write_report
 from wnrepro.runs import Run
 from wnrepro.settings import DEFAULT_LR, PARAMS, SCALE_NAMES, DqnSettings, scale_settings
 from wnrepro.training import Epoch, Note, Tick

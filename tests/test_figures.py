@@ -36,7 +36,7 @@ from wnrepro.settings import PARAMS
 
 @pytest.fixture(autouse=True)
 def styled() -> Callable[[], None]:
-    with matplotlib.rc_context(figures.STYLE):
+    with matplotlib.rc_context(fname=figures.STYLE):
         yield
 
 

@@ -28,8 +28,7 @@ from wnrepro import results as load
 from wnrepro.errors import UserError
 from wnrepro.report import figures, tables, write_report
 from wnrepro.report.claims import findings
-from wnrepro.report.markdown import markdown
-from wnrepro.report.page import page
+from wnrepro.report.layout import markdown, page
 from wnrepro.reproduce import board, cluster, plan, work
 from wnrepro.reproduce.drive import seconds_of
 from wnrepro.reproduce.grid import Planned

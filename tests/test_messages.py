@@ -34,7 +34,7 @@ from wnrepro import results as reader
 from wnrepro.doctor import Finding
 from wnrepro.errors import DiskError, UserError
 from wnrepro.experiments.cifar import Cifar
-from wnrepro.report.write import write_report
+from wnrepro.report import write_report
 from wnrepro.reproduce import engines, plan, work
 from wnrepro.reproduce.cluster import Cluster
 from wnrepro.runs import Run, open_run

@@ -35,7 +35,7 @@ from wnrepro.measurements import layer_rows, overflow
 from wnrepro.parameterization import Linear
 from wnrepro.report import figures, stats, tables
 from wnrepro.report.claims import CLAIMS, claim, dqn, findings, identities
-from wnrepro.report.markdown import markdown
+from wnrepro.report.layout import markdown
 from wnrepro.reproduce import engines, work
 from wnrepro.reproduce.engines import Local
 from wnrepro.reproduce.grid import Planned
@@ -362,7 +362,7 @@ def check_against(whole: Shown, spoilt: Shown) -> bool:
         if lost:
             assert name == "variants" or "not finite in 1 run" in legend(figure), (name, legend(figure))
             differs = True
-            with matplotlib.rc_context(figures.STYLE):
+            with matplotlib.rc_context(fname=figures.STYLE):
                 figure.savefig(io.BytesIO(), format="svg")
     assert whole.figures.keys() == spoilt.figures.keys()
     assert not re.search(r"\b(nan|inf)\b", spoilt.text)
@@ -412,6 +412,7 @@ def test_no_number_that_is_not_finite_is_averaged_away_in_the_report(
     count(f"{part}: {tried} numbers not finite, none averaged away")
 
 
+@stats.quiet
 def test_what_is_not_finite_decides_nothing():
     for value in VALUES:
         for e in (

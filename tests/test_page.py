@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from wnrepro.report import write_report
 from wnrepro.report.claims import CLAIMS, findings
 from wnrepro.report.figures import caption
-from wnrepro.report.page import marked, numeric, short
+from wnrepro.report.layout import marked, numeric, short
 from wnrepro.report.tables import SECTIONS
 from wnrepro.results import load
 

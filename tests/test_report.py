@@ -30,10 +30,10 @@ from made_up import (
 )
 
 from wnrepro.errors import UserError
-from wnrepro.report import check, figures, scales_with_runs, tables, write, write_report
+from wnrepro.report import check, figures, scales_with_runs, tables, write_report
 from wnrepro.report.claims import CLAIMS, findings
 from wnrepro.report.claims.claim import Claim, Fixed
-from wnrepro.report.markdown import escape
+from wnrepro.report.layout import literal
 from wnrepro.results import load
 
 CHECKS = "### 3 implementation checks"
@@ -305,8 +305,8 @@ def test_text_of_a_vaes_files_is_escaped(tmp_path: Path) -> None:
     )
 
 
-def test_escape() -> None:
-    assert escape("a*b [x](y) & \t z") == r"a\*b \[x\](y) &amp; z"
+def test_literal() -> None:
+    assert literal("a*b [x](y) & \t z") == r"a\*b \[x\](y) &amp; z"
 
 
 def test_no_torch() -> None:
@@ -380,7 +380,7 @@ def test_a_finding_shows_its_rule_power_warnings_and_age(tmp_path: Path, monkeyp
     found[claim.id] = replace(
         found[claim.id], power="Sees 3 % <b>.", warnings=("Mixed a|b.", "Mixed c."), after_the_fact=True
     )
-    monkeypatch.setattr(write, "findings", lambda results: found)
+    monkeypatch.setattr("wnrepro.report.findings", lambda results: found)
     fixed = Fixed("2", "abc1234", "2026-11-29")
     monkeypatch.setattr(Claim, "fixed", property(lambda of: fixed if of is claim else Fixed("", "", "")))
     text = report_text(tmp_path)
@@ -407,7 +407,7 @@ def test_notes_are_shown_as_warnings(tmp_path: Path) -> None:
     (note,) = load(tmp_path, "short").notes
     assert "bf16" in note
     text = report_text(tmp_path)
-    assert text.index(f"**{escape(note)}**") < text.index("## Claims")
+    assert text.index(f"**{literal(note)}**") < text.index("## Claims")
     page = (tmp_path / "short" / "report.html").read_text()
     assert page.index(f"<p>{html.escape(note)}</p>\n</div>") < page.index("<main>")
     assert "precision fp32 (cifar)" in text

@@ -35,7 +35,7 @@ from wnrepro.errors import UserError
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.draw import Draw
 from wnrepro.report.claims import CLAIMS, dqn
-from wnrepro.report.claims.power import Power
+from wnrepro.report.claims.claim import Claim, Power
 from wnrepro.report.stats import LOOKS, look
 from wnrepro.reproduce import drive as driving
 from wnrepro.reproduce import engines, work
@@ -363,12 +363,12 @@ def test_a_plan_estimates_from_published_runs_and_benchmarks_too(tmp_path):
 def test_a_plan_says_what_its_claims_can_come_to(run, tmp_path, monkeypatch):
     asked = []
 
-    def power(claim: str, n: int) -> Power | None:
-        asked.append((claim, n))
-        seeds80 = None if claim == "C10b" else 8
-        return None if claim == "C3" else Power(look(n), 0.805, 0.01, 0.0213, 0.2, "0.4 [points]", seeds80)
+    def power(claim: Claim, n: int) -> Power | None:
+        asked.append((claim.id, n))
+        seeds80 = None if claim.id == "C10b" else 8
+        return None if claim.id == "C3" else Power(look(n), 0.805, 0.01, 0.0213, 0.2, "0.4 [points]", seeds80)
 
-    monkeypatch.setattr(sys.modules["wnrepro.report.claims.power"], "power", power)
+    monkeypatch.setattr(Claim, "power", power)
     promised = promises(plan(tmp_path, planned("paper", ["draw", "cvae"])), "paper")
     assert [(claim, number, power.n) for claim, number, power in promised] == [
         *(("C9a", 3, 3), ("C9b", 5, 5), ("C10a", 5, 5), ("C10b", 5, 5), ("C16a", 3, 3))

@@ -466,7 +466,7 @@ def test_sessions_by_device_and_version_oldest_first(tmp_path: Path) -> None:
         ("AMD EPYC (cpu)", "2.13.0, fp32"): 1,
         ("H200", "2.13.0, fp32"): 3,
     }
-    assert [one["bn / normal"]["median"] for one in found["H200", "2.13.0, fp32"]] == [1.1, 1.2, 1.3]
+    assert [one.ratios["bn / normal"]["median"] for one in found["H200", "2.13.0, fp32"]] == [1.1, 1.2, 1.3]
     assert sessions(results, "dqn") == {} and len(sessions(results, "draw")) == 3
 
 

@@ -30,7 +30,7 @@ from wnrepro.settings import GAMES, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, c
 MOST_RUNS, MOST_BENCHES, MOST_PROBLEMS = 1000, 200, 100
 PART = {"cvae": "dataset", "dqn": "game"}  # the setting that names the data set or game
 CHOICES = {"precision": PRECISIONS, "binarization": ("larochelle", "seeded")}  # one is judged: the first with runs
-# The settings that every variant of an experiment has of its own, or that change no number.
+# The settings in which the variants of an experiment differ by design, or that change no number.
 FREE = ("param", "lr", "seed", "checkpoint_replay")
 
 # The columns of metrics.csv, by experiment and, where it has a model for each, data set or game; then of other tables.
@@ -77,8 +77,36 @@ def _entry(where: str, *keys: str, otherwise: Any = None) -> Any:
     return property(find)
 
 
+class Measured:
+    """What was measured where, by which code: its `record` says it."""
+
+    record: dict[str, Any]
+    commit = _entry("record", "git", "commit", otherwise="unknown")
+    torch = _entry("record", "versions", "torch", otherwise="unknown")
+    created = _entry("record", "created", otherwise="")
+    device = _entry("record", "device_name", otherwise="unknown device")
+    data = _entry("record", "facts", "data", otherwise="")
+
+    @property
+    def dirty(self) -> bool:
+        """Whether it was started, or resumed, with code that was not committed."""
+        starts = [self.record, *(self.record.get("resumed") or [])]
+        return any((start.get("git") or {}).get("dirty") for start in starts)
+
+
 @dataclass(frozen=True)
-class Run:
+class Session(Measured):
+    """The ratios of an experiment's step times in one benchmark, and what a claim asks of a `Run`."""
+
+    name: str  # bench/<file name without .json>
+    record: dict[str, Any]
+    over, dataset, seed = True, None, None
+    ratios = _entry("record", "ratios")
+    precision = _entry("record", "precision", otherwise=PRECISIONS[0])
+
+
+@dataclass(frozen=True)
+class Run(Measured):
     """One run directory. Of its tables, metrics has a row an epoch, the others one an epoch and layer, time step, …"""
 
     path: Path
@@ -101,10 +129,6 @@ class Run:
     precision = _entry("settings", "precision")
     binarization = property(lambda run: run.settings["binarization"] if "binarization" in run.defaults else None)
     status = _entry("record", "status")
-    commit = _entry("record", "git", "commit", otherwise="unknown")
-    torch = _entry("record", "versions", "torch", otherwise="unknown")
-    created = _entry("record", "created", otherwise="")
-    device = _entry("record", "device_name", otherwise="unknown device")
     done = property(lambda run: run.status == "done")
     diverged = property(lambda run: run.status == "diverged")
     over = property(lambda run: run.diverged or (run.done and run.epoch == run.epochs))  # its whole length
@@ -138,12 +162,6 @@ class Run:
         """`done`, or how far it got."""
         so_far = f"epoch {self.epoch} of {self.epochs}"
         return {"done": "done", "running": so_far}.get(self.status, f"{self.status}, {so_far}")
-
-    @property
-    def dirty(self) -> bool:
-        """Whether it was started, or resumed, with code that was not committed."""
-        starts = [self.record, *(self.record.get("resumed") or [])]
-        return any((start.get("git") or {}).get("dirty") for start in starts)
 
     @property
     def facts(self) -> dict[str, float]:
@@ -412,7 +430,7 @@ def _by_layer(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFrame
 
 
 def _whole_epochs(path: Path, columns: tuple[str, ...], first: int, steps: int = 0) -> pd.DataFrame:
-    """A table up to its last whole epoch. UserError unless each has so many steps, or the layers of the first."""
+    """A table up to its last whole epoch. UserError unless each has this many steps, or the layers of the first."""
     table = read_table(path, columns)
     epochs, keys = (table[name].to_numpy() for name in columns[:2])
     rows = np.arange(len(table))
@@ -438,7 +456,7 @@ def check(results: Path, scale: str) -> list[str]:
 
 
 def problems(results: Results) -> list[str]:
-    """Those of `check`, the first so many."""
+    """Those of `check`; at most `MOST_PROBLEMS`."""
     found = [f"{run.name}: {problem}." for run in results.runs for problem in _problems(run)]
     more = len(found) - MOST_PROBLEMS
     return found if more <= 0 else [*found[:MOST_PROBLEMS], f"And {more} more of the kind."]
@@ -520,14 +538,14 @@ def step_ratios(bench: dict[str, Any], experiment: str) -> dict[str, dict[str, A
     return bench[experiment]["ratios"] if experiment in bench else {}
 
 
-def sessions(results: Results, experiment: str) -> dict[tuple[str, str], list[dict[str, dict[str, Any]]]]:
-    """The `step_ratios` of an experiment in every session (a file of results/bench), oldest first, by the device, and
-    the version of torch and precision.
-    """
+def sessions(results: Results, experiment: str) -> dict[tuple[str, str], list[Session]]:
+    """Those of an experiment, oldest first, by the device, and the version of torch and precision."""
+    timed = {name: bench for name, bench in results.bench.items() if experiment in bench}
+    every = [
+        Session(f"bench/{name}", bench[experiment] | {"device_name": bench["device_name"]})
+        for name, bench in timed.items()
+    ]
     found = defaultdict(list)
-    timed = [bench for bench in results.bench.values() if experiment in bench]
-    for bench in sorted(timed, key=lambda bench: bench[experiment].get("created") or ""):
-        torch = (bench[experiment].get("versions") or {}).get("torch") or "unknown"
-        version = f"{torch}, {bench[experiment].get('precision') or PRECISIONS[0]}"
-        found[bench["device_name"], version].append(bench[experiment]["ratios"])
+    for one in sorted(every, key=lambda one: one.created):
+        found[one.device, f"{one.torch}, {one.precision}"].append(one)
     return dict(found)

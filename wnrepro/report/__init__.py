@@ -1,16 +1,54 @@
 """The report: a pure function of the files in results/. Never imports torch."""
 
+import os
 from pathlib import Path
 
-from wnrepro.report.claims import fixed_beforehand
-from wnrepro.report.stats import quiet
-from wnrepro.report.write import write_report
+import pandas as pd
+
+from wnrepro.errors import DiskError, UserError
+from wnrepro.report import figures, tables
+from wnrepro.report.claims import findings, rules
+from wnrepro.report.layout import markdown, page
 from wnrepro.results import check, load, scales_with_runs
+from wnrepro.rundir import write_whole
 
 __all__ = ["check", "rules", "scales_with_runs", "write_report"]
 
 
-@quiet
-def rules(results: Path, scale: str, precision: str | None = None) -> list[str]:
-    """Of every claim with runs, whether its rule was committed before them: a sentence each. UserError as `load`."""
-    return list(fixed_beforehand(load(results, scale, precision)))
+def write_report(results: Path, scale: str, precision: str | None = None) -> list[Path]:
+    """Write report.md, report.html, tables/*.csv and figures/*.{png,svg} into results/<scale>/; returns the first two.
+
+    precision: of the runs that are judged; None: `load` chooses. Everything is read and drawn before the first file is
+    written. UserError if there are no runs, a file is malformed or a link leads out of `results`; DiskError if the
+    folder cannot be written to.
+    """
+    read = load(results, scale, precision)
+    folder = results / scale
+    top = os.path.realpath(results)
+    for place in (folder, folder / "tables", folder / "figures"):  # in a foreign results folder it may be a link
+        if os.path.commonpath([top, os.path.realpath(place)]) != top:
+            raise UserError(f"{place} leads out of {results}, where nothing is written: move that link away.")
+    found = findings(read)
+    built, drawn = tables.build(read, found), figures.draw(read, found)
+    whole = tables.report(read, found, built, drawn)
+    files: dict[Path, bytes] = {}  # empty: one that an earlier report has left goes
+    for name, some in built.items():
+        rows = [row for table in some for row in table.values]
+        text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n") if rows else ""
+        files[folder / "tables" / f"{name}.csv"] = text.encode()
+    for name in (name for names, _ in tables.SECTIONS.values() for name in names):
+        for suffix in ("png", "svg"):
+            files[folder / "figures" / f"{name}.{suffix}"] = drawn.get(name, {}).get(suffix, b"")
+    reports = [folder / "report.md", folder / "report.html"]
+    images = {name: formats["svg"] for name, formats in drawn.items()}
+    files |= zip(reports, (markdown(whole).encode(), page(whole, images).encode()), strict=True)
+    try:
+        for path, content in files.items():
+            if content:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(path, content)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DiskError(f"The report cannot be written to {folder} ({error.strerror}): make it writable.") from error
+    return reports

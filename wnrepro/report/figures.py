@@ -1,7 +1,7 @@
 """The report's figures. One colour and line style a parameterization everywhere (Okabe and Ito's palette).
 
 Each function returns None where there is nothing to draw. Objects only, no pyplot: nothing global is changed.
-What is not finite leaves a gap, in the mean over seeds too, and the legend says of how many runs.
+A value that is not finite leaves a gap, in the mean over seeds too; the legend says in how many runs.
 """
 
 import io
@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -22,29 +23,17 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLoca
 from wnrepro import paper
 from wnrepro.report.claims.cifar import NOTICEABLE, log_norms
 from wnrepro.report.claims.claim import Finding
-from wnrepro.report.claims.evidence import count
 from wnrepro.report.claims.identities import INIT_MEAN, INIT_VARIANCE
 from wnrepro.report.stats import Estimate
 from wnrepro.results import QUARTILES, Results, Run, random_scores, sessions
 from wnrepro.settings import GAMES, PARAMS, SETTINGS
+from wnrepro.words import count
 
 COLOURS = {"normal": "#000000", "bn": "#D55E00", "wn": "#0072B2", "wn+mobn": "#009E73"}
 LINES: dict[str, Any] = {"normal": (0, (5, 1.5)), "bn": (0, (1, 1)), "wn": "solid", "wn+mobn": (0, (6, 1.5, 1, 1.5))}
 MARKERS = {"normal": "s", "bn": "^", "wn": "o", "wn+mobn": "D"}
+STYLE = Path(__file__).with_name("figures.mplstyle")
 LABELS = {"normal": "normal", "bn": "batch norm.", "wn": "weight norm.", "wn+mobn": "weight norm. + mean-only b.n."}
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "svg.hashsalt": "wnrepro",
-}
 RULE: dict[str, Any] = {"color": "#777777", "linewidth": 0.8, "zorder": 0}  # of lines that are no data
 DASHES: dict[str, Any] = {**RULE, "linestyle": (0, (2, 2))}
 SIGN: dict[str, Any] = {"markersize": 8, "markerfacecolor": "none", "markeredgewidth": 1.5, "linestyle": "none"}
@@ -138,7 +127,7 @@ def render(figure: Figure) -> dict[str, bytes]:
 @np.errstate(all="ignore")
 def draw(results: Results, found: Mapping[str, Finding]) -> dict[str, dict[str, bytes]]:
     """The figures that there is data for: {name: {"png": bytes, "svg": bytes}}. found: the findings by claim."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(fname=STYLE):
         figures = {name: curves(name, results) for name in CURVES} | {"variants": variants(found)}
         figures |= {one.__name__: one(results) for one in (learning_rates, noise_kurtosis, init, step_time)}
         return {name: render(figure) for name in CAPTIONS if (figure := figures[name]) is not None}
@@ -446,12 +435,12 @@ def step_time(results: Results) -> Figure | None:
     """C7: step time over normal's by experiment, device and version, every session; the paper's 16 % as a star."""
     panels, limit = {}, (NOTICEABLE - 1,)
     for experiment, (device, torch), timed in [(e, *of) for e in SETTINGS for of in sessions(results, e).items()]:
-        ratios = {p: [one[f"{p} / normal"] for one in timed if f"{p} / normal" in one] for p in PARAMS if p != "normal"}
         rows = []
-        for param, some in ratios.items():
+        for param in [param for param in PARAMS if param != "normal"]:
+            some = [ratio for one in timed if (ratio := one.ratios.get(f"{param} / normal"))]
             ends = [Estimate("", r["median"] - 1, r["low"] - 1, r["high"] - 1, margin=limit) for r in some]
             rows.append((LABELS[param], param, ends))
-        if any(ratios.values()):
+        if any(ends for _, _, ends in rows):
             panels[f"{experiment} ({count(len(timed), 'session')}), {device}, torch {torch}"] = rows
     return _intervals(panels, "step time over normal's: median, 95 % interval")
 

@@ -17,9 +17,7 @@ LEVEL = 0.05  # two-sided; the intervals are 95 % ones, those of an equivalence 
 LOOKS = (3, 5, 10)  # the numbers of seeds at which a claim is judged
 RESAMPLES = 10_000  # of the bootstrap over seeds
 
-quiet = np.errstate(all="ignore")  # of sums that overflow, and of infinities: what comes out is not finite
-Interval = tuple[float, float]
-UNKNOWN = (math.nan, math.nan)
+quiet = np.errstate(all="ignore")  # of whoever calls these: what overflows, or is unknown, comes out as not finite
 
 
 @dataclass(frozen=True)
@@ -41,29 +39,15 @@ def look(n: int) -> int:
     return max((one for one in LOOKS if one <= n), default=0)
 
 
-@quiet
 def standard_error(values: Sequence[float]) -> float:
     """Of the mean; nan for fewer than two values."""
     return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
-@quiet
-def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
-    """t-interval of the mean; (nan, nan) for fewer than two values, or where one is not finite."""
-    if len(values) < 2:
-        return UNKNOWN
-    half = float(stdtrit(len(values) - 1, 1 - level / 2)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
-
-
-@quiet
 def above(values: Sequence[float], others: Sequence[float]) -> float:
     """By how many standard errors of the difference mean(values) lies above mean(others); nan where not known."""
-    error = math.hypot(standard_error(values), standard_error(others))
-    if math.isnan(error):
-        return math.nan
-    difference = float(np.mean(values)) - float(np.mean(others))
-    return difference / error if error else math.copysign(math.inf, difference) if difference else 0.0
+    e, error, _ = _difference("", values, others)
+    return e.value / error if error else math.copysign(math.inf, e.value) if e.value else 0.0
 
 
 def _p(distance: float, error: float, freedom: float) -> float:
@@ -82,35 +66,33 @@ def _decided(e: Estimate, p: float, holds: bool) -> Estimate:
 
 
 def _by_t(e: Estimate, error: float, freedom: float, sign: int, of: int = 1) -> Estimate:
-    """Above the margin (sign −1: below it)? Student's t, simultaneous over `of` estimates (Bonferroni)."""
+    """Above the margin (sign −1: below it)? Student's t, simultaneous over `of` (Bonferroni); `e` without freedom."""
+    if not freedom > 0:
+        return e
     half, distance = float(stdtrit(freedom, 1 - LEVEL / 2 / of)) * error, e.value - e.margin[0]
     e = replace(e, low=e.value - half, high=e.value + half)
     return _decided(e, of * _p(distance, error, freedom), sign * distance > 0)
 
 
-@quiet
 def beyond(name: str, values: Sequence[float], margin: float = 0.0, sign: int = 1) -> Estimate:
     """The mean of differences by seed: above the margin or, with sign −1, below it? A paired t-test."""
     n = len(values)
     e = Estimate(name, float(np.mean(values)) if n else math.nan, n=n, margin=(margin,))
-    return _by_t(e, standard_error(values), n - 1, sign) if n > 1 else e
+    return _by_t(e, standard_error(values), n - 1, sign)
 
 
 def _satterthwaite(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The standard error of the sum of these samples' means, and its degrees of freedom."""
+    """The standard error of the sum of these samples' means, and its degrees of freedom; nan for one value in one."""
     squares = np.array([standard_error(sample) ** 2 for sample in samples])
     sizes, whole = np.array([len(sample) - 1 for sample in samples]), float(squares.sum())
     shares = squares / whole if whole else np.ones(len(samples)) / len(samples)
     return math.sqrt(whole), 1 / float((shares**2 / sizes).sum())
 
 
-@quiet
 def stratified(name: str, strata: Sequence[Sequence[float]], margin: float = 0.0, sign: int = 1) -> Estimate:
     """The mean over strata (games) of the means within each, as `beyond`; Satterthwaite's degrees of freedom."""
     n = min(map(len, strata), default=0)
     e = Estimate(name, float(np.mean([np.mean(s) for s in strata])) if n else math.nan, n=n, margin=(margin,))
-    if n < 2:
-        return e
     error, freedom = _satterthwaite(strata)
     return _by_t(e, error / len(strata), freedom, sign)
 
@@ -119,19 +101,14 @@ def _difference(name: str, a: Sequence[float], b: Sequence[float]) -> tuple[Esti
     """mean(a) − mean(b) of samples that are not paired, its standard error and Welch's degrees of freedom."""
     n = min(len(a), len(b))
     e = Estimate(name, float(np.mean(a) - np.mean(b)) if n else math.nan, n=n, margin=(0.0,))
-    if n < 2:
-        return e, math.nan, 0.0
     return e, *_satterthwaite([a, b])
 
 
-@quiet
 def smaller(name: str, a: Sequence[float], b: Sequence[float], of: int = 1) -> Estimate:
     """mean(a) − mean(b) of seeds that are not paired: below 0? Welch's, simultaneous over `of` of them (Bonferroni)."""
-    e, error, freedom = _difference(name, a, b)
-    return _by_t(e, error, freedom, -1, of) if freedom else e
+    return _by_t(*_difference(name, a, b), -1, of)
 
 
-@quiet
 def equivalent(name: str, a: Sequence[float], margin: float, b: Sequence[float] | None = None) -> Estimate:
     """Whether the mean of differences by seed (with b: mean(a) − mean(b), unpaired) lies within ±margin: two one-sided
     tests of 5 % (TOST), whose 90 % interval it shows.
@@ -148,7 +125,6 @@ def equivalent(name: str, a: Sequence[float], margin: float, b: Sequence[float] 
     return _decided(e, _p(room, error, freedom) / (2 if room > 0 else 1), room > 0)
 
 
-@quiet
 def one_more(name: str, values: Sequence[float], published: float, margin: float, of: int = 1) -> Estimate:
     """Whether a published single number may be one more run of these, and their mean lies within ±margin of it.
 
@@ -157,19 +133,13 @@ def one_more(name: str, values: Sequence[float], published: float, margin: float
     """
     n = len(values)
     e = Estimate(name, float(np.mean(values)) if n else math.nan, n=n, margin=(published,))
-    if n < 2:
-        return e
-    spread = float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / n)
-    e = _by_t(e, spread, n - 1, 0, of)
+    e = _by_t(e, standard_error(values) * math.sqrt(n + 1), n - 1, 0, of)
     same = equivalent(name, [value - published for value in values], margin)
     return replace(e, p_holds=same.p_holds if e.p_fails > LEVEL else 1.0)
 
 
-@quiet
 def steadier(name: str, a: Sequence[float], b: Sequence[float]) -> Estimate:
-    """The ratio of the standard deviations of two paired samples, a's over b's: below 1? Pitman's and Morgan's test,
-    by the correlation of sums and differences, with its interval.
-    """
+    """The ratio of the standard deviations of paired samples, a over b: below 1? Pitman's and Morgan's test."""
     n = len(a)
     ratio = float(np.std(a, ddof=1) / np.std(b, ddof=1)) if n > 1 else math.nan
     e = Estimate(name, ratio, n=n, margin=(1.0,))
@@ -193,9 +163,7 @@ def share(name: str, k: int, n: int, limit: float, sign: int = 1) -> Estimate:
 
 
 def less_often(name: str, ours: tuple[int, int], theirs: tuple[int, int]) -> Estimate:
-    """k of n runs of each: the share of ours less that of theirs; below 0? Fisher's exact test; the interval is
-    Newcombe's (of Wilson's two).
-    """
+    """k of n runs of each: our share less theirs, below 0? Fisher's exact test; Newcombe's interval."""
     (k, n), (m, others) = ours, theirs
     if not n or not others:
         return Estimate(name, math.nan, margin=(0.0,))
@@ -217,10 +185,9 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-@quiet
-def interquartile_mean(games: Sequence[Sequence[float]]) -> tuple[float, Interval]:
-    """Over games × seeds of scores, a sequence of seeds a game; 95 % interval by the bootstrap over the seeds within
-    each game, always the same. nan where a score is not finite: it would be trimmed. As rliable's IQM.
+def interquartile_mean(games: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Over games × seeds of scores, a sequence of seeds a game, and the ends of its 95 % interval by the bootstrap over
+    the seeds within each game, always the same. nan where a score is not finite: it would be trimmed. As rliable's IQM.
     """
 
     def middle(*scores: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -228,6 +195,7 @@ def interquartile_mean(games: Sequence[Sequence[float]]) -> tuple[float, Interva
 
     scores = [np.array(game) for game in games]
     if not np.isfinite(np.concatenate(scores)).all():
-        return math.nan, UNKNOWN
+        return math.nan, math.nan, math.nan
     drawn = bootstrap(scores, middle, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0))
-    return float(middle(*scores)), (float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))
+    low, high = map(float, drawn.confidence_interval)
+    return float(middle(*scores)), low, high

@@ -16,21 +16,11 @@ import numpy as np
 from wnrepro import paper
 from wnrepro.report import figures, stats
 from wnrepro.report.claims import CLAIMS
-from wnrepro.report.claims.claim import (
-    COMMON,
-    NOT_FINITE,
-    VERDICTS,
-    Claim,
-    Finding,
-    count,
-    interval,
-    nats,
-    plain,
-    score,
-)
+from wnrepro.report.claims.claim import COMMON, VERDICTS, Claim, Finding
 from wnrepro.report.claims.dqn import max_score
 from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults, step_works, whose
 from wnrepro.settings import FIGURE_LR, NORMAL_INIT, PARAMS, SETTINGS
+from wnrepro.words import NOT_FINITE, count, interval, listed, plain, score
 
 HEADINGS = {"n": "n", "torch": "torch", "git": "Commit", "hash": "Settings' hash", "lr": "Learning rate", "param": ""}
 HEADINGS |= {"default": "Paper's scale", "runs": "These runs", "help": "Meaning"}  # else a name as `Other settings`
@@ -114,13 +104,13 @@ def report(results: Results, found: dict[str, Finding], built: dict[str, list[Ta
         shown = {name: captions[name] for name in names if name in captions}
         sections[heading] = (shown, [table for make in makes for table in built[make.__name__]])
     done, diverged = sum(run.done for run in results.runs), sum(run.diverged for run in results.runs)
-    incomplete = len(results.runs) - done - diverged
     precisions = ", ".join(f"{part.precision} ({name})" for name, part in results.parts.items())
     return Report(
         scale=results.scale,
         warnings=[text + NO_VERDICT for scale, text in WARNING.items() if scale == results.scale] + [*results.notes],
         problems=problems(results),
-        runs=f"{count(len(results.runs), 'run')}, {done} done, {diverged} diverged, {incomplete} incomplete.",
+        runs=f"{count(len(results.runs), 'run')}, {done} done, {diverged} diverged, "
+        f"{len(results.runs) - done - diverged} incomplete.",
         basis=f"Scale `{results.scale}` ({'' if results.scale == 'paper' else 'not '}the paper's setting), precision "
         f"{precisions}. {COMMON} A rule that is younger than a run it judges is marked: rule after the fact.",
         claims=claims,
@@ -199,14 +189,8 @@ def final(runs: Iterable[Run], column: str) -> list[float]:
     return [run.final(column) for run in runs if column in run.metrics]
 
 
-def listed(texts: Iterable[str], separator: str = "; ", most: int = 20) -> str:
-    """The first of these texts, which one cell has room for, and how many more there are."""
-    every = list(texts)
-    return separator.join(every[:most] + [f"and {len(every) - most} more"] * (len(every) > most))
-
-
 def changes(run: Run, *left_out: str) -> str:
-    return listed((f"{name} = {value}" for name, value in run.changed.items() if name not in left_out), ", ")
+    return listed((f"{name} = {value}" for name, value in run.changed.items() if name not in left_out))
 
 
 def grouped(runs: Iterable[Run], kind: Callable[[Run], Any] = lambda run: run.variant) -> Iterator[list[list[Run]]]:
@@ -226,7 +210,8 @@ def limits(name: str, low: float, high: float, digits: int, factor: float = 1) -
 def estimate(name: str, heading: str, values: list[float], digits: int = 2, factor: float = 1) -> list[Cell]:
     """A mean over seeds and its interval."""
     middle = Cell(f"{name}_mean", mean(values), heading, form(f".{digits}f", factor))
-    return [middle, *limits(f"{name}_", *stats.t_interval(values), digits, factor)]
+    e = stats.beyond(name, values)
+    return [middle, *limits(f"{name}_", e.low, e.high, digits, factor)]
 
 
 def unfinished(runs: Iterable[Run]) -> Cell:
@@ -238,7 +223,7 @@ def unfinished(runs: Iterable[Run]) -> Cell:
         lost = ", ".join(name for name, values in used.items() if not np.isfinite(values).all())
         if lost or not run.done:
             said.append(f"seed {run.seed}: " + (f"{lost} {NOT_FINITE}" if run.done else run.state))
-    return Cell("unfinished", listed(said), "Not finished, or not finite")
+    return Cell("unfinished", listed(said, "; "), "Not finished, or not finite")
 
 
 def table2(results: Results) -> Iterator[list[Cell]]:
@@ -257,7 +242,7 @@ def table2(results: Results) -> Iterator[list[Cell]]:
             Cell("paper_test_error", round(published / 100, 6), "Paper", PERCENT),
             *estimate("test_error", "Ours", final(done, "test_error"), factor=100),
             Cell("n", len(done), "n"),
-            Cell("seeds", listed(seeds) or "not run", "Every seed"),
+            Cell("seeds", listed(seeds, "; ") or "not run", "Every seed"),
         ]
 
 
@@ -293,9 +278,9 @@ def bounds(results: Results) -> Iterator[list[Cell]]:
                 Cell("log_likelihood_n", len(log_p)),
             ]
     for model, (bound, of) in paper.IAF_MNIST.items() if "cvae mnist" in results.parts else ():
-        yield others({"Data set": "mnist", "Model": f"IAF paper: {model}", "Test bound": f"{nats(bound)} ± {of:.2f}"})
+        yield others({"Data set": "mnist", "Model": f"IAF paper: {model}", "Test bound": f"{plain(bound)} ± {of:.2f}"})
     for model, bits in paper.IAF_CIFAR10.items() if "cvae cifar10" in results.parts else ():
-        yield others({"Data set": "cifar10", "Model": f"IAF paper: {model}", "Bits per dim.": nats(bits)})
+        yield others({"Data set": "cifar10", "Model": f"IAF paper: {model}", "Bits per dim.": plain(bits)})
 
 
 def draw_bounds(results: Results) -> Iterator[list[Cell]]:
@@ -311,7 +296,7 @@ def draw_bounds(results: Results) -> Iterator[list[Cell]]:
 def _final_bound(runs: list[Run], done: list[Run]) -> list[Cell]:
     """Of a variant's runs: final bound and its parts over the finished seeds, and the state of the others."""
     return [
-        *cells(data=listed(sorted({str((run.record.get("facts") or {}).get("data", "")) for run in runs}))),
+        *cells(data=listed(sorted({str((run.record.get("facts") or {}).get("data", "")) for run in runs}), "; ")),
         Cell("variant", runs[0].variant, "Model"),
         *(Cell(name, getattr(runs[0], name)) for name in ("param", "lr")),
         *cells(other_settings=changes(runs[0]), epochs=runs[0].epochs, n=len(done)),
@@ -376,7 +361,7 @@ def interquartile_means(results: Results) -> Iterator[list[Cell]]:
                 epochs.append(min(run.epoch for run in runs))
                 scores[game] = [np.divide(max_score(run, epochs[-1]) - chance, mnih - chance) for run in runs]
         if len(scores) > 1:
-            middle, (low, high) = stats.interquartile_mean(list(scores.values()))
+            middle, low, high = stats.interquartile_mean(list(scores.values()))
             yield [
                 Cell("param", param, "Model"),
                 Cell("interquartile_mean", middle, "Interquartile mean", THOUSANDTHS),
@@ -433,7 +418,7 @@ def settings(results: Results) -> Iterator[list[Cell]]:
             entry = told.get(name, {"help": "not a setting of this version", "source": ""})
             yield [
                 Cell("experiment", part),
-                *cells(setting=name, default=default, runs=listed(dict.fromkeys(texts), ", ")),
+                *cells(setting=name, default=default, runs=listed(texts)),
                 *cells(help=entry["help"], source=entry["source"]),
             ]
 

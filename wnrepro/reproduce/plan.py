@@ -25,7 +25,7 @@ from wnrepro.settings import (
 )
 
 if TYPE_CHECKING:
-    from wnrepro.report.claims.power import Power
+    from wnrepro.report.claims.claim import Power
 
 Promise: TypeAlias = "tuple[str, int, Power]"  # a claim, the seeds that the grid gives it, their power
 
@@ -269,11 +269,10 @@ def promises(lines: Sequence[Line], scale: str) -> list[Promise]:
     if scale != "paper":
         return []
     from wnrepro.report.claims import CLAIMS
-    from wnrepro.report.claims.power import power
 
     serves, there = {name for line in lines for name in line.run.serves}, seeds(scale)
-    served = [claim.id for claim in CLAIMS if claim.id in serves]
-    return [(claim, there[claim], found) for claim in served if (found := power(claim, there[claim]))]
+    served = [claim for claim in CLAIMS if claim.id in serves]
+    return [(claim.id, there[claim.id], found) for claim in served if (found := claim.power(there[claim.id]))]
 
 
 def hours_together(left: Sequence[tuple[str, float]], side_by_side: Mapping[str, int]) -> float:

@@ -3,14 +3,14 @@
 import dataclasses
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 from wnrepro.report.claims import cifar, cvae, dqn, draw, identities
-from wnrepro.report.claims.claim import NOT_REPRODUCED, REPRODUCED, Claim, Finding, listed
-from wnrepro.report.claims.power import power
+from wnrepro.report.claims.claim import NOT_REPRODUCED, REPRODUCED, Claim, Finding
 from wnrepro.report.stats import LEVEL, holm, look, quiet
-from wnrepro.results import Results
+from wnrepro.results import Results, Run, Session, load
+from wnrepro.words import named
 
 EVERY = [one for part in (identities, cifar, cvae, draw, dqn) for one in vars(part).values() if isinstance(one, Claim)]
 CLAIMS = tuple(sorted(EVERY, key=lambda claim: (int(claim.id[1:].rstrip("abc")), claim.id)))
@@ -28,26 +28,29 @@ def findings(results: Results) -> dict[str, Finding]:
             stands = "stands" if p <= LEVEL else "does not stand"
             said = f"; {stands} after Holm's correction over {len(empirical)} claims (p = {p:.2g})"
         n = look(min((e.n for e in finding.estimates), default=0)) or claim.seeds
-        known = power(claim.id, n)
-        words = known.words(*claim.worlds) if known else ""
+        words = known.words(*claim.worlds) if (known := claim.power(n)) else ""
         found[claim.id] = dataclasses.replace(finding, measured=finding.measured + said, power=words, holm=p)
     return found
 
 
-def fixed_beforehand(results: Results) -> Iterator[str]:
-    """Of every claim that has runs: whether the commit of its rule is an ancestor of those of all of them."""
-    for claim in (claim for claim in CLAIMS if not claim.check):
-        commits = {"dirty" if run.dirty else run.commit: run.name for run in claim.find(results).used}
-        if commits and not claim.fixed.commit:
-            yield f"{claim.id}: its rule is not committed yet"
-        elif commits:
-            answers = {name: _is_ancestor(claim.fixed.commit, commit) for commit, name in commits.items()}
-            said = "rule before all its runs"
-            if later := listed(name for name, answer in answers.items() if answer == 1):
-                said = f"rule after the fact of {later}"
-            elif unknown := listed(name for name, answer in answers.items() if answer):
-                said = f"not known of {unknown}: uncommitted changes, or a commit that is not here"
-            yield f"{claim.id}, rules {claim.fixed.version} ({claim.fixed.commit[:7]}): {said}"
+@quiet
+def rules(folder: Path, scale: str, precision: str | None = None) -> list[str]:
+    """Of every claim with runs, whether its rule was committed before all of them. UserError as `load`."""
+    results, empirical = load(folder, scale, precision), (claim for claim in CLAIMS if not claim.check)
+    return [f"{claim.id}{_committed(claim, runs)}" for claim in empirical if (runs := claim.find(results).used)]
+
+
+def _committed(claim: Claim, runs: Sequence[Run | Session]) -> str:
+    if not claim.fixed.commit:
+        return ": its rule is not committed yet"
+    commits = {"dirty" if run.dirty else run.commit: run.name for run in runs}
+    answers = {name: _is_ancestor(claim.fixed.commit, commit) for commit, name in commits.items()}
+    said = "rule before all its runs"
+    if later := named(name for name, answer in answers.items() if answer == 1):
+        said = f"rule after the fact of {later}"
+    elif unknown := named(name for name, answer in answers.items() if answer):
+        said = f"not known of {unknown}: uncommitted changes, or a commit that is not here"
+    return f", rules {claim.fixed.version} ({claim.fixed.commit[:7]}): {said}"
 
 
 def _is_ancestor(commit: str, other: str) -> int:

@@ -2,16 +2,16 @@
 
 import functools
 import math
-from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
 
 from wnrepro import paper
-from wnrepro.report.claims.claim import POINTS, RATIO, RELATIVE, SHARE, Claim, Test, Unit, all_of, any_of, claim, plain
-from wnrepro.report.claims.evidence import Evidence, at_look, by_seed, count, ended, of, shared
+from wnrepro.report.claims.claim import POINTS, RATIO, RELATIVE, SHARE, Claim, Test, Unit, all_of, any_of, claim
+from wnrepro.report.claims.evidence import Evidence, at_look, by_seed, ended, of, shared
 from wnrepro.report.stats import equivalent, less_often, look, one_more, share, smaller
-from wnrepro.results import Results, Run, sessions
+from wnrepro.results import Results, Run, Session, sessions
+from wnrepro.words import count, plain
 
 LEVEL_MARGIN = 1.0  # C4b: points; table 2 spans 1.15
 ALIKE = 0.5  # C4a, C18b: points; the paper's own gaps are 0.4 and 0.7
@@ -235,18 +235,24 @@ def step(id: str, ours: str, theirs: str, where: str, printed: str, said: str, t
         own results, a GPU before a CPU, the one with the most sessions; the others are named.
         """
         names = [f"{param} / normal" for param in (ours, theirs) if param != "normal"]
-        found: dict[tuple[str, str], list[float]] = defaultdict(list)
-        for key, several in sessions(results, "cifar").items():
-            for one in (one for one in several if one.keys() >= set(names)):
-                logs = [math.log(one[name]["median"]) for name in names]
-                found[key].append(logs[0] - sum(logs[1:]))
-        if found:
-            best = max(found, key=lambda key: ("thread" not in key[0], len(found[key]), key))
-            evidence.values[""] = at_look(found.pop(best))
-            evidence.basis = count(len(evidence.values[""]), "session")
+
+        def log_time(one: Session) -> float:
+            logs = [math.log(one.ratios[name]["median"]) for name in names]
+            return logs[0] - sum(logs[1:])
+
+        every = sessions(results, "cifar").items()
+        timed = {key: [one for one in some if one.ratios.keys() >= {*names}] for key, some in every}
+        timed = {key: some for key, some in timed.items() if some}
+        if timed:
+            best = max(timed, key=lambda key: ("thread" not in key[0], len(timed[key]), key))
+            judged = at_look(timed.pop(best))
+            evidence.use(*judged)
+            evidence.values[""] = [log_time(one) for one in judged]
+            evidence.basis = count(len(judged), "session")
             evidence.devices = (" with torch ".join(best),)
-            for key, logs in list(found.items())[:10]:
-                evidence.said.append(f"{' with torch '.join(key)}: {RATIO.number(float(np.mean(logs)))}")
+            for key, some in list(timed.items())[:10]:
+                ratio = RATIO.number(float(np.mean([log_time(one) for one in some])))
+                evidence.said.append(f"{' with torch '.join(key)}: {ratio}")
 
     return collect
 
@@ -327,9 +333,7 @@ def log_norms(run: Run) -> np.ndarray:
 
 
 def slowing(run: Run) -> float:
-    """What ‖v‖ grows in the later half of the epochs at a constant rate less what it grows in the earlier, over its
-    start.
-    """
+    """What ‖v‖ grows, over its start, in the later half of the epochs at a constant rate less in the earlier."""
     norms = np.exp(log_norms(run))
     half = min(len(norms) - 1, run.decay_from) // 2
     return float(norms[2 * half] - 2 * norms[half] + norms[0])
@@ -379,9 +383,7 @@ def exponential_g(evidence: Evidence, results: Results) -> None:
 
 
 def collect_bounded(evidence: Evidence, results: Results, number: Callable[..., float], epochs: float | None) -> None:
-    """wn with ‖v‖ ≤ a beside wn without, averaged over these epochs. Bounded runs that diverge are no sign that the
-    bound helps: they are only named.
-    """
+    """wn with ‖v‖ ≤ a beside wn without, averaged over these epochs. Bounded runs that diverge are only named."""
     runs = results.of("cifar").at_rate("v_norm_max", "polyak_epochs")
     pair = [of(runs, "wn", polyak_epochs=epochs, v_norm_max=bound) for bound in (paper.V_NORM_MAX, None)]
     evidence.collect("", number, *pair, named=f"wn with ‖v‖ ≤ {paper.V_NORM_MAX:g}")

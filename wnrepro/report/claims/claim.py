@@ -1,4 +1,4 @@
-"""What a claim is, how its rule is applied to the runs, and the words for numbers.
+"""What a claim is, and how its rule is applied to the runs.
 
 A claim collects its numbers from the runs, by seed, and its rule turns them into estimates; the verdict follows from
 their p-values, the same way for every claim. The rule's text stands beside its code and its constants.
@@ -10,54 +10,29 @@ import inspect
 import json
 import math
 from collections import defaultdict, namedtuple
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from wnrepro.report.claims.evidence import DIVERGED, Evidence, count
-from wnrepro.report.stats import LEVEL, LOOKS, Estimate, beyond, equivalent
-from wnrepro.results import Results, Run
+from wnrepro.report.claims.evidence import DIVERGED, Evidence
+from wnrepro.report.stats import LEVEL, LOOKS, Estimate, beyond, equivalent, look
+from wnrepro.results import Results, Run, Session
+from wnrepro.words import NOT_FINITE, count, interval, named, plain
 
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not testable yet", "not testable at this scale", "not run")
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_YET, NOT_TESTABLE, NOT_RUN = VERDICTS
 SCALE = "paper"  # of the runs that an empirical claim is judged on
-NOT_FINITE = "not finite"
-NAMED = 3  # at most, of names in a sentence
-RULES = Path(__file__).with_name("rules.json")
+RULES, POWER = (Path(__file__).with_name(name) for name in ("rules.json", "power.csv"))
 
 Values = Mapping[str, Any]
 World = Callable[[np.random.Generator, int, bool], Values]
 Collect = Callable[[Evidence, Results], None]
 # When a rule was fixed: the version of the rules, its commit and date; empty: not committed yet.
 Fixed = namedtuple("Fixed", "version commit date")
-
-
-def plain(value: float, form: str = ".2f", unit: str = "") -> str:
-    """A number, or that it is none."""
-    return f"{value:{form}}".replace("-", "−") + unit if math.isfinite(value) else NOT_FINITE
-
-
-nats = functools.partial(plain, form=".2f")  # a bound, without the unit
-score = functools.partial(plain, form=".1f")  # of a game
-
-
-def interval(low: float, high: float, digits: int, factor: float = 1, sign: bool = False) -> str:
-    """`[+1.38, +4.45]`, rounded outward; empty where an end is not finite."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return ""
-    scale, form = 10.0**digits, f"{'+' if sign else ''}.{digits}f"
-    whole = math.floor(round(low * factor * scale, 6)), math.ceil(round(high * factor * scale, 6))
-    return "[{}, {}]".format(*(plain(end / scale + 0.0, form) for end in whole))
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first of these names, and how many more there are."""
-    every = list(dict.fromkeys(names))
-    more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
-    return ", ".join(every[:NAMED]) + more
 
 
 @dataclass(frozen=True)
@@ -116,19 +91,40 @@ class Finding:
     warnings: tuple[str, ...] = ()
     power: str = ""
     after_the_fact: bool = False
-    used: tuple[Run, ...] = field(default=(), compare=False, repr=False)
+    used: tuple[Run | Session, ...] = field(default=(), compare=False, repr=False)
     p_holds: float = 1.0
     p_fails: float = 1.0
     holm: float = 1.0  # the smaller of the two, adjusted over all empirical claims
 
 
+class Power(NamedTuple):
+    """Of n seeds, before Holm's correction: P(reproduced) and P(not reproduced) where the paper is true, and without
+    the effect. difference: the true value with P(reproduced) = 80 %, in words (empty: none, or not known); seeds80: the
+    first of `LOOKS` with a power of 80 % (None: none of them).
+    """
+
+    n: int
+    true: float
+    true_refuted: float
+    null: float
+    null_refuted: float
+    difference: str
+    seeds80: int | None
+
+    def words(self, assumed: str, null: str) -> str:
+        sees = f"It is 80 % at {self.difference}. " if self.difference else ""
+        needed = f"{self.seeds80} seeds reach 80 %" if self.seeds80 else f"{LOOKS[-1]} seeds do not reach 80 %"
+        return (
+            f"With {self.n} seeds P(reproduced) is {100 * self.true:.0f} % if the paper is true ({assumed}) and "
+            f"{100 * self.null:.1f} % without the effect ({null}). {sees}{needed}. Before Holm's correction."
+        )
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A claim in our words, where it stands, the paper's evidence, and our rule: in words, and as the functions that
-    collect its numbers and judge them.
+    """A claim in our words, where it stands, the paper's evidence, our rule, and what collects and judges its numbers.
 
-    seeds: the fewest that decide; world: made-up numbers of so many seeds in a world in which the claim is true, or in
-    which there is no effect, for its power; worlds: the two in words.
+    seeds: the fewest that decide; world: for its power, made-up numbers of n seeds where it is true, or has no effect.
     """
 
     id: str
@@ -144,7 +140,7 @@ class Claim:
     none: str = "no seed with both"
     seeds: int = LOOKS[0]
     world: World | None = None
-    worlds: tuple[str, str] = ("", "")
+    worlds: tuple[str, str] = ("", "")  # in words: where it is true, and where it has no effect
     tests: "tuple[Test, ...]" = ()
     check: bool = False
 
@@ -160,6 +156,10 @@ class Claim:
         first = next((one for one in versions() if one["rules"].get(self.id) == self.hash), {})
         return Fixed(*(str(first.get(name, "")) for name in Fixed._fields))
 
+    def power(self, n: int) -> Power | None:
+        """At the last look that n seeds reach; None: below the first, or of an implementation check."""
+        return powers().get((self.id, look(n)))
+
     def find(self, results: Results) -> Finding:
         """The finding before Holm's correction over all claims."""
         evidence = Evidence()
@@ -169,7 +169,7 @@ class Claim:
         estimates, used = self.judge(evidence.values) if evidence.values else [], tuple(evidence.used.values())
         units = {test.name: test.unit for test in self.tests}
         measured = [units.get(e.name, self.unit).words(e) for e in estimates] + [*map(SHARE.words, evidence.lost)]
-        missing = [f"{NOT_FINITE}: {listed(evidence.missing)}"] if evidence.missing else []
+        missing = [f"{NOT_FINITE}: {named(evidence.missing)}"] if evidence.missing else []
         verdict, holds, fails = self._verdict(evidence, estimates, results.scale)
         return Finding(
             verdict,
@@ -204,7 +204,14 @@ def versions() -> list[dict[str, Any]]:
     return list(json.loads(RULES.read_text())) if RULES.exists() else []
 
 
-def mixed(used: Sequence[Run]) -> tuple[str, ...]:
+@functools.cache
+def powers() -> dict[tuple[str, int], Power]:
+    """power.csv, by claim and n."""
+    rows = pd.read_csv(POWER, keep_default_na=False, dtype={"seeds80": str}).itertuples(index=False)
+    return {(claim, n): Power._make((n, *others, int(seeds80 or 0) or None)) for claim, n, *others, seeds80 in rows}
+
+
+def mixed(used: Sequence[Run | Session]) -> tuple[str, ...]:
     """What differs among runs that are compared and could make a difference, a sentence each."""
     facts: dict[str, set[str]] = defaultdict(set)
     for run in used:
@@ -212,11 +219,10 @@ def mixed(used: Sequence[Run]) -> tuple[str, ...]:
         facts["torch versions"].add(run.torch)
         facts["devices"].add(run.device)
         facts["precisions"].add(run.precision)
-        data = (run.record.get("facts") or {}).get("data", "")
-        facts[f"data of {run.dataset}" if run.dataset else "data"].add(str(data))  # a data set each has its own
-    said = [f"Mixed {what}: {listed(sorted(some))}." for what, some in facts.items() if len(some) > 1]
+        facts[f"data of {run.dataset}" if run.dataset else "data"].add(str(run.data))  # a data set each has its own
+    said = [f"Mixed {what}: {named(sorted(some))}." for what, some in facts.items() if len(some) > 1]
     if dirty := [run.name for run in used if run.dirty]:
-        said.append(f"Uncommitted changes: {listed(dirty)}.")
+        said.append(f"Uncommitted changes: {named(dirty)}.")
     return tuple(said)
 
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wnrepro.report.claims.claim import Claim, Test, claim, nats
+from wnrepro.report.claims.claim import Claim, Test, claim
 from wnrepro.report.claims.evidence import Evidence, of, shared
 from wnrepro.results import Results, Run
+from wnrepro.words import plain
 
 EARLIER = 0.1  # of the epochs: the smallest gain that matters
 
@@ -22,10 +23,7 @@ def reached(bounds: Sequence[float], target: float) -> float:
 
 
 def log_epochs(wn: Run, normal: Run) -> float:
-    """log of the epochs that wn needs over those of normal, to normal's bound at the last epoch of both.
-
-    Where wn never reaches it, as if it did at that epoch.
-    """
+    """log of the ratio of the epochs until normal's bound at the last epoch of both; at the latest, that epoch."""
     epochs = shared(wn, normal)
     bounds = [run.metrics["test_bound_nats"].to_numpy(float)[:epochs] for run in (wn, normal)]
     ours, theirs = (min(reached(list(of), float(bounds[1][-1])), epochs) for of in bounds)
@@ -46,7 +44,7 @@ def faster(id: str, g_start: float | None, start: str) -> Claim:
         pair = of(runs, "wn", g_start=g_start), of(runs, "normal", g_start=None)
         evidence.collect("", log_epochs, *pair)
         for name, some in zip(("wn", "normal"), pair, strict=True):
-            finals = [nats(run.final("test_bound_nats")) for run in some if run.name in evidence.used]
+            finals = [plain(run.final("test_bound_nats")) for run in some if run.name in evidence.used]
             evidence.said += [f"{name} ends at {', '.join(finals)} nats"] if finals else []
 
     return collect

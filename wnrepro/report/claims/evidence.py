@@ -8,14 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wnrepro.report.stats import Estimate, look, share
-from wnrepro.results import Run
+from wnrepro.results import Run, Session
+from wnrepro.words import count
 
 DIVERGED = 0.2  # a share of diverged runs that refutes what a claim says of them
-
-
-def count(number: int, noun: str) -> str:
-    """`1 seed`, `2 seeds`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def of(runs: Iterable[Run], param: str, **settings: Any) -> list[Run]:
@@ -51,14 +47,14 @@ class Evidence:
     """What a claim has collected: numbers by part, the runs behind them, and what is said beside the estimates."""
 
     values: defaultdict[str, Any] = field(default_factory=lambda: defaultdict(list))
-    used: dict[str, Run] = field(default_factory=dict)
+    used: dict[str, Run | Session] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     lost: list[Estimate] = field(default_factory=list)  # shares of diverged runs
     missing: list[str] = field(default_factory=list)  # numbers that are not finite
     basis: str = ""  # in place of seeds and runs
     devices: tuple[str, ...] = ()
 
-    def use(self, *runs: Run) -> None:
+    def use(self, *runs: Run | Session) -> None:
         self.used |= {run.name: run for run in runs}
 
     def finite(self, value: float, *runs: Run) -> float:

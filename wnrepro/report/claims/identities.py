@@ -1,5 +1,6 @@
 """C1 to C3: that the code does what the paper defines. Checks of the implementation, at every scale."""
 
+import decimal
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -7,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from wnrepro.report.claims.claim import Unit, claim, plain
-from wnrepro.report.claims.evidence import Evidence, count
+from wnrepro.report.claims.claim import Unit, claim
+from wnrepro.report.claims.evidence import Evidence
 from wnrepro.report.stats import Estimate
 from wnrepro.results import Results
 from wnrepro.settings import PARAMS
+from wnrepro.words import count, plain
 
 IDENTITY_LIMIT = 1e-10  # relative residual in float64, whose rounding is about 1e-16 an operation
 INIT_MEAN = 1e-3  # |mean| of a pre-activation over the init batch, in its standard deviations
 INIT_VARIANCE = 1e-2  # |variance − 1|
 INIT_LOSS = 1e-3  # spread of the four initial losses of a start over their mean
+ROUNDED_UP = decimal.Context(prec=2, rounding=decimal.ROUND_UP)
 
 
 class Bound(Unit):
@@ -24,10 +27,9 @@ class Bound(Unit):
 
     def number(self, value: float) -> str:
         """`2.3e-16`: two digits, rounded up."""
-        if not math.isfinite(value) or value <= 0:
+        if not math.isfinite(value) or not value:
             return plain(value, "g")
-        power = math.floor(math.log10(value))
-        return f"{math.ceil(round(value / 10.0**power * 10, 6)) / 10:.1f}e{power:+03d}"
+        return f"{float(ROUNDED_UP.create_decimal(repr(value))):.1e}"
 
     def words(self, e: Estimate) -> str:
         return f"{e.name} ≤ {self.number(e.value)} (n = {e.n})" if e.n else f"{e.name} not measured"
@@ -35,12 +37,10 @@ class Bound(Unit):
 
 def at_most(name: str, values: Iterable[float], limit: float) -> Estimate:
     """Whether the largest of the distinct values lies at or below a limit; nothing measured decides nothing."""
-    distinct = set(values)
-    if not distinct:
-        return Estimate(name, math.nan)
-    largest = float(np.max(np.abs(list(distinct))))  # nan where one is
+    distinct = {abs(value) for value in values}
+    largest = float(np.max([*distinct])) if distinct else math.nan  # nan where one is
     good = largest <= limit
-    return Estimate(name, largest, n=len(distinct), p_holds=float(not good), p_fails=float(good))
+    return Estimate(name, largest, n=len(distinct), p_holds=float(not good), p_fails=float(good or not distinct))
 
 
 def checked(none: str, **limits: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""The report as one HTML page that needs nothing beside it, by page.html.jinja, page.css and page.js."""
+"""Lays the report out: page.md.jinja as Markdown, page.html.jinja, page.css and page.js as one HTML page."""
 
 import base64
+import functools
 import hashlib
 import itertools
 import re
@@ -11,26 +12,48 @@ from urllib.parse import quote
 import jinja2
 
 from wnrepro.report.tables import Report
+from wnrepro.settings import printable
 
 NUMBER = re.compile(r"[+−-]?\d[\d ]*(\.\d+)?(e[+−-]?\d+)?( of \d+)?")
 SHORT = 114  # characters, with the separators
 
 
+def markdown(report: Report) -> str:
+    """The report as Markdown; it names the figures as figures/*.png and *.svg."""
+    return _templates().get_template("page.md.jinja").render(report=report)
+
+
 def page(report: Report, images: dict[str, bytes]) -> str:
     """The page, with every figure's SVG inline. It loads nothing, and only its own style and script have an effect."""
+    sources = {name: _templates().get_template(f"page.{name}").render().encode() for name in ("css", "js")}
+    hashes = {name: base64.b64encode(hashlib.sha256(text).digest()).decode() for name, text in sources.items()}
+    uris = {name: f"data:image/svg+xml,{quote(svg, safe=' !$()*+,-./:;=?@[]^_{|}~')}" for name, svg in images.items()}
+    return _templates().get_template("page.html.jinja").render(report=report, images=uris, hashes=hashes)
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
+        autoescape=lambda name: name == "page.html.jinja",
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {use.__name__: use for use in (anchor, marked, numeric, short)}
-    sources = {name: environment.get_template(f"page.{name}").render().encode() for name in ("css", "js")}
-    hashes = {name: base64.b64encode(hashlib.sha256(text).digest()).decode() for name, text in sources.items()}
-    uris = {name: f"data:image/svg+xml,{quote(svg, safe=' !$()*+,-./:;=?@[]^_{|}~')}" for name, svg in images.items()}
-    return environment.get_template("page.html.jinja").render(report=report, images=uris, hashes=hashes)
+    environment.filters |= {use.__name__: use for use in (anchor, literal, marked, numeric, short)}
+    return environment
+
+
+def literal(text: str) -> str:
+    """Any text as Markdown that shows just this text in a table cell: no part becomes a link, nor a bare address."""
+    text = printable(" ".join(text.split()))
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "\\`*[]|~$":
+        text = text.replace(mark, f"\\{mark}")
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", text)
+    text = re.sub(r"(?i)(?<=www)\.", "&#46;", text).replace("://", "&#58;//")
+    return text.replace("@", "@&NoBreak;")  # of zero width: nothing else keeps an address of mail from being a link
 
 
 def marked(text: str) -> list[tuple[bool, str]]:

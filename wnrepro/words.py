@@ -1,0 +1,38 @@
+"""Words for numbers and for many things, as the report says them."""
+
+import functools
+import math
+from collections.abc import Iterable
+
+NOT_FINITE = "not finite"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def plain(value: float, form: str = ".2f", unit: str = "") -> str:
+    """A number, or that it is none."""
+    return f"{value:{form}}".replace("-", "−") + unit if math.isfinite(value) else NOT_FINITE
+
+
+score = functools.partial(plain, form=".1f")  # of a game
+
+
+def interval(low: float, high: float, digits: int, factor: float = 1, sign: bool = False) -> str:
+    """`[+1.38, +4.45]`, rounded outward; empty where an end is not finite."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    scale, form = 10.0**digits, f"{'+' if sign else ''}.{digits}f"
+    whole = math.floor(round(low * factor * scale, 6)), math.ceil(round(high * factor * scale, 6))
+    return "[{}, {}]".format(*(plain(end / scale + 0.0, form) for end in whole))
+
+
+def listed(texts: Iterable[str], separator: str = ", ", most: int = 20) -> str:
+    """The first of the distinct texts, and how many more there are."""
+    every = list(dict.fromkeys(texts))
+    return separator.join([*every[:most], *([f"and {len(every) - most} more"] if len(every) > most else [])])
+
+
+named = functools.partial(listed, most=3)  # in a sentence
