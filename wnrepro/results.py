@@ -84,14 +84,8 @@ class Measured:
     commit = _entry("record", "git", "commit", otherwise="unknown")
     torch = _entry("record", "versions", "torch", otherwise="unknown")
     created = _entry("record", "created", otherwise="")
+    dirty = _entry("record", "git", "dirty", otherwise=False)  # whether its code was not committed
     device = _entry("record", "device_name", otherwise="unknown device")
-    data = _entry("record", "facts", "data", otherwise="")
-
-    @property
-    def dirty(self) -> bool:
-        """Whether it was started, or resumed, with code that was not committed."""
-        starts = [self.record, *(self.record.get("resumed") or [])]
-        return any((start.get("git") or {}).get("dirty") for start in starts)
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,7 @@ class Session(Measured):
 
     name: str  # bench/<file name without .json>
     record: dict[str, Any]
-    over, dataset, seed = True, None, None
+    over, data, dataset, seed = True, "", None, None
     ratios = _entry("record", "ratios")
     precision = _entry("record", "precision", otherwise=PRECISIONS[0])
 
@@ -128,6 +122,7 @@ class Run(Measured):
     epochs = _entry("config", "settings", "epochs")  # that it is meant to run
     precision = _entry("settings", "precision")
     binarization = property(lambda run: run.settings["binarization"] if "binarization" in run.defaults else None)
+    data = _entry("record", "facts", "data", otherwise="")
     status = _entry("record", "status")
     done = property(lambda run: run.status == "done")
     diverged = property(lambda run: run.status == "diverged")
@@ -162,6 +157,12 @@ class Run(Measured):
         """`done`, or how far it got."""
         so_far = f"epoch {self.epoch} of {self.epochs}"
         return {"done": "done", "running": so_far}.get(self.status, f"{self.status}, {so_far}")
+
+    @property
+    def dirty(self) -> bool:
+        """Whether it was started, or resumed, with code that was not committed."""
+        starts = [self.record, *(self.record.get("resumed") or [])]
+        return any((start.get("git") or {}).get("dirty") for start in starts)
 
     @property
     def facts(self) -> dict[str, float]:

@@ -296,7 +296,7 @@ def draw_bounds(results: Results) -> Iterator[list[Cell]]:
 def _final_bound(runs: list[Run], done: list[Run]) -> list[Cell]:
     """Of a variant's runs: final bound and its parts over the finished seeds, and the state of the others."""
     return [
-        *cells(data=listed(sorted({str((run.record.get("facts") or {}).get("data", "")) for run in runs}), "; ")),
+        *cells(data=listed(sorted({str(run.data) for run in runs}), "; ")),
         Cell("variant", runs[0].variant, "Model"),
         *(Cell(name, getattr(runs[0], name)) for name in ("param", "lr")),
         *cells(other_settings=changes(runs[0]), epochs=runs[0].epochs, n=len(done)),
