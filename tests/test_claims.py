@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up import make_bench, make_dqn, make_draw, make_run, make_vae
 
@@ -30,6 +31,7 @@ from wnrepro.report.claims.claim import (
     Finding,
     interval,
 )
+from wnrepro.report.claims.dqn import log_score
 from wnrepro.report.claims.draw import reached
 from wnrepro.report.stats import LOOKS
 from wnrepro.results import load
@@ -588,6 +590,20 @@ def test_c12_bn_that_diverges_gains_nothing_and_all_rates_and_both_games_are_nee
     finding = find(tmp_path, "C12")
     assert finding.verdict == REPRODUCED and "share of normal's gain 0 % [0, 0]" in finding.measured
     assert "Breakout: normal has learnt in 3 of 3 seeds" in finding.measured
+    for path in (tmp_path / "paper/dqn").glob("breakout_normal_*/seed-*/metrics.csv"):  # unlike its games
+        table = pd.read_csv(path)
+        table.assign(test_score=10.0).to_csv(path, index=False)
+    finding = find(tmp_path, "C12")  # a share of no gain
+    assert finding.verdict == INCONCLUSIVE and "not finite: dqn/breakout_normal_lr0.0001/seed-1" in finding.measured
+
+
+def test_scores_of_any_size_have_a_ratio(tmp_path: Path) -> None:
+    pair = [make_dqn(tmp_path, param, scale="paper") for param in ("wn", "normal")]
+    for folder, score in zip(pair, (1e-320, 1e30), strict=True):
+        table = pd.read_csv(folder / "metrics.csv")
+        table.assign(test_score=score).to_csv(folder / "metrics.csv", index=False)
+    normal, wn = load(tmp_path, "paper").runs
+    assert log_score(wn, normal) == pytest.approx(math.log(1e-320) - math.log(1e30))
 
 
 def test_c11_needs_all_four_games(tmp_path: Path) -> None:

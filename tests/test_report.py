@@ -468,3 +468,4 @@ def test_intervals_are_rounded_outward() -> None:
     assert tables.limits("", 1.07, 1.09, 3)[-1].value == "[1.070, 1.090]"
     assert tables.limits("", -1.2345, 1.2345, 2)[-1].value == "[−1.24, 1.24]"
     assert tables.limits("", float("nan"), float("nan"), 2)[-1].value == "–"
+    assert tables.limits("", 1e306, 1e306, 2, 100)[-1].value == "–"  # beyond what a number can hold

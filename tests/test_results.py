@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import time
@@ -468,6 +469,15 @@ def test_sessions_by_device_and_version_oldest_first(tmp_path: Path) -> None:
     }
     assert [one.ratios["bn / normal"]["median"] for one in found["H200", "2.13.0, fp32"]] == [1.1, 1.2, 1.3]
     assert sessions(results, "dqn") == {} and len(sessions(results, "draw")) == 3
+
+
+@pytest.mark.parametrize("name", [b"a\nX: rule before all", b"\x1b[31m\xe2\x80\xae", b"\xff"])
+def test_a_benchmark_has_a_printable_name(tmp_path: Path, name: bytes) -> None:
+    """The report names it."""
+    make_run(tmp_path)
+    make_bench(tmp_path)
+    (tmp_path / "bench/cpu.json").rename(os.fsdecode(os.fsencode(tmp_path / "bench") + b"/" + name + b".json"))
+    refused(tmp_path, "no benchmark has such a name; rename it")
 
 
 def test_too_many_benchmarks(tmp_path: Path) -> None:

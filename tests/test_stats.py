@@ -154,6 +154,9 @@ def test_not_finite_values_decide_nothing() -> None:
     for bad in (math.nan, math.inf, -math.inf):
         for e in (beyond("", [*A, bad]), equivalent("", [*A, bad], 1.0), smaller("", [*A, bad], B)):
             assert e.p_holds == e.p_fails == 1.0
+    tiny, huge = ([size * one for one in (1, 2, 4)] for size in (1e-160, 1e160))
+    for e in (steadier("", A[:3], tiny), steadier("", tiny, huge), steadier("", huge, tiny)):
+        assert e.p_holds == e.p_fails == 1.0  # the square of the ratio is beyond what a number can hold
 
 
 def test_interquartile_mean_is_of_the_middle_half_of_all_games_and_seeds() -> None:

@@ -22,10 +22,11 @@ score = functools.partial(plain, form=".1f")  # of a game
 
 def interval(low: float, high: float, digits: int, factor: float = 1, sign: bool = False) -> str:
     """`[+1.38, +4.45]`, rounded outward; empty where an end is not finite."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return ""
     scale, form = 10.0**digits, f"{'+' if sign else ''}.{digits}f"
-    whole = math.floor(round(low * factor * scale, 6)), math.ceil(round(high * factor * scale, 6))
+    ends = [end * factor * scale for end in (low, high)]
+    if not all(map(math.isfinite, ends)):
+        return ""
+    whole = math.floor(round(ends[0], 6)), math.ceil(round(ends[1], 6))
     return "[{}, {}]".format(*(plain(end / scale + 0.0, form) for end in whole))
 
 

@@ -141,15 +141,15 @@ def one_more(name: str, values: Sequence[float], published: float, margin: float
 def steadier(name: str, a: Sequence[float], b: Sequence[float]) -> Estimate:
     """The ratio of the standard deviations of paired samples, a over b: below 1? Pitman's and Morgan's test."""
     n = len(a)
-    ratio = float(np.std(a, ddof=1) / np.std(b, ddof=1)) if n > 1 else math.nan
-    e = Estimate(name, ratio, n=n, margin=(1.0,))
+    ratio = np.std(a, ddof=1) / np.std(b, ddof=1) if n > 1 else np.float64(math.nan)
+    e = Estimate(name, float(ratio), n=n, margin=(1.0,))
     if n < 3 or not math.isfinite(ratio) or not ratio:
         return e
     rest = max(1 - float(np.corrcoef(a, b)[0, 1]) ** 2, 1e-300)
-    t = (ratio**2 - 1) * math.sqrt(n - 2) / (2 * ratio * math.sqrt(rest))
+    t = float((ratio**2 - 1) * math.sqrt(n - 2) / (2 * ratio * math.sqrt(rest)))
     k = 1 + 2 * rest * float(stdtrit(n - 2, 1 - LEVEL / 2)) ** 2 / (n - 2)
     factor = math.sqrt(k + math.sqrt(k**2 - 1))
-    return _decided(replace(e, low=ratio / factor, high=ratio * factor), _p(t, 1.0, n - 2), t < 0)
+    return _decided(replace(e, low=float(ratio / factor), high=float(ratio * factor)), _p(t, 1.0, n - 2), t < 0)
 
 
 def share(name: str, k: int, n: int, limit: float, sign: int = 1) -> Estimate:

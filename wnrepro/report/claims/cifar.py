@@ -30,7 +30,7 @@ def log_ratio(ours: Run, theirs: Run, part: float = 1.0) -> float:
     """log of the ratio of two runs' mean training errors, over this first part of the epochs that both have."""
     rows = max(1, math.ceil(part * shared(ours, theirs)))
     means = [float(run.metrics["train_error"].to_numpy(float)[:rows].mean()) for run in (ours, theirs)]
-    return math.log(means[0] / means[1]) if min(means) > 0 else math.nan
+    return math.log(means[0]) - math.log(means[1]) if min(means) > 0 else math.nan
 
 
 def relative_error(ours: Run, theirs: Run) -> float:

@@ -31,7 +31,7 @@ def max_score(run: Run, epochs: int) -> float:
 def log_score(wn: Run, normal: Run) -> float:
     """log of the ratio of the maximum test scores over the epochs that both have."""
     scores = [max_score(run, shared(wn, normal)) for run in (wn, normal)]
-    return math.log(scores[0] / scores[1]) if min(scores) > 0 else math.nan
+    return math.log(scores[0]) - math.log(scores[1]) if min(scores) > 0 else math.nan
 
 
 @claim(
@@ -97,7 +97,7 @@ def bn_at_64(evidence: Evidence, results: Results) -> None:
             best = max(range(len(RATES)), key=lambda at: np.mean(gains[at]))
             evidence.use(*normals, *swept[best])
             for run, bn, normal in zip(normals, gains[best], theirs, strict=True):
-                share = BN_FAILS + (bn - BN_FAILS * normal) / float(np.mean(theirs))
+                share = BN_FAILS + float(np.divide(bn - BN_FAILS * normal, np.mean(theirs)))
                 evidence.values[game].append(evidence.finite(share, run))
             evidence.said.append(f"bn's best lr {RATES[best]:g}")
             for size, runs in part.others("batch_size").items():  # not judged
