@@ -689,6 +689,13 @@ def a_report_of_a_benchmark_that_was_copied(place: Place) -> None:
 
 
 @case
+def a_report_of_a_benchmark_with_a_name_that_is_none(place: Place) -> None:
+    (place.results / "bench").mkdir()
+    (place.results / "bench" / "\x1b.json").write_text("{}")
+    place.report()
+
+
+@case
 def a_report_of_a_name_that_is_none(place: Place) -> None:
     place.run.parent.rename(place.run.parent.with_name("wn\x1b"))
     place.report()

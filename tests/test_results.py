@@ -477,7 +477,7 @@ def test_a_benchmark_has_a_printable_name(tmp_path: Path, name: bytes) -> None:
     make_run(tmp_path)
     make_bench(tmp_path)
     (tmp_path / "bench/cpu.json").rename(os.fsdecode(os.fsencode(tmp_path / "bench") + b"/" + name + b".json"))
-    refused(tmp_path, "no benchmark has such a name; rename it")
+    refused(tmp_path, "no benchmark has such a name; give it another")
 
 
 def test_too_many_benchmarks(tmp_path: Path) -> None:

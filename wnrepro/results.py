@@ -510,7 +510,7 @@ def _bench(results: Path) -> dict[str, dict[str, Any]]:
 
 def _one_bench(path: Path) -> dict[str, Any]:
     if not path.name.isprintable():
-        raise UserError(f"{printable(str(path))}: no benchmark has such a name; rename it.")
+        raise UserError(f"{printable(str(path))}: no benchmark has such a name; give it another.")
     bench = clean(read_json(path, {f"{experiment}?": BENCH for experiment in SETTINGS}))
     bench = {name: value for name, value in bench.items() if value is not None}
     with naming(path):
