@@ -66,7 +66,7 @@ def seen(claim: Claim, n: int, tries: int = TRIES // 8) -> str:
 
 
 def rows(claim: Claim) -> Iterator[list[object]]:
-    """The claim's, with the fields of `Power`."""
+    """A claim's rows of power.csv: its id and the fields of `Power`."""
     shares = {(n, true): verdicts(claim, n, true) for n in LOOKS for true in (True, False)}
     seeds80 = next((n for n in LOOKS if shares[n, True][0] >= ENOUGH), "")
     for n in LOOKS:

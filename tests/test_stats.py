@@ -13,7 +13,7 @@ A, B = [1.0, 2.0, 4.0, 3.5], [2.0, 2.5, 9.0, 5.0, 6.0]
 RNG = np.random.default_rng(3)
 
 
-def test_t_interval() -> None:
+def test_beyond_has_the_t_interval() -> None:
     e = beyond("", [1.0, 2.0, 3.0])  # 2 ± 4.302653 / √3
     assert (e.low, e.high) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)
     assert math.isnan(beyond("", [1.0]).low) and math.isnan(beyond("", [1.0]).high)

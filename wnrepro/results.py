@@ -77,8 +77,8 @@ def _entry(where: str, *keys: str, otherwise: Any = None) -> Any:
     return property(find)
 
 
-class Measured:
-    """What was measured where, by which code: its `record` says it."""
+class Provenance:
+    """Where and by which code something was measured, as its `record` says."""
 
     record: dict[str, Any]
     commit = _entry("record", "git", "commit", otherwise="unknown")
@@ -89,7 +89,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Session(Measured):
+class Session(Provenance):
     """The ratios of an experiment's step times in one benchmark, and what a claim asks of a `Run`."""
 
     name: str  # bench/<file name without .json>
@@ -100,7 +100,7 @@ class Session(Measured):
 
 
 @dataclass(frozen=True)
-class Run(Measured):
+class Run(Provenance):
     """One run directory. Of its tables, metrics has a row an epoch, the others one an epoch and layer, time step, …"""
 
     path: Path
@@ -536,17 +536,12 @@ def step_works(bench: dict[str, Any], experiment: str) -> dict[str, dict[str, An
     return bench[experiment].get("work") or {} if experiment in bench else {}
 
 
-def step_ratios(bench: dict[str, Any], experiment: str) -> dict[str, dict[str, Any]]:
-    """An experiment's ratios of step times, by name; none where it was not timed."""
-    return bench[experiment]["ratios"] if experiment in bench else {}
-
-
 def sessions(results: Results, experiment: str) -> dict[tuple[str, str], list[Session]]:
     """Those of an experiment, oldest first, by the device, and the version of torch and precision."""
-    timed = {name: bench for name, bench in results.bench.items() if experiment in bench}
     every = [
         Session(f"bench/{name}", bench[experiment] | {"device_name": bench["device_name"]})
-        for name, bench in timed.items()
+        for name, bench in results.bench.items()
+        if experiment in bench
     ]
     found = defaultdict(list)
     for one in sorted(every, key=lambda one: one.created):

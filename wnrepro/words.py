@@ -1,4 +1,4 @@
-"""Words for numbers and for many things, as the report says them."""
+"""Numbers, intervals and lists as the report writes them."""
 
 import functools
 import math

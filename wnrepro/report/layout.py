@@ -46,7 +46,7 @@ def _templates() -> jinja2.Environment:
 
 
 def literal(text: str) -> str:
-    """Any text as Markdown that shows just this text in a table cell: no part becomes a link, nor a bare address."""
+    """Any text as Markdown that shows just this text in a table cell: nothing becomes a link, not even an address."""
     text = printable(" ".join(text.split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for mark in "\\`*[]|~$":

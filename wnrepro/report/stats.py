@@ -17,7 +17,7 @@ LEVEL = 0.05  # two-sided; the intervals are 95 % ones, those of an equivalence 
 LOOKS = (3, 5, 10)  # the numbers of seeds at which a claim is judged
 RESAMPLES = 10_000  # of the bootstrap over seeds
 
-quiet = np.errstate(all="ignore")  # of whoever calls these: what overflows, or is unknown, comes out as not finite
+quiet = np.errstate(all="ignore")  # for those who call these: what overflows, or is not known, comes out not finite
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _decided(e: Estimate, p: float, holds: bool) -> Estimate:
 
 
 def _by_t(e: Estimate, error: float, freedom: float, sign: int, of: int = 1) -> Estimate:
-    """Above the margin (sign −1: below it)? Student's t, simultaneous over `of` (Bonferroni); `e` without freedom."""
+    """Above the margin (sign −1: below it)? Student's t, simultaneous over `of` (Bonferroni). No freedom: `e` as is."""
     if not freedom > 0:
         return e
     half, distance = float(stdtrit(freedom, 1 - LEVEL / 2 / of)) * error, e.value - e.margin[0]
@@ -82,7 +82,7 @@ def beyond(name: str, values: Sequence[float], margin: float = 0.0, sign: int = 
 
 
 def _satterthwaite(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The standard error of the sum of these samples' means, and its degrees of freedom; nan for one value in one."""
+    """The standard error of the sum of the samples' means, and its degrees of freedom; nan if one has one value."""
     squares = np.array([standard_error(sample) ** 2 for sample in samples])
     sizes, whole = np.array([len(sample) - 1 for sample in samples]), float(squares.sum())
     shares = squares / whole if whole else np.ones(len(samples)) / len(samples)
@@ -91,7 +91,7 @@ def _satterthwaite(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 def stratified(name: str, strata: Sequence[Sequence[float]], margin: float = 0.0, sign: int = 1) -> Estimate:
     """The mean over strata (games) of the means within each, as `beyond`; Satterthwaite's degrees of freedom."""
-    n = min(map(len, strata), default=0)
+    n = min(map(len, strata))
     e = Estimate(name, float(np.mean([np.mean(s) for s in strata])) if n else math.nan, n=n, margin=(margin,))
     error, freedom = _satterthwaite(strata)
     return _by_t(e, error / len(strata), freedom, sign)
@@ -139,7 +139,7 @@ def one_more(name: str, values: Sequence[float], published: float, margin: float
 
 
 def steadier(name: str, a: Sequence[float], b: Sequence[float]) -> Estimate:
-    """The ratio of the standard deviations of paired samples, a over b: below 1? Pitman's and Morgan's test."""
+    """The ratio of paired samples' standard deviations, a over b: below 1? Pitman's and Morgan's test and interval."""
     n = len(a)
     ratio = np.std(a, ddof=1) / np.std(b, ddof=1) if n > 1 else np.float64(math.nan)
     e = Estimate(name, float(ratio), n=n, margin=(1.0,))
