@@ -12,7 +12,7 @@ import pytest
 
 from wnrepro.results import METRICS, load, scale_defaults
 from wnrepro.rundir import variant
-from wnrepro.settings import DQN_LR, FIGURE_LR, GAMES, PARAMS, SCALES, SETTINGS
+from wnrepro.settings import GAMES, PARAMS, SCALES, SETTINGS, scale_settings
 
 LAYERS = [f"conv{i}" for i in range(1, 10)] + ["dense"]
 SPEED = {"normal": 0.16, "bn": 0.42, "wn": 0.36, "wn+mobn": 0.38}
@@ -83,7 +83,7 @@ def make_run(
 
     noise: further columns of noise.csv, in place of those of `NOISE`.
     """
-    lr = FIGURE_LR[param] if lr is None else lr
+    lr = scale_settings("cifar", "paper", param).lr if lr is None else lr
     settings = {**scale_defaults("cifar", scale, None, param), "param": param, "lr": lr, "seed": seed, **changed}
     folder = folder_of(results, "cifar", scale, settings)
     config = make_config(folder, "cifar", scale, settings)
@@ -214,7 +214,7 @@ def make_dqn(
     The games of a test lie 7 above and below it by turns, those of random play about `chance`: 50 have a standard
     error of 1.
     """
-    lr = DQN_LR[param] if lr is None else lr
+    lr = scale_settings("dqn", "paper", param).lr if lr is None else lr
     settings = {**scale_defaults("dqn", scale, game, param), "param": param, "lr": lr, "seed": seed, **changed}
     folder = folder_of(results, "dqn", scale, settings)
     config = make_config(folder, "dqn", scale, settings)

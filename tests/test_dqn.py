@@ -21,7 +21,7 @@ from wnrepro.experiments.dqn import Dqn, DqnNet
 from wnrepro.parameterization import fold, layers
 from wnrepro.report import write_report
 from wnrepro.runs import Run
-from wnrepro.settings import DEFAULT_LR, PARAMS, SCALE_NAMES, DqnSettings, scale_settings
+from wnrepro.settings import PARAMS, SCALE_NAMES, DqnSettings, scale_settings
 from wnrepro.training import Epoch, Note, Tick
 
 CPU = torch.device("cpu")
@@ -110,7 +110,7 @@ def test_normal_starts_folded_by_default():
     before = [layer.v.clone() for _, layer in layers(made.net)]
     made.initialize(states_of(40))
     for v, (_, layer) in zip(before, layers(made.net), strict=True):
-        assert (layer.scale == 1).all() and torch.equal(layer.weight(), layer.v)
+        assert (layer.scale == 1).all() and torch.equal(layer.w(), layer.v)
         ratio = (layer.v / v).flatten(1)
         torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4, atol=0)
         assert not torch.allclose(ratio, torch.ones(()), rtol=0.1)
@@ -450,7 +450,7 @@ def test_the_target_network_is_renewed_as_often_as_in_deep_q_rl():
 
 
 def test_learning_rates_are_those_of_the_paper():
-    assert DEFAULT_LR["dqn"]["normal"] == 0.0001 and DEFAULT_LR["dqn"]["wn"] == 0.0003
+    assert scale_settings("dqn", "paper", "normal").lr == 0.0001 and scale_settings("dqn", "paper", "wn").lr == 0.0003
     paper = scale_settings("dqn", "paper", "wn")
     assert isinstance(paper, DqnSettings)
     assert (paper.epochs * paper.epoch_steps, paper.batch_size, paper.beta1) == (50_000_000, 64, 0.5)

@@ -13,7 +13,9 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 from wnrepro.data import Pixels
 from wnrepro.experiments import draw
 from wnrepro.experiments.draw import GREYS, SIZE, Draw, DrawNet, Grid, Sample, boxes, filter_banks, read, write
-from wnrepro.parameterization import BN_EPSILON, BN_MOMENTUM, Linear, LSTMCell, Parameterized, layers
+from wnrepro.parameterization import Linear, LSTMCell, Parameterized, layers
+from wnrepro.parameterization.layers import MOMENTUM
+from wnrepro.parameterization.norm import BN_EPSILON, name_of
 from wnrepro.settings import PARAMS, DrawSettings
 from wnrepro.training import Compilation, Epoch, Tick, gradients_of, relative_error
 
@@ -126,8 +128,8 @@ def reference(net: DrawNet, noise: Tensor, x: Tensor | None) -> tuple[list[Tenso
     batch, pixel = noise.shape[1], torch.arange(28, dtype=noise.dtype)
 
     def product(layer: Linear, x: Tensor, time: int | None = None) -> Tensor:
-        t = x @ layer.weight().T
-        if time is None or layer.param in ("normal", "wn"):
+        t = x @ layer.w().T
+        if time is None or name_of(layer.norm) in ("normal", "wn"):
             return t + layer.b
         averages = [average for name, average in layer.named_buffers() if "running" in name]
         mean, variance = t.mean(0), t.var(0, unbiased=False)
@@ -135,7 +137,7 @@ def reference(net: DrawNet, noise: Tensor, x: Tensor | None) -> tuple[list[Tenso
             mean, variance = (average[time] for average in (averages[0], averages[-1]))
         else:
             for average, value in zip(averages, (mean, t.var(0)), strict=False):
-                average[time] = (1 - BN_MOMENTUM) * average[time] + BN_MOMENTUM * value.detach()
+                average[time] = (1 - MOMENTUM) * average[time] + MOMENTUM * value.detach()
         t = t - mean
         return (t if len(averages) == 1 else layer.g * t / (variance + BN_EPSILON).sqrt()) + layer.b
 
@@ -256,7 +258,7 @@ def test_normal_and_wn_start_as_the_same_function(pixels, attention):
         terms[param], nets[param] = torch.cat([log_p_x, kl.flatten()]), experiment.net
         for (name, layer), (_, other) in zip(layers(experiment.net), layers(nets["normal"]), strict=True):
             assert torch.equal(layer.v, other.v) and not layer.b.any(), name
-            if layer.param in ("wn", "wn+mobn"):
+            if name_of(layer.norm) in ("wn", "wn+mobn"):
                 close(layer.g, layer.v.square().sum(1).sqrt(), 1e-6)
     close(terms["wn"], terms["normal"], 1e-6)
     assert all(not torch.equal(terms[param], terms["wn"]) for param in ("bn", "wn+mobn"))
@@ -266,7 +268,7 @@ def test_g_may_start_at_another_value(pixels):
     for param in ("wn", "wn+mobn"):
         for name, layer in layers(Draw(tiny_draw(param, g_start=0.5), pixels, CPU).net):
             close(layer.g, torch.full_like(layer.g, 0.5))
-            close(layer.weight().square().sum(1), torch.full_like(layer.g, 0.25), 1e-6)
+            close(layer.w().square().sum(1), torch.full_like(layer.g, 0.25), 1e-6)
             assert layer.v.std().item() == pytest.approx(0.01, rel=0.3), name
 
 
@@ -309,10 +311,10 @@ def test_settings_and_the_start_are_the_authors_codes():
         net = DrawNet(tiny_draw(param, units=64, latents=16))
         for name, layer in layers(net):
             assert layer.v.std().item() == pytest.approx(0.01, rel=0.1) and not layer.b.any(), name
-            assert layer.param == (
+            assert name_of(layer.norm) == (
                 param if name.endswith(".input") else {"bn": "normal", "wn+mobn": "wn"}.get(param, param)
             )
-            assert layer.param != "bn" or (layer.g == 0.1).all()
+            assert name_of(layer.norm) != "bn" or (layer.g == 0.1).all()
     plain = dict(layers(DrawNet(tiny_draw(attention=False))))
     assert plain["encoder.input"].v.shape == (32, 2 * 784 + 8) and plain["heads"].v.shape == (784, 8)
 

@@ -17,8 +17,6 @@ from torch.nn.utils.parametrizations import weight_norm as torch_weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wnrepro.parameterization import (
-    BN_EPSILON,
-    BN_MOMENTUM,
     ConstantFeatureError,
     Conv2d,
     ConvTranspose2d,
@@ -30,9 +28,10 @@ from wnrepro.parameterization import (
     data_dependent_init,
     fold,
     layers,
-    unit_norm,
     weight_norm,
 )
+from wnrepro.parameterization.layers import MOMENTUM
+from wnrepro.parameterization.norm import BN_EPSILON, name_of, unit_norm
 from wnrepro.settings import PARAMS
 
 WITH_G = ("bn", "wn", "wn+mobn")
@@ -164,7 +163,7 @@ def pre_activations(model: nn.Module, run: Callable[[], Any]) -> dict[str, Tenso
 @pytest.mark.parametrize("param", ["wn", "wn+mobn"])
 def test_eq2_weight(kind: str, param: str) -> None:
     layer, _ = make(kind, param)
-    w = layer.weight()
+    w = layer.w()
     assert w.shape == layer.v.shape
     for w_unit, v_unit, g in zip(units(w, layer), units(layer.v, layer), layer.g, strict=True):
         close(w_unit, g * v_unit / torch.sqrt((v_unit * v_unit).sum()))
@@ -176,7 +175,7 @@ def test_eq2_weight(kind: str, param: str) -> None:
 def test_output_is_the_table_of_the_module(kind: str, param: str) -> None:
     """t + b, g·(t − μ)/√(σ² + ε) + b or t − μ + b, from the plain weighted sum, in training mode."""
     layer, x = make(kind, param)
-    t = features_last(layer, plain_sum(layer, x, layer.weight()))
+    t = features_last(layer, plain_sum(layer, x, layer.w()))
     y = t + layer.b
     if param == "bn":
         y = layer.g * (t - t.mean(0)) / (t.var(0, unbiased=False) + 1e-6).sqrt() + layer.b
@@ -188,7 +187,7 @@ def test_output_is_the_table_of_the_module(kind: str, param: str) -> None:
 @each_kind
 def test_eq3_gradients(kind: str) -> None:
     layer, x = make(kind, "wn")
-    w = layer.weight()
+    w = layer.w()
     w.retain_grad()
     y = layer(x, w)
     (torch.randn_like(y) * torch.tanh(y)).sum().backward()
@@ -358,7 +357,7 @@ def test_masked_weights_are_never_there() -> None:
     with torch.no_grad():
         layer.v[gone] = 7.0
     close(layer(x), y)
-    assert (layer.weight()[gone] == 0).all()
+    assert (layer.w()[gone] == 0).all()
     close(layer.v_norm(), (layer.v * CAUSAL).flatten(1).square().sum(1).sqrt())
     v = layer.v.detach().clone()
     bound_v_norm(layer, layer.v_norm().max().item() * 1.01)
@@ -753,7 +752,7 @@ def test_mean_only_batch_normalization_costs_four_passes_in_the_precision_of_t()
     layer = Conv2d(3, 4, 3, "wn+mobn")
     t = torch.randn(8, 4, 6, 6).bfloat16().requires_grad_()
     with Sizes():
-        y = layer.mean_only_batch_norm(t, ...)
+        y = layer.norm.output(layer, t, ...)
         y.backward(torch.ones_like(y))
     views = {"detach", "view", "alias", "ones_like"}
     passes = [name for name, _ in sizes if name not in views]
@@ -767,15 +766,15 @@ def test_mean_only_running_mean() -> None:
     layer, x = make("conv", "wn+mobn")
     expected = torch.zeros(4)
     for step in range(3):
-        t = plain_sum(layer, x + step, layer.weight())
+        t = plain_sum(layer, x + step, layer.w())
         layer(x + step)
         expected = 0.9 * expected + 0.1 * t.mean((0, 2, 3))
         close(layer.running_mean, expected)
     layer.eval()
     y = layer(x)
     close(layer.running_mean, expected)
-    close(y, plain_sum(layer, x, layer.weight()) + (layer.b - expected)[:, None, None])
-    assert BN_MOMENTUM == 0.1
+    close(y, plain_sum(layer, x, layer.w()) + (layer.b - expected)[:, None, None])
+    assert MOMENTUM == 0.1
 
 
 # --- LSTM -------------------------------------------------------------------------------------------
@@ -827,7 +826,7 @@ def test_lstm_weights_computed_once_give_the_same_gradients(param: str) -> None:
 def test_lstm_has_batch_statistics_on_the_input_product_alone() -> None:
     for param, recurrent in {"normal": "normal", "bn": "normal", "wn": "wn", "wn+mobn": "wn"}.items():
         cell = LSTMCell(3, 4, param, g_exp=3.0)
-        assert (cell.input.param, cell.recurrent.param) == (param, recurrent)
+        assert (name_of(cell.input.norm), name_of(cell.recurrent.norm)) == (param, recurrent)
         assert cell.input.v.shape == (16, 3) and cell.recurrent.v.shape == (16, 4)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wnrepro.recurrence import Unrolled, lstm_step, product
+from wnrepro.parameterization.recurrence import Unrolled, lstm_step, product
 
 
 def leaves(*shapes: tuple[int, ...]) -> list[Tensor]:

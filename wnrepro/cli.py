@@ -26,9 +26,10 @@ import typer
 
 from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import (
-    DEFAULT_LR,
+    ABOUT,
     GPU_PRECISION,
-    NORMAL_INIT,
+    INIT,
+    PARAMS,
     PRECISIONS,
     SCALE_NAMES,
     SETTINGS,
@@ -112,10 +113,11 @@ def common(
 
 def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
     """A setting's default at every scale, for its help."""
-    if field.name == "lr" and experiment in DEFAULT_LR:
-        return "; default: " + ", ".join(f"{param} {lr:g}" for param, lr in DEFAULT_LR[experiment].items())
-    if field.name == "init" and experiment in NORMAL_INIT:
-        return f"; default: {NORMAL_INIT[experiment]}"
+    if field.name == "lr" and any(experiment in ABOUT[param].lr for param in PARAMS):
+        rates = {param: ABOUT[param].lr.get(experiment, field.default) for param in PARAMS}
+        return "; default: " + ", ".join(f"{param} {lr:g}" for param, lr in rates.items())
+    if field.name == "init" and experiment in INIT:
+        return f"; default: {INIT[experiment]}"
     if field.name == "precision":
         return f"; default: {field.default}, on a GPU {GPU_PRECISION[experiment]}"
     if field.name == "param" or field.default is None:

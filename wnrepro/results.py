@@ -260,7 +260,7 @@ class Results:
     @functools.cached_property
     def figure1(self) -> tuple[Run, ...]:
         """Of cifar: the standard runs at figure 1's learning rates."""
-        return tuple(run for run in self.standard if run.lr == settings.FIGURE_LR[run.param])
+        return tuple(run for run in self.standard if run.lr == run.defaults["lr"])
 
     def others(self, name: str) -> dict[Any, tuple[Run, ...]]:
         """By the value of a setting that differs from the scale's: the runs that are as `figure2`'s in all else."""
@@ -464,7 +464,7 @@ def problems(results: Results) -> list[str]:
 
 
 def _problems(run: Run) -> Iterator[str]:
-    digest = config_hash(*(run.config[key] for key in ("experiment", "scale", "settings")))
+    digest = config_hash(**run.config)
     said = printable(run.config["hash"], 100)
     if said != digest:
         yield f"config.json's hash is {said}, its settings have {digest}"

@@ -20,7 +20,16 @@ from typing import Any, Self
 import filelock
 
 from wnrepro.errors import DiskError, UserError
-from wnrepro.settings import SETTINGS, CvaeSettings, DqnSettings, Settings, config_hash, printable, scale_settings
+from wnrepro.settings import (
+    SETTINGS,
+    CvaeSettings,
+    DqnSettings,
+    Settings,
+    about,
+    config_hash,
+    printable,
+    scale_settings,
+)
 
 PUBLISHED = "published"  # folder of results/ with what the repository shows, without checkpoints
 OVER = ("done", "diverged")  # what run.json says of a run that has ended
@@ -28,7 +37,16 @@ OVER = ("done", "diverged")  # what run.json says of a run that has ended
 # in those.
 FURTHER = {"message", "epochs", "created", "updated", "seconds", "device", "device_name", "git", "versions"}
 FURTHER |= {"graphs", "tables_sha256", "metrics_sha256", "sha256"}
-WRITTEN = ("config.json", "run.json", "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # by a run, and what shows it
+SOURCE = "parameterization.py"  # the code of a parameterization that is not the paper's, as it was at the run
+WRITTEN = (
+    "config.json",
+    "run.json",
+    "checkpoint*.pt",
+    "*.csv",
+    "*.png",
+    "*.gif",
+    SOURCE,
+)  # by a run and on it
 LARGEST = 2**26  # bytes of a text that is read: far more than the tables of the paper's longest runs
 MEND = "mend the file, or remove it: a run goes on from its checkpoint"
 REMOVE = "remove the file to go on from the run's checkpoint, or start over with --fresh"
@@ -56,9 +74,11 @@ def variant(experiment: str, scale: str, settings: Settings) -> str:
 
 
 def config(experiment: str, scale: str, settings: Settings) -> dict[str, Any]:
-    """The content of config.json: all settings and their hash."""
+    """The content of config.json: all settings, what a parameterization that is not the paper's is, and their hash."""
     values = json.loads(json.dumps(dataclasses.asdict(settings)))  # tuples become lists, as when read back
-    content = {"experiment": experiment, "scale": scale, "settings": values}
+    content: dict[str, Any] = {"experiment": experiment, "scale": scale, "settings": values}
+    if entry := about(settings.param).entry(experiment):
+        content["parameterization"] = entry
     return content | {"hash": config_hash(**content)}
 
 
@@ -203,7 +223,7 @@ class RunDirectory:
             self.config = there
         if there is not None and there != self.config:
             differing = self.differing(there)
-            if there.get("hash") != config_hash(*(there.get(name, {}) for name in ("experiment", "scale", "settings"))):
+            if there.get("hash") != config_hash(**{"experiment": "", "scale": "", "settings": {}} | there):
                 raise UserError(f"{path}: damaged, its hash is not that of its settings ({differing}); {REMOVE}")
             raise UserError(
                 f"{path}: of a run with other settings ({differing}); move its folder away, give another --results, or "
@@ -226,7 +246,7 @@ class RunDirectory:
             return False
         later = {field.name: field.default for field in dataclasses.fields(self.settings) if field.default is None}
         whole = there | {"settings": later | settings}
-        digest = config_hash(self.experiment, self.config["scale"], settings)
+        digest = config_hash(self.experiment, self.config["scale"], settings, there.get("parameterization"))
         return whole | {"hash": self.config["hash"]} == self.config and there.get("hash") == digest
 
     def differing(self, there: dict[str, Any]) -> str:
@@ -235,7 +255,7 @@ class RunDirectory:
 
         def flat(content: dict[str, Any]) -> dict[str, Any]:
             values = content.get("settings")
-            about = {name: content.get(name, missing) for name in ("experiment", "scale")}
+            about = {name: content.get(name, missing) for name in ("experiment", "scale", "parameterization")}
             return about | (values if isinstance(values, dict) else {})
 
         old, new = flat(there), flat(self.config)

@@ -32,8 +32,19 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from wnrepro.errors import DiskError, UserError
-from wnrepro.rundir import OVER, RunDirectory, now, read_json, read_text, seal, understood, write_json, write_whole
-from wnrepro.settings import scale_settings
+from wnrepro.rundir import (
+    OVER,
+    SOURCE,
+    RunDirectory,
+    now,
+    read_json,
+    read_text,
+    seal,
+    understood,
+    write_json,
+    write_whole,
+)
+from wnrepro.settings import ABOUT, about, scale_settings
 from wnrepro.training import Epoch, Note, Tick, graphs_allowed
 
 if TYPE_CHECKING:
@@ -291,6 +302,8 @@ class Run(RunDirectory):
         if checkpoint is None:
             self.expect_nothing(record)
         experiment = load()
+        if source := about(self.config["settings"]["param"]).source:
+            write_whole(self.folder / SOURCE, source.text.encode())
         write_json(self.folder / "config.json", self.config)
         epoch, diverged = 0, ""
         if checkpoint:
@@ -484,6 +497,11 @@ def open_run(folder: Path) -> Run:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, UserError) as error:
         what = f"no {error.args[0]}" if isinstance(error, KeyError) else error
         raise UserError(f"{path}: not of a run of this version ({what}); train it again") from error
+    if run.settings.param not in ABOUT:
+        raise UserError(
+            f"{folder}: nothing loads the code of {run.settings.param} from a run's folder; give it as --param "
+            f"FILE.py:CLASS (the folder has a copy, {SOURCE})"
+        )
     if run.folder != folder:
         raise UserError(f"{folder}: its settings belong to {run.folder}; move it there")
     if run.config["hash"] != content.get("hash"):

@@ -8,14 +8,16 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import reprlib
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from wnrepro.errors import UserError
 
-PARAMS = ("normal", "bn", "wn", "wn+mobn")
+PARAMS = ("normal", "bn", "wn", "wn+mobn")  # the paper's
 PRECISIONS = ("fp32", "tf32", "bf16")
 # On a GPU, where none is given; on a CPU it is fp32. In these an experiment is judged there: bf16, the fastest, learnt
 # the classifier as well as fp32 at equal epochs; the others' sums in nats and Q values are kept in tf32, which is near
@@ -25,6 +27,56 @@ SCALE_NAMES = ("paper", "short", "quick")
 GAMES = ("breakout", "enduro", "seaquest", "space_invaders")
 LARGEST = 2**53  # of a setting; floats have every whole number up to here
 LONGEST = 1000  # numbers of a setting that is several
+
+
+@dataclass(frozen=True)
+class Source:
+    """The code of a parameterization that is not the paper's: a class, and the file that defines it."""
+
+    name: str  # of the class
+    file: str  # as it was given: for messages
+    text: str
+    package: str = ""  # of which its module is one, so that it may import the others
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def param(self) -> str:
+        """Its name as a setting, and in a run's: the class's, and the beginning of the code's sha256."""
+        return f"{re.sub('[^A-Za-z0-9_]', '', self.name)[:40] or 'Class'}-{self.sha256[:8]}"
+
+
+@dataclass(frozen=True)
+class About:
+    """What the program has to know of a parameterization besides its mathematics, which is in `parameterization`."""
+
+    label: str  # in tables and figures
+    lr: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by experiment; where it is not there: wn's
+    heeds: tuple[str, ...] = ("g_exp", "g_start")  # of the settings `init`, `g_exp` and `g_start`
+    source: Source | None = None
+
+    def entry(self, experiment: str) -> dict[str, Any] | None:
+        """What config.json says of one that is not the paper's, so that a report needs no code of it."""
+        if self.source is None:
+            return None
+        about = {"class": self.source.name, "label": self.label, "lr": self.lr.get(experiment)}
+        return about | {"sha256": self.source.sha256}
+
+
+# Learning rates: of cifar as in figure 1 ("0.003 leads to divergence" for normal), of dqn as in §5.4.
+ABOUT = {
+    "normal": About("normal", {"cifar": 0.0003, "dqn": 0.0001}, ("init",)),
+    "bn": About("batch norm.", heeds=("g_exp",)),
+    "wn": About("weight norm."),
+    "wn+mobn": About("weight norm. + mean-only b.n."),
+}
+
+
+def about(param: str) -> About:
+    """Of the paper's, of those that `custom.use` has loaded, and of one whose code is not here."""
+    return ABOUT.get(param) or About(param)
 
 
 def setting(default: Any, help: str, source: str, **check: Any) -> Any:
@@ -364,11 +416,8 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-# Figure 1: the learning rate of each parameterization ("0.003 leads to divergence" for normal).
-FIGURE_LR = {"normal": 0.0003, "bn": 0.003, "wn": 0.003, "wn+mobn": 0.003}
-DQN_LR = {"normal": 0.0001, "bn": 0.0003, "wn": 0.0003, "wn+mobn": 0.0003}  # §5.4; bn and wn+mobn: as wn
-DEFAULT_LR = {"cifar": FIGURE_LR, "dqn": DQN_LR}  # where it depends on the parameterization
-NORMAL_INIT = {"cvae": "folded", "dqn": "folded"}  # of normal, which alone heeds `init`; of cifar: the field's default
+INIT = {"cvae": "folded", "dqn": "folded"}  # default of `init` for those that heed it; of cifar: the field's
+NAME = re.compile(r"[A-Za-z][\w+.-]{0,79}", re.ASCII)  # of a parameterization: it is part of a folder's name
 
 SETTINGS: dict[str, type[Settings]] = {
     "cifar": CifarSettings,
@@ -385,10 +434,10 @@ def scale_changes(experiment: str, scale: str, dataset: str | None = None, param
     """
     changes = SCALES[experiment][scale]
     changes = dict(changes.get(dataset or "mnist", {}) if experiment == "cvae" else changes)
-    if param in DEFAULT_LR.get(experiment, {}):
-        changes["lr"] = DEFAULT_LR[experiment][param]
-    if param == "normal" and experiment in NORMAL_INIT:
-        changes["init"] = NORMAL_INIT[experiment]
+    if param is not None and experiment in about(param).lr:
+        changes["lr"] = about(param).lr[experiment]
+    if param is not None and "init" in about(param).heeds and experiment in INIT:
+        changes["init"] = INIT[experiment]
     return changes
 
 
@@ -411,18 +460,21 @@ def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> S
         only = field.metadata.get("only")
         if only and value is not None and values.get("dataset", only) != only:
             raise UserError(f"{option(field)} {value}: belongs to --dataset {only} alone; leave it out")
-    if values.get("g_exp") is not None and param == "normal":
-        raise UserError("--g-exp: the parameterization normal has no g to learn; leave it out, or give another --param")
-    if param != "normal" and "init" in fields and values.get("init", fields["init"].default) != fields["init"].default:
-        raise UserError(f"--init {values['init']}: what normal starts from, not {param}; leave it out")
-    if values.get("g_start") is not None and param not in ("wn", "wn+mobn"):
-        raise UserError(f"--g-start: sets g of wn and wn+mobn, not of {param}; leave it out, or give another --param")
+    for name in fields.keys() & {"g_exp", "init", "g_start"} - {*about(param).heeds}:
+        if values.get(name, fields[name].default) != fields[name].default:
+            raise UserError(f"{option(fields[name])} {values[name]}: has no effect on {param}; leave it out")
     return SETTINGS[experiment](**values)
 
 
-def config_hash(experiment: str, scale: str, settings: dict[str, Any]) -> str:
-    """16 hex digits that tell one configuration from another: of sha256 over its canonical JSON."""
+def config_hash(
+    experiment: str, scale: str, settings: dict[str, Any], parameterization: dict[str, Any] | None = None, **_: Any
+) -> str:
+    """16 hex digits that tell one configuration from another: of sha256 over its canonical JSON.
+
+    parameterization: `About.entry`.
+    """
     content = {"experiment": experiment, "scale": scale, "settings": settings}
+    content |= {"parameterization": parameterization} if parameterization else {}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -437,7 +489,8 @@ def check(field: dataclasses.Field[Any], value: Any) -> None:
     rules, shown = field.metadata, printable(value if isinstance(value, str) else reprlib.repr(value), 60)
     if not fits(field.type, value):
         raise UserError(f"{option(field)} {shown}: is of the wrong kind, or too large; give {kind_name(field.type)}")
-    if "choices" in rules and value is not None and value not in rules["choices"]:
+    allowed = value is None or value in rules.get("choices", (value,))
+    if not allowed and not (field.name == "param" and NAME.fullmatch(value)):
         raise UserError(f"{option(field)} {shown}: unknown; give one of {', '.join(rules['choices'])}")
     for number in value if isinstance(value, tuple) else () if value is None else (value,):
         if "above" in rules and not rules["above"] < number < math.inf:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from wnrepro import data, identities
 from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init, overflow
-from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, layers
+from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, layers, updated
 from wnrepro.settings import CifarSettings
 from wnrepro.training import (
     Adam,
@@ -82,7 +82,7 @@ class Net(nn.Module):
             )
             return keep.bernoulli_(1 - DROPOUT).div_(1 - DROPOUT)
 
-        return mask(len(self.conv3.b), x.shape[2] // 2), mask(len(self.conv6.b), x.shape[2] // 4)
+        return mask(self.conv3.units, x.shape[2] // 2), mask(self.conv6.units, x.shape[2] // 4)
 
     def layers(self, x: Tensor, masks: tuple[Tensor, Tensor] | None) -> Tensor:
         """The logits; masks: of dropout, in training."""
@@ -122,6 +122,7 @@ class Cifar:
         torch.manual_seed(settings.seed)
         self.order = torch.Generator().manual_seed(settings.seed)
         self.net = Net(settings).to(device).to(memory_format=torch.channels_last)
+        self.statistics = self.net.conv1.norm.batch_statistics
         self.optimizer = Adam(self.net.parameters(), settings.lr)
         self.average: PolyakAverage | None = None
         if settings.polyak_epochs is not None:
@@ -216,7 +217,7 @@ class Cifar:
             rows = layer_rows(self.net, self.epoch)
             tables.setdefault("layers", []).extend(rows)
             diverged = diverged or overflow(self.net, self.optimizer, rows)
-            if s.param in ("bn", "wn+mobn") and self.epoch in s.noise_epochs and not diverged:
+            if self.statistics and self.epoch in s.noise_epochs and not diverged:
                 tables["noise"] = self.noise_rows()
             yield Epoch(self.epoch, row, tables, diverged)
             if diverged:
@@ -230,6 +231,7 @@ class Cifar:
         self.optimizer.step()
         if self.settings.v_norm_max is not None:
             bound_v_norm(self.net, self.settings.v_norm_max)
+        updated(self.net)
         if self.average is not None:
             self.average.update_parameters(self.net)
         return loss.detach(), (logits.detach().argmax(1) != self.train_y[index]).sum()
@@ -304,7 +306,7 @@ class Cifar:
                 net(self.batch(self.train_x, index))
         rows = []
         for name, values in moments.items():
-            figures = noise(torch.stack(values), variance_too=s.param == "bn")
+            figures = noise(torch.stack(values), variance_too="var" in self.statistics)
             low, median, high = quartiles(figures.pop("excess_kurtosis"))
             rows.append(
                 {

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from wnrepro import data, identities
 from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init, overflow
-from wnrepro.parameterization import V_STD, Conv2d, ConvTranspose2d, Linear, MaskedConv2d, bound_v_norm
+from wnrepro.parameterization import Conv2d, ConvTranspose2d, Linear, MaskedConv2d, bound_v_norm, updated
+from wnrepro.parameterization.layers import V_STD
 from wnrepro.settings import CvaeSettings
 from wnrepro.training import (
     Adamax,
@@ -483,6 +484,7 @@ class Cvae:
         self.optimizer.step()
         if self.settings.v_norm_max is not None:
             bound_v_norm(self.net, self.settings.v_norm_max)
+        updated(self.net)
         self.average.update_parameters(self.net)
         return ((log_p_x.detach() - kl.detach().sum(1)).mean(),)
 

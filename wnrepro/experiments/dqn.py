@@ -21,7 +21,7 @@ from wnrepro import identities
 from wnrepro.atari import SIZE, STACK, STEPS_A_SECOND, Batch, Games, History, Replay, Scene, check_rom
 from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init, overflow
-from wnrepro.parameterization import Conv2d, Linear, fold, layers, refold
+from wnrepro.parameterization import Conv2d, Linear, fold, layers, refold, updated
 from wnrepro.settings import DqnSettings
 from wnrepro.training import (
     Adamax,
@@ -80,6 +80,7 @@ class DqnNet(nn.Module):
         for _, layer in layers(self):
             bound = math.sqrt(3 / layer.v[0].numel())
             layer.v.uniform_(-bound, bound)
+            assert layer.b is not None
             layer.b.fill_(DEEP_Q_RL_BIAS)
 
     def forward(self, states: Tensor) -> Tensor:
@@ -305,6 +306,7 @@ class Dqn:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        updated(self.net)
         self.loss_sum += loss.detach()
         return (loss.detach(),)
 

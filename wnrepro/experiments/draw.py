@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from wnrepro import data, identities
 from wnrepro.drawing import outlined
 from wnrepro.measurements import layer_rows, overflow
-from wnrepro.parameterization import Linear, LSTMCell, layers, without_batch_statistics
+from wnrepro.parameterization import Linear, LSTMCell, elsewhere, layers, updated
 from wnrepro.settings import DrawSettings
 from wnrepro.training import (
     Captured,
@@ -36,7 +36,6 @@ from wnrepro.training import (
 
 SIZE = 28
 PIXELS = SIZE * SIZE
-BN_GAIN = 0.1  # g of bn at the start (Cooijmans et al., 2016)
 BANK_TOLERANCE = 1e-4  # added to the sum that normalizes a filter
 LEAST_VALUE = 1e-13  # of a filter, else 0: products of smaller ones are denormal, which takes a processor long
 WINDOW = 5  # numbers that place a window
@@ -182,7 +181,7 @@ class DrawNet(nn.Module):
         self.precision = settings.precision
         if s.attention:
             self.grid = Grid((s.write_window, s.read_window))
-        plain, options = without_batch_statistics(s.param), {"v_std": s.weight_std}
+        plain, options = elsewhere(s.param), {"v_std": s.weight_std}
         seen = 2 * (s.read_window**2 if s.attention else PIXELS)
         self.encoder = LSTMCell(seen + s.units, s.units, s.param, time_steps=s.time_steps, **options)
         self.statistics = Linear(s.units, 2 * s.latents, plain, **options)  # mean and log standard deviation of z
@@ -190,9 +189,8 @@ class DrawNet(nn.Module):
         # The patch to write and, with attention, the windows of writing it and of the next reading.
         self.heads = Linear(s.units, s.write_window**2 + 2 * WINDOW if s.attention else PIXELS, plain, **options)
         for _, layer in layers(self):
-            start = BN_GAIN if layer.param == "bn" else s.g_start
-            if start is not None and layer.param != "normal":
-                layer.set_g(torch.full_like(layer.g, start))
+            if s.g_start is not None and layer.norm.learns_g:
+                layer.set_g(torch.full_like(layer.g, s.g_start))
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         x = x.view(-1, SIZE, SIZE).float()
@@ -365,6 +363,7 @@ class Draw:
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.gradient_norm_max)
         self.optimizer.step()
+        updated(self.net)
         return -loss.detach(), norm
 
     def loss(self, index: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from wnrepro.report.claims import CLAIMS
 from wnrepro.report.claims.claim import COMMON, VERDICTS, Claim, Finding
 from wnrepro.report.claims.dqn import max_score
 from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults, step_works, whose
-from wnrepro.settings import FIGURE_LR, NORMAL_INIT, PARAMS, SETTINGS
+from wnrepro.settings import INIT, PARAMS, SETTINGS, scale_settings
 from wnrepro.words import NOT_FINITE, count, interval, listed, plain, score
 
 HEADINGS = {"n": "n", "torch": "torch", "git": "Commit", "hash": "Settings' hash", "lr": "Learning rate", "param": ""}
@@ -238,7 +238,7 @@ def table2(results: Results) -> Iterator[list[Cell]]:
             seeds.append(f"seed {run.seed}: {error}" + f" ({run.state})" * (not run.done))
         done = [run for run in runs if run.done]
         yield [
-            *cells(model=paper.TABLE2_NAMES[param], param=param, lr=FIGURE_LR[param]),
+            *cells(model=paper.TABLE2_NAMES[param], param=param, lr=scale_settings("cifar", "paper", param).lr),
             Cell("paper_test_error", round(published / 100, 6), "Paper", PERCENT),
             *estimate("test_error", "Ours", final(done, "test_error"), factor=100),
             Cell("n", len(done), "n"),
@@ -411,7 +411,7 @@ def settings(results: Results) -> Iterator[list[Cell]]:
         experiment, used = of_part.runs[0].experiment, [run.settings for run in of_part.runs]
         told = {entry.name: entry.metadata for entry in dataclasses.fields(SETTINGS[experiment])}
         defaults = scale_defaults(experiment, "paper", of_part.runs[0].dataset)
-        defaults |= {"init": NORMAL_INIT[experiment]} if experiment in NORMAL_INIT else {}
+        defaults |= {"init": INIT[experiment]} if experiment in INIT else {}
         for name in dict.fromkeys(itertools.chain(told, *used)):
             values = [defaults.get(name, ""), *(settings[name] for settings in used if name in settings)]
             default, *texts = (value if isinstance(value, str) else json.dumps(value) for value in values)

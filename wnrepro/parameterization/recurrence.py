@@ -160,8 +160,13 @@ def lstm_step(t: Tensor, h: Tensor, c: Tensor, weight: Unrolled, b: Tensor) -> t
     recurrent ones.
     """
     if not weight.gathered:
-        i, f, g, o = (t + product(h, weight, b)).chunk(4, 1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        return lstm_gates(t + product(h, weight, b), c)
     h, c = LSTMStep.apply(t, h, c, weight.w, b, weight.gradient)
     return h, c
+
+
+def lstm_gates(t: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """The next h and c (B, U) of the gates' sums t (B, 4·U), which have the bias, and of c."""
+    i, f, g, o = t.chunk(4, 1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c

@@ -1,0 +1,246 @@
+"""A parameterization is one small class: how a weight follows from v and g, and what its layer makes of t = w·x.
+
+Shapes: C output units of a layer, B examples. v has the weight's shape, g, b and statistics are (C,).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wnrepro.settings import PARAMS
+
+if TYPE_CHECKING:
+    from wnrepro.parameterization.layers import Parameterized
+
+BN_EPSILON = 1e-6  # authors' code
+
+
+def along(values: Tensor, x: Tensor, dim: int) -> Tensor:
+    """values (C,) shaped to broadcast over x along its dimension `dim`, which has C elements."""
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    return values.view(shape)
+
+
+def unit_norm(v: Tensor, unit_dim: int) -> Tensor:
+    """‖v‖ per output unit: shape of v with every dimension but `unit_dim` 1."""
+    dims = [d for d in range(v.ndim) if d != unit_dim]
+    return torch.linalg.vector_norm(v, dim=dims, keepdim=True)
+
+
+def weight_norm(v: Tensor, g: Tensor, unit_dim: int = 0) -> Tensor:
+    """w = g·v/‖v‖ (eq. 2); g of shape (C,), w of v's shape and, if that is channels_last, of its strides.
+
+    Where a unit's v is 0, so are its w and all gradients.
+    """
+    dead = (v == 0).flatten(1).all(1) if unit_dim == 0 else (v == 0).transpose(0, 1).flatten(1).all(1)
+    v, g = torch.where(along(dead, v, unit_dim), 1.0, v), torch.where(dead, 0.0, g)
+    if unit_dim == 0:  # torch's kernel, forward and backward in one pass each, knows the first dimension
+        if v.ndim == 4 and v.stride(1) == 1:  # and contiguous tensors; with one input map a convolution goes by strides
+            return torch._weight_norm(v.permute(0, 2, 3, 1), along(g, v, 0), 0).permute(0, 3, 1, 2)
+        return torch._weight_norm(v, along(g, v, 0), 0)
+    return v * (along(g, v, unit_dim) / unit_norm(v, unit_dim))
+
+
+class Parameterization:
+    """Says what w and y are; stateless, for its tensors live on the layer.
+
+    By default w = g·direction(v) and y = normalize(w·x) + b; with `after`, w = direction(v) and
+    y = g·normalize(w·x) + b. A subclass overrides what differs. `layer` has v, g, b, and helpers: see `Parameterized`.
+    """
+
+    label: ClassVar[str] = ""  # in tables and figures; empty: the class's name
+    lr: ClassVar[Mapping[str, float]] = {}  # learning rate by experiment (cifar, cvae, draw, dqn); default: wn's
+    after: ClassVar[bool] = False  # whether g scales what `normalize` returns, in place of the direction
+    learns_g: ClassVar[bool] = True  # whether g is learnt; else it is the init's scale, a constant
+    affine: ClassVar[bool] = True  # whether in evaluation y = a·t + c with an a and c of each unit, as `fold` needs
+    batch_statistics: ClassVar[tuple[str, ...]] = ()  # those of which a layer keeps running averages: see `averaged`
+    # What the layers of a recurrent net have that are no input-to-hidden product, and those to which this does not
+    # apply; None: this one or, where it has batch statistics, weight normalization.
+    elsewhere: "ClassVar[Param | None]" = None
+    linear: ClassVar[bool] = True  # whether y = w·x + b: found out
+
+    def __init_subclass__(cls) -> None:
+        base = Parameterization
+        cls.linear = not cls.after and cls.normalize is base.normalize and cls.output is base.output
+
+    def applies(self, layer: "Parameterized") -> bool:
+        """Whether the layer can have it. It has v and mask by then."""
+        return True
+
+    def build(self, layer: "Parameterized") -> None:
+        """Register what buffers the layer needs besides running averages."""
+
+    def std(self, v_shape: Sequence[int], std: float, init: str) -> float:
+        """The standard deviation of v's elements at the start; std: that of the others."""
+        return std
+
+    def start(self, layer: "Parameterized") -> Tensor:
+        """g without an init pass (C,): such that ‖w‖ = ‖v‖, or 1 where it comes after."""
+        if self.after:
+            return torch.ones_like(layer.v_norm())
+        return layer.v_norm() / unit_norm(self.direction(layer, layer.masked(layer.v)), layer.unit_dim).flatten()
+
+    def initialized(self, layer: "Parameterized") -> None:
+        """What is to be done once the init pass has set g and b."""
+
+    def direction(self, layer: "Parameterized", v: Tensor) -> Tensor:
+        """The weight at g = 1, of v's shape; where the layer has a mask, v has it already."""
+        return v
+
+    def weight(self, layer: "Parameterized", v: Tensor, g: Tensor) -> Tensor:
+        """w of v's shape."""
+        w = self.direction(layer, v)
+        return w if self.after else w * along(g, v, layer.unit_dim)
+
+    def normalize(self, layer: "Parameterized", t: Tensor, time: int | EllipsisType) -> Tensor:
+        """What becomes of t = w·x, of its shape; time: the time step, where each has running averages of its own."""
+        return t
+
+    def output(self, layer: "Parameterized", t: Tensor, time: int | EllipsisType) -> Tensor:
+        """y of t = w·x."""
+        y = self.normalize(layer, t, time)
+        if self.after:
+            y = y * layer.per_feature(layer.factor, y)
+        return y if layer.b is None else y + layer.per_feature(layer.b, y)
+
+    def in_evaluation(self, layer: "Parameterized") -> tuple[Tensor, Tensor]:
+        """a and c (C,) of y = a·t + c in evaluation: what y is where t is 0, and where it is 1."""
+        shape = [1] * layer.v.ndim
+        shape[layer.feature_dim] = layer.units
+        c, y = (self.output(layer, layer.v.new_full(shape, value), ...).flatten() for value in (0.0, 1.0))
+        return y - c, c
+
+    def updated(self, layer: "Parameterized") -> None:
+        """After an optimizer's step, without gradients: here alone may a buffer change, running averages apart."""
+
+
+Param: TypeAlias = "str | type[Parameterization] | Parameterization"
+
+
+class Normal(Parameterization):
+    """w = scale·v, with the scale of the init pass. §3 folds it into v once; the authors' classifier keeps it constant,
+    so that it scales the gradient too, and gives v Glorot's standard deviation.
+    """
+
+    learns_g = False
+
+    def std(self, v_shape: Sequence[int], std: float, init: str) -> float:
+        glorot = math.sqrt(2 / ((v_shape[0] + v_shape[1]) * math.prod(v_shape[2:])))
+        return glorot if init == "authors" else std
+
+    def start(self, layer: "Parameterized") -> Tensor:
+        return torch.ones_like(layer.factor)
+
+    def initialized(self, layer: "Parameterized") -> None:
+        if layer.init == "folded":
+            layer.v.copy_(layer.w())
+            layer.set_g(torch.ones_like(layer.factor))
+
+
+class WeightNorm(Parameterization):
+    """w = g·v/‖v‖ (eq. 2)."""
+
+    def start(self, layer: "Parameterized") -> Tensor:
+        return layer.v_norm()
+
+    def weight(self, layer: "Parameterized", v: Tensor, g: Tensor) -> Tensor:
+        return weight_norm(v, g, layer.unit_dim)
+
+
+class MeanOnlyFunction(torch.autograd.Function):
+    """t (B, C, …), μ[t] and b (C,) → t − μ[t] + b, whose gradient loses its own mean over the batch (eq. 6, 7).
+
+    μ[t] is a function of t, but no gradient is wanted of it. The gradient's mean has the gradient's precision.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(t: Tensor, mean: Tensor, b: Tensor, feature_dim: int) -> Tensor:
+        return t + along(b - mean, t, feature_dim).to(t.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
+        _, _, b, feature_dim = inputs
+        ctx.feature_dim, ctx.dtype = feature_dim, b.dtype
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        of_b = gradient.sum([d for d in range(gradient.ndim) if d != ctx.feature_dim % gradient.ndim])
+        mean = of_b * (of_b.numel() / gradient.numel())
+        return gradient - along(mean, gradient, ctx.feature_dim), None, of_b.to(ctx.dtype), None
+
+
+class MeanOnly(WeightNorm):
+    """w = g·v/‖v‖, y = t − μ[t] + b (§4, eq. 6), with the running mean in evaluation."""
+
+    batch_statistics = ("mean",)
+    elsewhere = WeightNorm
+
+    def output(self, layer: "Parameterized", t: Tensor, time: int | EllipsisType) -> Tensor:
+        b = torch.zeros_like(layer.factor) if layer.b is None else layer.b
+        if not layer.training:
+            return t + layer.per_feature(b - layer.running_mean[time], t)
+        with torch.no_grad():
+            mean = t.mean(layer.batch_dims(t), dtype=b.dtype)
+            layer.running_mean[time].lerp_(mean, layer.momentum)
+        y: Tensor = MeanOnlyFunction.apply(t, mean, b, layer.feature_dim)
+        return y
+
+    def in_evaluation(self, layer: "Parameterized") -> tuple[Tensor, Tensor]:
+        c = -layer.running_mean if layer.b is None else layer.b - layer.running_mean
+        return torch.ones_like(c), c
+
+
+class BatchNorm(Parameterization):
+    """w = v, y = g·(t − μ[t])/√(σ²[t] + ε) + b, with the running averages in evaluation."""
+
+    after = True
+    batch_statistics = ("mean", "var")
+    elsewhere = Normal
+
+    def start(self, layer: "Parameterized") -> Tensor:  # over time: Cooijmans et al., 2016
+        return torch.full_like(layer.factor, 1.0 if layer.time_steps is None else 0.1)
+
+    def output(self, layer: "Parameterized", t: Tensor, time: int | EllipsisType) -> Tensor:
+        rows = t if layer.feature_dim == 1 else t.reshape(-1, t.shape[-1])
+        averages = layer.running_mean[time], layer.running_var[time]
+        y = F.batch_norm(rows, *averages, layer.factor, layer.b, layer.training, layer.momentum, BN_EPSILON)
+        return y.view_as(t)
+
+    def in_evaluation(self, layer: "Parameterized") -> tuple[Tensor, Tensor]:
+        a = layer.factor / (layer.running_var + BN_EPSILON).sqrt()
+        c = -a * layer.running_mean
+        return a, c if layer.b is None else c + layer.b
+
+
+CLASSES: dict[str, type[Parameterization]] = dict(zip(PARAMS, (Normal, BatchNorm, WeightNorm, MeanOnly), strict=True))
+
+
+def parameterization(param: Param) -> Parameterization:
+    """The parameterization of this name, or class, or itself. Raises ValueError where there is none of the name."""
+    if isinstance(param, str):
+        if param not in CLASSES:
+            raise ValueError(f"param {param!r} is none of {', '.join(CLASSES)}, and no class")
+        param = CLASSES[param]
+    return param() if isinstance(param, type) else param
+
+
+def name_of(param: Param) -> str:
+    """The name of a parameterization: that which `--param` takes, else its class's."""
+    kind = type(parameterization(param))
+    return next((name for name, one in CLASSES.items() if one is kind), kind.__name__)
+
+
+def elsewhere(param: Param) -> Parameterization:
+    """The parameterization of a recurrent net's other layers, where the input-to-hidden products have `param`."""
+    norm = parameterization(param)
+    if norm.elsewhere is not None:
+        return parameterization(norm.elsewhere)
+    return WeightNorm() if norm.batch_statistics else norm

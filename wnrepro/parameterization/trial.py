@@ -1,0 +1,108 @@
+"""Trying a parameterization out, before anything is computed with it: what it may not do, and how to mend that."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from wnrepro.parameterization.layers import (
+    ConstantFeatureError,
+    Conv2d,
+    ConvTranspose2d,
+    Linear,
+    LSTMCell,
+    MaskedConv2d,
+    Parameterized,
+    data_dependent_init,
+    fold,
+    layers,
+    updated,
+)
+from wnrepro.parameterization.norm import Param
+
+MEAN, VARIANCE = 1e-3, 1e-2  # of the outputs after the init, from 0 and 1, at most
+STEPS = 3
+CAUSAL = torch.ones(6, 4, 3, 3)
+CAUSAL[:, :, 1, 2:] = 0
+CAUSAL[:, :, 2:] = 0
+
+KINDS: dict[str, tuple[Callable[[Param], Parameterized], tuple[int, ...]]] = {
+    "Linear": (lambda param: Linear(4, 6, param), (16, 4)),
+    "Conv2d": (lambda param: Conv2d(4, 6, 3, param, padding=1), (8, 4, 6, 6)),
+    "MaskedConv2d": (lambda param: MaskedConv2d(4, 6, 3, param, CAUSAL, padding=1), (8, 4, 6, 6)),
+    "ConvTranspose2d": (lambda param: ConvTranspose2d(4, 6, 3, param, stride=2, padding=1), (8, 4, 6, 6)),
+}
+
+
+class Refused(Exception):
+    """A parameterization is none that could be trained; the message says why, and what to do."""
+
+
+def trial(param: Param) -> None:
+    """Raise Refused, or what the parameterization raises, unless every kind of layer starts, trains and folds."""
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        for kind, (make, shape) in KINDS.items():
+            _layer(kind, make(param), torch.randn(shape) + 0.5)
+        _cell(LSTMCell(4, 3, param, time_steps=STEPS), torch.randn(STEPS, 8, 4))
+
+
+def _refuse(unless: object, kind: str, what: str, todo: str) -> None:
+    if not unless:
+        raise Refused(f"in a layer {kind} {what}; {todo}")
+
+
+def _layer(kind: str, layer: Parameterized, x: Tensor) -> None:
+    w = layer.w()
+    _refuse(w.shape == layer.v.shape, kind, f"w has the shape {tuple(w.shape)}, v {tuple(layer.v.shape)}", "keep v's")
+    expected = layer.weighted_sum(x, w, None).shape
+    _refuse(layer(x).shape == expected, kind, "the output has not the shape of t", "keep t's")
+    try:
+        data_dependent_init(layer, x)
+    except ConstantFeatureError as error:
+        text = f"{error.features} of {layer.units} features do not vary after the init"
+        raise Refused(f"in a layer {kind} {text}; leave such layers out by `applies`") from error
+    before = layer.w().detach().clone()
+    y = layer(x)
+    _refuse(torch.equal(layer.w(), before), kind, "w changes in forward", "let state move in `updated` alone")
+    mean, std = layer.moments(y.detach())
+    _refuse(
+        mean.abs().max() <= MEAN and (std.square() - 1).abs().max() <= VARIANCE,
+        kind,
+        f"the init leaves |mean| {mean.abs().max():.2g} and variances from {std.min() ** 2:.2g} to "
+        f"{std.max() ** 2:.2g}, not 0 and 1",
+        "let g scale what `normalize` returns (after = True)",
+    )
+    (y * torch.randn_like(y)).sum().backward()
+    _gradients(kind, layer)
+    with torch.no_grad():
+        for p in layer.parameters():
+            assert p.grad is not None
+            p.sub_(0.01 * p.grad)
+    updated(layer)
+    copied = copy.deepcopy(layer).eval()
+    first, second = copied(x), copied(x)
+    _refuse(first.isfinite().all(), kind, "the output is not finite in evaluation", "mend that")
+    _refuse(torch.equal(first, second), kind, "evaluation changes the layer", "let state move in `updated` alone")
+    close = torch.allclose(fold(copied)(x), first, rtol=1e-3, atol=1e-3)
+    todo = "set affine = False, or override `in_evaluation`"
+    _refuse(close, kind, "the output in evaluation is not a·t + c with a and c of each unit", todo)
+
+
+def _cell(cell: LSTMCell, x: Tensor) -> None:
+    state, weights = (x.new_zeros(8, 3), x.new_zeros(8, 3)), cell.unrolled()
+    for time, x_t in enumerate(x):
+        state = cell(x_t, state, weights, time)
+    (state[0] * torch.randn_like(state[0])).sum().backward()
+    _gradients("LSTMCell", cell)
+
+
+def _gradients(kind: str, module: torch.nn.Module) -> None:
+    names = {f"{name}.".lstrip("."): layer for name, layer in layers(module)}
+    for prefix, layer in names.items():
+        for name, p in layer.named_parameters():
+            todo = "use g, or set learns_g = False" if name == "gain" else "make w and the output functions of it"
+            _refuse(p.grad is not None, f"{kind}", f"{prefix}{name} has no gradient", todo)
+            assert p.grad is not None
+            _refuse(p.grad.isfinite().all(), kind, f"the gradient of {prefix}{name} is not finite", "mend that")
