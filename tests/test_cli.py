@@ -254,7 +254,7 @@ DRAW = "draw --param wn --scale quick"
         ("cifar --param wn --scale quick --device tpu", "--device tpu: no such device"),
         ("cifar --param wn --scale quick --precision tf32 --device cpu", "--precision tf32: only a GPU has it"),
         ("cifar --param wn --scale quick --precision fp8", "--precision fp8: unknown"),
-        ("cifar --param normal --scale quick --g-exp 3", "--g-exp: the parameterization normal has no g"),
+        ("cifar --param normal --scale quick --g-exp 3", "--g-exp 3: has no effect on normal"),
         ("cifar --param wn --scale quick --train-examples 999999", "--train-examples 999999: bundled has 12000"),
         (
             "cifar --param wn --scale quick --train-examples 100 --batch-size 101",
@@ -288,7 +288,7 @@ DRAW = "draw --param wn --scale quick"
         (f"{CVAE} --train-examples 100 --init-examples 101", "--init-examples 101: there are only 100 training images"),
         (f"{CVAE} --train-examples 200 --batch-size 201", "--batch-size 201: there are only 200 training images"),
         (f"{CVAE} --precision tf32 --device cpu", "--precision tf32: only a GPU has it"),
-        (f"{CVAE} --param normal --g-exp 3", "--g-exp: the parameterization normal has no g"),
+        (f"{CVAE} --param normal --g-exp 3", "--g-exp 3: has no effect on normal"),
         (f"{CVAE} --scale short --data-dir {{tmp}}/empty", "binarized_mnist is not complete in {tmp}/empty"),
         (f"{CVAE} --scale short --data-dir {{tmp}}/empty", "give --binarization seeded, which needs nothing but"),
         (f"{CVAE} --scale short --dataset cifar10 --data-dir {{tmp}}/empty", "cifar10 is not complete in {tmp}/empty"),
@@ -306,7 +306,7 @@ DRAW = "draw --param wn --scale quick"
         (f"{DRAW} --time-steps 0", "--time-steps 0: give a number of at least 1"),
         (f"{DRAW} --gradient-norm-max 0", "--gradient-norm-max 0: give a number above 0"),
         (f"{DRAW} --weight-std nan", "--weight-std nan: give a number above 0"),
-        (f"{DRAW} --param bn --g-start 1", "--g-start: sets g of wn and wn+mobn, not of bn; leave it out"),
+        (f"{DRAW} --param bn --g-start 1", "--g-start 1: has no effect on bn; leave it out"),
         (f"{DRAW} --scale short --data-dir {{tmp}}/empty", "binarized_mnist is not complete in {tmp}/empty"),
         (
             f"{DRAW} --scale paper --binarization seeded --data-dir {{tmp}}/empty",

@@ -128,7 +128,7 @@ def test_the_start_of_deep_q_rl_is_hes_without_an_init_pass():
     assert all(torch.equal(before[name], tensor) for name, tensor in made.net.state_dict().items())
     x = states_of(8)
     torch.testing.assert_close(made.target(x), made.net(x), rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="--init deep_q_rl: what normal starts from, not wn"):
+    with pytest.raises(UserError, match="--init deep_q_rl: has no effect on wn"):
         tiny_dqn("wn", init="deep_q_rl")
 
 

@@ -237,13 +237,13 @@ def test_the_bound_is_of_the_last_canvas_and_of_all_kl(pixels):
 @each_param
 def test_weights_are_computed_once_a_step(pixels, monkeypatch, param, attention):
     experiment = Draw(tiny_draw(param, attention=attention), pixels, CPU)
-    weight, computed = Parameterized.weight, Counter()
+    weight, computed = Parameterized.w, Counter()
 
     def counted(layer: Parameterized) -> Tensor:
         computed[layer] += 1
         return weight(layer)
 
-    monkeypatch.setattr(Parameterized, "weight", counted)
+    monkeypatch.setattr(Parameterized, "w", counted)
     experiment.step(torch.arange(20))
     assert computed == Counter(layer for _, layer in layers(experiment.net)) and len(computed) == 6
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wnrepro import identities, parameterization
-from wnrepro.parameterization import Parameterized, weight_norm
+from wnrepro import identities
+from wnrepro.parameterization import BatchNorm, MeanOnly, Parameterized, norm, weight_norm
 
 NAMES = ("eq3_residual", "v_dot_grad_v", "eq7_residual", "wn_is_bn_residual")
 
@@ -85,10 +85,10 @@ def test_a_norm_without_its_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_mean_without_its_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def detached(layer: Parameterized, t: Tensor, time: object) -> Tensor:
+    def detached(_norm: MeanOnly, layer: Parameterized, t: Tensor, time: object) -> Tensor:
         return t - t.detach().mean(0) + layer.b
 
-    monkeypatch.setattr(Parameterized, "mean_only_batch_norm", detached)
+    monkeypatch.setattr(MeanOnly, "output", detached)
     only_moved("eq7_residual")
 
 
@@ -100,18 +100,18 @@ def test_unwhitened_input_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrong_variance_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the layer that trains: by N − 1, as torch's default."""
-    right = Parameterized.batch_norm
+    right = BatchNorm.output
 
-    def unbiased(layer: Parameterized, t: Tensor, time: object) -> Tensor:
-        return right(layer, t, ...) * ((len(t) - 1) / len(t)) ** 0.5
+    def unbiased(norm: BatchNorm, layer: Parameterized, t: Tensor, time: object) -> Tensor:
+        return right(norm, layer, t, ...) * ((len(t) - 1) / len(t)) ** 0.5
 
-    monkeypatch.setattr(Parameterized, "batch_norm", unbiased)
+    monkeypatch.setattr(BatchNorm, "output", unbiased)
     only_moved("wn_is_bn_residual")
 
 
 def test_a_wrong_parameterization_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """w = g·v, without the norm."""
-    for module in (identities, parameterization):
+    for module in (identities, norm):
         monkeypatch.setattr(module, "weight_norm", lambda v, g, unit_dim=0: weight_norm(v, g * v.norm(dim=1)))
     residuals = identities.measure()
     assert min(residuals[name] for name in ("eq3_residual", "v_dot_grad_v", "wn_is_bn_residual")) > 1e-3

@@ -1,4 +1,4 @@
-"""Step times, side by side: the four parameterizations and a plain PyTorch loop, interleaved in one run.
+"""Step times, side by side: the parameterizations and a plain PyTorch loop, interleaved in one run.
 
 Every contender lives in a process of its own, so that neither memory nor threads of one help or hinder another.
 One round times one training step of each, one at a time and in a new random order; a ratio is paired within the
@@ -22,7 +22,7 @@ import multiprocessing
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
@@ -43,6 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wnrepro.atari import NO_OPS, STACK, Replay, check_rom
 from wnrepro.atari import SIZE as SCREEN_SIZE
+from wnrepro.custom import use
 from wnrepro.data import Images, Pixels
 from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import CLASSES, DROPOUT, SLOPE, Cifar
@@ -73,6 +74,8 @@ from wnrepro.settings import (
     DqnSettings,
     DrawSettings,
     Settings,
+    Source,
+    about,
     scale_settings,
 )
 from wnrepro.training import (
@@ -88,6 +91,7 @@ from wnrepro.training import (
 
 WARM_UP_STEPS = {"cpu": 1, "cuda": 5}  # after the one that is counted; a GPU's first steps are not yet a graph
 PLAIN = "plain wn"
+BASE = PARAMS[0]  # whose steps the others' are set against
 WHOLE, EMULATION, ACTING, LEARNING = "end to end", "emulation", "acting", "learning"
 COUNTED = "counted"  # the step whose FLOPs and bytes are counted, where that is not the whole
 CEILINGS, PRODUCT, COPY = "ceilings", "product", "copy"
@@ -518,8 +522,8 @@ def our_training(settings: Settings, device: torch.device) -> tuple[Any, Step]:
     return experiment, step
 
 
-def our_steps(settings: Settings, device: torch.device) -> Steps:
-    """A step of the experiment; of DQN its own `play`, of AGENT_STEPS at a time, and of wn its parts."""
+def our_steps(settings: Settings, device: torch.device, parts: bool = False) -> Steps:
+    """A step of the experiment; of DQN its own `play`, of AGENT_STEPS at a time, and its parts too where asked for."""
     experiment, step = our_training(settings, device)
     if not isinstance(settings, DqnSettings):
         return {WHOLE: step}
@@ -543,8 +547,7 @@ def our_steps(settings: Settings, device: torch.device) -> Steps:
     def learn() -> object:
         return [step() for _ in range(updates)][-1]
 
-    parts = {EMULATION: emulate, ACTING: act, LEARNING: learn} if settings.param == "wn" else {}
-    return {COUNTED: step, WHOLE: play, **parts}
+    return {COUNTED: step, WHOLE: play, **({EMULATION: emulate, ACTING: act, LEARNING: learn} if parts else {})}
 
 
 def ceilings(settings: Settings, device: torch.device, size: int, copied_bytes: int) -> Steps:
@@ -619,6 +622,7 @@ def contend(
     settings: Settings,
     device: torch.device,
     threads: int,
+    source: Source | None,
 ) -> None:
     """What a contender's process does: count, warm up, say what it counted and can time.
 
@@ -626,6 +630,8 @@ def contend(
     """
     torch.set_num_threads(threads)
     set_precision(settings.precision, device)
+    if source is not None:
+        use(source, tried=True)
     steps = make(settings, device)
     counted = steps.pop(COUNTED, steps.get(WHOLE))
     with torch.compiler.set_stance("force_eager"):  # compiled operations could not be counted
@@ -668,7 +674,8 @@ def contenders(
         for name, (make, settings) in entrants.items():
             show(f"warming up {name}")
             pipe, there = context.Pipe()
-            process = context.Process(target=contend, args=(there, make, settings, device, threads), daemon=True)
+            about_it = (settings, device, threads, about(settings.param).source)
+            process = context.Process(target=contend, args=(there, make, *about_it), daemon=True)
             process.start()
             there.close()
             ending.callback(process.join)
@@ -722,20 +729,23 @@ def measure(
     rounds: int,
     settings: Settings,
     show: Callable[[str], None],
+    params: Sequence[str] = PARAMS,
 ) -> dict[str, Any]:
     """Time `rounds` steps of each contender; `show` gets a word on where it is. Of DQN, the replay's memory too.
 
-    The four are timed in the settings' precision, or the first (in the order of PRECISIONS) where that is not among
-    these, wn and the plain loop in each.
+    The parameterizations `params`, and those of the settings and of BASE, are timed in the settings' precision, or the
+    first (in the order of PRECISIONS) where that is not among these; that of the settings and the plain loop in each.
     """
+    params = list(dict.fromkeys([BASE, *params, settings.param]))
     precisions = [precision for precision in PRECISIONS if precision in precisions]
     of_four = settings.precision if settings.precision in precisions else precisions[0]
     labels = {precision: "" if precision == "fp32" else f" {precision}" for precision in precisions}
     entrants: Entrants = {}
     for precision in precisions:
-        for param in PARAMS if precision == of_four else ("wn",):
+        for param in params if precision == of_four else (settings.param,):
             changed = dataclasses.replace(settings, param=param, precision=precision)
-            entrants[param + labels[precision]] = our_steps, changed
+            make = functools.partial(our_steps, parts=param == settings.param)
+            entrants[param + labels[precision]] = make, changed
         changed = dataclasses.replace(settings, precision=precision)
         entrants[PLAIN + labels[precision]] = plain_steps, changed
         copied = COPIED_BYTES if precision == precisions[0] else 0
@@ -775,13 +785,13 @@ def measure(
         times[entry], memory_bytes[name] = [value / steps_timed for value in values], contender.memory_bytes
         if part == (LEARNING if isinstance(settings, DqnSettings) else WHOLE):
             works[entry] = against(limits, entrants[name][1].precision, contender.work, float(np.median(times[entry])))
-    pairs = [(PLAIN, f"wn{label}") for label in labels.values()]
+    pairs = [(PLAIN, f"{settings.param}{label}") for label in labels.values()]
     ratios = {f"{a} / {b}": ratio(times[a], times[b]) for a, b in pairs if a in times and b in times}
-    four = {param: f"{param}{labels[of_four]}" for param in PARAMS}
-    for param in PARAMS[1:]:
-        ratios[f"{param} / normal"] = ratio(times[four[param]], times[four["normal"]])
-    wn = four["wn"]
-    rates = side_by_side(entrants[wn][1], device, memory_bytes[wn], show)
+    label = labels[of_four]
+    for param in params[1:]:
+        ratios[f"{param} / {BASE}"] = ratio(times[param + label], times[BASE + label])
+    timed_one = settings.param + label
+    rates = side_by_side(entrants[timed_one][1], device, memory_bytes[timed_one], show)
     figures = {
         "rounds": rounds,
         "precision": of_four,
@@ -907,9 +917,11 @@ def recompiled(experiment: Any) -> Compilation:
         return Compilation(refused=f"the network trains otherwise ({' '.join(str(error).split())[:200]})")
 
 
-def smoke_one(pipe: Connection, settings: Settings, device: torch.device) -> None:
+def smoke_one(pipe: Connection, settings: Settings, device: torch.device, source: Source | None) -> None:
     """A process: tells whether captured steps are plain ones and compiled gradients right; then times when asked."""
     torch.set_num_threads(1)
+    if source is not None:
+        use(source, tried=True)
     set_precision(settings.precision, device)
     experiment, step = our_training(settings, device)
     compilation = getattr(experiment, "compilation", Compilation())
@@ -939,14 +951,16 @@ def smoke_one(pipe: Connection, settings: Settings, device: torch.device) -> Non
     pipe.send({"seconds": seconds, "memory_bytes": peak_memory_bytes(device)})
 
 
-def smoke(experiments: Collection[str], device: torch.device, show: Callable[[str], None]) -> list[dict[str, Any]]:
+def smoke(
+    experiments: Collection[str], device: torch.device, show: Callable[[str], None], params: Sequence[str] = PARAMS
+) -> list[dict[str, Any]]:
     """Of each model and parameterization: how far captured steps and compiled gradients are from the plain ones
     (relative; None: there are none), whether that is `good`, `seconds` a step and memory. A model of which nothing was
     captured is not good.
 
     As many processes side by side as there are processors; their steps are timed one after the other.
     """
-    cases = [(name, part, param) for name, part in SMOKE_MODELS if name in experiments for param in PARAMS]
+    cases = [(name, part, param) for name, part in SMOKE_MODELS if name in experiments for param in params]
     rows: list[dict[str, Any]] = []
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # in each of the processes
     context, together = multiprocessing.get_context("spawn"), min(cores(), SMOKE_TOGETHER)
@@ -955,11 +969,13 @@ def smoke(experiments: Collection[str], device: torch.device, show: Callable[[st
         for name, part, param in cases[first : first + together]:
             pipe, there = context.Pipe()
             settings = smoke_settings(name, param, device, **part)
-            process = context.Process(target=smoke_one, args=(there, settings, device), daemon=True)
+            process = context.Process(
+                target=smoke_one, args=(there, settings, device, about(param).source), daemon=True
+            )
             process.start()
             there.close()
-            about: dict[str, Any] = {"model": " ".join([name, *part.values()]), "param": param}
-            wave.append((about | {"precision": settings.precision}, pipe, process))
+            row: dict[str, Any] = {"model": " ".join([name, *part.values()]), "param": param}
+            wave.append((row | {"precision": settings.precision}, pipe, process))
         for row, pipe, _ in wave:
             show(f"checking {row['model']} {row['param']}")
             row.update(answer(pipe))

@@ -27,6 +27,7 @@ import typer
 from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import (
     ABOUT,
+    GAMES,
     GPU_PRECISION,
     INIT,
     PARAMS,
@@ -58,6 +59,10 @@ DataDir = Annotated[
     Path | None, typer.Option("--data-dir", metavar="DIR", help="where the data sets live; or WNREPRO_DATA")
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="what computes")]
+Code = Annotated[
+    str | None,
+    typer.Option("--param", metavar="FILE.py:CLASS", help="the code of the run's parameterization, if it is yours"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
 Scale = Annotated[str, typer.Option("--scale", metavar="|".join(SCALE_NAMES), help="how much of the paper to run")]
 
@@ -77,7 +82,7 @@ RUN_OPTIONS: dict[str, Any] = {
     "quiet": (Annotated[bool, typer.Option("--quiet", help="print nothing but errors")], False),
     "as_json": (Json, False),
 }
-ALL = ("game", "param")  # the settings of which a command runs several by `all`
+PARAM = "|".join([*PARAMS, "all", "FILE.py:CLASS"])
 MORE_OPTIONS: dict[str, dict[str, Any]] = {
     "cvae": {
         "importance_samples": (
@@ -144,6 +149,25 @@ def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
     return f"; default: {'; '.join(dict.fromkeys(defaults))}"
 
 
+def is_tuple(kind: Any) -> bool:
+    """Whether a setting is several numbers."""
+    return typing.get_origin(kind) is tuple
+
+
+def one_of(kind: Any) -> Any:
+    """A setting's type without None."""
+    return next(one for one in typing.get_args(kind) or (kind,) if one is not type(None))
+
+
+def params_of(texts: list[str]) -> list[str]:
+    """`custom.params`; torch, which takes seconds, is imported for a class alone."""
+    if any(":" in text for text in texts):
+        import_first("torch")
+    from wnrepro.custom import params
+
+    return params(texts)
+
+
 def field_choices(experiment: str, name: str) -> tuple[str, ...]:
     """The values that a setting may have."""
     return next(f.metadata["choices"] for f in dataclasses.fields(SETTINGS[experiment]) if f.name == name)
@@ -156,41 +180,43 @@ def run_command(experiment: str) -> Callable[..., None]:
 
     def command(**options: Any) -> None:
         common = {name: options.pop(name) for name in run_options}
-        changes: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in options.items()
-            if value is not None
-        }
-        several = {name: field_choices(experiment, name) for name in ALL if changes.get(name) == "all"}
         if common["scale"] not in SCALE_NAMES:
             raise UserError(f"--scale {common['scale']}: unknown; give one of {', '.join(SCALE_NAMES)}")
+        given: dict[str, Any] = {name: options[name] for name in kinds if options[name] not in (None, [])}
+        given["param"] = params_of(given["param"])
+        if "all" in given.get("game", ()):
+            given["game"] = GAMES
+        changes = {
+            name: [tuple(value)] if is_tuple(kinds[name]) else [value] if kinds[name] is bool else dict.fromkeys(value)
+            for name, value in given.items()
+        }
 
         def plan() -> list[Any]:
-            each = (dict(zip(several, values, strict=True)) for values in itertools.product(*several.values()))
-            return [scale_settings(experiment, common["scale"], **changes | these) for these in each]
+            each = (dict(zip(changes, values, strict=True)) for values in itertools.product(*changes.values()))
+            return [scale_settings(experiment, common["scale"], **these) for these in each]
 
         planned = plan()
         if "binarization" in options and "binarization" not in changes:
-            changes["binarization"] = binarization(planned[0], **common)
+            changes["binarization"] = [binarization(planned[0], **common)]
         if "precision" not in changes and is_gpu(common["device"]):
-            changes["precision"] = GPU_PRECISION[experiment]
+            changes["precision"] = [GPU_PRECISION[experiment]]
         raise typer.Exit(run_all(experiment, plan(), **common))
 
     parameters = []
     kinds = typing.get_type_hints(SETTINGS[experiment])
     for field in dataclasses.fields(SETTINGS[experiment]):
         choices: tuple[str, ...] = field.metadata.get("choices", ())
-        if field.name in ALL:
+        if field.name == "game":
             choices += ("all",)
         name = option(field)
         typed = typer.Option(
             f"{name}/--no-{name[2:]}" if kinds[field.name] is bool else name,
-            metavar="|".join(choices) or None,
+            metavar=PARAM if field.name == "param" else "|".join(choices) or None,
             help=f"{field.metadata['help']} ({field.metadata['source']}{default_text(experiment, field)})",
         )
         kind: Any = kinds[field.name]
-        if typing.get_origin(kind) is tuple:
-            kind = list[int]
+        if kind is not bool:  # several values: one setting of whole numbers, or several runs
+            kind = list[int] if is_tuple(kind) else list[one_of(kind)]  # type: ignore[misc]
         default: Any = inspect.Parameter.empty
         if field.name != "param":
             kind, default = kind | None, None
@@ -260,6 +286,14 @@ def import_first(*modules: str) -> None:
         raise KeyboardInterrupt
 
 
+def try_all(models: set[tuple[str, str]]) -> None:
+    """Raise UserError unless the parameterizations work in these experiments; those of the paper are not tried."""
+    from wnrepro.custom import try_in
+
+    for experiment, param in sorted(models):
+        try_in(experiment, param)
+
+
 def results_folder(results: Path, must_exist: bool = False) -> None:
     """Raise UserError, or DiskError, unless runs can be read and written there."""
     try:
@@ -314,6 +348,7 @@ def run_all(
     unit = "steps" if experiment == "dqn" else "images"
     for settings in planned:
         kind.check(settings, data_dir, where)
+    try_all({(experiment, settings.param) for settings in planned})
     todo = [Run(results, experiment, scale, settings) for settings in planned]
     if not resume and not yes:
         there = [str(run.folder) for run in todo if run.folder.exists()]
@@ -429,6 +464,15 @@ def reproduce(
             + ", ".join(f"{kind} for {name}" for name, kind in GPU_PRECISION.items()),
         ),
     ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param",
+            metavar=PARAM,
+            help="the runs with these parameterizations alone; one of yours has those of wn, but for the variants of g "
+            "and ‖v‖; default: all of the paper's",
+        ),
+    ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     results: Results = Path("results"),
@@ -458,7 +502,8 @@ def reproduce(
     results_folder(results)
     console = Console(quiet=quiet or as_json)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    runs = planned(scale, experiments or (), **({"precision": precision} if precision else {}))
+    params = params_of(param or ["all"])
+    runs = planned(scale, experiments or (), params, **({"precision": precision} if precision else {}))
 
     def cluster() -> Engine:
         nonlocal device
@@ -477,7 +522,7 @@ def reproduce(
             kind = binarization(run.settings, data_dir=data_dir, quiet=quiet or number > 0, as_json=as_json)
             changes["binarization"] = kind
         runs[number] = dataclasses.replace(run, settings=dataclasses.replace(run.settings, **changes))
-    others = left_out(scale, runs)
+    others = left_out(scale, runs, params)
     lines, side_by_side = plans.plan(results, runs), {}
     with contextlib.ExitStack() as stack:  # whatever ends this ends what was started for the runs
         if computers:
@@ -552,6 +597,7 @@ def check_all(runs: list[Any], data_dir: Path | None, device: str) -> None:
             experiment_class(run.experiment).check(run.settings, data_dir, where)
         except UserError as error:
             raise UserError(f"reproduce {run.experiment}: {error}") from None
+    try_all({(run.experiment, run.settings.param) for run in runs})
 
 
 @app.command()
@@ -625,6 +671,7 @@ def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N")],
     count: Annotated[int, typer.Option("--count", min=1, max=1000, help="samples, and reconstructions")] = 64,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**53, help="seed of the latent noise")] = 1,
+    param: Code = None,
     data_dir: DataDir = None,
     device: Device = "auto",
 ) -> None:
@@ -636,6 +683,8 @@ def sample(
     from wnrepro.runs import open_run
     from wnrepro.training import choose_device
 
+    if param is not None:
+        params_of([param])
     there = open_run(run)
     kind, where = experiment_class(there.experiment), choose_device(device)
     if not hasattr(kind, "pictures"):
@@ -658,6 +707,7 @@ def watch(
         int, typer.Option("--seed", min=0, max=2**53, help="seed of the game and of its ε-greedy play")
     ] = 1,
     seconds: Annotated[int, typer.Option("--seconds", min=1, max=1800, help="of the game at most")] = 120,
+    param: Code = None,
     device: Device = "auto",
 ) -> None:
     """A test game of a trained DQN, in colour and with its score, as game.gif in the run's directory."""
@@ -668,6 +718,8 @@ def watch(
     from wnrepro.runs import open_run
     from wnrepro.training import choose_device
 
+    if param is not None:
+        params_of([param])
     there = open_run(run)
     kind, where = experiment_class(there.experiment), choose_device(device)
     if not hasattr(kind, "film"):
@@ -706,11 +758,15 @@ def bench(
             "compiled gradients are the plain ones, ms a step, memory; exit 1 if not, or if nothing was captured",
         ),
     ] = False,
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", metavar=PARAM, help="of these beside normal and wn; default: all of the paper's"),
+    ] = None,
     device: Device = "auto",
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Step times of the four parameterizations and of a plain PyTorch loop, and their distance from the floor."""
+    """Step times of the parameterizations and of a plain PyTorch loop, and their distance from the floor."""
     if experiment not in (*SETTINGS, "all"):
         raise UserError(f"bench {experiment}: unknown; give one of {', '.join(SETTINGS)}, all")
     for name in precision or ():
@@ -725,13 +781,15 @@ def bench(
 
     console, where = Console(stderr=True), choose_device(device)
     names = list(SETTINGS) if experiment == "all" else [experiment]
+    params = params_of(param or ["all"])
+    try_all({(name, one) for name in names for one in params})
     if smoke:
         if precision:
             raise UserError("--precision: --smoke has that in which each experiment is judged; leave out one of them")
         if "dqn" in names:
             benches.check_rom(benches.CHANGES["dqn"]["game"])
         with console.status("") as status:
-            rows = benches.smoke(names, where, status.update)
+            rows = benches.smoke(names, where, status.update, params)
         print(json.dumps(rows, indent=2) if as_json else benches.smoke_table(rows))
         raise typer.Exit(0 if all(row["good"] for row in rows) else 1)
     precisions = precision or benches.fast_precisions(where)
@@ -747,7 +805,7 @@ def bench(
     for name in names:
         with console.status("") as status:
             settings = benches.timed_settings(name, where)
-            measured[name] = benches.measure(where, precisions, rounds, settings, status.update)
+            measured[name] = benches.measure(where, precisions, rounds, settings, status.update, params)
         path = benches.store(results, name, measured[name], where, path)
         if not as_json:
             print(f"{name}\n{benches.table(measured[name])}\nwritten to {path}", flush=True)

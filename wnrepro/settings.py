@@ -462,7 +462,8 @@ def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> S
             raise UserError(f"{option(field)} {value}: belongs to --dataset {only} alone; leave it out")
     for name in fields.keys() & {"g_exp", "init", "g_start"} - {*about(param).heeds}:
         if values.get(name, fields[name].default) != fields[name].default:
-            raise UserError(f"{option(fields[name])} {values[name]}: has no effect on {param}; leave it out")
+            value = values[name] if isinstance(values[name], str) else f"{values[name]:g}"
+            raise UserError(f"{option(fields[name])} {value}: has no effect on {param}; leave it out")
     return SETTINGS[experiment](**values)
 
 

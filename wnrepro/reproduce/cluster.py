@@ -21,7 +21,7 @@ from typing import Any
 from wnrepro.errors import UserError
 from wnrepro.reproduce.engines import jobs_on_cpus, threads
 from wnrepro.reproduce.work import LAST_WORDS, Event, Job, Process
-from wnrepro.rundir import Held, RunDirectory, write_whole
+from wnrepro.rundir import SOURCE, Held, RunDirectory, write_whole
 from wnrepro.settings import SETTINGS, settings_from
 
 CONNECT_SECONDS = 10.0
@@ -33,7 +33,7 @@ Files = dict[str, bytes]  # of a run's directory, by name
 
 # A run writes its tables, then its checkpoint, then run.json. Read in the opposite order they are such as a kill could
 # have left them, also while the run goes on: none is newer than those that it rests on.
-READ = ("run.json", "checkpoint.pt", "*.csv", "config.json")
+READ = ("run.json", "checkpoint.pt", "*.csv", "config.json", SOURCE)
 
 
 def directory(job: Job) -> RunDirectory:
@@ -74,7 +74,7 @@ def write(folder: Path, files: Files) -> None:
 
 def is_of_a_run(name: str) -> bool:
     """Whether a run writes a file of this name, right in its folder."""
-    return re.fullmatch(r"run\.json|config\.json|checkpoint\.pt|[a-z_]+\.csv", name) is not None
+    return re.fullmatch(r"run\.json|config\.json|checkpoint\.pt|[a-z_]+\.csv|parameterization\.py", name) is not None
 
 
 def share(takers: int, units: int) -> float:

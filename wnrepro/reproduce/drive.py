@@ -3,6 +3,7 @@
 Within a budget of time it starts no run whose next epoch would not end in it. Imports no torch.
 """
 
+import dataclasses
 import math
 import re
 import time
@@ -15,6 +16,7 @@ from wnrepro.errors import UserError
 from wnrepro.reproduce.plan import Line, cost, state, work
 from wnrepro.reproduce.work import Event, Job
 from wnrepro.rundir import OVER
+from wnrepro.settings import about
 from wnrepro.timeleft import TimeLeft
 
 MEMORY_EACH = 4 * 2**30  # bytes a run is given on a CPU where nothing says otherwise
@@ -185,6 +187,7 @@ def begin(task: Task, engine: Engine, results: Path, data_dir: Path | None, show
     elif now.name == "running":
         hold(task, show)
     else:
+        source = about(run.settings.param).source
         job = Job(
             run.experiment,
             run.scale,
@@ -194,6 +197,7 @@ def begin(task: Task, engine: Engine, results: Path, data_dir: Path | None, show
             "",  # the engine's choice
             engine.threads,
             task.graphs,
+            dataclasses.asdict(source) if source else None,
         )
         engine.start(task.name, job)
         task.state, task.epochs, task.reached = "running", now.epoch, now.epoch

@@ -18,6 +18,7 @@ from wnrepro.rundir import RunDirectory
 from wnrepro.settings import GAMES, PARAMS, SETTINGS, Settings, scale_settings
 
 BOTH = ("normal", "wn")
+CLAIM = re.compile(r"C\d+[a-z]?")
 PARTS = {"cvae": "dataset", "dqn": "game"}  # the setting whose values name a part of an experiment's runs
 
 
@@ -28,6 +29,11 @@ class Row:
     experiment: str
     serves: tuple[str, ...]
     values: dict[str, Sequence[Any]]
+
+    @property
+    def for_all(self) -> bool:
+        """Whether it has weight normalization in settings that every parameterization can have."""
+        return "wn" in self.values["param"] and not self.values.keys() - {"param", "lr", "seed", *PARTS.values()}
 
 
 def row(experiment: str, serves: str, **values: Sequence[Any]) -> Row:
@@ -149,21 +155,37 @@ class Planned:
         return RunDirectory(results, self.experiment, self.scale, self.settings)
 
 
-def planned(scale: str, words: Sequence[str], **changes: Any) -> list[Planned]:
+def planned(scale: str, words: Sequence[str], params: Sequence[str] = PARAMS, **changes: Any) -> list[Planned]:
     """The grid's runs that these words name, without any all, each once, in its order; `changes` are settings of them.
 
     A word is a table, figure or claim, an experiment, or a part of one, which then stands for no more than the parts
-    that are named. Raises UserError for another one, and as `scale_settings`.
+    that are named. params: the parameterizations; one that is not the paper's has the runs of wn, but for the variants
+    of its settings, and serves no claim. Raises UserError for another word, where nothing is left, and as
+    `scale_settings`.
     """
+    runs = _runs(scale, words, params, **changes)
+    if not runs:
+        _runs(scale, words)  # for a word that is none
+        raise UserError(
+            f"reproduce --param {','.join(params)}: nothing of {' '.join(words)} has it; name an experiment"
+        )
+    return runs
+
+
+def _runs(scale: str, words: Sequence[str], params: Sequence[str] = PARAMS, **changes: Any) -> list[Planned]:
+    """Those of `planned`."""
     serves: dict[tuple[str, Settings], dict[str, None]] = {}
     for one in GRID[scale]:
-        for each in itertools.product(*one.values.values()):
+        own = [param for param in params if param not in PARAMS and one.for_all]
+        those = [param for param in one.values["param"] if param in params]
+        for each in itertools.product(*(one.values | {"param": [*those, *own]}).values()):
             values = dict(zip(one.values, each, strict=True)) | changes
+            names = [name for name in one.serves if values["param"] in PARAMS or not CLAIM.fullmatch(name)]
             settings = scale_settings(one.experiment, scale, **values)
-            serves.setdefault((one.experiment, settings), {}).update(dict.fromkeys(one.serves))
+            serves.setdefault((one.experiment, settings), {}).update(dict.fromkeys(names))
     runs = [Planned(experiment, scale, settings, tuple(names)) for (experiment, settings), names in serves.items()]
     for word in words:
-        if word not in SETTINGS and not any(run.named(word) for run in runs):
+        if word not in SETTINGS and not any(run.named(word) for run in runs) and {*PARAMS} <= {*params}:
             known = ", ".join(dict.fromkeys([*SETTINGS, *(run.part for run in runs if run.part)]))
             raise UserError(
                 f"reproduce {word}: unknown at scale {scale}; give some of {known}, or what runs of it serve, such as "
@@ -179,14 +201,15 @@ def seeds(scale: str) -> dict[str, int]:
     found: dict[str, dict[str, set[int]]] = {}
     for run in planned(scale, ()):
         for name in run.serves:
-            if re.fullmatch(r"C\d+[a-z]?", name):
+            if CLAIM.fullmatch(name):
                 found.setdefault(name, {}).setdefault(run.part, set()).add(run.settings.seed)
     return {claim: min(map(len, parts.values())) for claim, parts in found.items()}
 
 
-def left_out(scale: str, runs: Sequence[Planned]) -> list[str]:
+def left_out(scale: str, runs: Sequence[Planned], params: Sequence[str] = PARAMS) -> list[str]:
     """What of the scale's grid is not among these runs: `draw`, `cvae cifar10`, or `some of cifar`."""
-    everything, there = (Counter((run.experiment, run.part) for run in some) for some in (planned(scale, ()), runs))
+    every = planned(scale, (), params)
+    everything, there = (Counter((run.experiment, run.part) for run in some) for some in (every, runs))
     names = []
     for experiment in SETTINGS:
         parts = [part for name, part in everything if name == experiment]

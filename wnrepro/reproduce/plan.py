@@ -14,7 +14,7 @@ from wnrepro.errors import UserError
 from wnrepro.reproduce.grid import Planned, seeds
 from wnrepro.rundir import OVER, PUBLISHED, RunDirectory, read_json
 from wnrepro.settings import (
-    PARAMS,
+    NAME,
     PRECISIONS,
     SETTINGS,
     DqnSettings,
@@ -167,9 +167,10 @@ def benches(results: Path, device: str) -> Iterator[tuple[str, str, dict[str, An
 def benchmarked(experiment: str, device: str, figures: dict[str, Any]) -> list[Measured]:
     """The training steps that `bench` timed, at the paper's settings; dqn's memory is that with the full replay."""
     found, memory, replay = [], figures.get("memory", {}), figures.get("replay_memory", {})
-    for param, precision in itertools.product(PARAMS, PRECISIONS):
-        name = param if precision == PRECISIONS[0] else f"{param} {precision}"
-        if name in figures["seconds"]:
+    for name in figures["seconds"]:
+        param, _, precision = name.partition(" ")  # other entries are `plain wn` and `wn, learning`
+        precision = precision or PRECISIONS[0]
+        if NAME.fullmatch(param) and precision in PRECISIONS:
             settings = scale_settings(experiment, "paper", param, precision=precision)
             size = settings.update_every if isinstance(settings, DqnSettings) else settings.batch_size
             seconds, peak = median(figures["seconds"][name]) / size, memory.get(name)

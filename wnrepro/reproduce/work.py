@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wnrepro.custom import use
 from wnrepro.errors import UserError
 from wnrepro.rundir import Held
-from wnrepro.settings import printable, settings_from
+from wnrepro.settings import Source, printable, settings_from
 
 if TYPE_CHECKING:
     from wnrepro.training import Epoch, Note, Tick
@@ -45,6 +46,7 @@ class Job:
     device: str
     threads: int
     graphs: bool = True  # whether a GPU's steps may be CUDA graphs
+    source: dict[str, Any] | None = None  # of a parameterization that is not the paper's
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def job_from(line: bytes) -> Job:
         job = Job(**json.loads(line))
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"no job: {printable(str(error), 200)}; start runs by `wnrepro reproduce`") from error
-    kinds = {"settings": dict, "data_dir": str | None, "threads": int, "graphs": bool}
+    kinds = {"settings": dict, "data_dir": str | None, "threads": int, "graphs": bool, "source": dict | None}
     wrong = [name for name, value in vars(job).items() if not isinstance(value, kinds.get(name, str))]
     if wrong or not 1 <= job.threads <= 2**16:
         raise UserError(f"no job: {', '.join(wrong) or 'threads'} of the wrong kind; start runs by `wnrepro reproduce`")
@@ -116,6 +118,8 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
 
     torch.set_num_threads(job.threads)
     try:
+        if job.source is not None:
+            use(Source(**job.source), tried=True)
         settings, device = settings_from(job.experiment, job.settings), choose_device(job.device)
         kind, data_dir = experiment_class(job.experiment), Path(job.data_dir) if job.data_dir else None
         kind.check(settings, data_dir, device)
