@@ -14,7 +14,7 @@ class CentredWeightNorm(Parameterization):
     label = "centred weight norm."
 
     def applies(self, layer: Parameterized) -> bool:
-        return bool((layer.fan_in() > 1).all())  # one weight less its mean is nothing
+        return bool((layer.fan_in() > 2).all())  # two weights less their mean have one direction
 
     def direction(self, layer: Parameterized, v: Tensor) -> Tensor:
         centred = layer.masked(v - layer.input_mean(v))

@@ -16,7 +16,7 @@ class WeightStandardization(Parameterization):
     label = "weight standardization"
 
     def applies(self, layer: Parameterized) -> bool:
-        return bool((layer.fan_in() > 1).all())  # the variance of one weight is 0
+        return bool((layer.fan_in() > 2).all())  # two weights less their mean have one direction
 
     def direction(self, layer: Parameterized, v: Tensor) -> Tensor:
         centred = layer.masked(v - layer.input_mean(v))

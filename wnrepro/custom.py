@@ -115,7 +115,7 @@ def _about(source: Source, kind: Any) -> About:
     """What the class says of itself."""
 
     def complain(what: str) -> UserError:
-        return UserError(f"--param {source.file}:{source.name}: {what}; mend it in {_where(source, kind)}")
+        return UserError(f"--param {source.file}:{source.name}: {what}; mend it in {_where(source)}")
 
     if type(kind.label) is not str or not kind.label.isprintable() or len(kind.label) > 60:
         raise complain("its label is no line of text of at most 60 characters")
@@ -131,8 +131,9 @@ def _about(source: Source, kind: Any) -> About:
     return About(kind.label or source.name, dict(kind.lr), heeds, source)
 
 
-def _where(source: Source, kind: Any) -> str:
-    number = next((n for n, line in enumerate(source.text.splitlines(), 1) if f"class {kind.__name__}" in line), 1)
+def _where(source: Source) -> str:
+    lines = enumerate(source.text.splitlines(), 1)
+    number = next((number for number, line in lines if line.startswith(f"class {source.name}")), 1)
     return f"{source.file}, line {number}"
 
 
@@ -141,7 +142,7 @@ def failed(source: Source, error: BaseException) -> UserError:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source.file]
     if isinstance(error, SyntaxError) and error.filename == source.file:
         lines.append(error.lineno)
-    where = f"{source.file}, line {lines[-1]}" if lines else source.file
+    where = f"{source.file}, line {lines[-1]}" if lines else _where(source)
     what = printable(" ".join(f"{type(error).__name__}: {error}".split()), 300)
     return UserError(f"--param {source.file}:{source.name}: fails at {where} ({what}); mend it there")
 
@@ -153,10 +154,7 @@ def try_out(source: Source) -> None:
     try:
         trial(source.param)
     except Refused as error:
-        from wnrepro.parameterization import norm
-
-        where = _where(source, norm.CLASSES[source.param])
-        raise UserError(f"--param {source.file}:{source.name}: {error} (the class is in {where})") from error
+        raise UserError(f"--param {source.file}:{source.name}: {error} (the class: {_where(source)})") from error
     except Exception as error:
         raise failed(source, error) from error
 

@@ -45,7 +45,7 @@ class Source:
     @property
     def param(self) -> str:
         """Its name as a setting, and in a run's: the class's, and the beginning of the code's sha256."""
-        return f"{re.sub('[^A-Za-z0-9_]', '', self.name)[:40] or 'Class'}-{self.sha256[:8]}"
+        return f"{re.sub('[^A-Za-z0-9_]', '', self.name)[:24] or 'Class'}-{self.sha256[:8]}"
 
 
 @dataclass(frozen=True)

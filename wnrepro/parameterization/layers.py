@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wnrepro.parameterization.norm import Param, along, elsewhere, name_of, parameterization, unit_norm
+from wnrepro.parameterization.norm import Param, along, elsewhere, instead, name_of, parameterization, unit_norm
 from wnrepro.parameterization.recurrence import Unrolled, lstm_gates, lstm_step, product
 
 MOMENTUM = 0.1  # running averages 0.9/0.1, authors' code
@@ -75,7 +75,7 @@ class Parameterized(nn.Module):
         self.t = nn.Identity()  # where a hook sees t, before the batch statistics
         self.register_buffer("mask", mask, persistent=False)
         self.v = nn.Parameter(self.masked(torch.randn(*v_shape) * norm.std(v_shape, v_std, init)))
-        self.norm = norm if norm.applies(self) else elsewhere(norm)
+        self.norm = norm if norm.applies(self) else instead(norm)
         self.register_parameter("b", nn.Parameter(torch.zeros(units)) if bias else None)
         if self.norm.learns_g:
             self.gain = nn.Parameter(torch.ones(units))  # g, or s where g = exp(c·s)

@@ -60,8 +60,8 @@ class Parameterization:
     learns_g: ClassVar[bool] = True  # whether g is learnt; else it is the init's scale, a constant
     affine: ClassVar[bool] = True  # whether in evaluation y = a·t + c with an a and c of each unit, as `fold` needs
     batch_statistics: ClassVar[tuple[str, ...]] = ()  # those of which a layer keeps running averages: see `averaged`
-    # What the layers of a recurrent net have that are no input-to-hidden product, and those to which this does not
-    # apply; None: this one or, where it has batch statistics, weight normalization.
+    # What layers have to which this does not apply, None: weight normalization; and the layers of a recurrent net that
+    # are no input-to-hidden product, None: this one or, where it has batch statistics, weight normalization.
     elsewhere: "ClassVar[Param | None]" = None
     linear: ClassVar[bool] = True  # whether y = w·x + b: found out
 
@@ -238,9 +238,12 @@ def name_of(param: Param) -> str:
     return next((name for name, one in CLASSES.items() if one is kind), kind.__name__)
 
 
+def instead(norm: Parameterization) -> Parameterization:
+    """The parameterization of layers to which this one does not apply."""
+    return parameterization(norm.elsewhere or WeightNorm)
+
+
 def elsewhere(param: Param) -> Parameterization:
     """The parameterization of a recurrent net's other layers, where the input-to-hidden products have `param`."""
     norm = parameterization(param)
-    if norm.elsewhere is not None:
-        return parameterization(norm.elsewhere)
-    return WeightNorm() if norm.batch_statistics else norm
+    return instead(norm) if norm.elsewhere or norm.batch_statistics else norm

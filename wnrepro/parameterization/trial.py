@@ -57,7 +57,11 @@ def _layer(kind: str, layer: Parameterized, x: Tensor) -> None:
     w = layer.w()
     _refuse(w.shape == layer.v.shape, kind, f"w has the shape {tuple(w.shape)}, v {tuple(layer.v.shape)}", "keep v's")
     expected = layer.weighted_sum(x, w, None).shape
-    _refuse(layer(x).shape == expected, kind, "the output has not the shape of t", "keep t's")
+    y = layer(x)
+    _refuse(y.shape == expected, kind, "the output has not the shape of t", "keep t's")
+    _refuse(y.isfinite().all(), kind, "the output is not finite", "mend that")
+    (y * torch.randn_like(y)).sum().backward()
+    _gradients(kind, layer)
     try:
         data_dependent_init(layer, x)
     except ConstantFeatureError as error:
@@ -74,8 +78,6 @@ def _layer(kind: str, layer: Parameterized, x: Tensor) -> None:
         f"{std.max() ** 2:.2g}, not 0 and 1",
         "let g scale what `normalize` returns (after = True)",
     )
-    (y * torch.randn_like(y)).sum().backward()
-    _gradients(kind, layer)
     with torch.no_grad():
         for p in layer.parameters():
             assert p.grad is not None

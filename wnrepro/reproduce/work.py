@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from wnrepro.custom import use
 from wnrepro.errors import UserError
 from wnrepro.rundir import Held
-from wnrepro.settings import Source, printable, settings_from
+from wnrepro.settings import ABOUT, Source, printable, settings_from
 
 if TYPE_CHECKING:
     from wnrepro.training import Epoch, Note, Tick
@@ -121,6 +121,8 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
         if job.source is not None:
             use(Source(**job.source), tried=True)
         settings, device = settings_from(job.experiment, job.settings), choose_device(job.device)
+        if settings.param not in ABOUT:
+            raise UserError(f"no job: the code of {settings.param} is not with it; start runs by `wnrepro reproduce`")
         kind, data_dir = experiment_class(job.experiment), Path(job.data_dir) if job.data_dir else None
         kind.check(settings, data_dir, device)
         with Run(Path(job.results), job.experiment, job.scale, settings) as run:
