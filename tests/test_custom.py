@@ -60,9 +60,8 @@ SPECTRAL = """    def build(self, layer):
         return v / (layer.u @ rows @ right)
 
     def updated(self, layer):
-        with torch.no_grad():
-            rows = layer.masked(layer.v).movedim(layer.unit_dim, 0).flatten(1)
-            layer.u.copy_(torch.nn.functional.normalize(rows @ (rows.T @ layer.u), dim=0))
+        rows = layer.masked(layer.v).movedim(layer.unit_dim, 0).flatten(1)
+        layer.u.copy_(torch.nn.functional.normalize(rows @ (rows.T @ layer.u), dim=0))
 """
 MEAN = """    batch_statistics = ("mean",)
 

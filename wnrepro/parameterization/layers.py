@@ -84,8 +84,9 @@ class Parameterized(nn.Module):
         for name in self.norm.batch_statistics:
             shape = (units,) if time_steps is None else (time_steps, units)
             self.register_buffer(f"running_{name}", torch.ones(shape) if name == "var" else torch.zeros(shape))
-        self.norm.build(self)
-        self.set_g(self.norm.start(self))
+        with torch.no_grad():
+            self.norm.build(self)
+            self.set_g(self.norm.start(self))
 
     def weighted_sum(self, x: Tensor, w: Any, b: Tensor | None) -> Tensor:
         """t = w·x, + b where given."""
