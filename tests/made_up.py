@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wnrepro.report.load import METRICS, load, scale_defaults
 
+from wnrepro.results import METRICS, load, scale_defaults
 from wnrepro.rundir import variant
-from wnrepro.settings import DQN_LR, FIGURE_LR, GAMES, PARAMS, SCALES, SETTINGS
+from wnrepro.settings import GAMES, PARAMS, SCALES, SETTINGS, scale_settings
 
 LAYERS = [f"conv{i}" for i in range(1, 10)] + ["dense"]
 SPEED = {"normal": 0.16, "bn": 0.42, "wn": 0.36, "wn+mobn": 0.38}
+COMMIT = {"commit": "0123456789abcdef" * 2 + "01234567", "dirty": False}
+# Columns of noise.csv: the excess kurtosis of a minibatch's statistics, and the size of the noise.
+NOISE = {
+    "bn": {"kurtosis_mean": -0.1, "kurtosis_std": 0.9, "kurtosis_inverse_std": 1.5, "noise_size": 0.3},
+    "wn+mobn": {"kurtosis_mean": -0.1, "kurtosis_std": math.nan, "kurtosis_inverse_std": math.nan, "noise_size": 0.2},
+}
 FINAL = {"normal": 8.43, "bn": 8.05, "wn": 8.46, "wn+mobn": 7.31}
 
 
@@ -40,7 +46,7 @@ def text_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures, for the tests that read report.md only."""
     from wnrepro.report import figures
 
-    monkeypatch.setattr(figures, "draw", lambda results: {})
+    monkeypatch.setattr(figures, "draw", lambda *given: {})
 
 
 def write_csv(path: Path, columns: str, rows: list[list[Any]]) -> None:
@@ -70,10 +76,14 @@ def make_run(
     test_error: float | None = None,
     facts: dict[str, float] | None = None,
     record: dict[str, Any] | None = None,
+    noise: dict[str, float] | None = None,
     **changed: Any,
 ) -> Path:
-    """A made-up run directory: errors fall from 0.9 at `speed` an epoch; `logged` epochs of it are there."""
-    lr = FIGURE_LR[param] if lr is None else lr
+    """A made-up run directory: errors fall from 0.9 at `speed` an epoch; `logged` epochs of it are there.
+
+    noise: further columns of noise.csv, in place of those of `NOISE`.
+    """
+    lr = scale_settings("cifar", "paper", param).lr if lr is None else lr
     settings = {**scale_defaults("cifar", scale, None, param), "param": param, "lr": lr, "seed": seed, **changed}
     folder = folder_of(results, "cifar", scale, settings)
     config = make_config(folder, "cifar", scale, settings)
@@ -93,14 +103,23 @@ def make_run(
     make_init(folder)
     if param in ("bn", "wn+mobn"):
         middle = {"bn": 2.0, "wn+mobn": -0.1}[param]
-        noise = [
-            [epoch, name, middle + 0.1 * i * (param == "bn"), middle - 0.3, middle + 0.4 + 0.1 * i, 50]
+        further = NOISE[param] | (noise or {})
+        rows = [
+            [
+                epoch,
+                name,
+                middle + 0.1 * i * (param == "bn"),
+                middle - 0.3,
+                middle + 0.4 + 0.1 * i,
+                settings["noise_minibatches"],
+            ]
+            + [value + 0.01 * i for value in further.values()]
             for epoch in settings["noise_epochs"]
             if epoch <= logged
             for i, name in enumerate(LAYERS)
         ]
         columns = "epoch,layer,excess_kurtosis_median,excess_kurtosis_q25,excess_kurtosis_q75,minibatches"
-        write_csv(folder / "noise.csv", columns, noise)
+        write_csv(folder / "noise.csv", ",".join([columns, *further]), rows)
     facts = {"init_loss": 2.81 + 1e-6 * seed, **(facts or {})}
     make_record(folder, config, status, logged, facts, record)
     return folder
@@ -195,7 +214,7 @@ def make_dqn(
     The games of a test lie 7 above and below it by turns, those of random play about `chance`: 50 have a standard
     error of 1.
     """
-    lr = DQN_LR[param] if lr is None else lr
+    lr = scale_settings("dqn", "paper", param).lr if lr is None else lr
     settings = {**scale_defaults("dqn", scale, game, param), "param": param, "lr": lr, "seed": seed, **changed}
     folder = folder_of(results, "dqn", scale, settings)
     config = make_config(folder, "dqn", scale, settings)
@@ -264,10 +283,11 @@ def make_record(
         "epoch": logged,
         "epochs": config["settings"]["epochs"],
         "config_hash": config["hash"],
+        "created": "2027-01-01T00:00:00Z",
         "seconds": 101.5 * logged,
         "device": "cpu",
         "device_name": "AMD EPYC, 2 threads",
-        "git": {"commit": "0123456789abcdef" * 2 + "01234567", "dirty": False},
+        "git": COMMIT,
         "versions": {"torch": "2.13.0"},
         "facts": {"parameters": 1405546, **residuals, **facts},
         "resumed": [],
@@ -277,19 +297,26 @@ def make_record(
     (folder / "run.json").write_text(json.dumps(run))
 
 
-def make_bench(results: Path, bn: float = 1.08, wn: float = 1.0, name: str = "cpu") -> None:
+def make_bench(
+    results: Path,
+    bn: float = 1.08,
+    wn: float = 1.0,
+    name: str = "cpu",
+    device: str | None = None,
+    torch: str = "2.13.0",
+    created: str = "2027-01-01T00:00:00Z",
+) -> None:
+    """A file of a bench session. device: by default named for the file, each on a different device."""
     ratios = {
         f"{param} / normal": {"median": middle, "low": middle - 0.01, "high": middle + 0.01, "n": 20}
         for param, middle in (("bn", bn), ("wn", wn), ("wn+mobn", 1.03))
     }
     ratios["wn / plain wn"] = {"median": 0.7, "low": 0.69, "high": 0.71, "n": 20}
+    about = {"created": created, "versions": {"torch": torch}, "git": COMMIT, "rounds": 20}
+    of_cvae = about | {"ratios": {"bn / normal": ratios["bn / normal"]}}
+    bench = {"device_name": device or f"AMD EPYC ({name})", "cifar": about | {"ratios": ratios}}
     (results / "bench").mkdir(parents=True, exist_ok=True)
-    of_cifar, of_cvae = (
-        {"rounds": 20, "ratios": ratios},
-        {"rounds": 20, "ratios": {"bn / normal": ratios["bn / normal"]}},
-    )
-    bench = {"device_name": f"AMD EPYC ({name})", "cifar": of_cifar, "cvae": of_cvae, "draw": of_cvae}
-    (results / "bench" / f"{name}.json").write_text(json.dumps(bench))
+    (results / "bench" / f"{name}.json").write_text(json.dumps(bench | {"cvae": of_cvae, "draw": of_cvae}))
 
 
 def make_all(results: Path, scale: str = "short", seeds: tuple[int, ...] = (1,)) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from wnrepro import data, identities
 from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init, overflow
-from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, layers, updated
+from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, layers, parameterization, updated
 from wnrepro.settings import CifarSettings
 from wnrepro.training import (
     Adam,
@@ -122,7 +122,7 @@ class Cifar:
         torch.manual_seed(settings.seed)
         self.order = torch.Generator().manual_seed(settings.seed)
         self.net = Net(settings).to(device).to(memory_format=torch.channels_last)
-        self.statistics = self.net.conv1.norm.batch_statistics
+        self.statistics = parameterization(settings.param).batch_statistics
         self.optimizer = Adam(self.net.parameters(), settings.lr)
         self.average: PolyakAverage | None = None
         if settings.polyak_epochs is not None:
@@ -295,8 +295,9 @@ class Cifar:
         """
         s = self.settings
         net = copy.deepcopy(self.net).train()
-        moments: dict[str, list[Tensor]] = {name: [] for name, _ in layers(net)}
-        for name, layer in layers(net):
+        normalized = {name: layer for name, layer in layers(net) if layer.norm.batch_statistics}
+        moments: dict[str, list[Tensor]] = {name: [] for name in normalized}
+        for name, layer in normalized.items():
             layer.t.register_forward_hook(lambda _t, _x, t, name=name: moments[name].append(raw_moments(t)))
         draw = torch.Generator().manual_seed(s.seed)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
