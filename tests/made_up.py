@@ -22,6 +22,13 @@ NOISE = {
     "bn": {"kurtosis_mean": -0.1, "kurtosis_std": 0.9, "kurtosis_inverse_std": 1.5, "noise_size": 0.3},
     "wn+mobn": {"kurtosis_mean": -0.1, "kurtosis_std": math.nan, "kurtosis_inverse_std": math.nan, "noise_size": 0.2},
 }
+# The entries of config.json of parameterizations that are not the paper's; another name has none.
+OTHERS: dict[str, dict[str, Any]] = {
+    "CentredWN-3fa9c1d2": {"class": "CentredWN", "label": "centred weight norm.", "lr": 0.001},
+    "Scaled-0123abcd": {"class": "Scaled", "label": "scaled", "lr": None},
+}
+for _name, _entry in OTHERS.items():
+    _entry["sha256"] = _name[-8:] * 8
 FINAL = {"normal": 8.43, "bn": 8.05, "wn": 8.46, "wn+mobn": 7.31}
 
 
@@ -83,13 +90,13 @@ def make_run(
 
     noise: further columns of noise.csv, in place of those of `NOISE`.
     """
-    lr = scale_settings("cifar", "paper", param).lr if lr is None else lr
+    lr = OTHERS.get(param, {}).get("lr") or scale_settings("cifar", "paper", param).lr if lr is None else lr
     settings = {**scale_defaults("cifar", scale, None, param), "param": param, "lr": lr, "seed": seed, **changed}
     folder = folder_of(results, "cifar", scale, settings)
     config = make_config(folder, "cifar", scale, settings)
     epochs = settings["epochs"]
     logged = epochs if logged is None else logged
-    speed = (SPEED[param] if speed is None else speed) * (1 + 0.01 * seed)
+    speed = (SPEED.get(param, 0.4) if speed is None else speed) * (1 + 0.01 * seed)
     rows: list[list[Any]] = []
     for epoch in range(1, logged + 1):
         error = max(0.9 * math.exp(-speed * epoch), 0.001 * (1 + 200 * speed / epoch))
@@ -101,9 +108,9 @@ def make_run(
 
     make_layers(folder, lr, logged)
     make_init(folder)
-    if param in ("bn", "wn+mobn"):
-        middle = {"bn": 2.0, "wn+mobn": -0.1}[param]
-        further = NOISE[param] | (noise or {})
+    if param in NOISE or noise:
+        middle = 2.0 if param == "bn" else -0.1
+        further = NOISE.get(param, {}) | (noise or {})
         rows = [
             [
                 epoch,
@@ -241,6 +248,7 @@ def make_dqn(
 
 def make_config(folder: Path, experiment: str, scale: str, settings: dict[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {"experiment": experiment, "scale": scale, "settings": settings}
+    config |= {"parameterization": OTHERS[settings["param"]]} if settings["param"] in OTHERS else {}
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
     config["hash"] = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder.mkdir(parents=True)

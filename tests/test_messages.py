@@ -805,7 +805,7 @@ CASES |= {
     "report of a config that is a list": damaged("config.json", "[]"),
     "report of a config without settings": damaged("config.json", "{}"),
     "report of an experiment that is none": damaged("config.json", experiment="chess"),
-    "report of a parameterization that is none": damaged("config.json", param="x"),
+    "report of a parameterization that is none": damaged("config.json", param="../x"),
     "report of a learning rate below 0": damaged("config.json", lr=-1.0),
     "report of a minibatch below 1": damaged("config.json", batch_size=-1),
     "report of a word as a bound": damaged("config.json", v_norm_max="x"),

@@ -13,6 +13,7 @@ import pytest
 from made_up import (
     COMMIT,
     NOISE,
+    OTHERS,
     add_work,
     edit,
     folder_of,
@@ -389,7 +390,9 @@ def test_a_malformed_file_of_dqn_is_named(tmp_path: Path, name: str, old: str, n
         ('"lr": 0.002', '"lr": -1', "`lr` is missing or of the wrong kind"),
         ('"lr": 0.002', '"lr": 1e-40', "no learning rate: 1e-40"),
         ('"v_norm_max": null', '"v_norm_max": "x"', "--v-norm-max x: is of the wrong kind"),
-        ('"param": "wn"', '"param": "wm"', "`param` is missing or of the wrong kind"),
+        ('"param": "wn"', '"param": "../wn"', "`param` is missing or of the wrong kind"),
+        ('"param": "wn"', '"param": 3', "`param` is missing or of the wrong kind"),
+        ('"param": "wn"', '"param": "wm"', "those of short/cvae/mnist_wm_lr0.002/seed-1; move it there"),
     ],
 )
 def test_settings_that_no_vae_has(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -575,3 +578,75 @@ def test_a_copied_bench_file_is_no_session(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "bench" / "cpu.json", tmp_path / "bench" / "copy.json")
     with pytest.raises(UserError, match=r"(copy|cpu)\.json and .*(copy|cpu)\.json are the same session: remove one"):
         load(tmp_path, "short")
+
+
+# ------------------------------------------------------------------------------- parameterizations of others
+
+
+CENTRED, SCALED = OTHERS
+
+
+def test_runs_of_other_parameterizations_are_read_after_the_papers(tmp_path: Path) -> None:
+    for param in (CENTRED, "ws", "wn", "normal"):
+        make_run(tmp_path, param)
+    make_run(tmp_path, CENTRED, lr=0.003)
+    results = load(tmp_path, "short")
+    assert [run.param for run in results.runs] == ["normal", "wn", CENTRED, CENTRED, "ws"]
+    assert [run.label for run in results.runs[2:]] == [*["centred weight norm."] * 2, "ws"]
+    lrs = {(run.param, run.lr) for run in results.of("cifar").figure1}
+    assert lrs == {("normal", 0.0003), ("wn", 0.003), (CENTRED, 0.001), ("ws", 0.003)}  # the entry's lr
+    assert list(results.labels.values())[4:] == ["centred weight norm.", "ws"]
+    assert {run.param for run in results.papers.runs} == {"normal", "wn"}
+    assert check(tmp_path, "short") == []
+
+
+def test_alike_labels_are_told_apart(tmp_path: Path) -> None:
+    for param, label in ((CENTRED, "weight norm."), (SCALED, " \t"), ("ws", "")):
+        folder = make_run(tmp_path, param)
+        if label:
+            change(folder, "config.json", parameterization=OTHERS[param] | {"label": label})
+    labels = load(tmp_path, "short").labels
+    assert labels["wn"] == "weight norm." and labels[CENTRED] == f"weight norm. ({CENTRED})"
+    assert labels[SCALED] == SCALED and labels["ws"] == "ws"
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ([], "`parameterization` is missing or of the wrong kind"),
+        ({"label": 3}, "`label` is missing or of the wrong kind"),
+        ({"class": None}, "`class` is missing or of the wrong kind"),
+        ({"lr": "fast"}, "`lr` is missing or of the wrong kind"),
+        ({"lr": -1.0}, "`lr` is missing or of the wrong kind"),
+        ({"lr": True}, "`lr` is missing or of the wrong kind"),
+        ({"lr": 0}, "no learning rate: 0"),
+        ({"sha256": "3fa9c1d2"}, "`sha256` is missing or of the wrong kind"),
+        ({"sha256": "0" * 64}, f"`parameterization` is not that of {CENTRED}"),
+    ],
+)
+def test_what_is_no_parameterization_is_refused(tmp_path: Path, entry: Any, said: str) -> None:
+    folder = make_run(tmp_path, CENTRED)
+    change(folder, "config.json", parameterization=OTHERS[CENTRED] | entry if isinstance(entry, dict) else entry)
+    refused(tmp_path, str(folder / "config.json"), said)
+
+
+def test_the_papers_parameterizations_have_no_entry(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    change(folder, "config.json", parameterization=OTHERS[CENTRED] | {"lr": 0.5})
+    refused(tmp_path, str(folder / "config.json"), "`parameterization` is not that of wn")
+
+
+def test_other_parameterizations_do_not_change_what_is_judged(tmp_path: Path) -> None:
+    for param in ("wn", "normal"):
+        make_vae(tmp_path, param, precision="tf32", binarization="seeded")
+    on_gpu = {"device": "cuda:0"}
+    for param in OTHERS:
+        make_vae(tmp_path, param, record=on_gpu)
+        make_vae(tmp_path, param, precision="bf16", record=on_gpu)
+    part = load(tmp_path, "short").of("cvae", "mnist")
+    assert (part.precision, part.binarization) == ("tf32", "seeded")
+    shutil.rmtree(tmp_path / "short/cvae")
+    for param in OTHERS:
+        make_vae(tmp_path, param, precision="bf16")
+    part = load(tmp_path, "short").of("cvae", "mnist")
+    assert (part.precision, part.binarization, len(part.standard)) == ("bf16", "larochelle", 2)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,15 @@ def clean(value: Any, depth: int = DEEPEST) -> Any:
 
 def expect(value: Any, rule: Any, name: str = "its content") -> None:
     """Raise ValueError unless a value of JSON is as the rule says: of a type (float: a finite number from 0 on), one of
-    a tuple's, a list in which each is as the rule in `[rule]` says, or an object whose entries are as those of a dict
-    say (`name?`: it may be missing or null; `*`: every entry).
+    a tuple's, a text that matches a pattern, a list in which each is as the rule in `[rule]` says, or an object whose
+    entries are as those of a dict say (`name?`: it may be missing or null; `*`: every entry).
     """
     if isinstance(rule, list | dict):
         fits = isinstance(value, type(rule))
     elif isinstance(rule, tuple):
         fits = value in rule
+    elif isinstance(rule, re.Pattern):
+        fits = isinstance(value, str) and rule.fullmatch(value) is not None
     else:
         fits = type(value) in (int, float) and 0 <= value < math.inf if rule is float else type(value) is rule
     if not fits:

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,9 +26,10 @@ from wnrepro import settings
 from wnrepro.errors import UserError
 from wnrepro.reading import clean, expect, naming, read_json, read_table
 from wnrepro.rundir import OVER, PUBLISHED, read_text, sealed, variant
-from wnrepro.settings import GAMES, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
+from wnrepro.settings import GAMES, NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
 
 MOST_RUNS, MOST_BENCHES, MOST_PROBLEMS = 1000, 200, 100
+LONGEST_LABEL = 60  # of a parameterization
 PART = {"cvae": "dataset", "dqn": "game"}  # the setting that names the data set or game
 CHOICES = {"precision": PRECISIONS, "binarization": ("larochelle", "seeded")}  # one is judged: the first with runs
 # The settings in which the variants of an experiment differ by design, or that change no number.
@@ -52,12 +54,14 @@ NOISE_LATER = ("kurtosis_mean", "kurtosis_std", "kurtosis_inverse_std", "noise_s
 KL_STEPS = ("epoch", "time_step", "kl_nats")
 GAME_SCORES = ("epoch", "game", "score")
 TABLES = ("metrics", "layers", "init", "noise", "kl_steps", "games")
+OVER_NORMAL = " / normal"  # the end of a ratio's name in a benchmark
 WORK = ("flops", "bytes", "floor_seconds", "distance", "flops_share", "bytes_share")
 
 # What the JSON files hold; see `expect`.
 ABOUT: dict[str, Any] = {"created?": str, "versions?": {"torch?": str}, "git?": {"commit?": str, "dirty?": bool}}
 CONFIG = {"experiment": tuple(SETTINGS), "scale": SCALE_NAMES, "hash": str}
-CONFIG["settings"] = {"param": PARAMS, "lr": float, "seed": int, "epochs": int}
+CONFIG["settings"] = {"param": NAME, "lr": float, "seed": int, "epochs": int}
+CONFIG["parameterization?"] = {"class": str, "label": str, "lr?": float, "sha256": re.compile("[0-9a-f]{64}")}
 RECORD = ABOUT | {"status": ("running", "done", "diverged", "failed"), "epoch": int, "resumed?": [ABOUT]}
 RECORD |= dict.fromkeys(("message?", "device?", "device_name?", "config_hash?", "metrics_sha256?"), str)
 RECORD |= {"seconds?": float, "peak_memory_bytes?": float, "facts?": {"importance_samples?": float}}
@@ -130,11 +134,21 @@ class Run(Provenance):
     epoch = property(lambda run: len(run.metrics))  # that it has logged
     variant = property(lambda run: run.path.parent.name)
     dataset = property(lambda run: _part(run.config))  # or game, where the experiment has a model for each
+    own_lr = _entry("config", "parameterization", "lr")  # of a parameterization that is not the paper's
+
+    @property
+    def label(self) -> str:
+        """Its parameterization's; `Results.labels` tells those that are alike apart."""
+        if self.param in PARAMS:
+            return settings.ABOUT[self.param].label
+        said = (self.config.get("parameterization") or {}).get("label", "")
+        return printable(" ".join(said.split()), LONGEST_LABEL) or str(self.param)
 
     @functools.cached_property
     def defaults(self) -> dict[str, Any]:
         """The scale's settings of its parameterization."""
-        return scale_defaults(self.experiment, self.config["scale"], self.dataset, self.param)
+        found = scale_defaults(self.experiment, self.config["scale"], self.dataset, self.param)
+        return found | ({"lr": self.own_lr} if self.own_lr else {})
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
@@ -192,6 +206,12 @@ class Results:
     bench: dict[str, dict[str, Any]] = field(default_factory=dict)  # by file name without .json
     asked: str | None = None  # the precision to judge
     published: "Results | None" = None  # the runs that the repository shows at this scale
+    labels: dict[str, str] = field(default_factory=dict)  # by parameterization: the paper's, then the others by name
+
+    @functools.cached_property
+    def papers(self) -> "Results":
+        """Those of the paper's parameterizations alone: what its claims are judged on."""
+        return dataclasses.replace(self, runs=tuple(run for run in self.runs if run.param in PARAMS))
 
     def of(self, experiment: str, dataset: str | None = None) -> "Results":
         """Those of an experiment alone, and of one data set, or game, where it has a model for each."""
@@ -214,12 +234,13 @@ class Results:
     def precision(self) -> str:
         """That in which the claims are judged: the one asked for or, without one, the first in a fixed order in which
         two parameterizations have runs (else: one has). The order: what the experiment has on a GPU, where one ran
-        there; then the most exact.
+        there; then the most exact. Parameterizations that are not the paper's count where it has no runs.
         """
+        runs = self.papers.runs or self.runs
         params: dict[str, set[str]] = defaultdict(set)
-        for run in self.runs:
+        for run in runs:
             params[run.precision].add(run.param)
-        on_gpu = {run.experiment for run in self.runs if str(run.record.get("device")).startswith("cuda")}
+        on_gpu = {run.experiment for run in runs if str(run.record.get("device")).startswith("cuda")}
         order = [*(settings.GPU_PRECISION[experiment] for experiment in on_gpu), *PRECISIONS]
         several = [one for one in order if len(params[one]) > 1]
         return self.asked or next((one for one in (*several, *order) if params[one]), PRECISIONS[0])
@@ -227,7 +248,8 @@ class Results:
     @functools.cached_property
     def binarization(self) -> str | None:
         """That of the runs that are judged: Larochelle's where it has any. Runs of the two are never compared."""
-        return _first("binarization", (run for run in self.runs if run.precision == self.precision))
+        of = [[run for run in runs if run.precision == self.precision] for runs in (self.papers.runs, self.runs)]
+        return _first("binarization", of[0] or of[1])
 
     @functools.cached_property
     def in_precision(self) -> tuple[Run, ...]:
@@ -342,12 +364,33 @@ def load(results: Path, scale: str, precision: str | None = None) -> Results:
             raise UserError(f"{run.path} has the settings and the seed of {twin.path}: remove one of the two.")
     shown = results / PUBLISHED
     published = load(shown, scale, precision) if shown.is_dir() and _run_folders(shown, scale) else None
-    return Results(results, scale, tuple(runs), _bench(results), precision, published)
+    bench = _bench(results)
+    labels = _labels([*(published.runs if published else ()), *runs], bench)
+    return Results(results, scale, tuple(runs), bench, precision, published, labels)
 
 
-def _order(run: Run) -> tuple[int, int, float, str, int]:
+def _labels(runs: Iterable[Run], bench: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The label of every parameterization with runs or step times, and of the paper's; with its name where it shares
+    the label.
+    """
+    timed = {name for one in bench.values() for part in one.keys() & SETTINGS for name in one[part]["ratios"]}
+    names = (name.removesuffix(OVER_NORMAL) for name in timed if name.endswith(OVER_NORMAL))
+    found = {name: name for name in names if NAME.fullmatch(name)} | {run.param: run.label for run in runs}
+    found |= {param: settings.ABOUT[param].label for param in PARAMS}
+    shared = Counter(found.values())
+    return {
+        param: f"{found[param]} ({param})" if shared[found[param]] > 1 and param not in PARAMS else found[param]
+        for param in sorted(found, key=_papers_first)
+    }
+
+
+def _papers_first(param: str) -> tuple[int, str]:
+    return (PARAMS.index(param) if param in PARAMS else len(PARAMS)), param
+
+
+def _order(run: Run) -> tuple[int, tuple[int, str], float, str, int]:
     model = list(METRICS).index((run.experiment, run.dataset))
-    return model, PARAMS.index(run.param), run.lr, run.variant, run.seed
+    return model, _papers_first(run.param), run.lr, run.variant, run.seed
 
 
 def _run_folders(results: Path, scale: str) -> list[Path]:
@@ -413,8 +456,12 @@ def _place(config: dict[str, Any], name: str) -> str:
         known = settings.settings_from(experiment, values | {entry: given[entry] for entry in values.keys() & given})
     except UserError as error:
         raise ValueError(str(error)) from error
-    if given["lr"] < 1e-30:
-        raise ValueError(f"no learning rate: {given['lr']}")
+    of_others = config.get("parameterization") or {}
+    if of_others and not given["param"].endswith(f"-{of_others['sha256'][:8]}"):
+        raise ValueError(f"`parameterization` is not that of {given['param']}")
+    for lr in (given["lr"], of_others.get("lr")):
+        if lr is not None and lr < 1e-30:
+            raise ValueError(f"no learning rate: {lr}")
     end = "".join(text for text in further if text in name)
     return f"{scale}/{experiment}/{variant(experiment, scale, known)}{end}/seed-{given['seed']}"
 

@@ -19,7 +19,7 @@ CLAIMS = tuple(sorted(EVERY, key=lambda claim: (int(claim.id[1:].rstrip("abc")),
 @quiet
 def findings(results: Results) -> dict[str, Finding]:
     """The finding of every claim, by its id; with Holm's correction over all empirical claims, judged or not."""
-    found = {claim.id: claim.find(results) for claim in CLAIMS}
+    found = {claim.id: claim.find(results.papers) for claim in CLAIMS}
     empirical = [claim for claim in CLAIMS if not claim.check]
     adjusted = holm({claim.id: min(found[claim.id].p_holds, found[claim.id].p_fails) for claim in empirical})
     for claim in empirical:
@@ -36,7 +36,7 @@ def findings(results: Results) -> dict[str, Finding]:
 @quiet
 def rules(folder: Path, scale: str, precision: str | None = None) -> list[str]:
     """Of every claim with runs, whether its rule was committed before all of them. UserError as `load`."""
-    results, empirical = load(folder, scale, precision), (claim for claim in CLAIMS if not claim.check)
+    results, empirical = load(folder, scale, precision).papers, (claim for claim in CLAIMS if not claim.check)
     return [f"{claim.id}{_committed(claim, runs)}" for claim in empirical if (runs := claim.find(results).used)]
 
 

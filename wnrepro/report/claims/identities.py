@@ -111,7 +111,7 @@ def starts(evidence: Evidence, results: Results) -> None:
             evidence.use(run)
     if evidence.used:
         evidence.values[VARIANCE] = [abs(variance - 1) for variance in variances]
-        complete = [np.concatenate([*start.values()]) for start in begun.values() if len(start) == len(PARAMS)]
+        complete = [np.concatenate([*start.values()]) for start in begun.values() if start.keys() == {*PARAMS}]
         evidence.values[LOSSES] = [float(np.ptp(losses) / np.mean(losses)) for losses in complete]
     if variances:
         low, high = (plain(float(end), ".4f") for end in (np.min(variances), np.max(variances)))
