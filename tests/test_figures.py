@@ -28,7 +28,7 @@ from wnrepro import paper
 from wnrepro.report import figures
 from wnrepro.report.claims.claim import Finding
 from wnrepro.report.claims.identities import INIT_MEAN, INIT_VARIANCE
-from wnrepro.report.figures import COLOURS, LINES, MARKERS, caption, curves
+from wnrepro.report.figures import LOOKS, caption, curves
 from wnrepro.report.stats import Estimate
 from wnrepro.results import Results, load
 from wnrepro.settings import PARAMS
@@ -58,8 +58,20 @@ def only(figure: Figure | None) -> Axes:
 
 
 def test_one_colour_line_and_marker_a_parameterization() -> None:
-    for of in (COLOURS, LINES, MARKERS):
-        assert list(of) == list(PARAMS) and len(set(of.values())) == len(PARAMS)
+    assert list(LOOKS) == list(PARAMS)
+    assert [look[2:] for look in LOOKS.values()] == [
+        ("#000000", (0, (5, 1.5)), "s"),
+        ("#D55E00", (0, (1, 1)), "^"),
+        ("#0072B2", "solid", "o"),
+        ("#009E73", (0, (6, 1.5, 1, 1.5)), "D"),
+    ]
+    others = [f"x{i}" for i in range(13)]
+    every = figures.looks({name: "same" for name in (*PARAMS, *others)})
+    assert [every[param][2:] for param in PARAMS] == [look[2:] for look in LOOKS.values()]
+    assert [look.place for look in every.values()] == list(range(17))
+    for of in zip(*(every[name][2:] for name in (*PARAMS, *others[:6])), strict=True):
+        assert len(set(of)) == 10 and not {*of} & figures.SIGNS.keys()
+    assert every["x6"][2:] == every["x12"][2:] == every["x0"][2:]
 
 
 def test_files_are_the_same_twice(tmp_path: Path) -> None:
@@ -103,7 +115,7 @@ def test_test_errors_of_the_paper_are_marks(tmp_path: Path) -> None:
     axes = only(figure)
     stars = [line for line in axes.lines if line.get_marker() == "*"]
     assert [(*map(float, (*star.get_xdata(), *star.get_ydata())), star.get_color()) for star in stars] == [
-        (200, paper.TABLE2[param] / 100, COLOURS[param]) for param in ("wn", "wn+mobn")
+        (200, paper.TABLE2[param] / 100, LOOKS[param].colour) for param in ("wn", "wn+mobn")
     ]
     assert all(star.get_markerfacecolor() == "none" for star in stars)
     assert axes.get_ylim()[0] < 0.0731 and "the paper's value" in legend(figure)
@@ -158,7 +170,7 @@ def test_the_axis_of_a_bound_fits_normal_and_wn(tmp_path: Path) -> None:
     axes = only_first(figure)
     assert axes.get_ylim() == limits and "ends below" in legend(figure)
     (mark,) = [line for line in axes.lines if line.get_marker() == "v"]
-    assert (mark.get_color(), float(mark.get_ydata()[0])) == (COLOURS["bn"], limits[0])
+    assert (mark.get_color(), float(mark.get_ydata()[0])) == (LOOKS["bn"].colour, limits[0])
     assert "The y axis fits normal and weight normalization" in caption("figure2", results)
 
 
@@ -351,7 +363,9 @@ def test_step_times_by_device_and_version(tmp_path: Path) -> None:
     titles = [axes.get_title(loc="right") for axes in figure.axes]
     assert titles[0] == "cifar (2 sessions), GPU, torch 2.13.0, fp32"
     assert len(titles) == 6 and max(map(len, titles)) == 90
-    sessions = [line for line in figure.axes[0].lines if line.get_color() == COLOURS["bn"] and line.get_marker() == "^"]
+    sessions = [
+        line for line in figure.axes[0].lines if line.get_color() == LOOKS["bn"].colour and line.get_marker() == "^"
+    ]
     assert [float(line.get_xdata()[0]) for line in sessions] == pytest.approx([0.1, 0.2])
     assert "the paper's value" in legend(figure)
     ticks = figure.axes[-1].xaxis.get_major_formatter()
@@ -371,7 +385,7 @@ def test_published_runs_are_drawn_beside_yours(tmp_path: Path) -> None:
     figure = curves("figure2", published(mine, theirs))
     assert legend(figure) == ["weight norm. (n = 1)", figures.PUBLISHED]
     (line,) = [line for line in only(figure).lines if line.get_linestyle() == "-."]
-    assert line.get_color() == COLOURS["wn"] and line.get_ydata()[-1] == pytest.approx(-84.5)
+    assert line.get_color() == LOOKS["wn"].colour and line.get_ydata()[-1] == pytest.approx(-84.5)
     assert legend(curves("figure2", mine)) == ["weight norm. (n = 1)"]
     make_draw(tmp_path / "published")
     theirs = load(tmp_path / "published", "short")
