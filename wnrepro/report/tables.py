@@ -16,10 +16,11 @@ import numpy as np
 from wnrepro import paper
 from wnrepro.report import figures, stats
 from wnrepro.report.claims import CLAIMS
+from wnrepro.report.claims.beyond import comparisons
 from wnrepro.report.claims.claim import COMMON, VERDICTS, Claim, Finding
 from wnrepro.report.claims.dqn import max_score
 from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults, step_works, whose
-from wnrepro.settings import INIT, PARAMS, SETTINGS, scale_settings
+from wnrepro.settings import INIT, SETTINGS, scale_settings
 from wnrepro.words import NOT_FINITE, count, interval, listed, plain, score
 
 HEADINGS = {"n": "n", "torch": "torch", "git": "Commit", "hash": "Settings' hash", "lr": "Learning rate", "param": ""}
@@ -104,7 +105,8 @@ def report(results: Results, found: dict[str, Finding], built: dict[str, list[Ta
         shown = {name: captions[name] for name in names if name in captions}
         sections[heading] = (shown, [table for make in makes for table in built[make.__name__]])
     done, diverged = sum(run.done for run in results.runs), sum(run.diverged for run in results.runs)
-    precisions = ", ".join(f"{part.precision} ({name})" for name, part in results.parts.items())
+    parts = (results.papers.parts or results.parts).items()
+    precisions = ", ".join(f"{part.precision} ({name})" for name, part in parts)
     return Report(
         scale=results.scale,
         warnings=[text + NO_VERDICT for scale, text in WARNING.items() if scale == results.scale] + [*results.notes],
@@ -231,15 +233,17 @@ def table2(results: Results) -> Iterator[list[Cell]]:
     cifar = results.of("cifar")
     for model, earlier in paper.TABLE2_EARLIER.items() if cifar.runs else ():
         yield others({"Model": model, "Paper": plain(earlier)})
-    for param, published in paper.TABLE2.items() if cifar.runs else ():
+    own = {run.param: run.own_lr for run in cifar.runs}  # empty for the paper's
+    for param in sorted(paper.TABLE2.keys() | own, key=[*paper.TABLE2, *results.labels].index) if own else ():
         runs, seeds = [run for run in cifar.figure1 if run.param == param], []
         for run in runs:
             error = PERCENT(run.final("test_error")) if run.epoch else "–"
             seeds.append(f"seed {run.seed}: {error}" + f" ({run.state})" * (not run.done))
-        done = [run for run in runs if run.done]
+        done, published = [run for run in runs if run.done], paper.TABLE2.get(param)
         yield [
-            *cells(model=paper.TABLE2_NAMES[param], param=param, lr=scale_settings("cifar", "paper", param).lr),
-            Cell("paper_test_error", round(published / 100, 6), "Paper", PERCENT),
+            *cells(model=paper.TABLE2_NAMES.get(param, results.labels[param]), param=param),
+            *cells(lr=own.get(param) or scale_settings("cifar", "paper", param).lr),
+            Cell("paper_test_error", published and round(published / 100, 6), "Paper", PERCENT),
             *estimate("test_error", "Ours", final(done, "test_error"), factor=100),
             Cell("n", len(done), "n"),
             Cell("seeds", listed(seeds, "; ") or "not run", "Every seed"),
@@ -351,7 +355,7 @@ def interquartile_means(results: Results) -> Iterator[list[Cell]]:
     """Interquartile mean over games × seeds of (maximum test score − random play) / (Mnih et al. − random play), at the
     scale's settings but any number of epochs and table 3's learning rates; interval by bootstrap over a game's seeds.
     """
-    for param in PARAMS:
+    for param in results.labels:
         scores: dict[str, list[float]] = {}
         epochs = []
         for game, mnih in paper.TABLE3_MNIH.items():
@@ -381,6 +385,31 @@ def step_time(results: Results) -> Iterator[list[Cell]]:
                 *limits("", ratio["low"], ratio["high"], 3),
                 Cell("n", ratio["n"], "n"),
             ]
+
+
+def beyond(results: Results) -> Iterator[list[Cell]]:
+    """Comparisons of the parameterizations that are not the paper's with wn and normal, ours less or over theirs. They
+    are no claims of the paper: neither Holm's correction nor the counts of verdicts have them. Their rules are those of
+    the claims: the same estimators, margins and numbers of seeds (C4a, C5, C6, C7, C9a, C10, C11 and C13), and a result
+    at the paper's scale alone. `better` or `worse`: the 95 % interval lies wholly beyond the margin on that side; where
+    more than a fifth of the runs diverge: worse. `no difference`: the 90 % interval lies within the margins (TOST).
+    """
+    for ours, theirs, rule, finding in comparisons(results):
+        e, unit = finding.estimates[0], rule.unit
+        margins = sorted({margin for one in finding.estimates if one.name == e.name for margin in one.margin})
+        value, low, high = (unit.factor * unit.shown(one) for one in (e.value, e.low, e.high))
+        yield [
+            *cells(parameterization=results.labels[ours]),
+            Cell("param", ours, "Name"),
+            *cells(what=f"{rule.claim} {e.name}".strip(), against=theirs),
+            Cell("estimate", value),
+            Cell("", unit.number(e.value) if e.n else "–", "Estimate"),
+            Cell("unit", unit.suffix.strip()),
+            *limits("", low, high, unit.digits),
+            *cells(n=e.n, fewest_seeds=rule.seeds),
+            *cells(margins=", ".join(unit.number(margin) if margin else "0" for margin in margins)),
+            *cells(result=finding.verdict, remarks=finding.measured),
+        ]
 
 
 def floors(results: Results) -> Iterator[list[Cell]]:
@@ -445,6 +474,7 @@ def runs(results: Results) -> Iterator[list[Cell]]:
 
 
 SECTIONS: dict[str, tuple[Sequence[str], Sequence[Callable[[Results], Iterator[list[Cell]]]]]] = {  # figures, tables
+    "Beyond the paper": ([], [beyond]),
     "Table 2: test error on CIFAR-10 (%)": ([], [table2]),
     "Figure 1: error by epoch": (["figure1", "test_error"], []),
     "Learning rates": (["learning_rates"], []),

@@ -61,7 +61,7 @@ class Unit:
 
 RATIO = Unit(1, " %", 100, log=True)
 RELATIVE = Unit(1, " %", 100)
-SHARE = Unit(0, " %", 100, sign=False)
+SHARE, DIFFERENCE = Unit(0, " %", 100, sign=False), Unit(0, " %", 100)
 POINTS = Unit(2, " points")
 NATS, BITS = Unit(2, " nats"), Unit(3, " bits per dimension")
 

@@ -21,7 +21,7 @@ CORRELATION = 0.95  # of the bounds of wn and normal over seeds, for C9b's power
 
 def bounds(*pair: Run) -> list[float]:
     """The test bounds of the averaged parameters at the last epoch of both: in nats; CIFAR-10: −bits per dimension."""
-    column, sign = ("test_bound_nats", 1) if pair[0].dataset == "mnist" else ("test_bits_per_dim", -1)
+    column, sign = ("test_bits_per_dim", -1) if pair[0].dataset == "cifar10" else ("test_bound_nats", 1)
     return [sign * float(run.metrics[column].iloc[shared(*pair) - 1]) for run in pair]
 
 

@@ -28,9 +28,9 @@ def max_score(run: Run, epochs: int) -> float:
     return float(scores.max()) if len(scores) and np.isfinite(scores).all() else math.nan
 
 
-def log_score(wn: Run, normal: Run) -> float:
+def log_score(*pair: Run) -> float:
     """log of the ratio of the maximum test scores over the epochs that both have."""
-    scores = [max_score(run, shared(wn, normal)) for run in (wn, normal)]
+    scores = [max_score(run, shared(*pair)) for run in pair]
     return math.log(scores[0]) - math.log(scores[1]) if min(scores) > 0 else math.nan
 
 

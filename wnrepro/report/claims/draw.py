@@ -22,18 +22,19 @@ def reached(bounds: Sequence[float], target: float) -> float:
     return first + (target - before) / (after - before)
 
 
-def log_epochs(wn: Run, normal: Run) -> float:
-    """log of the ratio of the epochs until normal's bound at the last epoch of both; at the latest, that epoch."""
-    epochs = shared(wn, normal)
-    bounds = [run.metrics["test_bound_nats"].to_numpy(float)[:epochs] for run in (wn, normal)]
-    ours, theirs = (min(reached(list(of), float(bounds[1][-1])), epochs) for of in bounds)
-    return math.log(ours / theirs) if np.isfinite(bounds).all() else math.nan
+def log_epochs(ours: Run, theirs: Run) -> float:
+    """log of the ratio of the epochs until the other's bound at the last epoch of both; at the latest, that epoch."""
+    epochs = shared(ours, theirs)
+    bounds = [run.metrics["test_bound_nats"].to_numpy(float)[:epochs] for run in (ours, theirs)]
+    a, b = (min(reached(list(of), float(bounds[1][-1])), epochs) for of in bounds)
+    return math.log(a / b) if np.isfinite(bounds).all() else math.nan
+
+
+TEST = Test(-1, math.log(1 - EARLIER), math.log(0.7), 0, 0.1)
 
 
 def faster(id: str, g_start: float | None, start: str) -> Claim:
-    test = Test(-1, math.log(1 - EARLIER), math.log(0.7), 0, 0.1)
-
-    @claim(id, "figure 3; §5.3", "curves of the test bound by epoch", "figure3", test, start=start)
+    @claim(id, "figure 3; §5.3", "curves of the test bound by epoch", "figure3", TEST, start=start)
     def collect(evidence: Evidence, results: Results) -> None:
         """DRAW: wn converges faster than normal, with normal's learning rate and initialization: {start} at the start
 

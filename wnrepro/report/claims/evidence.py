@@ -63,6 +63,12 @@ class Evidence:
             self.missing.append(" or ".join(run.name for run in runs))
         return value
 
+    def failures(self, name: str, fails: Callable[[Run], bool], *several: Sequence[Run]) -> None:
+        """How many of the runs of each fail, of how many, as the part `name`; nothing where one has none."""
+        if all(several):
+            self.use(*itertools.chain(*several))
+            self.values[name] = [(sum(map(fails, runs)), len(runs)) for runs in several]
+
     def kept(self, *several: Iterable[Run], named: str = "") -> list[tuple[Run, ...]] | None:
         """The runs, or pairs, of the first seeds, up to the last look: those that `ended`; None where there is none.
         What diverged is left out; the first ones' diverged runs become a share.
