@@ -3,6 +3,7 @@ UserError is triggered here, and what it says is checked. What shows a traceback
 """
 
 import ast
+import dataclasses
 import gzip
 import hashlib
 import importlib.util
@@ -54,12 +55,13 @@ WHERE = re.compile(r"--[a-z]|/\S|\b(bench|reproduce|data set|job|standard output
 WHAT_TO_DO = re.compile(rf"[;:,(] (?:or |and |then )?(?:{'|'.join(VERBS.split())})\b")
 PYTHON = re.compile(r"\w+(Error|Exception)\b|Traceback|<class|object at 0x|NoneType|\('|positional argument")
 LISTED = re.compile(r"(\n  \S+  (md5|sha256) [0-9a-f]+)+")  # the files of a data set
+OF_THEIRS = re.compile(r"\(\w+(: .*)?\)(?=; mend it there)")  # what a user's own code raises
 MOST = 400  # characters, paths left out
 
 
 def faults(text: str) -> list[str]:
     """What is amiss with a sentence to a user."""
-    text = LISTED.sub("", text)
+    text = OF_THEIRS.sub("", LISTED.sub("", text))
     first, *rest = re.split(r"[;:] ", text, maxsplit=1)
     found = {
         "more than one line": "\n" in text,
@@ -212,6 +214,10 @@ def case(function: Case) -> Case:
 LINES = """
 cifar --param wn --scale large
 cifar --param nonsense
+cifar --param {tmp}/none.py:Mine
+cifar --param none:Mine
+cifar --param wn --init nonsense
+reproduce C15 --param bn
 cifar --param wn --lr -1
 cifar --param wn --epochs 0
 cifar --param wn --epochs 99999999999999999999
@@ -292,6 +298,50 @@ def nowhere_to_print(place: Place) -> None:
         place.patch.setattr(sys, "stdout", full)
         print("text")
         cli.flush()
+
+
+# parameterizations of a user's
+
+
+def own(body: str | bytes, words: str = "draw --scale quick --results {tmp}/new", name: str = "Mine") -> Case:
+    """A command with a class of this body."""
+
+    def call(place: Place) -> None:
+        text = f"from wnrepro.parameterization import Parameterization\nclass Mine(Parameterization):\n    {body!s}\n"
+        (place.tmp / "mine.py").write_bytes(body if isinstance(body, bytes) else text.encode())
+        place.line(f"{words} --param {{tmp}}/mine.py:{name}")
+
+    return call
+
+
+NO_UNIT = "def applies(self, layer):\n        assert layer.units > 1\n        return True"
+CASES |= {
+    "a class that is not there": own("pass", name="Other"),
+    "a class that is no parameterization": own("pass", name="Parameterization"),
+    "a class of a name that is none": own("pass", name="1"),
+    "a class of a file that is no text": own(b"\xff"),
+    "a class of a file that is too large": own(b"#" * 2**20 + b"\n"),
+    "a class that cannot be loaded": own("x = 1 / 0"),
+    "a class with a label that is none": own("label = 1"),
+    "a class with learning rates that are none": own("lr = {'chess': 1}"),
+    "a class with statistics that are none": own("batch_statistics = 'mean'"),
+    "a class that fails": own("def direction(self, layer, v):\n        return v.nothing()"),
+    "a class that fails in an experiment alone": own(NO_UNIT, "cvae --scale quick --results {tmp}/new"),
+    "a class without a gradient": own("def weight(self, layer, v, g):\n        return v"),
+}
+
+
+@case
+def a_run_whose_code_is_not_there(place: Place) -> None:
+    open_run(place.forged("cvae", tiny_cvae("Mine-00000000")).folder)
+
+
+@case
+def a_job_whose_code_is_not_there(place: Place) -> None:
+    told: list[work.Event] = []
+    settings = json.loads(json.dumps(dataclasses.asdict(tiny_draw("Mine-00000000"))))
+    work.work(work.Job("draw", "quick", settings, str(place.tmp / "new"), None, "cpu", 1), told.append)
+    raise UserError(told[-1].text)
 
 
 # devices

@@ -99,7 +99,7 @@ def _class(source: Source, base: type[Any]) -> type[Any]:
             exec(compile(source.text, source.file, "exec"), module.__dict__)
         except (Exception, SystemExit) as error:
             del sys.modules[name]
-            raise failed(source, error) from error
+            raise fault_of(source, error) from error
     kind = getattr(sys.modules[name], source.name, None)
     if not isinstance(kind, type):
         raise UserError(f"--param {source.file}:{source.name}: the file has no class {source.name}; give one that is")
@@ -114,19 +114,19 @@ def _class(source: Source, base: type[Any]) -> type[Any]:
 def _about(source: Source, kind: Any) -> About:
     """What the class says of itself."""
 
-    def complain(what: str) -> UserError:
+    def wrong(what: str) -> UserError:
         return UserError(f"--param {source.file}:{source.name}: {what}; mend it in {_where(source)}")
 
     if type(kind.label) is not str or not kind.label.isprintable() or len(kind.label) > 60:
-        raise complain("its label is no line of text of at most 60 characters")
+        raise wrong("its label is no line of text of at most 60 characters")
     good = isinstance(kind.lr, dict) and all(
         name in SETTINGS and type(lr) in (int, float) and 0 < lr < math.inf for name, lr in kind.lr.items()
     )
     if not good and kind.lr:
-        raise complain(f"its lr is no dict of numbers above 0 by experiment ({', '.join(SETTINGS)})")
+        raise wrong(f"its lr is no dict of numbers above 0 by experiment ({', '.join(SETTINGS)})")
     names = kind.batch_statistics
     if type(names) is not tuple or not all(type(name) is str and name.isidentifier() for name in names):
-        raise complain('its batch_statistics are no tuple of names, such as ("mean",)')
+        raise wrong('its batch_statistics are no tuple of names, such as ("mean",)')
     heeds = (("g_exp",) if kind.after else ("g_exp", "g_start")) if kind.learns_g else ()
     return About(kind.label or source.name, dict(kind.lr), heeds, source)
 
@@ -137,13 +137,13 @@ def _where(source: Source) -> str:
     return f"{source.file}, line {number}"
 
 
-def failed(source: Source, error: BaseException) -> UserError:
+def fault_of(source: Source, error: BaseException) -> UserError:
     """The sentence for an error of a parameterization's code: where in its file it was, and what."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source.file]
     if isinstance(error, SyntaxError) and error.filename == source.file:
         lines.append(error.lineno)
     where = f"{source.file}, line {lines[-1]}" if lines else _where(source)
-    what = printable(" ".join(f"{type(error).__name__}: {error}".split()), 300)
+    what = printable(" ".join(f"{type(error).__name__}: {error}".removesuffix(": ").split()), 300)
     return UserError(f"--param {source.file}:{source.name}: fails at {where} ({what}); mend it there")
 
 
@@ -156,7 +156,7 @@ def try_out(source: Source) -> None:
     except Refused as error:
         raise UserError(f"--param {source.file}:{source.name}: {error} (the class: {_where(source)})") from error
     except Exception as error:
-        raise failed(source, error) from error
+        raise fault_of(source, error) from error
 
 
 def try_in(experiment: str, param: str) -> None:
@@ -175,4 +175,4 @@ def try_in(experiment: str, param: str) -> None:
                 _, step = our_training(settings, torch.device("cpu"))
                 step(), step()
     except Exception as error:
-        raise failed(source, error) from error
+        raise fault_of(source, error) from error

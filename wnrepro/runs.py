@@ -499,8 +499,8 @@ def open_run(folder: Path) -> Run:
         raise UserError(f"{path}: not of a run of this version ({what}); train it again") from error
     if run.settings.param not in ABOUT:
         raise UserError(
-            f"{folder}: nothing loads the code of {run.settings.param} from a run's folder; give it as --param "
-            f"FILE.py:CLASS (the folder has a copy, {SOURCE})"
+            f"{path}: no code of {run.settings.param} is loaded from there; give it as --param FILE.py:CLASS (the "
+            f"folder has a copy, {SOURCE})"
         )
     if run.folder != folder:
         raise UserError(f"{folder}: its settings belong to {run.folder}; move it there")
