@@ -49,11 +49,10 @@ class PixelConv2d(Conv2d):
     """Convolution of grey levels 0..255 as of 0..1: the weight is divided by 255, which has fewer elements."""
 
     def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        return super().weighted_sum(x, w / WHITE, b)
+        return super().weighted_sum(x, self.as_torch(w), b)
 
-    def folded(self) -> tuple[Tensor, Tensor]:
-        w, b = super().folded()
-        return w / WHITE, b
+    def as_torch(self, w: Tensor) -> Tensor:
+        return w / WHITE
 
 
 class DqnNet(nn.Module):

@@ -181,7 +181,7 @@ class DrawNet(nn.Module):
         self.precision = settings.precision
         if s.attention:
             self.grid = Grid((s.write_window, s.read_window))
-        plain, options = elsewhere(s.param), {"v_std": s.weight_std}
+        plain, options = elsewhere(s.param), dict[str, Any](v_std=s.weight_std)
         seen = 2 * (s.read_window**2 if s.attention else PIXELS)
         self.encoder = LSTMCell(seen + s.units, s.units, s.param, time_steps=s.time_steps, **options)
         self.statistics = Linear(s.units, 2 * s.latents, plain, **options)  # mean and log standard deviation of z

@@ -1,6 +1,8 @@
 """Weights that are split into a direction and a length, and layers that have them (§2, §3, §4, §6 of the paper)."""
 
+from wnrepro.parameterization.convert import convert, from_torch_weight_norm, init_torch_weight_norm
 from wnrepro.parameterization.layers import (
+    LSTM,
     ConstantFeatureError,
     Conv1d,
     Conv2d,
@@ -31,6 +33,7 @@ from wnrepro.parameterization.norm import (
 )
 
 __all__ = [
+    "LSTM",
     "BatchNorm",
     "ConstantFeatureError",
     "Conv1d",
@@ -48,9 +51,12 @@ __all__ = [
     "Parameterized",
     "WeightNorm",
     "bound_v_norm",
+    "convert",
     "data_dependent_init",
     "elsewhere",
     "fold",
+    "from_torch_weight_norm",
+    "init_torch_weight_norm",
     "layers",
     "parameterization",
     "refold",

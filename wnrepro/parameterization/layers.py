@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from wnrepro.parameterization.norm import Param, along, elsewhere, instead, name_of, parameterization, unit_norm
 from wnrepro.parameterization.recurrence import Unrolled, lstm_gates, lstm_step, product
@@ -41,6 +42,7 @@ class Parameterized(nn.Module):
     g_exp: c of g = exp(c·s), s learnt in place of g (§6.1); None for g itself.
     init: `folded` or `authors`, see `Normal`, which alone heeds it.
     v_std: standard deviation of v's elements at the start.
+    v: the elements themselves at the start, kept and not copied; every other tensor has its type and device.
     mask: of v's shape, 0 where the layer has no weight.
     time_steps: in a recurrence, the number of time steps; each then has running averages of its own.
     bias: whether there is a b.
@@ -64,6 +66,7 @@ class Parameterized(nn.Module):
         g_exp: float | None = None,
         init: str = "folded",
         v_std: float = V_STD,
+        v: Tensor | None = None,
         mask: Tensor | None = None,
         time_steps: int | None = None,
         bias: bool = True,
@@ -74,16 +77,18 @@ class Parameterized(nn.Module):
         self.initializing, self.momentum = False, MOMENTUM
         self.t = nn.Identity()  # where a hook sees t, before the batch statistics
         self.register_buffer("mask", mask, persistent=False)
-        self.v = nn.Parameter(self.masked(torch.randn(*v_shape) * norm.std(v_shape, v_std, init)))
+        if v is None:
+            v = self.masked(torch.randn(*v_shape) * norm.std(v_shape, v_std, init))
+        self.v = nn.Parameter(v)
         self.norm = norm if norm.applies(self) else instead(norm)
-        self.register_parameter("b", nn.Parameter(torch.zeros(units)) if bias else None)
+        self.register_parameter("b", nn.Parameter(v.new_zeros(units)) if bias else None)
         if self.norm.learns_g:
-            self.gain = nn.Parameter(torch.ones(units))  # g, or s where g = exp(c·s)
+            self.gain = nn.Parameter(v.new_ones(units))  # g, or s where g = exp(c·s)
         else:
-            self.register_buffer("scale", torch.ones(units))
+            self.register_buffer("scale", v.new_ones(units))
         for name in self.norm.batch_statistics:
             shape = (units,) if time_steps is None else (time_steps, units)
-            self.register_buffer(f"running_{name}", torch.ones(shape) if name == "var" else torch.zeros(shape))
+            self.register_buffer(f"running_{name}", v.new_ones(shape) if name == "var" else v.new_zeros(shape))
         with torch.no_grad():
             self.norm.build(self)
             self.set_g(self.norm.start(self))
@@ -210,48 +215,83 @@ class Parameterized(nn.Module):
 
     def moments(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (C,) of every feature over the batch, and over those of all processes."""
-        dims, dtype = self.batch_dims(y), torch.promote_types(y.dtype, torch.float32)
-        mean = _over_processes(y.mean(dims, dtype=dtype))
-        return mean, _over_processes((y - along(mean, y, self.feature_dim)).square().mean(dims)).sqrt()
+        return moments(y, self.feature_dim)
 
     def constant(self, y: Tensor, noise: Tensor) -> Tensor:
-        """Whether a feature is the same for the whole batch (C,): it still shows rounding noise, of about eps times
-        the size of what was summed, which is `noise` or more.
-        """
-        mean, std = self.moments(y)
-        return ~(std > 4 * torch.finfo(y.dtype).eps * torch.maximum(mean.abs(), noise))
+        """Whether a feature is the same for the whole batch (C,); noise (C,): see `is_constant`."""
+        return is_constant(y, noise, *self.moments(y))
 
     # What is left of it for inference.
 
-    @torch.no_grad()
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Plain weight and bias of the same function in evaluation: w of v's shape, b of shape (C,).
+    def as_torch(self, w: Tensor) -> Tensor:
+        """w as the weight of the plain torch layer."""
+        return w
 
-        Raises ValueError where the time steps have averages of their own, and so no bias in common, and where the
-        output is not affine in t.
-        """
+    def evaluated(self) -> tuple[Tensor, Tensor | None]:
+        """What `folded` returns, with gradients; no bias where the function has none."""
         if self.time_steps is not None and self.norm.batch_statistics:
             raise ValueError("fold: every time step has running averages of its own, and so another bias")
         if not self.norm.affine:
             raise ValueError(f"fold: {name_of(self.norm)} is no affine function of t in evaluation")
         w = self.w()
         if self.norm.linear:
-            return w.detach(), torch.zeros_like(self.factor) if self.b is None else self.b.detach().clone()
+            return self.as_torch(w), self.b
         training, self.training = self.training, False
         try:
             a, c = self.norm.in_evaluation(self)
         finally:
             self.training = training
-        return (w * self.per_unit(a)).detach(), c.detach().clone()
+        return self.as_torch(w * self.per_unit(a)), c
+
+    @torch.no_grad()
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight, of torch's shape, and bias (C,) of the plain layer of the same function in evaluation.
+
+        Raises ValueError where the time steps have averages of their own, and so no bias in common, and where the
+        output is not affine in t.
+        """
+        w, b = self.evaluated()
+        return w.detach(), torch.zeros_like(self.factor) if b is None else b.detach().clone()
+
+    def read(self) -> tuple[Tensor, Tensor | None]:
+        """`weight` and `bias`."""
+        if self.training and not self.norm.linear:
+            raise AttributeError(f"in training, {name_of(self.norm)} has no weight and bias of the whole layer")
+        try:
+            return self.evaluated()
+        except ValueError as error:
+            raise AttributeError(str(error)) from error
+
+    @property
+    def weight(self) -> Tensor:
+        """The plain torch layer's, computed anew, with gradients: for modules that read it and do not call the layer.
+
+        There is none, and so AttributeError, where the output is not affine in x: in training, under batch statistics.
+        """
+        return self.read()[0]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The plain torch layer's (C,), if it has one; see `weight`."""
+        return self.read()[1]
+
+    @property
+    def biased(self) -> bool:
+        """Whether the plain torch layer has a bias: b or, in its place, that of the running averages."""
+        return self.b is not None or not self.norm.linear
 
     def fold(self) -> nn.Module:
         """The plain torch layer of the same function in evaluation; where the output is not affine in t, a copy."""
         if not self.norm.affine:
             return copy.deepcopy(self).eval()
-        plain = self.plain_layer()
+        plain: Any = self.plain_layer()
         w, b = self.folded()
-        plain.weight, plain.bias = nn.Parameter(w), nn.Parameter(b)
-        return plain.train(self.training)
+        plain.weight = nn.Parameter(w, self.v.requires_grad)
+        plain.bias = nn.Parameter(b, self.v.requires_grad if self.b is None else self.b.requires_grad)
+        if not self.biased:
+            plain.bias = None
+        layer: nn.Module = plain.train(self.training)
+        return layer
 
     def plain_layer(self) -> nn.Module:
         """A torch layer of the same shape, its weight and bias yet to be given."""
@@ -259,6 +299,23 @@ class Parameterized(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{name_of(self.norm)}, v {tuple(self.v.shape)}" + (f", g = exp({self.g_exp}·s)" if self.g_exp else "")
+
+
+def moments(y: Tensor, feature_dim: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) of every feature over the batch, and over those of all processes."""
+    dims = [d for d in range(y.ndim) if d != feature_dim % y.ndim]
+    mean = _over_processes(y.mean(dims, dtype=torch.promote_types(y.dtype, torch.float32)))
+    return mean, _over_processes((y - along(mean, y, feature_dim)).square().mean(dims)).sqrt()
+
+
+def is_constant(y: Tensor, noise: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Whether a feature of y, of this mean and standard deviation, is the same for the whole batch (C,).
+
+    It still shows rounding noise: of about eps times the mean, and eps of the sum times the size of what was summed,
+    which is `noise` (C,) or more. Half precision is summed in single.
+    """
+    eps, of_sum = torch.finfo(y.dtype).eps, torch.finfo(torch.promote_types(y.dtype, torch.float32)).eps
+    return ~(std > 4 * torch.maximum(eps * mean.abs(), of_sum * noise))
 
 
 def _over_processes(x: Tensor, how: Any = None) -> Tensor:
@@ -318,17 +375,14 @@ class Conv(Parameterized):
         super().__init__((units, inputs // groups, *sizes), units, param, **options)
         self.inputs, self.sizes, self.stride, self.padding, self.dilation = inputs, sizes, stride, padding, dilation
         self.groups, self.padding_mode = groups, padding_mode
+        self.around: list[int] = list(self.plain_layer()._reversed_padding_repeated_twice)  # as `F.pad` takes it
 
     def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         padding = self.padding
         if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self.around(), mode=self.padding_mode), 0
+            x, padding = F.pad(x, self.around, mode=self.padding_mode), 0
         y: Tensor = type(self).function(x, w, b, self.stride, padding, self.dilation, self.groups)
         return y
-
-    def around(self) -> list[int]:
-        """The padding before and after each dimension of x, the last one first, as `F.pad` takes it."""
-        return list(self.plain_layer()._reversed_padding_repeated_twice)
 
     def plain_layer(self) -> Any:
         return self.plain(
@@ -403,10 +457,6 @@ class ConvTranspose(Parameterized):
         """w in torch's shape (inputs, units/groups, …)."""
         return w if self.groups == 1 else torch.cat(w.chunk(self.groups, 1))
 
-    def folded(self) -> tuple[Tensor, Tensor]:
-        w, b = super().folded()
-        return self.as_torch(w), b
-
     def plain_layer(self) -> Any:
         return self.plain(
             *(self.inputs, self.units, self.sizes, self.stride, self.padding, self.output_padding, self.groups),
@@ -438,12 +488,22 @@ class LSTMCell(nn.Module):
 
     Batch statistics, where `param` has them, are of the input-to-hidden product alone; the recurrent
     product has what `param` says of the layers elsewhere. Gates in torch's order: i, f, g, o.
+    Without a state h and c are 0.
     """
 
-    def __init__(self, inputs: int, units: int, param: Param, *, time_steps: int | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        units: int,
+        param: Param,
+        *,
+        time_steps: int | None = None,
+        v: tuple[Tensor | None, Tensor | None] = (None, None),
+        **options: Any,
+    ) -> None:
         super().__init__()
-        self.input = Linear(inputs, 4 * units, param, time_steps=time_steps, **options)
-        self.recurrent = Linear(units, 4 * units, elsewhere(param), **options)
+        self.input = Linear(inputs, 4 * units, param, time_steps=time_steps, v=v[0], **options)
+        self.recurrent = Linear(units, 4 * units, elsewhere(param), v=v[1], **options)
 
     def unrolled(self, dtype: torch.dtype | None = None, gathered: bool = True) -> tuple[Unrolled, Unrolled]:
         """Both weights for many time steps, to be given to `forward` at each of them; see `Linear`."""
@@ -452,26 +512,125 @@ class LSTMCell(nn.Module):
     def forward(
         self,
         x: Tensor,
-        state: tuple[Tensor, Tensor],
+        state: tuple[Tensor, Tensor] | None = None,
         weights: tuple[Unrolled, Unrolled] | None = None,
         time: int | EllipsisType = ...,
     ) -> tuple[Tensor, Tensor]:
-        h, c = state
+        h, c = state or (x.new_zeros(len(x), self.recurrent.v.shape[1]),) * 2
         w_input, w_recurrent = weights or self.unrolled()
         t = self.input(x, w_input, time)
         if self.recurrent.norm.linear and self.recurrent.b is not None:
             return lstm_step(t, h, c, w_recurrent, self.recurrent.b)
         return lstm_gates(t + self.recurrent(h, w_recurrent), c)
 
+    def in_torch(self) -> list[nn.Parameter]:
+        """What the plain cell has, in its order: the weights of both products and, where one has a bias, the biases."""
+        plain: list[Any] = [self.input.fold(), self.recurrent.fold()]
+        values = [layer.weight for layer in plain]
+        if self.input.biased or self.recurrent.biased:
+            no_bias = nn.Parameter(values[0].new_zeros(len(values[0])))
+            values += [no_bias if layer.bias is None else layer.bias for layer in plain]
+        return values
+
     def fold(self) -> nn.Module:
         """The plain torch.nn.LSTMCell of the same function in evaluation; where there is none, a copy."""
         if not (self.input.norm.affine and self.recurrent.norm.affine):
             return copy.deepcopy(self).eval()
-        plain = nn.LSTMCell(self.input.v.shape[1], self.recurrent.v.shape[1], device="meta")
-        (w_input, b_input), (w_recurrent, b_recurrent) = self.input.folded(), self.recurrent.folded()
-        plain.weight_ih, plain.bias_ih = nn.Parameter(w_input), nn.Parameter(b_input)
-        plain.weight_hh, plain.bias_hh = nn.Parameter(w_recurrent), nn.Parameter(b_recurrent)
-        return plain.train(self.training)
+        values = self.in_torch()
+        plain = nn.LSTMCell(self.input.v.shape[1], self.recurrent.v.shape[1], len(values) > 2, device="meta")
+        return _given(plain, values).train(self.training)
+
+
+def _given(plain: nn.Module, values: list[nn.Parameter]) -> nn.Module:
+    """The module with these parameters."""
+    for (name, _), value in zip(list(plain.named_parameters()), values, strict=True):
+        setattr(plain, name, value)
+    return plain
+
+
+class LSTM(nn.Module):
+    """torch.nn.LSTM, options, shapes and kernel, whose weights are parameterized: they are computed once a call.
+
+    The kernel takes weights and biases alone: where `param` is not `linear` its cells have what it says of the layers
+    elsewhere, so that `bn` is `normal` and `wn+mobn` is `wn`. v: both weights of each cell at the start.
+    Raises ValueError where that is not `linear` either.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        units: int,
+        param: Param,
+        *,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        v: Sequence[tuple[Tensor, Tensor]] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        norm = parameterization(param)
+        norm = norm if norm.linear else elsewhere(norm)
+        if not (norm.linear and elsewhere(norm).linear):
+            raise ValueError(
+                f"LSTM: {name_of(param)} is more than a weight and a bias; set `elsewhere` to one that is not"
+            )
+        self.inputs, self.units, self.num_layers, self.bias = inputs, units, num_layers, bias
+        self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
+        directions = 2 if bidirectional else 1
+        self.cells = nn.ModuleList()  # in torch's order: forwards and backwards of the first layer, of the second, …
+        for k in range(num_layers * directions):
+            width = inputs if k < directions else units * directions
+            first = v[k] if v else (None, None)
+            self.cells.append(LSTMCell(width, units, norm, bias=bias, v=first, **options))
+
+    def flat_weights(self) -> list[Tensor]:
+        """Weights and biases as `torch.lstm` takes them."""
+        flat: list[Tensor] = []
+        for cell in self.cells:
+            parts: list[Any] = list(cell.children())
+            flat += [part.w() for part in parts] + [part.b for part in parts if self.bias]
+        return flat
+
+    def forward(self, x: Any, state: Any = None) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """x: (T, B, inputs), (B, T, inputs) if `batch_first`, (T, inputs) or packed; state: h and c, as in torch."""
+        packed, one = isinstance(x, PackedSequence), 0 if self.batch_first else 1
+        data, sizes, order, back = x if packed else (x, None, None, None)
+        alone = data.ndim == 2 and not packed
+        if alone:
+            data, state = data.unsqueeze(one), state and [part.unsqueeze(1) for part in state]
+        if state is None:
+            batch = data.shape[one] if sizes is None else int(sizes[0])
+            state = [data.new_zeros(len(self.cells), batch, self.units)] * 2
+        elif order is not None:
+            state = [part.index_select(1, order) for part in state]
+        how = self.bias, self.num_layers, self.dropout, self.training, self.bidirectional
+        if sizes is None:
+            y, *state = torch.lstm(data, state, self.flat_weights(), *how, self.batch_first)
+        else:
+            y, *state = torch.lstm(data, sizes, state, self.flat_weights(), *how)
+        if back is not None:
+            state = [part.index_select(1, back) for part in state]
+        if alone:
+            return y.squeeze(one), (state[0].squeeze(1), state[1].squeeze(1))
+        return PackedSequence(y, sizes, order, back) if packed else y, (state[0], state[1])
+
+    def fold(self) -> nn.Module:
+        """The plain torch.nn.LSTM of the same function; where there is none, a copy."""
+        if not all(layer.norm.affine for _, layer in layers(self)):
+            return copy.deepcopy(self).eval()
+        options: dict[str, Any] = {"batch_first": self.batch_first, "dropout": self.dropout, "device": "meta"}
+        options["bidirectional"] = self.bidirectional
+        plain = nn.LSTM(self.inputs, self.units, self.num_layers, self.bias, **options)
+        cells: list[Any] = list(self.cells)
+        return _given(plain, [value for cell in cells for value in cell.in_torch()]).train(self.training)
+
+    def extra_repr(self) -> str:
+        return f"{self.inputs}, {self.units}, num_layers={self.num_layers}" + (
+            ", bidirectional" if self.bidirectional else ""
+        )
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Parameterized]]:
@@ -528,14 +687,14 @@ def updated(model: nn.Module) -> None:
 def fold(model: nn.Module) -> nn.Module:
     """A copy of the model in plain torch layers: the same function in evaluation, for inference.
 
-    Layers, and LSTM cells, whose output is not affine in t stay as they are, in evaluation mode.
+    Layers, LSTM cells and LSTMs whose output is not affine in t stay as they are, in evaluation mode.
     """
     return copy.deepcopy(model, {id(layer): layer.fold() for layer in foldable(model)})
 
 
 @torch.no_grad()
 def refold(model: nn.Module, plain: nn.Module) -> None:
-    """Make what `fold` once made of the model that of the model as it is now, in place; without LSTM cells."""
+    """Make what `fold` once made of the model that of the model as it is now, in place; without LSTMs and cells."""
     for name, layer in layers(model):
         there: Any = plain.get_submodule(name)
         if isinstance(there, Parameterized):
@@ -543,12 +702,13 @@ def refold(model: nn.Module, plain: nn.Module) -> None:
         else:
             pairs = zip((there.weight, there.bias), layer.folded(), strict=True)
         for mine, theirs in pairs:
-            mine.copy_(theirs)
+            if mine is not None:
+                mine.copy_(theirs)
 
 
-def foldable(model: nn.Module) -> Iterator["Parameterized | LSTMCell"]:
+def foldable(model: nn.Module) -> Iterator["Parameterized | LSTMCell | LSTM"]:
     """The layers of the tree that have a plain torch layer of their own."""
-    if isinstance(model, Parameterized | LSTMCell):
+    if isinstance(model, Parameterized | LSTMCell | LSTM):
         yield model
     else:
         for child in model.children():

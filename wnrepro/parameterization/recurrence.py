@@ -59,12 +59,13 @@ class Unrolled:
 
     dtype: of the factors of the products, where it is not w's. Every backward pass through it must go on to w, or what
     its `gradient` gathered is added to the next. Where its products are compiled by torch.compile it is the plain
-    weight, not `gathered`, and its `gradient` is not used.
+    weight, not `gathered`, and its `gradient` is not used; likewise in the transforms of torch.func.
     """
 
     def __init__(self, w: Tensor, dtype: torch.dtype | None = None, gathered: bool = True) -> None:
         dtype = dtype or w.dtype
-        self.gathered = gathered and not torch.compiler.is_compiling()
+        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        self.gathered = gathered and not transformed
         self.gradient = Gradient(w.dtype)
         self.w: Tensor = Gather.apply(w, dtype, self.gradient) if self.gathered else w.to(dtype)
 

@@ -1,0 +1,224 @@
+"""Any model's torch layers as parameterized ones, and the data-dependent init of models with torch's own weight norm.
+
+Shapes: B examples, C output units of a layer.
+"""
+
+import copy
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import is_parametrized
+
+from wnrepro.parameterization import layers as ours
+from wnrepro.parameterization.layers import ConstantFeatureError, Parameterized, is_constant, moments
+from wnrepro.parameterization.norm import Param, Parameterization, along, parameterization, unit_norm
+
+Skip: TypeAlias = Collection[str] | Callable[[str, nn.Module], bool]
+
+TORCH_PART = re.compile(r"((?:.*\.)?)(?:weight_|parametrizations\.weight\.original)([gv01])")  # of its weight norm
+KINDS: tuple[type[nn.Module], ...] = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.LSTMCell, nn.LSTM),
+)
+
+
+def convert(
+    model: nn.Module,
+    param: Param = "wn",
+    *,
+    skip: Skip = (),
+    remove_batch_norm: bool = False,
+    g_exp: float | None = None,
+) -> nn.Module:
+    """A copy of the model, of which every torch layer of KINDS has the parameterization.
+
+    v is the layer's weight and b its bias; with them go type, device, strides, what is frozen and the training mode.
+    Under `normal` and `wn` it is the same function. Under `bn` and `wn+mobn` it is so in evaluation alone, with running
+    averages of 0 and 1: in training these subtract statistics of the batch, so `data_dependent_init` is to follow.
+    The recurrent product of an LSTM cell, and all of an LSTM, have what `param` says of the layers elsewhere.
+
+    param: `normal`, `bn`, `wn`, `wn+mobn`, or a class of your own.
+    skip: names of modules to leave as they are, with all that is in them, or a function of name and module that says
+        whether to.
+    remove_batch_norm: whether the model's own batch normalization layers become nn.Identity, and every converted layer
+        without a bias gets one of 0. That is another function, so `data_dependent_init` is to follow. Else they stay.
+    g_exp: c of g = exp(c·s), s learnt in place of g; None for g itself.
+
+    A module that is used twice stays one. What is of a subclass, such as the projections of nn.MultiheadAttention,
+    stays as it is, and so does nn.Embedding. Raises ValueError that names the layer where one cannot be converted, or
+    a name of `skip` where there is no such module.
+    """
+    norm = parameterization(param)
+    names = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        names[module].append(name)
+    skipped = _skipped(names, skip)
+    owners = Counter(id(p) for module in names for p in module._parameters.values() if p is not None)
+    memo: dict[int, Any] = {}
+    for module in names:
+        if module in skipped:
+            continue
+        if remove_batch_norm and isinstance(module, _BatchNorm):
+            memo[id(module)] = nn.Identity().train(module.training)
+        elif isinstance(module, KINDS) and (why := _refusal(module, owners)):
+            raise ValueError(f"convert: layer {names[module][0] or type(module).__name__!r} {why}, or skip it")
+        elif type(module) in KINDS:
+            memo[id(module)] = _converted(module, norm, remove_batch_norm, {"g_exp": g_exp}).train(module.training)
+    return copy.deepcopy(model, memo)
+
+
+def _skipped(names: Mapping[nn.Module, list[str]], skip: Skip) -> set[nn.Module]:
+    """The modules to leave alone, with all that is in them."""
+    named = {name: module for module, of_it in names.items() for name in of_it}
+    if not callable(skip) and (isinstance(skip, str) or not named.keys() >= set(skip)):
+        raise ValueError(f"convert: skip takes a list of names of modules, and one of {skip!r} is none")
+    chosen = [module for name, module in named.items() if (skip(name, module) if callable(skip) else name in skip)]
+    return {inner for module in chosen for inner in module.modules()}
+
+
+def _refusal(module: nn.Module, owners: Counter[int]) -> str:
+    """Why a layer of KINDS or of a subclass cannot be converted, and what to do; nothing where it can, or stays."""
+    if isinstance(module, LazyModuleMixin):
+        return "has no weight yet: call the model once first"
+    exact = type(module) in KINDS
+    hooked = any(value for name, value in vars(module).items() if name.endswith("_hooks"))
+    if is_parametrized(module) or (exact and hooked):
+        return "has hooks or a parametrization of torch: remove these first"
+    if exact and any(owners[id(p)] > 1 for p in module._parameters.values()):
+        return "shares a parameter with another module: give each its own"
+    if type(module) is nn.LSTM and module.proj_size:
+        return "has a proj_size, which LSTM has not: build it without"
+    return ""
+
+
+def _converted(module: Any, norm: Parameterization, bias: bool, options: dict[str, Any]) -> nn.Module:
+    """The layer, parameterized; bias: whether it has one in any case."""
+    given = {name: p.detach().clone() for name, p in module.named_parameters()}  # clones keep the strides
+    options["bias"] = bias or any(name.startswith("bias") for name in given)
+    new: Any
+    if isinstance(module, nn.LSTM | nn.LSTMCell):
+        suffixes = [name.removeprefix("weight_ih") for name in given if name.startswith("weight_ih")]
+        v = [(given[f"weight_ih{s}"], given[f"weight_hh{s}"]) for s in suffixes]
+        if isinstance(module, nn.LSTM):
+            options |= {
+                name: getattr(module, name) for name in ("num_layers", "batch_first", "dropout", "bidirectional")
+            }
+            new = ours.LSTM(module.input_size, module.hidden_size, norm, v=v, **options)
+        else:
+            new = ours.LSTMCell(module.input_size, module.hidden_size, norm, v=v[0], **options)
+        parts = [f"{part}{s}" for s in suffixes for part in ("ih", "hh")]
+        for (_, layer), part in zip(ours.layers(new), parts, strict=True):
+            _finish(layer, getattr(module, f"weight_{part}"), getattr(module, f"bias_{part}", None))
+    else:
+        new = _sum(module, norm, given["weight"], options)
+        _finish(new, module.weight, module.bias)
+    return new
+
+
+def _sum(module: Any, norm: Parameterization, v: Tensor, options: dict[str, Any]) -> Parameterized:
+    """A dense layer or a convolution."""
+    if isinstance(module, nn.Linear):
+        return ours.Linear(module.in_features, module.out_features, norm, v=v, **options)
+    transposed = isinstance(module, _ConvTransposeNd)
+    names = ("stride", "padding", "dilation", "groups", "output_padding" if transposed else "padding_mode")
+    options |= {name: getattr(module, name) for name in names}
+    options["v"] = torch.cat(v.chunk(module.groups), 1) if transposed and module.groups > 1 else v
+    kind = getattr(ours, type(module).__name__)
+    layer: Parameterized = kind(module.in_channels, module.out_channels, module.kernel_size, norm, **options)
+    return layer
+
+
+@torch.no_grad()
+def _finish(layer: Parameterized, weight: Tensor, bias: Tensor | None) -> None:
+    """Give the layer its bias, and freeze what is frozen: g with the weight, for it is one of its two parts."""
+    for p in layer.parameters():
+        p.requires_grad_(weight.requires_grad)
+    if layer.b is not None and bias is not None:
+        layer.b.copy_(bias).requires_grad_(bias.requires_grad)
+
+
+@torch.no_grad()
+def init_torch_weight_norm(model: nn.Module, *inputs: Any) -> Any:
+    """`data_dependent_init` of a model whose layers have torch's own weight norm, of either interface.
+
+    One forward pass of `model(*inputs)`, in training mode, whose output it returns, sets g (`original0` or `weight_g`)
+    and the bias of every such nn.Linear, convolution and transposed convolution, in the order of the pass, such that
+    its outputs have mean 0 and variance 1 on this batch; without a bias, the variance alone. A layer called twice is
+    set by its first call. With a process group the batches of all processes count, of equal size each.
+
+    Raises ValueError where a layer has no g of each output unit (a transposed convolution takes `dim=1` and one group,
+    the others `dim=0`), and where the pass does not reach one; ConstantFeatureError where a feature does not vary.
+    """
+    waiting = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | _ConvNd) and (g := _torch_g(module)) is not None:
+            unit_dim, units = _units(module)
+            if g.ndim <= unit_dim or not g.numel() == g.shape[unit_dim] == units:
+                raise ValueError(f"init: weight norm of layer {name!r} has no g of each unit; give it dim={unit_dim}")
+            waiting[module] = name
+
+    def standardize(module: Any, args: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
+        name = waiting.pop(module, None)
+        g = _torch_g(module)
+        if name is None or g is None:
+            return None
+        feature_dim = -1 if isinstance(module, nn.Linear) else 1
+        mean, std = moments(y, feature_dim)
+        largest = ours._over_processes(args[0].abs().amax().float(), dist.ReduceOp.MAX)
+        constant = is_constant(y, largest * unit_norm(module.weight, _units(module)[0]).flatten(), mean, std)
+        if constant.any():
+            raise ConstantFeatureError(module, int(constant.sum()), name)
+        g.div_(std.view_as(g))
+        if module.bias is None:
+            return y / along(std, y, feature_dim).to(y.dtype)
+        module.bias.sub_(mean).div_(std)
+        return (y - along(mean, y, feature_dim).to(y.dtype)) / along(std, y, feature_dim).to(y.dtype)
+
+    was_training = model.training
+    hooks = [module.register_forward_hook(standardize) for module in waiting]
+    model.train()
+    try:
+        output = model(*inputs)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    if waiting:
+        raise ValueError(f"init: the forward pass did not reach {', '.join(waiting.values())}")
+    return output
+
+
+def _units(module: Any) -> tuple[int, int]:
+    """The output dimension of a torch layer's weight, and how many output units it has."""
+    if isinstance(module, nn.Linear):
+        return 0, module.out_features
+    return int(isinstance(module, _ConvTransposeNd)), module.out_channels
+
+
+def _torch_g(module: nn.Module) -> Tensor | None:
+    """g of torch's weight norm on `weight`, of either interface, if there is one."""
+    if is_parametrized(module, "weight"):
+        chain: Any = module.parametrizations["weight"]  # type: ignore[index]
+        return chain.original0 if isinstance(chain[0], _WeightNorm) else None
+    return module._parameters.get("weight_g")
+
+
+def from_torch_weight_norm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a model with torch's weight norm, of either interface, as that of `convert(model, "wn")`.
+
+    For transposed convolutions that is so with `dim=1` and one group, for the others with `dim=0`. Other keys stay.
+    """
+    parts = {key: match.groups() for key in state_dict if (match := TORCH_PART.fullmatch(key))}
+    names = {key: prefix + ("gain" if part in "g0" else "v") for key, (prefix, part) in parts.items()}
+    names |= {f"{prefix}bias": f"{prefix}b" for prefix, _ in parts.values()}
+    gains = {key for key, (_, part) in parts.items() if part in "g0"}
+    return {names.get(key, key): value.flatten() if key in gains else value for key, value in state_dict.items()}
