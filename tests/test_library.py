@@ -115,6 +115,15 @@ def test_a_converted_layer_is_the_same_function_and_folds_back(kind: str, param:
 
 
 @each_kind
+@pytest.mark.parametrize("param", ["bn", "wn+mobn"])
+def test_with_batch_statistics_it_is_the_same_function_in_evaluation(kind: str, param: str) -> None:
+    plain, x = make(kind)
+    layer = convert(plain.eval(), param)
+    close(layer(x), plain(x), 1e-5)  # but for bn's ε
+    assert not torch.allclose(layer.train()(x), plain(x), atol=1e-2)
+
+
+@each_kind
 @each_param
 def test_a_converted_layer_is_standardized_by_the_init_and_folds(kind: str, param: str) -> None:
     plain, x = make(kind)
@@ -355,11 +364,14 @@ def test_lstm_cell_converts_and_folds_back(param: str, bias: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop because:UserWarning")
-def test_recurrent_nets_export_and_have_gradients_of_each_sample() -> None:
+def test_recurrent_nets_compile_export_and_have_gradients_of_each_sample() -> None:
     plain, _ = lstm(batch_first=True)
     x = torch.randn(3, 5, 3, dtype=torch.float64)
     model = convert(plain).eval()
     close(torch.export.export(model, (x,)).module()(x)[0], model(x)[0])
+    torch.compiler.reset()
+    with torch.no_grad():
+        close(torch.compile(model, fullgraph=True, backend="aot_eager")(x)[0], model(x)[0])
     cell = convert(nn.LSTMCell(3, 4).double())
     for each, inputs in ((model, x), (cell, x[:, 0])):
         params = dict(each.named_parameters())

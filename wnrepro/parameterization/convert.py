@@ -44,6 +44,7 @@ def convert(
     v is the layer's weight and b its bias; with them go type, device, strides, what is frozen and the training mode.
     Under `normal` and `wn` it is the same function. Under `bn` and `wn+mobn` it is so in evaluation alone, with running
     averages of 0 and 1: in training these subtract statistics of the batch, so `data_dependent_init` is to follow.
+    A class of your own decides by its `start`.
     The recurrent product of an LSTM cell, and all of an LSTM, have what `param` says of the layers elsewhere.
 
     param: `normal`, `bn`, `wn`, `wn+mobn`, or a class of your own.
