@@ -14,7 +14,7 @@ from wnrepro.data import Pixels
 from wnrepro.experiments import draw
 from wnrepro.experiments.draw import GREYS, SIZE, Draw, DrawNet, Grid, Sample, boxes, filter_banks, read, write
 from wnrepro.parameterization import Linear, LSTMCell, Parameterized, layers
-from wnrepro.parameterization.layers import MOMENTUM
+from wnrepro.parameterization.layer import MOMENTUM
 from wnrepro.parameterization.norm import BN_EPSILON, name_of
 from wnrepro.settings import PARAMS, DrawSettings
 from wnrepro.training import Compilation, Epoch, Tick, gradients_of, relative_error

@@ -30,7 +30,7 @@ from wnrepro.parameterization import (
     layers,
     weight_norm,
 )
-from wnrepro.parameterization.layers import MOMENTUM
+from wnrepro.parameterization.layer import MOMENTUM
 from wnrepro.parameterization.norm import BN_EPSILON, name_of, unit_norm
 from wnrepro.settings import PARAMS
 

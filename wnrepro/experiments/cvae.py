@@ -19,7 +19,7 @@ from wnrepro import data, identities
 from wnrepro.errors import UserError
 from wnrepro.measurements import layer_rows, measured_init, overflow
 from wnrepro.parameterization import Conv2d, ConvTranspose2d, Linear, MaskedConv2d, bound_v_norm, updated
-from wnrepro.parameterization.layers import V_STD
+from wnrepro.parameterization.layer import V_STD
 from wnrepro.settings import CvaeSettings
 from wnrepro.training import (
     Adamax,

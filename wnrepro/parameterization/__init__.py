@@ -1,8 +1,7 @@
 """Weights that are split into a direction and a length, and layers that have them (§2, §3, §4, §6 of the paper)."""
 
 from wnrepro.parameterization.convert import convert, from_torch_weight_norm, init_torch_weight_norm
-from wnrepro.parameterization.layers import (
-    LSTM,
+from wnrepro.parameterization.layer import (
     ConstantFeatureError,
     Conv1d,
     Conv2d,
@@ -11,16 +10,12 @@ from wnrepro.parameterization.layers import (
     ConvTranspose2d,
     ConvTranspose3d,
     Linear,
-    LSTMCell,
     MaskedConv2d,
     Parameterized,
-    bound_v_norm,
-    data_dependent_init,
-    fold,
     layers,
-    refold,
-    updated,
 )
+from wnrepro.parameterization.lstm import LSTM, LSTMCell
+from wnrepro.parameterization.models import bound_v_norm, data_dependent_init, fold, refold, updated
 from wnrepro.parameterization.norm import (
     BatchNorm,
     MeanOnly,

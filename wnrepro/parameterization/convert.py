@@ -18,8 +18,16 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 
-from wnrepro.parameterization import layers as ours
-from wnrepro.parameterization.layers import ConstantFeatureError, Parameterized, is_constant, moments
+from wnrepro.parameterization import layer as ours
+from wnrepro.parameterization.layer import (
+    ConstantFeatureError,
+    Parameterized,
+    is_constant,
+    layers,
+    moments,
+    over_processes,
+)
+from wnrepro.parameterization.lstm import LSTM, LSTMCell
 from wnrepro.parameterization.norm import Param, Parameterization, along, parameterization, unit_norm
 
 Skip: TypeAlias = Collection[str] | Callable[[str, nn.Module], bool]
@@ -113,11 +121,11 @@ def _converted(module: Any, norm: Parameterization, bias: bool, options: dict[st
             options |= {
                 name: getattr(module, name) for name in ("num_layers", "batch_first", "dropout", "bidirectional")
             }
-            new = ours.LSTM(module.input_size, module.hidden_size, norm, v=v, **options)
+            new = LSTM(module.input_size, module.hidden_size, norm, v=v, **options)
         else:
-            new = ours.LSTMCell(module.input_size, module.hidden_size, norm, v=v[0], **options)
+            new = LSTMCell(module.input_size, module.hidden_size, norm, v=v[0], **options)
         parts = [f"{part}{s}" for s in suffixes for part in ("ih", "hh")]
-        for (_, layer), part in zip(ours.layers(new), parts, strict=True):
+        for (_, layer), part in zip(layers(new), parts, strict=True):
             _finish(layer, getattr(module, f"weight_{part}"), getattr(module, f"bias_{part}", None))
     else:
         new = _sum(module, norm, given["weight"], options)
@@ -174,7 +182,7 @@ def init_torch_weight_norm(model: nn.Module, *inputs: Any) -> Any:
             return None
         feature_dim = -1 if isinstance(module, nn.Linear) else 1
         mean, std = moments(y, feature_dim)
-        largest = ours._over_processes(args[0].abs().amax().float(), dist.ReduceOp.MAX)
+        largest = over_processes(args[0].abs().amax().float(), dist.ReduceOp.MAX)
         constant = is_constant(y, largest * unit_norm(module.weight, _units(module)[0]).flatten(), mean, std)
         if constant.any():
             raise ConstantFeatureError(module, int(constant.sum()), name)

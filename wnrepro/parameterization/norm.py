@@ -15,7 +15,7 @@ from torch import Tensor
 from wnrepro.settings import PARAMS
 
 if TYPE_CHECKING:
-    from wnrepro.parameterization.layers import Parameterized
+    from wnrepro.parameterization.layer import Parameterized
 
 BN_EPSILON = 1e-6  # authors' code
 

@@ -6,19 +6,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wnrepro.parameterization.layers import (
+from wnrepro.parameterization.layer import (
     ConstantFeatureError,
     Conv2d,
     ConvTranspose2d,
     Linear,
-    LSTMCell,
     MaskedConv2d,
     Parameterized,
-    data_dependent_init,
-    fold,
     layers,
-    updated,
 )
+from wnrepro.parameterization.lstm import LSTMCell
+from wnrepro.parameterization.models import data_dependent_init, fold, updated
 from wnrepro.parameterization.norm import Param
 
 MEAN, VARIANCE = 1e-3, 1e-2  # of the outputs after the init, from 0 and 1, at most

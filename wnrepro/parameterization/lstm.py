@@ -1,0 +1,164 @@
+"""LSTM cells and nets whose products are parameterized. Shapes: B examples."""
+
+import copy
+from collections.abc import Sequence
+from types import EllipsisType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from wnrepro.parameterization.layer import Linear, layers
+from wnrepro.parameterization.norm import Param, elsewhere, name_of, parameterization
+from wnrepro.parameterization.recurrence import Unrolled, lstm_gates, lstm_step
+
+
+class LSTMCell(nn.Module):
+    """LSTM cell (§5.3) with one g per gate row: x (B, inputs), state (h, c) each (B, units) → new state.
+
+    Batch statistics, where `param` has them, are of the input-to-hidden product alone; the recurrent
+    product has what `param` says of the layers elsewhere. Gates in torch's order: i, f, g, o.
+    Without a state h and c are 0.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        units: int,
+        param: Param,
+        *,
+        time_steps: int | None = None,
+        v: tuple[Tensor | None, Tensor | None] = (None, None),
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.input = Linear(inputs, 4 * units, param, time_steps=time_steps, v=v[0], **options)
+        self.recurrent = Linear(units, 4 * units, elsewhere(param), v=v[1], **options)
+
+    def unrolled(self, dtype: torch.dtype | None = None, gathered: bool = True) -> tuple[Unrolled, Unrolled]:
+        """Both weights for many time steps, to be given to `forward` at each of them; see `Linear`."""
+        return self.input.unrolled(dtype, gathered), self.recurrent.unrolled(dtype, gathered)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: tuple[Tensor, Tensor] | None = None,
+        weights: tuple[Unrolled, Unrolled] | None = None,
+        time: int | EllipsisType = ...,
+    ) -> tuple[Tensor, Tensor]:
+        h, c = state or (x.new_zeros(len(x), self.recurrent.v.shape[1]),) * 2
+        w_input, w_recurrent = weights or self.unrolled()
+        t = self.input(x, w_input, time)
+        if self.recurrent.norm.linear and self.recurrent.b is not None:
+            return lstm_step(t, h, c, w_recurrent, self.recurrent.b)
+        return lstm_gates(t + self.recurrent(h, w_recurrent), c)
+
+    def in_torch(self) -> list[nn.Parameter]:
+        """What the plain cell has, in its order: the weights of both products and, where one has a bias, the biases."""
+        plain: list[Any] = [self.input.fold(), self.recurrent.fold()]
+        values = [layer.weight for layer in plain]
+        if self.input.biased or self.recurrent.biased:
+            no_bias = nn.Parameter(values[0].new_zeros(len(values[0])))
+            values += [no_bias if layer.bias is None else layer.bias for layer in plain]
+        return values
+
+    def fold(self) -> nn.Module:
+        """The plain torch.nn.LSTMCell of the same function in evaluation; where there is none, a copy."""
+        if not (self.input.norm.affine and self.recurrent.norm.affine):
+            return copy.deepcopy(self).eval()
+        values = self.in_torch()
+        plain = nn.LSTMCell(self.input.v.shape[1], self.recurrent.v.shape[1], len(values) > 2, device="meta")
+        return _given(plain, values).train(self.training)
+
+
+def _given(plain: nn.Module, values: list[nn.Parameter]) -> nn.Module:
+    """The module with these parameters."""
+    for (name, _), value in zip(list(plain.named_parameters()), values, strict=True):
+        setattr(plain, name, value)
+    return plain
+
+
+class LSTM(nn.Module):
+    """torch.nn.LSTM, options, shapes and kernel, whose weights are parameterized: they are computed once a call.
+
+    The kernel takes weights and biases alone: where `param` is not `linear` its cells have what it says of the layers
+    elsewhere, so that `bn` is `normal` and `wn+mobn` is `wn`. v: both weights of each cell at the start.
+    Raises ValueError where that is not `linear` either.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        units: int,
+        param: Param,
+        *,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        v: Sequence[tuple[Tensor, Tensor]] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        norm = parameterization(param)
+        norm = norm if norm.linear else elsewhere(norm)
+        if not (norm.linear and elsewhere(norm).linear):
+            raise ValueError(
+                f"LSTM: {name_of(param)} is more than a weight and a bias; set `elsewhere` to one that is not"
+            )
+        self.inputs, self.units, self.num_layers, self.bias = inputs, units, num_layers, bias
+        self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
+        directions = 2 if bidirectional else 1
+        self.cells = nn.ModuleList()  # in torch's order: forwards and backwards of the first layer, of the second, …
+        for k in range(num_layers * directions):
+            width = inputs if k < directions else units * directions
+            first = v[k] if v else (None, None)
+            self.cells.append(LSTMCell(width, units, norm, bias=bias, v=first, **options))
+
+    def flat_weights(self) -> list[Tensor]:
+        """Weights and biases as `torch.lstm` takes them."""
+        flat: list[Tensor] = []
+        for cell in self.cells:
+            parts: list[Any] = list(cell.children())
+            flat += [part.w() for part in parts] + [part.b for part in parts if self.bias]
+        return flat
+
+    def forward(self, x: Any, state: Any = None) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """x: (T, B, inputs), (B, T, inputs) if `batch_first`, (T, inputs) or packed; state: h and c, as in torch."""
+        packed, one = isinstance(x, PackedSequence), 0 if self.batch_first else 1
+        data, sizes, order, back = x if packed else (x, None, None, None)
+        alone = data.ndim == 2 and not packed
+        if alone:
+            data, state = data.unsqueeze(one), state and [part.unsqueeze(1) for part in state]
+        if state is None:
+            batch = data.shape[one] if sizes is None else int(sizes[0])
+            state = [data.new_zeros(len(self.cells), batch, self.units)] * 2
+        elif order is not None:
+            state = [part.index_select(1, order) for part in state]
+        how = self.bias, self.num_layers, self.dropout, self.training, self.bidirectional
+        if sizes is None:
+            y, *state = torch.lstm(data, state, self.flat_weights(), *how, self.batch_first)
+        else:
+            y, *state = torch.lstm(data, sizes, state, self.flat_weights(), *how)
+        if back is not None:
+            state = [part.index_select(1, back) for part in state]
+        if alone:
+            return y.squeeze(one), (state[0].squeeze(1), state[1].squeeze(1))
+        return PackedSequence(y, sizes, order, back) if packed else y, (state[0], state[1])
+
+    def fold(self) -> nn.Module:
+        """The plain torch.nn.LSTM of the same function; where there is none, a copy."""
+        if not all(layer.norm.affine for _, layer in layers(self)):
+            return copy.deepcopy(self).eval()
+        options: dict[str, Any] = {"batch_first": self.batch_first, "dropout": self.dropout, "device": "meta"}
+        options["bidirectional"] = self.bidirectional
+        plain = nn.LSTM(self.inputs, self.units, self.num_layers, self.bias, **options)
+        cells: list[Any] = list(self.cells)
+        return _given(plain, [value for cell in cells for value in cell.in_torch()]).train(self.training)
+
+    def extra_repr(self) -> str:
+        return f"{self.inputs}, {self.units}, num_layers={self.num_layers}" + (
+            ", bidirectional" if self.bidirectional else ""
+        )

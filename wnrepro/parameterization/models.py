@@ -1,0 +1,87 @@
+"""What is done to all parameterized layers of a model: the data-dependent init, bounds on v, folding."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from wnrepro.parameterization.layer import ConstantFeatureError, Parameterized, layers
+from wnrepro.parameterization.lstm import LSTM, LSTMCell
+from wnrepro.parameterization.norm import unit_norm
+
+
+@torch.no_grad()
+def data_dependent_init(model: nn.Module, *inputs: Any) -> Any:
+    """Set every g and b from one forward pass of `model(*inputs)` and return its output (§3, eq. 4, 5).
+
+    The pass runs in training mode, as the authors' does: noise and dropout are on. A layer that is called
+    more than once is set by its first call. Recurrent cells keep their start (§3). With a process group, g and b
+    are those of the batches of all processes, which have to be of equal size. Raises ConstantFeatureError naming a
+    layer with a feature that is the same for the whole batch, and ValueError naming layers that the pass did not reach.
+    """
+    was_training = model.training
+    cells = {layer for cell in model.modules() if isinstance(cell, LSTMCell) for _, layer in layers(cell)}
+    named = {name: layer for name, layer in layers(model) if layer not in cells}
+    for layer in named.values():
+        layer.initializing = True
+    model.train()
+    try:
+        output = model(*inputs)
+        missed = [name for name, layer in named.items() if layer.initializing]
+    except ConstantFeatureError as error:
+        culprit = next(name for name, layer in named.items() if layer is error.layer)
+        raise ConstantFeatureError(error.layer, error.features, culprit) from None
+    finally:
+        for layer in named.values():
+            layer.initializing = False
+        model.train(was_training)
+    if missed:
+        raise ValueError(f"data-dependent init: the forward pass did not reach {', '.join(missed)}")
+    return output
+
+
+@torch.no_grad()
+def bound_v_norm(model: nn.Module, a: float) -> None:
+    """Scale every v with ‖v‖ > a back to ‖v‖ = a (§6.2). Under `wn` the function stays the same."""
+    for _, layer in layers(model):
+        layer.v.mul_((a / unit_norm(layer.masked(layer.v), layer.unit_dim)).clamp_(max=1))
+
+
+@torch.no_grad()
+def updated(model: nn.Module) -> None:
+    """To be called after an optimizer's step: what a parameterization has to do then."""
+    for _, layer in layers(model):
+        layer.norm.updated(layer)
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """A copy of the model in plain torch layers: the same function in evaluation, for inference.
+
+    Layers, LSTM cells and LSTMs whose output is not affine in t stay as they are, in evaluation mode.
+    """
+    return copy.deepcopy(model, {id(layer): layer.fold() for layer in foldable(model)})
+
+
+@torch.no_grad()
+def refold(model: nn.Module, plain: nn.Module) -> None:
+    """Make what `fold` once made of the model that of the model as it is now, in place; without LSTMs and cells."""
+    for name, layer in layers(model):
+        there: Any = plain.get_submodule(name)
+        if isinstance(there, Parameterized):
+            pairs = zip(there.state_dict().values(), layer.state_dict().values(), strict=True)
+        else:
+            pairs = zip((there.weight, there.bias), layer.folded(), strict=True)
+        for mine, theirs in pairs:
+            if mine is not None:
+                mine.copy_(theirs)
+
+
+def foldable(model: nn.Module) -> Iterator["Parameterized | LSTMCell | LSTM"]:
+    """The layers of the tree that have a plain torch layer of their own."""
+    if isinstance(model, Parameterized | LSTMCell | LSTM):
+        yield model
+    else:
+        for child in model.children():
+            yield from foldable(child)
