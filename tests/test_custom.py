@@ -18,15 +18,16 @@ from wnrepro.cli import main
 from wnrepro.errors import UserError
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
-from wnrepro.experiments.cvae import Cvae
+from wnrepro.experiments.cvae import Cvae, Made
 from wnrepro.experiments.draw import Draw
-from wnrepro.parameterization import Conv2d, Linear, Parameterized, data_dependent_init, fold, layers
-from wnrepro.parameterization.norm import BN_EPSILON, along, unit_norm
+from wnrepro.parameterization import Conv2d, Linear, Parameterized, data_dependent_init, fold, layers, updated
+from wnrepro.parameterization.norm import BN_EPSILON, CLASSES, along, unit_norm
 from wnrepro.report import write_report
 from wnrepro.reproduce.grid import planned
 from wnrepro.reproduce.work import Event, Job, work
 from wnrepro.runs import Run, open_run
 from wnrepro.settings import ABOUT, PARAMS, Settings, about, scale_settings
+from wnrepro.training import PolyakAverage
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = {
@@ -240,6 +241,67 @@ def test_without_its_code_a_job_is_refused(mine, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_a_paper_s_class_that_would_not_call_what_is_overridden_is_refused(tmp_path):
+    for base, method in (("WeightNorm", "direction"), ("BatchNorm", "normalize"), ("MeanOnly", "output")):
+        text = f"from wnrepro.parameterization import {base}\nclass Mine({base}):\n    def {method}(self, *given):\n"
+        (tmp_path / f"{base}.py").write_text(f"{text}        1 / 0\n")
+        with pytest.raises(UserError, match=rf"{base}\.\w+ does not call its `{method}`"):
+            custom.params([f"{tmp_path / base}.py:Mine"])
+
+
+def test_one_of_normal_starts_as_normal_does(tmp_path):
+    text = "from wnrepro.parameterization import Normal\nclass Mine(Normal):\n    label = 'mine'\n"
+    (tmp_path / "mine.py").write_text(text)
+    (param,) = custom.params([f"{tmp_path}/mine.py:Mine"])
+    assert scale_settings("cvae", "quick", param).init == scale_settings("cvae", "quick", "normal").init == "folded"
+
+
+def test_two_classes_never_share_a_name(tmp_path):
+    name = "CentredWeightNormalization"
+    body = "(Parameterization):\n    label = 'a'\n"
+    text = f"from wnrepro.parameterization import Parameterization\nclass {name}A{body}class {name}B{body}"
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8-sig")
+    with pytest.raises(UserError, match=r"another has its name in runs, .*; give it another"):
+        custom.params([f"{tmp_path}/mine.py:{name}A,{tmp_path}/mine.py:{name}B"])
+
+
+def test_a_layer_of_an_autoregressive_network_stays_so(mine):
+    """A layer norm there would let a latent unit see those after it."""
+    (param,) = custom.params([mine(LAYER_NORM)])
+    made = Made(8, 4, 32, param, reverse=False).eval()
+    assert not any(isinstance(layer.norm, CLASSES[param]) for _, layer in layers(made))
+    jacobian = torch.autograd.functional.jacobian(lambda z: made(z, torch.ones(1, 4))[0], torch.randn(1, 8))[0, :, 0]
+    assert jacobian.triu().abs().max() == 0 and jacobian.abs().max() > 0
+
+
+def test_the_average_has_the_newest_of_buffers_that_have_no_mean(mine):
+    body = """    def build(self, layer):
+        layer.register_buffer("sign", torch.ones(()))
+        layer.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    def updated(self, layer):
+        layer.sign.neg_()
+        layer.count.add_(1)
+"""
+    (param,) = custom.params([mine(body)])
+    model = Linear(3, 2, param)
+    average = PolyakAverage(model, 5)
+    for _ in range(3):
+        updated(model)
+        average.update_parameters(model)
+    assert average.module.sign == -1 and average.module.count == 3
+
+
+def test_a_unit_of_zeros_starts_and_trains(mine):
+    (param,) = custom.params([mine("    label = 'w = g·v'\n")])
+    for kind in ("wn", "wn+mobn", param):
+        v = torch.randn(3, 4)
+        v[1] = 0
+        layer = Linear(4, 3, kind, v=v)
+        layer(torch.randn(8, 4)).square().sum().backward()
+        assert all(p.isfinite().all() and p.grad.isfinite().all() for p in layer.parameters())
+
+
 def test_edited_code_is_another_parameterization(mine):
     (first,) = custom.params([mine(MEAN)])
     (same,) = custom.params([mine(MEAN, "copy.py")])
@@ -299,10 +361,23 @@ def test_the_library_takes_a_class():
         ("    def direction(self, layer, v):\n        return v[:1]\n", "w has the shape"),
         ("    def normalize(self, layer, t, time):\n        return t[:1]\n", "the output has not the shape of t"),
         ("    def normalize(self, layer, t, time):\n        return 0 * t\n", "features do not vary after the init"),
-        ("    def weight(self, layer, v, g):\n        return v\n", "gain has no gradient; use g, or set learns_g"),
+        ("    def weight(self, layer, v, g):\n        return v\n", "g has no gradient; use g, or set learns_g"),
         (LAYER_NORM.replace("after = True", "after = False"), "the init leaves |mean|"),
         (LAYER_NORM.replace("affine = False", "affine = True"), "set affine = False, or override `in_evaluation`"),
         (SPECTRAL.replace("v):\n", "v):\n        self.updated(layer)\n"), "let state move in `updated` alone"),
+        ("    def normalise(self, layer, t, time):\n        return t\n", "is `normalize` meant?"),
+        ("    note = 'nothing else'\n", "it overrides nothing"),
+        ("    affine = 'False'\n", "its affine is not True or False"),
+        ("    def applies(self, layer):\n        return False\n", "it applies to no layer"),
+        (
+            "    count = 0\n\n    def direction(self, layer, v):\n        self.count += 1\n        return v\n",
+            "it changes itself; keep state in buffers of the layer",
+        ),
+        (
+            "    def build(self, layer):\n        layer.register_buffer('u', layer.v[0] * 1, persistent=False)\n",
+            "there is a buffer that no checkpoint has",
+        ),
+        ("    def direction(self, layer, v):\n        raise SystemExit(5)\n", "line 6 (SystemExit: 5)"),
         ("    label = 3\n", "its label is no line of text"),
         ("    lr = {'chess': 1}\n", "its lr is no dict of numbers above 0 by experiment (cifar, cvae, draw, dqn)"),
         ("    batch_statistics = 'mean'\n", "its batch_statistics are no tuple of names"),
@@ -355,7 +430,9 @@ def test_what_fails_in_an_experiment_alone_is_told_before_anything_is_written(mi
     """A layer of one map, which the trial's layers do not have."""
     text = mine(LAYER_NORM.replace("return layer.units > 1", "return True"))
     words = ("cvae", "--dataset", "mnist", "--param", text, "--scale", "quick", "--results", tmp_path / "results")
-    (tmp_path / "mine.py").write_text(HEAD + MEAN + "\n    def applies(self, layer):\n        assert layer.units > 1\n")
+    (tmp_path / "mine.py").write_text(
+        HEAD + MEAN + "\n    def applies(self, layer):\n        assert layer.units > 1\n        return True\n"
+    )
     code, _, error = wnrepro(*words)
     assert code == 2 and "mine.py, line " in error and "AssertionError" in error
     assert not (tmp_path / "results").exists()

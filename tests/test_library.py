@@ -540,6 +540,6 @@ def test_the_table_of_the_page_is_what_works() -> None:
 
 def test_the_page_names_the_whole_interface() -> None:
     text = library_table.PAGE.read_text()
-    assert len(text.split()) < 900
+    assert len(text.split()) < 1000
     for name in ("convert", "fold", "data_dependent_init", "init_torch_weight_norm", "from_torch_weight_norm", "LSTM"):
         assert name in text

@@ -314,6 +314,7 @@ def own(body: str | bytes, words: str = "draw --scale quick --results {tmp}/new"
     return call
 
 
+LONG = "CentredWeightNormalization"
 NO_UNIT = "def applies(self, layer):\n        assert layer.units > 1\n        return True"
 CASES |= {
     "a class that is not there": own("pass", name="Other"),
@@ -321,7 +322,22 @@ CASES |= {
     "a class of a name that is none": own("pass", name="1"),
     "a class of a file that is no text": own(b"\xff"),
     "a class of a file that is too large": own(b"#" * 2**20 + b"\n"),
+    "a class that does not call what it overrides": own(
+        b"from wnrepro.parameterization import WeightNorm\nclass Mine(WeightNorm):\n    def direction(self, *_): ...\n"
+    ),
+    "a class that says nothing of itself": own(
+        b"from wnrepro.parameterization import Parameterization\nclass Odd(type(Parameterization)):\n"
+        b"    label = property(lambda _: 1 / 0)\nclass Mine(Parameterization, metaclass=Odd):\n    after = True\n"
+    ),
     "a class that cannot be loaded": own("x = 1 / 0"),
+    "a class that overrides nothing": own("note = 1"),
+    "a class with a method that nothing calls": own("def normalise(self, layer, t, time):\n        return t"),
+    "a class with a flag that is none": own("after = 1"),
+    "a class whose name in runs is another's": own(
+        f"affine = True\nclass {LONG}A(Mine):\n    pass\nclass {LONG}B(Mine):\n    pass",
+        f"draw --scale quick --param {{tmp}}/mine.py:{LONG}A",
+        f"{LONG}B",
+    ),
     "a class with a label that is none": own("label = 1"),
     "a class with learning rates that are none": own("lr = {'chess': 1}"),
     "a class with statistics that are none": own("batch_statistics = 'mean'"),
@@ -329,6 +345,12 @@ CASES |= {
     "a class that fails in an experiment alone": own(NO_UNIT, "cvae --scale quick --results {tmp}/new"),
     "a class without a gradient": own("def weight(self, layer, v, g):\n        return v"),
 }
+
+
+@case
+def a_class_in_a_folder(place: Place) -> None:
+    (place.tmp / "mine.py").mkdir()
+    place.line("draw --param {tmp}/mine.py:Mine")
 
 
 @case

@@ -4,9 +4,11 @@ Its code travels as text, by which it is known too: to other processes and nodes
 where nothing loads it.
 """
 
+import difflib
 import importlib.util
 import linecache
 import math
+import re
 import sys
 import traceback
 import types
@@ -18,6 +20,7 @@ from wnrepro.errors import UserError
 from wnrepro.settings import ABOUT, PARAMS, SETTINGS, About, Source, printable, scale_settings
 
 LARGEST = 2**20  # bytes of such a file
+SMALLEST_LR = 1e-30  # which a report reads
 FORMS = f"{', '.join(PARAMS)}, all, or a class of yours as FILE.py:CLASS or package.module:CLASS"
 Located = tuple[str, int | None, str]
 
@@ -48,21 +51,29 @@ def read(text: str) -> Source:
     if not place.endswith(".py"):
         try:
             spec = importlib.util.find_spec(place)
-        except (ImportError, ValueError, AttributeError):
+        except (Exception, SystemExit):  # of a package that it is in
             spec = None
         if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-            raise UserError(f"--param {shown}: there is no Python module {place}; install it, or give FILE.py:CLASS")
+            raise UserError(
+                f"--param {shown}: there is no Python module {printable(place, 200)}; install it, or give FILE.py:CLASS"
+            )
         package, path = spec.parent or "", Path(spec.origin)
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"--param {shown}: {printable(str(path))} is no file; give a Python file")
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
-            raise UserError(f"--param {shown}: {path} is larger than {LARGEST >> 20} MiB; give a smaller file")
-        return Source(name, str(path), content.decode(), package)
+            raise UserError(
+                f"--param {shown}: {printable(str(path))} is larger than {LARGEST >> 20} MiB; give a smaller file"
+            )
+        return Source(name, str(path), content.decode("utf-8-sig"), package)
     except OSError as error:
-        raise UserError(f"--param {shown}: {path} cannot be read ({error.strerror}); give another file") from error
+        raise UserError(
+            f"--param {shown}: {printable(str(path))} cannot be read ({error.strerror}); give another file"
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"--param {shown}: {path} is no UTF-8 text; give a Python file") from error
+        raise UserError(f"--param {shown}: {printable(str(path))} is no UTF-8 text; give a Python file") from error
 
 
 def use(source: Source, tried: bool = False) -> str:
@@ -74,7 +85,12 @@ def use(source: Source, tried: bool = False) -> str:
         from wnrepro.parameterization import norm
 
         kind = _class(source, norm.Parameterization)
-        ABOUT[source.param] = _about(source, kind)
+        try:
+            ABOUT[source.param] = _about(source, kind)
+        except UserError:
+            raise
+        except Exception as error:
+            raise fault_of(source, error) from error
         norm.CLASSES[source.param] = kind
         if not tried:
             try:
@@ -82,6 +98,11 @@ def use(source: Source, tried: bool = False) -> str:
             except UserError:
                 del ABOUT[source.param], norm.CLASSES[source.param]
                 raise
+    known = ABOUT[source.param].source
+    if known is None or (known.name, known.package) != (source.name, source.package):
+        raise UserError(
+            f"--param {source.file}:{source.name}: another has its name in runs, {source.param}; give it another"
+        )
     return source.param
 
 
@@ -113,27 +134,48 @@ def _class(source: Source, base: type[Any]) -> type[Any]:
 
 def _about(source: Source, kind: Any) -> About:
     """What the class says of itself."""
+    from wnrepro.parameterization import norm
 
     def wrong(what: str) -> UserError:
         return UserError(f"--param {source.file}:{source.name}: {what}; mend it in {_where(source)}")
 
+    mro, api = kind.__mro__, [name for name in dir(norm.Parameterization) if not name.startswith("_")]
+    mine = {name for one in mro if one.__module__ == kind.__module__ for name in vars(one)}
+    for name in sorted(mine.difference(api)):
+        if not name.startswith("_") and (meant := difflib.get_close_matches(name, api, 1, 0.8)):
+            raise wrong(f"it has `{name}`, which nothing calls (is `{meant[0]}` meant?)")
+    if not mine.intersection(api) - {"linear"}:
+        raise wrong("it overrides nothing")
+    for inner, outer in (("direction", "weight"), ("normalize", "output"), ("output", "in_evaluation")):
+        places = [next(place for place, one in enumerate(mro) if name in vars(one)) for name in (inner, outer)]
+        by = mro[places[1]]
+        if places[0] < places[1] and by is not norm.Parameterization and by.__module__ == norm.__name__:
+            raise wrong(f"{by.__name__}.{outer} does not call its `{inner}`, so override `{outer}` too")
+    for name in ("after", "learns_g", "affine"):
+        if type(getattr(kind, name)) is not bool:
+            raise wrong(f"its {name} is not True or False")
     if type(kind.label) is not str or not kind.label.isprintable() or len(kind.label) > 60:
         raise wrong("its label is no line of text of at most 60 characters")
     good = isinstance(kind.lr, dict) and all(
-        name in SETTINGS and type(lr) in (int, float) and 0 < lr < math.inf for name, lr in kind.lr.items()
+        name in SETTINGS and type(lr) in (int, float) and SMALLEST_LR <= lr < math.inf for name, lr in kind.lr.items()
     )
     if not good and kind.lr:
         raise wrong(f"its lr is no dict of numbers above 0 by experiment ({', '.join(SETTINGS)})")
     names = kind.batch_statistics
-    if type(names) is not tuple or not all(type(name) is str and name.isidentifier() for name in names):
+    if type(names) is not tuple or len({*names}) < len(names) or not all(map(_is_name, names)):
         raise wrong('its batch_statistics are no tuple of names, such as ("mean",)')
-    heeds = (("g_exp",) if kind.after else ("g_exp", "g_start")) if kind.learns_g else ()
+    heeds: tuple[str, ...] = (("g_exp",) if kind.after else ("g_exp", "g_start")) if kind.learns_g else ()
+    heeds += ("init",) if issubclass(kind, norm.Normal) else ()
     return About(kind.label or source.name, dict(kind.lr), heeds, source)
+
+
+def _is_name(value: object) -> bool:
+    return type(value) is str and value.isidentifier()
 
 
 def _where(source: Source) -> str:
     lines = enumerate(source.text.splitlines(), 1)
-    number = next((number for number, line in lines if line.startswith(f"class {source.name}")), 1)
+    number = next((number for number, line in lines if re.match(rf"\s*class {source.name}\b", line)), 1)
     return f"{source.file}, line {number}"
 
 
@@ -155,7 +197,7 @@ def try_out(source: Source) -> None:
         trial(source.param)
     except Refused as error:
         raise UserError(f"--param {source.file}:{source.name}: {error} (the class: {_where(source)})") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise fault_of(source, error) from error
 
 
@@ -174,5 +216,5 @@ def try_in(experiment: str, param: str) -> None:
                 settings = scale_settings(experiment, "quick", param, **part)
                 _, step = our_training(settings, torch.device("cpu"))
                 step(), step()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise fault_of(source, error) from error

@@ -44,7 +44,7 @@ from wnrepro.rundir import (
     write_json,
     write_whole,
 )
-from wnrepro.settings import ABOUT, about, scale_settings
+from wnrepro.settings import ABOUT, PARAMS, about, scale_settings
 from wnrepro.training import Epoch, Note, Tick, graphs_allowed
 
 if TYPE_CHECKING:
@@ -498,9 +498,10 @@ def open_run(folder: Path) -> Run:
         what = f"no {error.args[0]}" if isinstance(error, KeyError) else error
         raise UserError(f"{path}: not of a run of this version ({what}); train it again") from error
     if run.settings.param not in ABOUT:
+        given = ", ".join(ABOUT.keys() - {*PARAMS})
         raise UserError(
-            f"{path}: no code of {run.settings.param} is loaded from there; give it as --param FILE.py:CLASS (the "
-            f"folder has a copy, {SOURCE})"
+            f"{path}: no code of {run.settings.param} is loaded from there{f', {given} is other code' * bool(given)}; "
+            f"give it as --param FILE.py:CLASS (the folder has a copy, {SOURCE})"
         )
     if run.folder != folder:
         raise UserError(f"{folder}: its settings belong to {run.folder}; move it there")

@@ -183,22 +183,28 @@ class PolyakAverage(AveragedModel):
 
     It is bias-corrected: the weight of the newest parameters is (1 − d)/(1 − dᵗ) at update t, d = 1 − 1/updates, so
     that the first weights count for no more than the others. The count stays on the device, which never waits. What no
-    state dict holds, as masks, is constant and left alone.
+    state dict holds, as masks, is constant and left alone. What a module calls `not_averaged` is the newest.
     """
 
     def __init__(self, model: nn.Module, updates: float) -> None:
         super().__init__(model, use_buffers=True)
         self.decay = 1 - 1 / max(updates, 1)
         self.n_averaged: Tensor = self.n_averaged.to(next(model.parameters()).device)
+        own = [(name, getattr(module, "not_averaged", ())) for name, module in model.named_modules()]
+        self.copied = [".".join(filter(None, (name, buffer))) for name, buffers in own for buffer in buffers]
+        self.averaged = [name for name in model.state_dict() if name not in self.copied]
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Take in the model as it is after an update."""
         self.n_averaged += 1
         weight = (1 - self.decay) / (1 - self.decay ** self.n_averaged.double())
-        averages, current = (list(one.state_dict(keep_vars=True).values()) for one in (self.module, model))
+        states = [one.state_dict(keep_vars=True) for one in (self.module, model)]
+        averages, current = ([state[name] for name in self.averaged] for state in states)
         torch._foreach_mul_(averages, (1 - weight).to(averages[0].dtype))
         torch._foreach_add_(averages, torch._foreach_mul(current, weight.to(averages[0].dtype)))
+        for name in self.copied:
+            states[0][name].copy_(states[1][name])
 
 
 @dataclass(frozen=True)

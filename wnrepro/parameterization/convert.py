@@ -28,7 +28,8 @@ from wnrepro.parameterization.layer import (
     over_processes,
 )
 from wnrepro.parameterization.lstm import LSTM, LSTMCell
-from wnrepro.parameterization.norm import Param, Parameterization, along, parameterization, unit_norm
+from wnrepro.parameterization.norm import CLASSES, Param, Parameterization, along, parameterization, unit_norm
+from wnrepro.parameterization.trial import trial
 
 Skip: TypeAlias = Collection[str] | Callable[[str, nn.Module], bool]
 
@@ -64,9 +65,12 @@ def convert(
 
     A module that is used twice stays one. What is of a subclass, such as the projections of nn.MultiheadAttention,
     stays as it is, and so does nn.Embedding. Raises ValueError that names the layer where one cannot be converted, or
-    a name of `skip` where there is no such module.
+    a name of `skip` where there is no such module, and `trial.Refused`, a ValueError, for a class of your own that is
+    no parameterization.
     """
     norm = parameterization(param)
+    if type(norm) not in CLASSES.values():
+        trial(norm)
     names = defaultdict(list)
     for name, module in model.named_modules(remove_duplicate=False):
         names[module].append(name)

@@ -79,7 +79,8 @@ class Parameterized(nn.Module):
         if v is None:
             v = self.masked(torch.randn(*v_shape) * norm.std(v_shape, v_std, init))
         self.v = nn.Parameter(v)
-        self.norm = norm if norm.applies(self) else instead(norm)
+        # A masked layer is autoregressive, and would not be if a unit's output depended on another's t.
+        self.norm = norm if (norm.affine or mask is None) and norm.applies(self) else instead(norm)
         self.register_parameter("b", nn.Parameter(v.new_zeros(units)) if bias else None)
         if self.norm.learns_g:
             self.gain = nn.Parameter(v.new_ones(units))  # g, or s where g = exp(c·s)
@@ -88,9 +89,12 @@ class Parameterized(nn.Module):
         for name in self.norm.batch_statistics:
             shape = (units,) if time_steps is None else (time_steps, units)
             self.register_buffer(f"running_{name}", v.new_ones(shape) if name == "var" else v.new_zeros(shape))
+        before = {name for name, _ in self.named_buffers()}
         with torch.no_grad():
             self.norm.build(self)
             self.set_g(self.norm.start(self))
+        # A mean of what a parameterization keeps, of unit vectors say, would be none.
+        self.not_averaged = [name for name, _ in self.named_buffers() if name not in before]
 
     def weighted_sum(self, x: Tensor, w: Any, b: Tensor | None) -> Tensor:
         """t = w·x, + b where given."""
@@ -156,8 +160,10 @@ class Parameterized(nn.Module):
 
     @property
     def g(self) -> Tensor:
-        """The learnt scale per output unit, (C,); where none is learnt, ‖v‖ times the scale."""
-        return self.factor if self.norm.learns_g else self.v_norm() * self.factor
+        """The learnt scale per output unit, (C,); where none is learnt, the norm of the scaled direction."""
+        if self.norm.learns_g:
+            return self.factor
+        return unit_norm(self.norm.direction(self, self.masked(self.v)), self.unit_dim).flatten() * self.factor
 
     @torch.no_grad()
     def set_g(self, g: Tensor) -> None:
@@ -199,10 +205,10 @@ class Parameterized(nn.Module):
             y = self.norm.output(self, t, time)
             largest = over_processes(x.abs().amax().float(), dist.ReduceOp.MAX)
             noise = largest * unit_norm(w, self.unit_dim).flatten()
-            constant = self.constant(t, noise) | self.constant(y, torch.zeros_like(noise))
+            mean, std = self.moments(y)
+            constant = is_constant(t, noise, *self.moments(t)) | is_constant(y, 0 * noise, mean, std)
             if constant.any():
                 raise ConstantFeatureError(self, int(constant.sum()))
-            mean, std = self.moments(y)
             self.set_g(1 / std)
             if self.b is not None:
                 self.b.copy_(-mean / std)
@@ -215,10 +221,6 @@ class Parameterized(nn.Module):
     def moments(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (C,) of every feature over the batch, and over those of all processes."""
         return moments(y, self.feature_dim)
-
-    def constant(self, y: Tensor, noise: Tensor) -> Tensor:
-        """Whether a feature is the same for the whole batch (C,); noise (C,): see `is_constant`."""
-        return is_constant(y, noise, *self.moments(y))
 
     # What is left of it for inference.
 

@@ -58,7 +58,9 @@ class Parameterization:
     lr: ClassVar[Mapping[str, float]] = {}  # learning rate by experiment (cifar, cvae, draw, dqn); default: wn's
     after: ClassVar[bool] = False  # whether g scales what `normalize` returns, in place of the direction
     learns_g: ClassVar[bool] = True  # whether g is learnt; else it is the init's scale, a constant
-    affine: ClassVar[bool] = True  # whether in evaluation y = a·t + c with an a and c of each unit, as `fold` needs
+    # Whether in evaluation y = a·t + c with an a and c of each unit, as `fold` and masked (autoregressive) layers need;
+    # where it is not, these are not folded, and have `elsewhere`.
+    affine: ClassVar[bool] = True
     batch_statistics: ClassVar[tuple[str, ...]] = ()  # those of which a layer keeps running averages: see `averaged`
     # What layers have to which this does not apply, None: weight normalization; and the layers of a recurrent net that
     # are no input-to-hidden product, None: this one or, where it has batch statistics, weight normalization.
@@ -84,7 +86,8 @@ class Parameterization:
         """g without an init pass (C,): such that ‖w‖ = ‖v‖, or 1 where it comes after."""
         if self.after:
             return torch.ones_like(layer.v_norm())
-        return layer.v_norm() / unit_norm(self.direction(layer, layer.masked(layer.v)), layer.unit_dim).flatten()
+        norm = unit_norm(self.direction(layer, layer.masked(layer.v)), layer.unit_dim).flatten()
+        return torch.where(layer.v_norm() == 0, 1.0, layer.v_norm() / norm)
 
     def initialized(self, layer: "Parameterized") -> None:
         """What is to be done once the init pass has set g and b."""

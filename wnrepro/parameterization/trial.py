@@ -17,7 +17,7 @@ from wnrepro.parameterization.layer import (
 )
 from wnrepro.parameterization.lstm import LSTMCell
 from wnrepro.parameterization.models import data_dependent_init, fold, updated
-from wnrepro.parameterization.norm import Param
+from wnrepro.parameterization.norm import Param, parameterization
 
 MEAN, VARIANCE = 1e-3, 1e-2  # of the outputs after the init, from 0 and 1, at most
 STEPS = 3
@@ -33,7 +33,7 @@ KINDS: dict[str, tuple[Callable[[Param], Parameterized], tuple[int, ...]]] = {
 }
 
 
-class Refused(Exception):
+class Refused(ValueError):
     """A parameterization is none that could be trained; the message says why, and what to do."""
 
 
@@ -41,8 +41,13 @@ def trial(param: Param) -> None:
     """Raise Refused, or what the parameterization raises, unless every kind of layer starts, trains and folds."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
-        for kind, (make, shape) in KINDS.items():
-            _layer(kind, make(param), torch.randn(shape) + 0.5)
+        made = {kind: make(param) for kind, (make, _) in KINDS.items()}
+        own, state = type(parameterization(param)), {kind: dict(vars(layer.norm)) for kind, layer in made.items()}
+        if not any(type(layer.norm) is own for layer in made.values()):
+            raise Refused("it applies to no layer; let `applies` return True for some")
+        for kind, layer in made.items():
+            _layer(kind, layer, torch.randn(KINDS[kind][1]) + 0.5)
+            _refuse(vars(layer.norm) == state[kind], kind, "it changes itself", "keep state in buffers of the layer")
         _cell(LSTMCell(4, 3, param, time_steps=STEPS), torch.randn(STEPS, 8, 4))
 
 
@@ -53,6 +58,8 @@ def _refuse(unless: object, kind: str, what: str, todo: str) -> None:
 
 def _layer(kind: str, layer: Parameterized, x: Tensor) -> None:
     w = layer.w()
+    kept = {name for name, _ in layer.named_buffers()} <= {"mask", *layer.state_dict()}
+    _refuse(kept, kind, "there is a buffer that no checkpoint has", "register it as persistent")
     same = torch.equal(w.nan_to_num(), layer.w().nan_to_num())
     _refuse(same, kind, "w changes from call to call", "let state move in `updated` alone")
     _refuse(w.shape == layer.v.shape, kind, f"w has the shape {tuple(w.shape)}, v {tuple(layer.v.shape)}", "keep v's")
@@ -103,6 +110,7 @@ def _gradients(kind: str, module: torch.nn.Module) -> None:
     for prefix, layer in names.items():
         for name, p in layer.named_parameters():
             todo = "use g, or set learns_g = False" if name == "gain" else "make w and the output functions of it"
-            _refuse(p.grad is not None, f"{kind}", f"{prefix}{name} has no gradient", todo)
+            what = f"{prefix}{'g' if name == 'gain' else name} has no gradient"
+            _refuse(p.grad is not None, kind, what, todo)
             assert p.grad is not None
             _refuse(p.grad.isfinite().all(), kind, f"the gradient of {prefix}{name} is not finite", "mend that")

@@ -393,6 +393,7 @@ def beyond(results: Results) -> Iterator[list[Cell]]:
     the claims: the same estimators, margins and numbers of seeds (C4a, C5, C6, C7, C9a, C10, C11 and C13), and a result
     at the paper's scale alone. `better` or `worse`: the 95 % interval lies wholly beyond the margin on that side; where
     more than a fifth of the runs diverge: worse. `no difference`: the 90 % interval lies within the margins (TOST).
+    `Epochs to the other's test bound` has no number where ours never reaches it. Learning rates are those of the class.
     """
     for ours, theirs, rule, finding in comparisons(results):
         e, unit = finding.estimates[0], rule.unit

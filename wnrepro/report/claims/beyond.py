@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -10,10 +11,11 @@ from typing import Any
 from wnrepro import paper
 from wnrepro.report.claims import cifar, cvae, dqn, draw
 from wnrepro.report.claims.claim import DIFFERENCE, NOT_REPRODUCED, POINTS, REPRODUCED, Claim, Collect, Finding, Test
-from wnrepro.report.claims.evidence import Evidence, at_look, of
+from wnrepro.report.claims.evidence import Evidence, at_look, of, shared
 from wnrepro.report.stats import LEVEL, Estimate, equivalent, less_often, smaller, stratified
-from wnrepro.results import Results
+from wnrepro.results import Results, Run
 from wnrepro.settings import PARAMS
+from wnrepro.words import named
 
 BESIDE = ("wn", "normal")
 BETTER, WORSE, SAME = "better", "worse", "no difference beyond the margin"
@@ -33,7 +35,9 @@ def comparisons(results: Results) -> Iterator[tuple[str, str, Claim, Finding]]:
             judged = [e for e in finding.estimates if not e.name.endswith(" diverged")]
             if judged and judged[0].name:  # of several rates: the one that decides
                 judged.sort(key=lambda e: min(e.p_holds, e.p_fails))
-            said = "; ".join([*finding.measured.split("; ")[len(judged) :], *finding.warnings])
+            going = [f"{run.name}: {run.state}" for run in finding.used if isinstance(run, Run) and not run.over]
+            unfinished = [f"not finished: {named(going)}"] if going else []
+            said = "; ".join([*finding.measured.split("; ")[len(judged) :], *unfinished, *finding.warnings])
             if judged:
                 words = {REPRODUCED: BETTER if judged[0].p_holds <= LEVEL else SAME, NOT_REPRODUCED: WORSE}
                 word = words.get(finding.verdict, finding.verdict)
@@ -43,6 +47,12 @@ def comparisons(results: Results) -> Iterator[tuple[str, str, Claim, Finding]]:
 def _either(estimates: Sequence[Estimate]) -> tuple[float, float]:
     """p-values of: better, or no different; worse. Of the first estimate both sides count, a second is of the same."""
     return min(e.p_holds for e in estimates), estimates[0].p_fails
+
+
+def _log_epochs(ours: Run, theirs: Run) -> float:
+    """`draw.log_epochs`; nan where ours does not reach the other's bound: no ratio says how far off that is."""
+    mine, others = (run.metrics["test_bound_nats"][: shared(ours, theirs)] for run in (ours, theirs))
+    return draw.log_epochs(ours, theirs) if mine.max() >= others.iloc[-1] else math.nan
 
 
 def _both_sides(test: Test) -> dict[str, Any]:
@@ -93,7 +103,7 @@ def _rules(results: Results, ours: str, theirs: str) -> Iterator[Claim]:
     for part, test in ((part, test) for part, test in GAINS.items() if part in parts):
         yield rule(f"better: final test bound, {part}", collect=pairs(part, cvae.gain), **_both_sides(test))
         reached = f"faster: epochs to the other's test bound, {part}"
-        yield rule(reached, collect=pairs(part, draw.log_epochs), **_both_sides(draw.TEST))
+        yield rule(reached, collect=pairs(part, _log_epochs), **_both_sides(draw.TEST))
     judge = lambda values: [stratified("", [*values.values()])]  # noqa: E731
     yield rule("better: log ratio of maximum scores, dqn", collect=scores, judge=judge)
     judge = lambda values: [less_often("", *values[""])]  # noqa: E731
