@@ -365,7 +365,10 @@ def test_the_library_takes_a_class():
         (LAYER_NORM.replace("after = True", "after = False"), "the init leaves |mean|"),
         (LAYER_NORM.replace("affine = False", "affine = True"), "set affine = False, or override `in_evaluation`"),
         (SPECTRAL.replace("v):\n", "v):\n        self.updated(layer)\n"), "let state move in `updated` alone"),
-        ("    def normalise(self, layer, t, time):\n        return t\n", "is `normalize` meant?"),
+        (
+            "    def normalise(self, layer, t, time):\n        return t\n",
+            "write `normalize` or, for a name of your own, `_normalise`",
+        ),
         ("    note = 'nothing else'\n", "it overrides nothing"),
         ("    affine = 'False'\n", "its affine is not True or False"),
         ("    def applies(self, layer):\n        return False\n", "it applies to no layer"),

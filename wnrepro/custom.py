@@ -143,7 +143,7 @@ def _about(source: Source, kind: Any) -> About:
     mine = {name for one in mro if one.__module__ == kind.__module__ for name in vars(one)}
     for name in sorted(mine.difference(api)):
         if not name.startswith("_") and (meant := difflib.get_close_matches(name, api, 1, 0.8)):
-            raise wrong(f"it has `{name}`, which nothing calls (is `{meant[0]}` meant?)")
+            raise wrong(f"it has `{name}`: write `{meant[0]}` or, for a name of your own, `_{name}`")
     if not mine.intersection(api) - {"linear"}:
         raise wrong("it overrides nothing")
     for inner, outer in (("direction", "weight"), ("normalize", "output"), ("output", "in_evaluation")):
