@@ -334,7 +334,7 @@ def measured(monkeypatch):
     """`measure` without processes: the experiments asked for, and figures of one."""
     asked = []
 
-    def measure(device, precisions, rounds, settings, show):
+    def measure(device, precisions, rounds, settings, show, params):
         asked.append((type(settings).__name__.removesuffix("Settings").lower(), precisions, rounds))
         if asked[-1][0] == interrupted.get("at"):
             raise KeyboardInterrupt

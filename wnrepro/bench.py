@@ -522,8 +522,8 @@ def our_training(settings: Settings, device: torch.device) -> tuple[Any, Step]:
     return experiment, step
 
 
-def our_steps(settings: Settings, device: torch.device, parts: bool = False) -> Steps:
-    """A step of the experiment; of DQN its own `play`, of AGENT_STEPS at a time, and its parts too where asked for."""
+def our_steps(settings: Settings, device: torch.device, parts: bool = True) -> Steps:
+    """A step of the experiment; of DQN its own `play`, of AGENT_STEPS at a time, and its parts, unless left out."""
     experiment, step = our_training(settings, device)
     if not isinstance(settings, DqnSettings):
         return {WHOLE: step}
@@ -917,7 +917,7 @@ def recompiled(experiment: Any) -> Compilation:
         return Compilation(refused=f"the network trains otherwise ({' '.join(str(error).split())[:200]})")
 
 
-def smoke_one(pipe: Connection, settings: Settings, device: torch.device, source: Source | None) -> None:
+def smoke_one(pipe: Connection, settings: Settings, device: torch.device, source: Source | None = None) -> None:
     """A process: tells whether captured steps are plain ones and compiled gradients right; then times when asked."""
     torch.set_num_threads(1)
     if source is not None:
@@ -952,7 +952,7 @@ def smoke_one(pipe: Connection, settings: Settings, device: torch.device, source
 
 
 def smoke(
-    experiments: Collection[str], device: torch.device, show: Callable[[str], None], params: Sequence[str] = PARAMS
+    experiments: Collection[str], device: torch.device, show: Callable[[str], None], params: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """Of each model and parameterization: how far captured steps and compiled gradients are from the plain ones
     (relative; None: there are none), whether that is `good`, `seconds` a step and memory. A model of which nothing was
@@ -960,7 +960,7 @@ def smoke(
 
     As many processes side by side as there are processors; their steps are timed one after the other.
     """
-    cases = [(name, part, param) for name, part in SMOKE_MODELS if name in experiments for param in params]
+    cases = [(name, part, param) for name, part in SMOKE_MODELS if name in experiments for param in params or PARAMS]
     rows: list[dict[str, Any]] = []
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # in each of the processes
     context, together = multiprocessing.get_context("spawn"), min(cores(), SMOKE_TOGETHER)
