@@ -847,7 +847,7 @@ def test_every_time_step_has_running_averages_of_its_own(param: str) -> None:
         for name, buffer in each.named_buffers():
             close(layer.get_buffer(name)[time], buffer)
         close(layer(x, None, time), each.eval()(x))
-    with pytest.raises(ValueError, match="every time step has running averages of its own"):
+    with pytest.raises(ValueError, match="every time step has its own running averages"):
         fold(layer)
 
 

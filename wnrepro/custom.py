@@ -22,7 +22,6 @@ from wnrepro.settings import ABOUT, PARAMS, SETTINGS, About, Source, printable, 
 LARGEST = 2**20  # bytes of such a file
 SMALLEST_LR = 1e-30  # which a report reads
 FORMS = f"{', '.join(PARAMS)}, all, or a class of yours as FILE.py:CLASS or package.module:CLASS"
-Located = tuple[str, int | None, str]
 
 
 def params(texts: Sequence[str]) -> list[str]:

@@ -38,15 +38,7 @@ OVER = ("done", "diverged")  # what run.json says of a run that has ended
 FURTHER = {"message", "epochs", "created", "updated", "seconds", "device", "device_name", "git", "versions"}
 FURTHER |= {"graphs", "tables_sha256", "metrics_sha256", "sha256"}
 SOURCE = "parameterization.py"  # the code of a parameterization that is not the paper's, as it was at the run
-WRITTEN = (
-    "config.json",
-    "run.json",
-    "checkpoint*.pt",
-    "*.csv",
-    "*.png",
-    "*.gif",
-    SOURCE,
-)  # by a run and on it
+WRITTEN = ("config.json", "run.json", SOURCE, "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # by a run, and on it
 LARGEST = 2**26  # bytes of a text that is read: far more than the tables of the paper's longest runs
 MEND = "mend the file, or remove it: a run goes on from its checkpoint"
 REMOVE = "remove the file to go on from the run's checkpoint, or start over with --fresh"

@@ -64,7 +64,7 @@ def convert(
     g_exp: c of g = exp(c·s), s learnt in place of g; None for g itself.
 
     A module that is used twice stays one. What is of a subclass, such as the projections of nn.MultiheadAttention,
-    stays as it is, and so does nn.Embedding. Raises ValueError that names the layer where one cannot be converted, or
+    is left alone, and so is nn.Embedding. Raises ValueError that names the layer where one cannot be converted, or
     a name of `skip` where there is no such module, and `trial.Refused`, a ValueError, for a class of your own that is
     no parameterization.
     """

@@ -43,7 +43,7 @@ class Parameterized(nn.Module):
     v_std: standard deviation of v's elements at the start.
     v: the elements themselves at the start, kept and not copied; every other tensor has its type and device.
     mask: of v's shape, 0 where the layer has no weight.
-    time_steps: in a recurrence, the number of time steps; each then has running averages of its own.
+    time_steps: in a recurrence, the number of time steps; each then has its own running averages.
     bias: whether there is a b.
     """
 
@@ -178,7 +178,7 @@ class Parameterized(nn.Module):
         return self.masked(self.norm.weight(self, self.masked(self.v), self.factor))
 
     def forward(self, x: Tensor, w: "Tensor | Unrolled | None" = None, time: int | EllipsisType = ...) -> Tensor:
-        """The layer's output; w: what `w()` gave; time: the time step, where each has averages of its own."""
+        """The layer's output; w: what `w()` gave; time: the time step, where each has its own averages."""
         if self.initializing:
             return self.initialize(x, time)
         if w is None:
@@ -231,7 +231,7 @@ class Parameterized(nn.Module):
     def evaluated(self) -> tuple[Tensor, Tensor | None]:
         """What `folded` returns, with gradients; no bias where the function has none."""
         if self.time_steps is not None and self.norm.batch_statistics:
-            raise ValueError("fold: every time step has running averages of its own, and so another bias")
+            raise ValueError("fold: every time step has its own running averages, and so another bias")
         if not self.norm.affine:
             raise ValueError(f"fold: {name_of(self.norm)} is no affine function of t in evaluation")
         w = self.w()

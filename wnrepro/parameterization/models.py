@@ -66,7 +66,7 @@ def fold(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def refold(model: nn.Module, plain: nn.Module) -> None:
-    """Make what `fold` once made of the model that of the model as it is now, in place; without LSTMs and cells."""
+    """Give `plain`, which `fold` made of the model before, the model's present function; without LSTMs and cells."""
     for name, layer in layers(model):
         there: Any = plain.get_submodule(name)
         if isinstance(there, Parameterized):

@@ -102,7 +102,7 @@ class Parameterization:
         return w if self.after else w * along(g, v, layer.unit_dim)
 
     def normalize(self, layer: "Parameterized", t: Tensor, time: int | EllipsisType) -> Tensor:
-        """What becomes of t = w·x, of its shape; time: the time step, where each has running averages of its own."""
+        """What becomes of t = w·x, of its shape; time: the time step, where each has its own running averages."""
         return t
 
     def output(self, layer: "Parameterized", t: Tensor, time: int | EllipsisType) -> Tensor:
