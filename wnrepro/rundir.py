@@ -126,7 +126,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file's text. Raises FileNotFoundError, and UserError where it is no such file or larger than LARGEST."""
+    """A UTF-8 file's text. Raises as `read_bytes`, and UserError where it is no such text."""
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no UTF-8 text (byte {error.start}); mend it, or move it away") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content. Raises FileNotFoundError, and UserError where it is no file or larger than LARGEST."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes would not open otherwise
         with open(descriptor, "rb") as file:
@@ -139,10 +147,7 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or give another --results") from error
     if len(content) > LARGEST:
         raise UserError(f"{path}: larger than {LARGEST >> 20} MiB, which no file of a run is; move it away")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 text (byte {error.start}); mend it, or move it away") from error
+    return content
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

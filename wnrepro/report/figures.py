@@ -1,77 +1,52 @@
 """The report's figures. One look a parameterization everywhere, in the colours of Okabe and Ito and of Paul Tol.
 
-Each function returns None where there is nothing to draw. Objects only, no pyplot: nothing global is changed.
-A value that is not finite leaves a gap, in the mean over seeds too; the legend says in how many runs.
+Each function returns None where there is nothing to draw, else a `Sheet`; split: for the page. A value that is not
+finite leaves a gap, in the mean over seeds too; the legend says in how many runs.
 """
 
 import functools
-import io
-import itertools
 import math
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from wnrepro import paper
+from wnrepro.report.canvas import (
+    DASHES,
+    GREY,
+    LOOKS,
+    MANY,
+    MOST_NAMED,
+    PRINT,
+    RULE,
+    SIGN,
+    STYLE,
+    STYLES,
+    Drawn,
+    Look,
+    Sheet,
+    key_svg,
+    looks,
+    ticks,
+)
 from wnrepro.report.claims.cifar import NOTICEABLE, log_norms
 from wnrepro.report.claims.claim import Finding
-from wnrepro.report.claims.identities import INIT_MEAN, INIT_VARIANCE
-from wnrepro.report.stats import Estimate
+from wnrepro.report.claims.dqn import max_score
+from wnrepro.report.claims.identities import INIT_LOSS, INIT_MEAN, INIT_VARIANCE, init_losses
+from wnrepro.report.stats import Estimate, beyond
 from wnrepro.results import OVER_NORMAL, QUARTILES, Results, Run, random_scores, sessions
-from wnrepro.settings import ABOUT, GAMES, PARAMS, SETTINGS
-from wnrepro.words import count
+from wnrepro.settings import GAMES, PARAMS, SETTINGS
+from wnrepro.words import count, listed, plain
 
-
-class Look(NamedTuple):
-    """How a parameterization is drawn; its label is plain text."""
-
-    place: int  # among them all
-    label: str
-    colour: str
-    line: Any
-    marker: str
-
-
-STYLES: list[tuple[str, Any, str]] = [  # the paper's in their order, then the others', again and again
-    ("#000000", (0, (5, 1.5)), "s"),
-    ("#D55E00", (0, (1, 1)), "^"),
-    ("#0072B2", "solid", "o"),
-    ("#009E73", (0, (6, 1.5, 1, 1.5)), "D"),
-    ("#CC79A7", (0, (9, 2)), "P"),
-    ("#E69F00", (0, (3, 1, 1, 1, 1, 1)), "d"),
-    ("#882255", (0, (2, 2)), "p"),
-    ("#999933", (0, (9, 2, 3, 2)), "<"),
-    ("#332288", (0, (4, 1, 1, 1, 1, 1, 1, 1)), "h"),
-    ("#56B4E9", (0, (6, 4)), "8"),
-]
-
-
-def looks(labels: Mapping[str, str]) -> dict[str, Look]:
-    """By parameterization. An axis leaves out a label that begins with an underscore."""
-    styles = itertools.chain(STYLES, itertools.cycle(STYLES[len(PARAMS) :]))
-    named = [(param, label.lstrip("_") or param) for param, label in labels.items()]
-    return {param: Look(i, label, *next(styles)) for i, (param, label) in enumerate(named)}
-
-
-LOOKS = looks({param: ABOUT[param].label for param in PARAMS})
-STYLE = Path(__file__).with_name("figures.mplstyle")
-RULE: dict[str, Any] = {"color": "#777777", "linewidth": 0.8, "zorder": 0}  # of lines that are no data
-DASHES: dict[str, Any] = {**RULE, "linestyle": (0, (2, 2))}
-SIGN: dict[str, Any] = {"markersize": 8, "markerfacecolor": "none", "markeredgewidth": 1.5, "linestyle": "none"}
-SIGNS = {"x": "diverged", ">": "not finished", "v": "ends below", "*": "the paper's value"}  # by marker
-MOST_NAMED = 20  # entries of an axis or a legend
-MANY = 100  # lines or dots: more are pixels in an SVG
 FEW_POINTS = 10  # a curve of fewer has markers
 COMPARED = ("normal", "wn")  # by the paper, in figures 2 and 3
 GROWING = ("wn", "wn+mobn")  # whose ‖v‖ means something
@@ -100,27 +75,41 @@ CURVES = {
     "mean_q": (DQN, "mean_q", "actors"),
 }
 OTHERS = {"g_start": "g = {:g} at the start", "actors": "{} games in lock-step"}  # in the legend
-# A column's label; whose values the y axis fits, from which part of the epochs on; the end at which it fits all others.
-COLUMNS: dict[str, tuple[str, tuple[str, ...], float, Callable[..., float]]] = {
-    "train_error": ("training error", PARAMS, 0, max),
-    "test_error": ("test error", PARAMS, 0.5, min),
-    "growth": ("‖v‖ / ‖v‖ after the init\n(geometric mean over layers)", PARAMS, 0, max),
-    "test_bound_nats": ("test bound (nats)", COMPARED, 0.05, max),
-    "test_bits_per_dim": ("test bound, axis inverted\n(bits per dimension)", COMPARED, 0.05, min),
-    "difference": ("nats", PARAMS, 0.05, max),
-    "kl_nats": ("KL on the test images (nats)", COMPARED, 0, min),
-    "test_score": ("test score", PARAMS, 0, max),
-    "mean_q": ("mean Q value", PARAMS, 0, max),
+# Of the overview, by part: title, column of the last epoch (of a game: its maximum), and label of the axis.
+OVERVIEW = {
+    "cifar": ("CIFAR-10 classifier", "test_error", "test error (%), lower is better"),
+    "cvae mnist": ("VAE of MNIST", "test_bound_nats", "test bound (nats), higher is better"),
+    "cvae cifar10": ("VAE of CIFAR-10", "test_bits_per_dim", "bits per dimension, lower is better"),
+    "draw": ("DRAW", "test_bound_nats", "test bound (nats), higher is better"),
+} | {
+    f"dqn {game}": (f"DQN, {paper.game_name(game)}", "test_score", "best epoch's test score, higher is better")
+    for game in paper.TABLE3
+}
+# A column's label; whose values the y axis fits, from which part of the epochs on; the end at which it fits all others;
+# how its numbers are written: factor, digits and unit.
+COLUMNS: dict[str, tuple[str, tuple[str, ...], float, Callable[..., float], tuple[float, int, str]]] = {
+    "train_error": ("training error", PARAMS, 0, max, (100, 1, " %")),
+    "test_error": ("test error", PARAMS, 0.5, min, (100, 1, " %")),
+    "growth": ("‖v‖ / ‖v‖ after the init\n(geometric mean over layers)", PARAMS, 0, max, (1, 3, "")),
+    "test_bound_nats": ("test bound (nats)", COMPARED, 0.05, max, (1, 1, " nats")),
+    "test_bits_per_dim": ("test bound, axis inverted\n(bits per dimension)", COMPARED, 0.05, min, (1, 2, " bits")),
+    "difference": ("difference (nats)", PARAMS, 0.05, max, (1, 2, " nats")),
+    "kl_nats": ("KL on the test images (nats)", COMPARED, 0, min, (1, 2, " nats")),
+    "test_score": ("test score", PARAMS, 0, max, (1, 1, "")),
+    "mean_q": ("mean Q value", PARAMS, 0, max, (1, 2, "")),
 }
 FROM_ZERO = ("train_error", "kl_nats", "difference")
-CAPTIONS = {  # what is true of every such figure; `caption` says the rest
+CAPTIONS = {  # what is true of every such figure; the sheet says the rest
+    "overview": "The last epoch of every experiment: a dot a finished run; where there are several, their mean with "
+    "its 95 % t-interval.",
     "figure1": "Training error by epoch at figure 1's learning rates (the paper: "
     f"{paper.EPOCHS} epochs of 50 000 images, the rate falls from {paper.DECAY_FROM} on).",
     "test_error": "Test error by epoch (C4), same runs.",
     "learning_rates": "Final errors by learning rate (C6, C13): a dot a seed, lines through the means.",
     "norm_growth": "Growth of ‖v‖ by epoch (C14), fainter at smaller learning rates.",
     "noise_kurtosis": "Excess kurtosis of the noise by layer (C8): median and quartiles over features.",
-    "init": "What the data-dependent init achieves (C3): a dot a run and layer, first to last; zero stands at 10⁻⁹.",
+    "init": "What the data-dependent init achieves (C3): the worst layer of the worst run, and how far the four "
+    "initial losses of a start lie apart. Left of the limit, the check passes; zero stands at 10⁻⁹.",
     "variants": "The mean differences over n pairs of runs (C15, C16), and the intervals that decide.",
     "figure2": "Test bound by epoch (C9), of the Polyak-averaged parameters; higher is better.",
     "bound_raw": "MNIST's test bound, mean of the finished seeds: averaged parameters, and the raw ones (faint).",
@@ -150,42 +139,31 @@ class Curve:
         return len(known) > 0 and not (known.any() if self.run.diverged else known.all())
 
 
-def render(figure: Figure) -> dict[str, bytes]:
-    """The figure's files by suffix, the same bytes for the same figure."""
-    files = {}
-    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=150, metadata=metadata)
-        files[suffix] = buffer.getvalue()
-    return files
-
-
 @np.errstate(all="ignore")
-def draw(results: Results, found: Mapping[str, Finding]) -> dict[str, dict[str, bytes]]:
-    """The figures that there is data for: {name: {"png": bytes, "svg": bytes}}. found: the findings by claim."""
-    with matplotlib.rc_context(fname=STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph ")  # of a label, or a device's name
-        figures = {name: curves(name, results) for name in CURVES} | {"variants": variants(found)}
-        figures |= {one.__name__: one(results) for one in (learning_rates, noise_kurtosis, init, step_time)}
-        return {name: render(figure) for name in CAPTIONS if (figure := figures[name]) is not None}
+def draw(results: Results, found: Mapping[str, Finding], printed: bool = True) -> dict[str, Drawn]:
+    """The figures that there is data for, by name. found: the findings by claim. printed: with files for print."""
+    drawn = {}
+    for name in CAPTIONS:
+        with warnings.catch_warnings(), matplotlib.rc_context(fname=STYLE):
+            warnings.filterwarnings("ignore", "Glyph ")  # of a label, or a device's name
+            if (sheet := sheets(name, results, found, split=True)) is None:
+                continue
+            caption, marks = " ".join([CAPTIONS[name], *sheet.said]), sheet.marks.values()
+            panels = sheet.panels(name, caption)
+            keys = [(key.label, key_svg(key, f"{name}-key-{i}"), key.group) for i, key in enumerate(sheet.keys)]
+            with matplotlib.rc_context(fname=PRINT):
+                whole = sheets(name, results, found) if printed else None
+                files = whole.files() if whole else {}
+            seeds = {mark.seed for mark in marks} == {True, False}
+            drawn[name] = Drawn(caption, files, panels, keys, seeds)
+    return drawn
 
 
-@np.errstate(all="ignore")
-def caption(name: str, results: Results) -> str:
-    """What a figure of `draw` shows, as it is drawn: the program's own text, `code` in backticks."""
-    panels = _panels(name, results)[0] if name in CURVES else {}
-    thin = [(title, one) for title, some in panels.items() for one in some if one.thin]
-    most = max(Counter((title, one.group) for title, one in thin if one.run.done).values(), default=0)
-    drawn = [(COLUMNS[str(some[0].y.name)][1], one.run.param) for some in panels.values() for one in some]
-    sides = {(params, param in params) for params, param in drawn}
-    fits = next((words for params, words in FITS.items() if {(params, True), (params, False)} <= sides), "")
-    said = {
-        CAPTIONS[name]: True,
-        "Thin, every seed.": thin,
-        f"Thick, the mean of the finished ones (n){' and its standard error' if most > 1 else ''}.": most,
-        f"The y axis fits {fits}.": fits,
-    }
-    return " ".join(sentence for sentence, true in said.items() if true)
+def sheets(name: str, results: Results, found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
+    """A figure, for print or split for the page."""
+    if name in CURVES:
+        return curves(name, results, split)
+    return variants(found, split) if name == "variants" else globals()[name](results, split)
 
 
 def _panels(name: str, results: Results) -> tuple[dict[str, list[Curve]], int]:
@@ -214,8 +192,8 @@ def _panels(name: str, results: Results) -> tuple[dict[str, list[Curve]], int]:
         gaps |= {one.run.path for one in curves if one.gap}
     if name == "figure2":
         less = _differences(panels["MNIST"])
-        title = "weight norm. − normal" if {one.run.param for one in less} <= {*COMPARED} else "less normal"
-        panels[f"MNIST: {title}, by seed"] = less
+        title = "wn − normal" if {one.run.param for one in less} <= {*COMPARED} else "less normal"
+        panels[f"MNIST: {title}"] = less
     shown = {title: [one for one in curves if np.isfinite(one.y).any()] for title, curves in panels.items()}
     return {title: of for title, of in shown.items() if any(PUBLISHED not in one.group[1] for one in of)}, len(gaps)
 
@@ -253,65 +231,129 @@ def _differences(curves: Sequence[Curve]) -> list[Curve]:
     return found
 
 
-def curves(name: str, results: Results) -> Figure | None:
-    """A figure of curves, two panels a row."""
+def curves(name: str, results: Results, split: bool = False) -> Sheet | None:
+    """A figure of curves by epoch, agent step or time step."""
     panels, gaps = _panels(name, results)
     if not panels:
         return None
-    figure, places = _figure(list(panels))
-    for title, curves in panels.items():
-        _set_up(places[title], title, curves, results.scale)
-        for group in dict.fromkeys(one.group for one in curves):
-            _draw(places[title], [one for one in curves if one.group == group])
-        places[title].set_xlim(0)
-    return _legend(figure, _entries(panels), gaps)
+    sheet = Sheet(list(panels), split)
+    fits = {title: _set_up(sheet.places[title], title, of, results.scale) for title, of in panels.items()}
+    for title, of in panels.items():
+        for group in dict.fromkeys(one.group for one in of):
+            _draw(sheet, sheet.places[title], [one for one in of if one.group == group])
+        sheet.places[title].set_xlim(0)
+    every = [(title, one) for title, of in panels.items() for one in of]
+    most = max(Counter((title, one.group) for title, one in every if one.thin and one.run.done).values(), default=0)
+    sides = {(COLUMNS[_column(one)][1], one.run.param in COLUMNS[_column(one)][1]) for _, one in every}
+    words = next((words for params, words in FITS.items() if {(params, True), (params, False)} <= sides), "")
+    epochs = f"epoch {listed(map(str, sorted({*fits.values()} - {0})))} and later" if any(fits.values()) else ""
+    said = {
+        "Thin, every seed; thick, the mean of the finished ones (n) and its standard error.": most > 1,
+        "A line a run.": most < 2 and any(one.thin for _, one in every),
+        f"The y axis fits {' of '.join(filter(None, (epochs, words)))}.": epochs or words,
+        _ends(panels): name != "kl_steps",
+    }
+    sheet.said = [sentence for sentence, true in said.items() if sentence and true]
+    return sheet.legend(_entries(panels), gaps)
 
 
-def _entries(panels: Mapping[str, Sequence[Curve]]) -> dict[str, Any]:
-    """Of a legend, with styles: `weight norm., lr 0.003 (n = 3)`, n being the finished runs, by panel if it differs."""
-    first = {one.group: one for curves in panels.values() for one in reversed(curves)}
-    found: dict[str, Any] = {}
-    for param, words in sorted(first, key=lambda of: (PUBLISHED in of[1], first[of].look.place, of[1])):
-        of = {title: [one for one in curves if one.group == (param, words)] for title, curves in panels.items()}
+def _ends(panels: Mapping[str, Sequence[Curve]]) -> str:
+    """`At the end: MNIST: normal −100.9 nats, …`, means of the finished runs."""
+    said = []
+    for title, of in panels.items():
+        factor, digits, unit = COLUMNS[_column(of[0])][-1]
+        ends = []
+        for group in sorted({one.group for one in of}, key=lambda group: _place(of, group)):
+            alike = [one for one in of if one.group == group and one.run.done and len(one.y)]
+            if alike:
+                mean = float(np.mean([one.y.iloc[-1] for one in alike]))
+                words = f" ({group[1]})" if group[1] and title.partition(": ")[0] == title else ""
+                ends.append(f"{alike[0].look.label}{words} {plain(factor * mean, f'.{digits}f', unit)}")
+        if ends:
+            said.append(f"{title}: {listed(ends)}" if title else listed(ends))
+    return f"At the end: {'; '.join(said)}." if said else ""
+
+
+def _column(curve: Curve) -> str:
+    return str(curve.y.name).removesuffix("_raw")
+
+
+def _place(curves: Sequence[Curve], group: tuple[str, str]) -> tuple[Any, ...]:
+    """Where a group stands in a legend: what is published last."""
+    return PUBLISHED in group[1], next(one.look.place for one in curves if one.group == group), group[1]
+
+
+def _label(look: Look, words: str) -> str:
+    return f"{look.label}, {words}".removesuffix(", ")
+
+
+def _entries(panels: Mapping[str, Sequence[Curve]]) -> dict[str, tuple[dict[str, Any], str]]:
+    """Of a legend: `weight norm., lr 0.003 (n = 3)`, n being the finished runs, by panel if it differs."""
+    every = [one for curves in panels.values() for one in curves]
+    first = {one.group: one for one in reversed(every)}
+    found = {}
+    for group in sorted(first, key=lambda group: _place(every, group)):
+        of = {title: [one for one in curves if one.group == group] for title, curves in panels.items()}
         finished = {title: sum(one.run.done for one in alike) for title, alike in of.items() if alike}
         n = ", ".join(f"{n} {title}" for title, n in finished.items() if n)
         if n and len(set(finished.values())) == 1:
             n = f"{max(finished.values())}{' each' if len(finished) > 1 else ''}"
-        label = f"{first[param, words].look.label}, {words}".removesuffix(", ") + (f" (n = {n})" if n else "")
-        found |= {PUBLISHED: THEIRS} if PUBLISHED in words else {label: first[param, words].style}
+        label = _label(first[group].look, group[1]) + (f" (n = {n})" if n else "")
+        found[label] = first[group].style, " ".join(group)
     return found
 
 
-def _draw(axes: Axes, curves: Sequence[Curve]) -> None:
+def _draw(sheet: Sheet, axes: Axes, curves: Sequence[Curve]) -> None:
     """Those of a group, within the limits of the axes: every seed (thin), the mean of the finished ones and its
     standard error. Markers where there are few points; a mark where a run did not finish or ends below the axes.
     """
-    look, thin = curves[0].look, curves[0].thin
+    look, thin, group = curves[0].look, curves[0].thin, " ".join(curves[0].group)
+    param = curves[0].run.param
     line = curves[0].style | {"marker": look.marker if all(len(one.y) < FEW_POINTS for one in curves) else ""}
     bottom, (low, high) = axes.get_ylim()[0], sorted(axes.get_ylim())
+    done, many = [one.y for one in curves if one.run.done], len(curves) > MANY
     for one in curves if thin else ():
-        faint = line | {"linewidth": 0.8, "alpha": 0.5 * line.get("alpha", 1)}
-        axes.plot(one.y.index, one.y, markersize=3, rasterized=len(curves) > MANY, **faint)
+        single = one.run.done and len(done) == 1  # it is the mean
+        faint = line | {"linewidth": 0.7, "alpha": 0.5 * line.get("alpha", 1)}
+        for drawn in [] if single else axes.plot(one.y.index, one.y, markersize=2.5, rasterized=many, **faint):
+            sheet.mark(drawn, group, param, bool(done), one.run.name, points=[] if many else _points(one.y, low, high))
         end = np.flatnonzero(np.isfinite(one.y))[-1]
         place = np.clip(one.y.iloc[end], low, high)
         below = place == bottom != one.y.iloc[end]
         if sign := "x" if one.run.diverged else ">" if not one.run.done else "v" if below else "":
-            axes.plot(one.y.index[end], place, marker=sign, color=look.colour, clip_on=False, **SIGN)
-    if done := [one.y for one in curves if one.run.done]:
+            (end_,) = axes.plot(one.y.index[end], place, marker=sign, color=look.colour, clip_on=False, **SIGN)
+            sheet.mark(end_, group, param, False, one.run.name)
+    if done:
         values = pd.DataFrame([y.reset_index(drop=True) for y in done])  # a shorter one has no numbers at the end
         every = max(1, values.shape[1] // 10)
-        bars: dict[str, Any] = {"errorevery": (look.place % 4 * every // 4, every), "elinewidth": 1, "capsize": 2}
+        bars: dict[str, Any] = {"errorevery": (look.place % 4 * every // 4, every), "elinewidth": 0.8, "capsize": 1.5}
         error = values.sem(skipna=False) if thin and len(done) > 1 else None
-        axes.errorbar(max(done, key=len).index, values.mean(skipna=False), error, markersize=4, **bars, **line)
+        mean = pd.Series(values.mean(skipna=False).to_numpy(), max(done, key=len).index, name=done[0].name)
+        bar = axes.errorbar(mean.index, mean, error, markersize=3, **bars, **line)
+        name = f"{_label(look, curves[0].group[1])}, mean of {len(done)} runs"
+        name = next(one.run.name for one in curves if one.run.done) if len(done) == 1 else name
+        sheet.mark(bar, group, param, False, name, points=_points(mean, low, high))
 
 
-def _set_up(axes: Axes, title: str, curves: Sequence[Curve], scale: str) -> None:
-    """Title, labels and limits of a panel, and what it shows beside the curves.
+def _points(y: pd.Series, low: float, high: float) -> list[tuple[float, float, str]]:
+    """What is said of a curve's points within the limits, at most as many as a panel can tell apart."""
+    factor, digits, unit = COLUMNS[str(y.name).removesuffix("_raw")][-1]
+    word = str(y.index.name).replace("_", " ")
+    shown = y[(y >= low) & (y <= high)]
+    some = shown.iloc[:: max(1, math.ceil(len(shown) / MANY))]
+    return [
+        (x, value, f"{word} {x:g}: {plain(factor * value, f'.{digits + 1}f', unit)}")
+        for x, value in zip(some.index.to_numpy(float), some.to_numpy(float), strict=True)
+    ]
 
-    The first epochs lie so far off that the rest would be a line; a diverged run sets no limit unless all diverged.
+
+def _set_up(axes: Axes, title: str, curves: Sequence[Curve], scale: str) -> int:
+    """Title, labels and limits of a panel, and what it shows beside the curves; the epoch from which on the y axis fits
+    them, or 0: the first epochs lie so far off that the rest would be a line. A diverged run sets no limit unless all
+    diverged.
     """
     run, column, over = curves[0].run, str(curves[0].y.name), str(curves[0].y.index.name)
-    label, params, share, best = COLUMNS[column]
+    label, params, share, best, _ = COLUMNS[column]
     also = [0.0] if column in FROM_ZERO else []
     if also:
         axes.axhline(0, **RULE)
@@ -341,184 +383,254 @@ def _set_up(axes: Axes, title: str, curves: Sequence[Curve], scale: str) -> None
     if over == "time_step":
         below += f", after epoch {' or '.join(map(str, sorted({one.run.epoch for one in curves})[:3]))}"
     if column in ("train_error", "test_error"):
-        axes.yaxis.set_major_formatter(_ticks(100, " %"))
+        axes.yaxis.set_major_formatter(ticks(100, " %"))
         if run.decay_from < run.epochs:
             axes.axvline(run.decay_from, **DASHES, label=f"from epoch {run.decay_from} on the learning rate falls")
     if title and any(one.run.settings.get("data") == "bundled" for one in curves):
         title = f"bundled images in place of {title}"
-    axes.set(title=title, ylabel=label, xlabel=below + (f"\ny axis: fits epoch {first} and later" if first else ""))
+    axes.set(title=title, ylabel=label, xlabel=below)
     axes.locator_params(axis="x", integer=True, nbins=6, steps=[1, 2, 5, 10])
     axes.xaxis.set_major_formatter(EngFormatter())
+    return int(first)
 
 
-def _ticks(factor: float = 1, unit: str = "", form: str = "g") -> FuncFormatter:
-    """Numbers at an axis, with true minus signs."""
-    return FuncFormatter(lambda value, _: f"{factor * value:{form if value else 'g'}}{unit}".replace("-", "−"))
-
-
-def _legend(figure: Figure, lines: Mapping[str, Any] | None = None, gaps: int = 0) -> Figure:
-    """It with a legend of lines by their labels, what the axes label, and signs, in two columns where they fit."""
-    shown = [*(lines or {}).items()]
-    if len(shown) > MOST_NAMED:
-        shown[MOST_NAMED:] = [(f"and {len(shown) - MOST_NAMED} more", {"linestyle": "none"})]
-    labelled = {key.get_label(): key for axes in figure.axes for key in axes.get_legend_handles_labels()[0]}
-    markers = {line.get_marker() for axes in figure.axes for line in axes.lines}
-    after = [(SIGNS[sign], SIGN | {"marker": sign}) for sign in SIGNS if sign in markers]
-    if len(labelled) > MOST_NAMED:
-        after.append((f"and {len(labelled) - MOST_NAMED} more", {"linestyle": "none"}))
-    if gaps:
-        after.append((f"gaps: not finite in {count(gaps, 'run')}", {"linestyle": "none"}))
-    keys = [Line2D([], [], label=label, **{"color": "#555555", **style}) for label, style in shown + after]
-    handles: list[Any] = [*keys[: len(shown)], *list(labelled.values())[:MOST_NAMED], *keys[len(shown) :]]
-    columns = 2 if sum(sorted(len(handle.get_label()) for handle in handles)[-2:]) < 90 else 1
-    figure.set_figheight(figure.get_figheight() + 0.17 * len(handles) / columns)
-    for text in figure.legend(handles=handles, loc="outside upper center", ncols=columns).get_texts():
-        text.set_parse_math(False)
-    return figure
-
-
-def _figure(titles: list[str], columns: int = 2, heights: Sequence[float] = (), **share: Any) -> Any:
-    """A figure and its axes by title; the last one is wide where a place would be empty. share: sharex, sharey."""
-    places = [*titles, *titles[-1:] * (-len(titles) % columns)]
-    rows: Any = [places[i : i + columns] for i in range(0, len(places), columns)]
-    heights = heights or [2.4] * len(rows)
-    figure = Figure(figsize=(6.2, 0.7 + sum(heights)), layout="constrained")
-    return figure, figure.subplot_mosaic(rows, height_ratios=heights, **share)
-
-
-def _dots(axes: Axes, of_all: Mapping[str, Look], table: pd.DataFrame, column: str, **style: Any) -> None:
-    """A dot a row, at its `x`, in the look of its `param`."""
+def _dots(sheet: Sheet, axes: Axes, of_all: Mapping[str, Look], table: pd.DataFrame, column: str, **style: Any) -> None:
+    """A dot a row, at its `x`, in the look of its `param`; a row's `run` and `words` say what it is."""
     for param, look in of_all.items():
         if (of := table[table["param"] == param]).empty:
             continue
-        drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 4, "linestyle": "none"}
-        axes.plot(of["x"], of[column], **drawn | {"label": look.label, "rasterized": len(of) > MANY} | style)
+        drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "linestyle": "none"}
+        many = len(of) > 5 * MANY
+        (dots,) = axes.plot(of["x"], of[column], **drawn | {"label": look.label, "rasterized": many} | style)
+        points = [] if many else [*zip(of["x"], of[column], of["words"], strict=True)]
+        sheet.mark(dots, param, param, False, look.label, points=points)
 
 
-def learning_rates(results: Results) -> Figure | None:
+def learning_rates(results: Results, split: bool = False) -> Sheet | None:
     """C13: the final errors by learning rate, every seed a dot; the runs that diverged above."""
     runs = [run for run in results.of("cifar").standard if run.diverged or run.done]
     if not runs:
         return None
     panels = ["train_error", "test_error"]
-    finals = [(run.param, run.lr, run.diverged, *map(run.final, panels)) for run in runs]
-    table = pd.DataFrame(finals, columns=["param", "lr", "diverged", *panels])
+    finals = [(run.param, run.lr, run.diverged, run.seed, *map(run.final, panels)) for run in runs]
+    table = pd.DataFrame(finals, columns=["param", "lr", "diverged", "seed", *panels])
     look = looks(results.labels)
     table["x"] = table["lr"] * 1.06 ** (table["param"].map([*look].index) % len(STYLES) - 1.5)
+    table["words"] = [f"lr {run.lr:g}, seed {run.seed}" + ", diverged" * run.diverged for run in runs]
     done, lost = table[~table["diverged"]], table[table["diverged"]].assign(above=1.03)
-    figure, places = _figure(panels)
-    for column, axes in places.items():
-        _dots(axes, look, done, column)
-        for param, means in done.groupby(["param", "x"])[column].mean(skipna=False).groupby("param"):
+    sheet = Sheet(panels, split)
+    for column, axes in sheet.places.items():
+        said = [
+            f"{words}: {plain(100 * value, '.2f', ' %')}"
+            for words, value in zip(done["words"], done[column], strict=True)
+        ]
+        _dots(sheet, axes, look, done.assign(words=said), column)
+        for param in (param for param in look if (done["param"] == param).any()):
+            means = done[done["param"] == param].groupby("x")[column].mean(skipna=False)
             line: dict[str, Any] = {"color": look[param].colour, "linestyle": look[param].line}
-            axes.plot(means.index.get_level_values("x"), means, **line)
+            sheet.mark(axes.plot(means.index, means, **line)[0], param, param, False, "")
         above = {"transform": axes.get_xaxis_transform(), "clip_on": False, "label": ""}
-        _dots(axes, look, lost, "above", marker="x", **above, **SIGN)
+        _dots(sheet, axes, look, lost.assign(words=""), "above", marker="x", **above, **SIGN)
         axes.set(xscale="log", xlabel="learning rate", ylabel=f"final {COLUMNS[column][0]}", ylim=(0, None))
         rates = FixedLocator(sorted(table["lr"].unique()), nbins=8)
-        axes.xaxis.set(major_locator=rates, minor_locator=NullLocator(), major_formatter=_ticks())
-        axes.yaxis.set_major_formatter(_ticks(100, " %"))
-    return _legend(figure, gaps=int(done[panels].isna().any(axis=1).sum()))
+        axes.xaxis.set(major_locator=rates, minor_locator=NullLocator(), major_formatter=ticks())
+        axes.yaxis.set_major_formatter(ticks(100, " %"))
+    means = done.groupby(["param", "lr"])["test_error"].mean(skipna=False)
+    best = [(means[param].idxmin(), param) for param in look if param in means and np.isfinite(means[param]).any()]
+    ends = [f"{look[param].label} {plain(100 * means[param, lr], '.1f', ' %')} at {lr:g}" for lr, param in best]
+    sheet.said = [f"Lowest mean test error: {listed(ends)}."] if ends else []
+    return sheet.legend(gaps=int(done[panels].isna().any(axis=1).sum()))
 
 
-def noise_kurtosis(results: Results) -> Figure | None:
+def noise_kurtosis(results: Results, split: bool = False) -> Sheet | None:
     """C8: excess kurtosis of the noise by layer, a panel an epoch: quartiles over features; hollow, what is judged."""
     runs = [run for run in results.of("cifar").figure1 if len(run.noise) and _shows(JUDGED, run)]
     if not runs:
         return None
     look = looks(results.labels)
     table = pd.concat(
-        run.noise.assign(param=run.param, run=i, judged=run.noise[JUDGED.get(run.param, NOT_JUDGED)])
+        run.noise.assign(param=run.param, run=i, name=run.name, judged=run.noise[JUDGED.get(run.param, NOT_JUDGED)])
         for i, run in enumerate(runs)
     ).replace([math.inf, -math.inf], math.nan)
     places, layers = pd.factorize(table["layer"])
     table["x"] = places + 0.6 * ((table["run"] + 0.5) / len(runs) - 0.5)
     low, median, high = QUARTILES
     epochs = {f"after epoch {epoch}": epoch for epoch in (table["epoch"].min(), table["epoch"].max())}
-    figure, panels = _figure(list(epochs), sharey=True)
-    for title, axes in panels.items():
+    sheet = Sheet(list(epochs), split)
+    for title, axes in sheet.places.items():
         of = table[table["epoch"] == epochs[title]]
-        colours = [look[param].colour for param in of["param"]]
-        axes.vlines(of["x"], of[low], of[high], colors=colours, linewidth=1, rasterized=len(of) > MANY)
-        _dots(axes, look, of, median)
+        for param in of["param"].unique():
+            some, pixels = of[of["param"] == param], len(of) > 5 * MANY
+            bars = axes.vlines(some["x"], some[low], some[high], look[param].colour, linewidth=0.8, rasterized=pixels)
+            sheet.mark(bars, param, param, False, "")
+        words = [f"{layer}: {plain(value)}" for layer, value in zip(of["layer"], of[median], strict=True)]
+        _dots(sheet, axes, look, of.assign(words=words), median)
         hollow, known = {"markerfacecolor": "white"}, of.dropna(subset="judged")
         papers = known["param"].isin(JUDGED)
-        _dots(axes, look, known[papers], "judged", label="judged: bn's 1/σ, mean-only's μ", **hollow)
-        _dots(axes, look, known[~papers], "judged", label="not judged: others' μ", **hollow)
+        judged = [f"{layer}: {plain(value)}" for layer, value in zip(known["layer"], known["judged"], strict=True)]
+        known = known.assign(words=judged)
+        _dots(sheet, axes, look, known[papers], "judged", label="judged: bn's 1/σ, mean-only's μ", **hollow)
+        _dots(sheet, axes, look, known[~papers], "judged", label="not judged: others' μ", **hollow)
         axes.axhline(0, **RULE)
         axes.set_yscale("symlog", linthresh=1)
-        axes.yaxis.set_major_formatter(_ticks())
+        axes.yaxis.set_major_formatter(ticks())
         axes.set(title=title, ylabel="excess kurtosis of the noise\n(0: Gaussian)")
         axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
+    sheet.same_limits("y")
+    medians = table.groupby("param")[median].median()
+    ends = [f"{look[param].label} {plain(medians[param])}" for param in look if param in medians]
+    sheet.said = [f"Median over layers and epochs: {listed(ends)}."]
     measured = table.groupby("run")["judged"].transform("count") > 0
     lost = table[[*QUARTILES]].isna().any(axis=1) | (table["judged"].isna() & measured)
-    return _legend(figure, gaps=table["run"][lost].nunique())
+    return sheet.legend(gaps=table["run"][lost].nunique())
 
 
-def init(results: Results) -> Figure | None:
-    """C3: each layer's largest |mean| and |variance − 1| over the init batch, by experiment and data set, or game."""
-    runs = [(name, run) for name, part in results.parts.items() for run in part.in_precision if len(run.init)]
-    if not runs:
+Rows = list[tuple[str, Look, list[Estimate]]]  # label, look, estimates with intervals and margins
+
+
+def init(results: Results, split: bool = False) -> Sheet | None:
+    """C3: the largest |mean| and |variance − 1| of any layer of any run over the init batch, and the spread of the
+    initial losses, by experiment and data set, or game.
+    """
+    look, limits, gaps = looks(results.labels), (INIT_MEAN, INIT_VARIANCE, INIT_LOSS), set()
+    dots = []
+    for name, part in results.parts.items():
+        for run in (run for run in part.in_precision if len(run.init)):
+            ends = run.init[["mean_abs_max", "variance_min", "variance_max"]].to_numpy(float)
+            dots += [
+                (0, name, run.param, float(ends[:, 0].max())),
+                (1, name, run.param, float(np.abs(ends[:, 1:] - 1).max())),
+            ]
+            gaps |= {run.path} if not np.isfinite(ends).all() else set()
+        dots += [(2, name, "normal", spread) for spread in init_losses(part.papers)]
+    if not dots:
         return None
-    tables = [run.init.assign(part=name, param=run.param, run=run.name) for name, run in runs]
-    table = pd.concat(tables).replace([math.inf, -math.inf], math.nan)
-    places, names = pd.factorize(table["part"])
-    table["x"] = places + np.concatenate([np.linspace(-0.35, 0.35, len(one)) for one in tables])
-    far = table[["variance_min", "variance_max"]].sub(1).abs().max(axis=1, skipna=False)
-    shown = {"largest |mean|": (table["mean_abs_max"], INIT_MEAN), "largest |variance − 1|": (far, INIT_VARIANCE)}
-    figure, panels = _figure(list(shown))
-    for (label, (values, limit)), axes in zip(shown.items(), panels.values(), strict=True):
-        _dots(axes, looks(results.labels), table.assign(y=values.clip(lower=1e-9)), "y", markersize=2.5)
-        axes.axhline(limit, **DASHES, label="limit of the rule")
-        axes.set(yscale="log", ylabel=label)
-        axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
-    return _legend(figure, gaps=table["run"][table.isna().any(axis=1)].nunique())
+    every = pd.DataFrame(dots, columns=["panel", "part", "param", "x"])
+    table = every.groupby(["panel", "part", "param"], sort=False)["x"].agg(["max", "count"]).reset_index()
+    names: list[str] = [*dict.fromkeys(map(str, table["part"]))]
+    titles = ["largest |mean|", "largest |variance − 1|", "spread of the initial losses"][: table["panel"].max() + 1]
+    sheet, all_four = Sheet(titles, split, heights=[0.7 + 0.22 * len(names)]), {"label": "all four", "color": GREY}
+    for i, (title, axes) in enumerate(sheet.places.items()):
+        of = table[table["panel"] == i]
+        of = of.assign(x=of["max"].clip(lower=1e-9), y=of["part"].map(names.index) + 0.0)
+        if i < 2:
+            of["y"] += (of["param"].map([*look].index) % 4 - 1.5) * 0.18
+        of["words"] = [
+            f"{part}, {param}: {value:.1e} (n = {n})"
+            for part, param, value, n in zip(of["part"], of["param"], of["max"], of["count"], strict=True)
+        ]
+        _dots(sheet, axes, look, of, "y", **(all_four if i == 2 else {}))
+        axes.axvline(limits[i], **DASHES, label="limit of the rule")
+        axes.axvspan(limits[i], 8 * limits[i], color="#dddddd", linewidth=0, zorder=0)
+        axes.set(xscale="log", xlim=(None, 8 * limits[i]), ylim=(len(names) - 0.5, -0.5), title=title)
+        axes.set_yticks(range(len(names)), names if split or not i else [""] * len(names), parse_math=False)
+        axes.xaxis.set(major_locator=LogLocator(numticks=4), minor_locator=NullLocator())
+        sheet.said.append(f"{title.replace('spread', 'largest spread').capitalize()}: {of['max'].max():.1e}.")
+    return sheet.legend(gaps=len(gaps))
 
 
-def variants(found: Mapping[str, Finding]) -> Figure | None:
+def overview(results: Results, split: bool = False) -> Sheet | None:
+    """The final result of every experiment and data set, or game, by parameterization, with 95 % t-intervals."""
+    look, panels = looks(results.labels), {}
+    for part, (title, column, label) in OVERVIEW.items():
+        if part not in results.parts:
+            continue
+        of = results.parts[part]
+        factor, digits, _ = COLUMNS[column][-1]
+        several = {"": [*(of.figure1 if part == "cifar" else of.figure2)]}
+        several |= {f", {OTHERS['g_start'].format(g)}": [*more] for g, more in of.others("g_start").items()}
+        rows: Rows = []
+        for words, runs in several.items():
+            for param in look:
+                some = [run for run in runs if run.param == param and run.done]
+                values = [max_score(run, run.epoch) if column == "test_score" else run.final(column) for run in some]
+                if values := [factor * value for value in values]:
+                    name = f"{param if param in PARAMS else look[param].label}{words} ({len(values)})"
+                    dots = [Estimate(run.name, value) for run, value in zip(some, values, strict=True)]
+                    rows.append((name, look[param], [beyond("", values), *dots]))
+        if rows:
+            panels[title] = rows, label, digits
+    if not panels:
+        return None
+    sheet = Sheet(
+        list(panels),
+        split,
+        min(2, len(panels)),
+        [0.75 + 0.14 * max(len(rows) for rows, *_ in panels.values())] * -(-len(panels) // 2),
+    )
+    for title, (rows, label, digits) in panels.items():
+        axes = sheet.places[title]
+        for y, (name, style, (mean, *dots)) in enumerate(rows):
+            drawn: dict[str, Any] = {"color": style.colour, "marker": style.marker}
+            for dot in dots[:MANY] if len(dots) > 1 else ():
+                (one,) = axes.plot(dot.value, y, markersize=2.5, alpha=0.5, **drawn)
+                sheet.mark(
+                    one, "", style.label, True, dot.name, points=[(dot.value, y, plain(dot.value, f".{digits + 1}f"))]
+                )
+            ends = [[mean.value - mean.low], [mean.high - mean.value]] if math.isfinite(mean.low + mean.high) else None
+            bar = axes.errorbar(mean.value, y, xerr=ends, capsize=2, markersize=4, elinewidth=1.2, **drawn)
+            words = f"{plain(mean.value, f'.{digits + 1}f')}" + (
+                f" [{plain(mean.low)}, {plain(mean.high)}]" if ends else ""
+            )
+            sheet.mark(bar, "", style.label, False, name, points=[(mean.value, y, words)])
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows], parse_math=False)
+        axes.set_title(title)
+        axes.xaxis.set_major_formatter(ticks())
+        axes.locator_params(axis="x", nbins=5)
+        best = [f"{name.rpartition(' (')[0]} {plain(e.value, f'.{digits}f')}" for name, _, (e, *_) in rows]
+        sheet.said.append(f"{title}: {listed(best)}.")
+    return sheet.legend()
+
+
+def variants(found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
     """C15 and C16: the estimates with the intervals that decide, a panel a claim."""
     bounded = f"‖v‖ ≤ {paper.V_NORM_MAX:g}"
     titles = {
-        "C15": "C15, CIFAR-10, g = exp(c·s): relative test error (lower is better)",
-        "C16a": f"C16, VAEs, {bounded}: test bound in nats (higher is better)",
-        "C16b": f"C16, CIFAR-10, {bounded}: relative test error (lower is better)",
+        "C15": "C15, g = exp(c·s): relative test error",
+        "C16a": f"C16, VAEs, {bounded}: test bound (nats)",
+        "C16b": f"C16, CIFAR-10, {bounded}: relative test error",
     }
-    panels: dict[str, list[tuple[str, Look, list[Estimate]]]] = {}
+    panels: dict[str, Rows] = {}
     for claim, title in titles.items():
         for e in found[claim].estimates if claim in found else ():
             if e.n and not e.name.endswith(" diverged"):  # whose shares have another unit
                 label = f"{e.name} (n = {e.n}{'' if math.isfinite(e.value) else ', not finite'})".strip()
                 panels.setdefault(title, []).append((label, LOOKS["wn"], [e]))
-    return _intervals(panels)
+    return _intervals(panels, split)
 
 
-def step_time(results: Results) -> Figure | None:
+def step_time(results: Results, split: bool = False) -> Sheet | None:
     """C7: step time over normal's by experiment, device and version, every session; the paper's 16 % as a star."""
     panels, limit = {}, (NOTICEABLE - 1,)
     for experiment, (device, torch), timed in [(e, *of) for e in SETTINGS for of in sessions(results, e).items()]:
-        rows = []
+        rows: Rows = []
         for param, look in [*looks(results.labels).items()][1:]:
             some = [ratio for one in timed if (ratio := one.ratios.get(f"{param}{OVER_NORMAL}"))]
             ends = [Estimate("", r["median"] - 1, r["low"] - 1, r["high"] - 1, margin=limit) for r in some]
-            rows += [(look.label, look, ends)] if ends or param in PARAMS else []
+            rows += [(param if param in PARAMS else look.label, look, ends)] if ends or param in PARAMS else []
         if any(ends for _, _, ends in rows):
             panels[f"{experiment} ({count(len(timed), 'session')}), {device}, torch {torch}"] = rows
-    return _intervals(panels, "step time over normal's: median, 95 % interval")
+    return _intervals(panels, split, "step time over normal's: median, 95 % interval")
 
 
-def _intervals(panels: Mapping[str, Sequence[tuple[str, Look, Sequence[Estimate]]]], label: str = "") -> Figure | None:
-    """Panels of rows: label, look and estimates, with intervals and margins. label: of a shared x axis."""
+def _intervals(panels: Mapping[str, Rows], split: bool, label: str = "") -> Sheet | None:
+    """Panels of rows, with intervals and margins. label: of an x axis that all share."""
     panels = {title: rows[:MOST_NAMED] for title, rows in list(panels.items())[:MOST_NAMED]}
     if not panels:
         return None
-    heights = [0.6 + 0.3 * len(rows) for rows in panels.values()]
-    figure, places = _figure(list(panels), 1, heights, sharex=bool(label))
-    for title, axes in places.items():
-        for y, (_, look, estimates) in enumerate(panels[title]):
+    sheet = Sheet(list(panels), split, 1, [0.5 + 0.2 * len(rows) for rows in panels.values()])
+    for title, axes in sheet.places.items():
+        words = ticks(form="+.2g") if "nats" in title else ticks(100, " %", "+.3g")
+        said = []
+        for y, (row, look, estimates) in enumerate(panels[title]):
             for place, e in zip(y + np.linspace(-0.3, 0.3, len(estimates) + 2)[1:-1], estimates, strict=True):
                 ends = [[e.value - e.low], [e.high - e.value]] if math.isfinite(e.low + e.high) else None
-                drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 5}
-                axes.errorbar(e.value, place, xerr=ends, capsize=3, **drawn)
+                drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 4}
+                bar = axes.errorbar(e.value, place, xerr=ends, capsize=2, elinewidth=1, **drawn)
+                number = words(e.value) + (f" [{words(e.low)}, {words(e.high)}]" if ends else "")
+                sheet.mark(bar, "", look.label, False, row, points=[(e.value, place, number)])
+                said.append(f"{row} {number}")
                 if e.margin:
                     axes.vlines(e.margin, y - 0.5, y + 0.5, **DASHES, label="limit of the rule")
         if title.startswith("cifar"):
@@ -526,7 +638,12 @@ def _intervals(panels: Mapping[str, Sequence[tuple[str, Look, Sequence[Estimate]
         axes.axvline(0, **RULE)
         axes.set_yticks(range(len(panels[title])), [row[0] for row in panels[title]], parse_math=False)
         axes.set_ylim(len(panels[title]) - 0.5, -0.5)
-        axes.set_title(title[:90], loc="right", fontsize=8, parse_math=False)
-        axes.xaxis.set_major_formatter(_ticks(form="+g") if "nats" in title else _ticks(100, " %", "+g"))
-    axes.set_xlabel(label)
-    return _legend(figure)
+        axes.set_title(textwrap.fill(title[:90], 50 if split else 90), loc="right", parse_math=False)
+        axes.tick_params(labelbottom=split or not label or axes is sheet.axes[-1])
+        axes.xaxis.set_major_formatter(ticks(form="+g") if "nats" in title else ticks(100, " %", "+g"))
+        sheet.said += [f"{title}: {listed(said)}."] if said and (not label or title.startswith("cifar")) else []
+    if label:
+        sheet.same_limits("x")
+        for axes in sheet.axes if split else sheet.axes[-1:]:
+            axes.set_xlabel(label)
+    return sheet.legend()

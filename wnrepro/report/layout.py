@@ -1,48 +1,126 @@
-"""Lays the report out: page.md.jinja as Markdown, page.html.jinja, page.css and page.js as one HTML page."""
+"""Lays the report out: page.md.jinja as Markdown, page.html.jinja with its macros, style and script as an HTML page."""
 
 import base64
 import functools
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup
 
 from wnrepro.report.tables import Report
+from wnrepro.results import Results, Run
+from wnrepro.rundir import read_bytes
 from wnrepro.settings import printable
 
 NUMBER = re.compile(r"[+−-]?\d[\d ]*(\.\d+)?(e[+−-]?\d+)?( of \d+)?")
 SHORT = 114  # characters, with the separators
+LARGEST = 2_900_000  # bytes of a page with media: as many of them as fit
+# What `sample` and `watch` write: by file name, MIME type, first bytes and caption; the most telling first.
+MEDIA = {
+    "drawing.gif": ("image/gif", b"GIF8", "digits as they are drawn, the write window in red"),
+    "game.gif": ("image/gif", b"GIF8", "a whole game of the trained agent"),
+    "samples.png": ("image/png", b"\x89PNG", "samples of the trained model"),
+    "reconstructions.png": ("image/png", b"\x89PNG", "test images, each beside its reconstruction"),
+}
+
+
+class Medium(NamedTuple):
+    """An image of a trained model: experiment, run, what it shows, and its content as a data URI."""
+
+    experiment: str
+    run: str
+    caption: str
+    uri: str
+
+
+def media(results: Results) -> list[Medium]:
+    """Of every kind, experiment, data set or game, and parameterization: that of the first run that has one. UserError
+    where a file is none.
+    """
+    found: dict[tuple[Any, ...], Medium] = {}
+    for name, run in itertools.product(MEDIA, results.runs):
+        path, key = run.path / name, (name, run.experiment, run.dataset, run.param)
+        if key not in found and path.is_file() and _within(path, run):
+            kind, start, caption = MEDIA[name]
+            if (content := read_bytes(path)).startswith(start):
+                uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+                found[key] = Medium(run.experiment, run.name, caption, uri)
+    return [*found.values()]
+
+
+def _within(path: Path, run: Run) -> bool:
+    """Whether it lies in the run's folder, and is no link out of it."""
+    return Path(os.path.realpath(path)).parent == Path(os.path.realpath(run.path))
 
 
 def markdown(report: Report) -> str:
-    """The report as Markdown; it names the figures as figures/*.png and *.svg."""
-    return _templates().get_template("page.md.jinja").render(report=report)
+    """The report as Markdown; it names the figures as figures/*.png and *.pdf."""
+    return render("page.md.jinja", report=report)
 
 
-def page(report: Report, images: dict[str, bytes]) -> str:
-    """The page, with every figure's SVG inline. It loads nothing, and only its own style and script have an effect."""
-    sources = {name: _templates().get_template(f"page.{name}").render().encode() for name in ("css", "js")}
-    hashes = {name: base64.b64encode(hashlib.sha256(text).digest()).decode() for name, text in sources.items()}
-    uris = {name: f"data:image/svg+xml,{quote(svg, safe=' !$()*+,-./:;=?@[]^_{|}~')}" for name, svg in images.items()}
-    return _templates().get_template("page.html.jinja").render(report=report, images=uris, hashes=hashes)
+def page(report: Report, shown: Sequence[Medium] = (), live: bool = False) -> str:
+    """The page, with all figures, and media as far as `LARGEST` allows. It loads nothing, and only its own style and
+    script have an effect. live: it asks the server that it came from whether there is a newer one.
+    """
+    text = _page(report, (), live)
+    room, fit = LARGEST - len(text.encode()), []
+    for one in shown:
+        if (room := room - len(one.uri) - 1000) > 0:
+            fit.append(one)
+        else:
+            room += len(one.uri) + 1000
+    return _page(report, fit, live) if fit else text
+
+
+def _page(report: Report, shown: Sequence[Medium], live: bool) -> str:
+    return render("page.html.jinja", report=report, media=shown, live=live, hashes=hashes())
+
+
+def hashes() -> dict[str, str]:
+    """Of the style and the script that a page has, as its policy names them."""
+    digests = {name: hashlib.sha256(render(f"page.{name}").encode()).digest() for name in ("css", "js")}
+    return {name: base64.b64encode(digest).decode() for name, digest in digests.items()}
+
+
+def render(template: str, **values: Any) -> str:
+    return _templates().get_template(template).render(**values)
 
 
 @functools.cache
 def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=lambda name: name == "page.html.jinja",
+        autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {use.__name__: use for use in (anchor, literal, marked, numeric, short)}
+    filters = (anchor, figure_name, folder, literal, marked, numeric, own, short)
+    environment.filters |= {use.__name__: use for use in filters}
     return environment
+
+
+def own(svg: str) -> Markup:
+    """SVG that `canvas` made, in which every text is escaped."""
+    return Markup(svg)
+
+
+def folder(run: str) -> str:
+    """A run's folder as a link, beside the page's."""
+    return "./" + quote(run)
+
+
+def figure_name(name: str) -> str:
+    """`figure1` → `Figure 1`, `kl_steps` → `Kl steps`."""
+    return name.replace("_", " ").replace("figure", "figure ").capitalize()
 
 
 def literal(text: str) -> str:

@@ -8,19 +8,21 @@ layouts escape it. In all other text, which is the program's, `code` is marked b
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from wnrepro import paper
 from wnrepro.report import figures, stats
+from wnrepro.report.canvas import Drawn
 from wnrepro.report.claims import CLAIMS
 from wnrepro.report.claims.beyond import comparisons
-from wnrepro.report.claims.claim import COMMON, VERDICTS, Claim, Finding
+from wnrepro.report.claims.claim import COMMON, SHARE, VERDICTS, Claim, Finding
 from wnrepro.report.claims.dqn import max_score
 from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults, step_works, whose
-from wnrepro.settings import INIT, SETTINGS, scale_settings
+from wnrepro.settings import INIT, PARAMS, SETTINGS, scale_settings
 from wnrepro.words import NOT_FINITE, count, interval, listed, plain, score
 
 HEADINGS = {"n": "n", "torch": "torch", "git": "Commit", "hash": "Settings' hash", "lr": "Learning rate", "param": ""}
@@ -45,27 +47,62 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """What the page shows, the CSV's rows by column, the paragraph before the table or the title of a folded one."""
+    """What the page shows, the CSV's rows by column, the paragraph before the table and its title.
+
+    about: of every row, its experiment and parameterization where it has one. folded: closed on the page.
+    """
 
     headings: list[str]
     texts: list[list[str]]
     values: list[dict[str, Any]]
     note: str
     title: str
-    sortable: bool
+    about: list[dict[str, str]]
+    folded: bool
 
 
-def table(rows: Sequence[list[Cell]], note: str = "", title: str = "", sortable: bool = False) -> Table:
+def table(rows: Sequence[list[Cell]], note: str = "", title: str = "", folded: bool = False) -> Table:
     """A table of rows, the longest of which has all columns; a text is empty where a row says nothing."""
     every = [cell.heading for cell in max(rows, key=len) if cell.heading]
     headings = sorted(every, key=lambda heading: {"Not finished, or not finite": 1, "Data": 2}.get(heading, 0))
     shown = [{cell.heading: cell.words(cell.value) for cell in row} for row in rows]
     texts = [[row.get(heading, "") for heading in headings] for row in shown]
     values = [{cell.name: cell.value for cell in row if cell.name} for row in rows]
-    return Table(headings, texts, list(filter(None, values)), note, title, sortable)
+    about = [{cell.name: str(cell.value) for cell in row if cell.name in ("experiment", "param")} for row in rows]
+    return Table(headings, texts, list(filter(None, values)), note, title, about, folded)
 
 
-Judged = tuple[Claim, Finding, dict[str, str], str]  # with all details by name (some are empty); figure, or empty
+class Used(NamedTuple):
+    """A run, or session of a benchmark, behind a claim. row: its number in the table of runs; 0: it is in none."""
+
+    name: str
+    row: int
+    commit: str
+    state: str
+
+
+class Judged(NamedTuple):
+    """A claim with its finding. details: by name, some are empty; figure: its name, or empty; parts: the estimates."""
+
+    claim: Claim
+    finding: Finding
+    details: dict[str, str]
+    figure: str
+    parts: list[list[str]]
+    runs: list[Used]
+    params: list[str]  # that it speaks of
+    command: str
+
+
+class Section(NamedTuple):
+    """A part of the report: a paragraph, and what follows from the runs of an experiment ("": of several)."""
+
+    title: str
+    experiment: str
+    about: list[str]
+    figures: list[str]
+    claims: list[Judged]
+    tables: list[Table]
 
 
 class Report(NamedTuple):
@@ -77,36 +114,49 @@ class Report(NamedTuple):
     runs: str
     basis: str  # of the verdicts
     claims: dict[str, tuple[dict[str, int], list[Judged]]]  # by number in words: how many have a verdict, and these
-    sections: dict[str, tuple[dict[str, str], list[Table]]]  # by heading: the figures' captions, by name, and tables
+    figures: dict[str, Drawn]
+    sections: list[Section]
+    params: dict[str, str]  # labels
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Those that claims have."""
+        return {verdict: verdict for verdicts, _ in self.claims.values() for verdict in verdicts}
+
+    @property
+    def experiments(self) -> dict[str, str]:
+        return {section.experiment: section.title for section in self.sections if section.experiment}
 
 
-def report(results: Results, found: dict[str, Finding], built: dict[str, list[Table]], drawn: Iterable[str]) -> Report:
-    """The report on `results`, with the tables of `build` and the figures that are `drawn`."""
-    captions = {name: figures.caption(name, results) for name in drawn}
-    judged: dict[bool, list[Judged]] = {True: [], False: []}  # by whether it is a check
-    for claim in CLAIMS:
-        finding, fixed = found[claim.id], claim.fixed
-        version = f"version {fixed.version}, commit {fixed.commit} of {fixed.date}" if fixed.commit else "not committed"
-        details = {
-            "Paper": f"{claim.paper} ({claim.where})",
-            "Measured": finding.measured,
-            "On": f"scale {results.scale}; {finding.n}; {finding.devices}",
-            "Rule": f"{claim.rule} (Rule {version}, hash {claim.hash}.)",
-            "Power": finding.power,
-            "Warnings": " ".join(finding.warnings),
-        }
-        judged[claim.check].append((claim, finding, details, claim.figure if claim.figure in captions else ""))
+def report(
+    results: Results,
+    found: Mapping[str, Finding],
+    built: Mapping[str, list[Table]],
+    drawn: Mapping[str, Drawn],
+    commands: Mapping[str, str],
+) -> Report:
+    """The report on `results`, with the tables of `build` and the figures of `draw`. commands: by claim, what computes
+    the runs that it needs.
+    """
+    rows = {run.name: i for i, run in enumerate(results.runs, start=1)}
+    judged = [_judged(claim, found[claim.id], results.scale, rows, drawn, commands) for claim in CLAIMS]
     claims = {}
-    for noun, some in zip(("implementation check", "empirical claim"), judged.values(), strict=True):
-        verdicts = [finding.verdict for _, finding, _, _ in some]
+    for noun, check in (("implementation check", True), ("empirical claim", False)):
+        some = [one for one in judged if one.claim.check == check]
+        verdicts = [one.finding.verdict for one in some]
         claims[count(len(some), noun)] = ({one: verdicts.count(one) for one in VERDICTS if one in verdicts}, some)
-    sections = {}
-    for heading, (names, makes) in SECTIONS.items():
-        shown = {name: captions[name] for name in names if name in captions}
-        sections[heading] = (shown, [table for make in makes for table in built[make.__name__]])
+    sections = []
+    for part in SECTIONS:
+        own = [one for one in judged if _section(one.claim) == part.title]
+        figures = [name for name in part.figures if name in drawn]
+        tables = [table for make in part.makes for table in built[make.__name__]]
+        here = _here(results, part.experiment) if part.experiment else []
+        if own or figures or tables:
+            sections.append(Section(part.title, part.experiment, [part.about, *here], figures, own, tables))
     done, diverged = sum(run.done for run in results.runs), sum(run.diverged for run in results.runs)
-    parts = (results.papers.parts or results.parts).items()
-    precisions = ", ".join(f"{part.precision} ({name})" for name, part in parts)
+    precisions = ", ".join(
+        f"{part.precision} ({name})" for name, part in (results.papers.parts or results.parts).items()
+    )
     return Report(
         scale=results.scale,
         warnings=[text + NO_VERDICT for scale, text in WARNING.items() if scale == results.scale] + [*results.notes],
@@ -116,8 +166,68 @@ def report(results: Results, found: dict[str, Finding], built: dict[str, list[Ta
         basis=f"Scale `{results.scale}` ({'' if results.scale == 'paper' else 'not '}the paper's setting), precision "
         f"{precisions}. {COMMON} A rule that is younger than a run it judges is marked: rule after the fact.",
         claims=claims,
-        sections={heading: shown for heading, shown in sections.items() if any(shown)},
+        figures=dict(drawn),
+        sections=sections,
+        params=results.labels,
     )
+
+
+def _judged(
+    claim: Claim,
+    finding: Finding,
+    scale: str,
+    rows: Mapping[str, int],
+    drawn: Mapping[str, Drawn],
+    commands: Mapping[str, str],
+) -> Judged:
+    fixed, units = claim.fixed, {test.name: test.unit for test in claim.tests}
+    version = f"version {fixed.version}, commit {fixed.commit} of {fixed.date}" if fixed.commit else "not committed"
+    details = {
+        "Paper": f"{claim.paper} ({claim.where})",
+        "Measured": finding.measured,
+        "On": f"scale {scale}; {finding.n}; {finding.devices}",
+        "Rule": f"{claim.rule} (Rule {version}, hash {claim.hash}.)",
+        "Power": finding.power,
+        "Warnings": " ".join(finding.warnings),
+    }
+    parts = []
+    for e in finding.estimates:
+        unit = SHARE if e.name.endswith(" diverged") else units.get(e.name, claim.unit)
+        ends = interval(unit.shown(e.low), unit.shown(e.high), unit.digits, unit.factor, unit.sign) or "–"
+        parts.append([e.name or claim.id, unit.number(e.value) if e.n else "–", ends, str(e.n), f"{e.p_holds:.2g}"])
+    used = [
+        Used(one.name, rows.get(one.name, 0), one.commit, one.state if isinstance(one, Run) else "")
+        for one in finding.used
+    ]
+    said = f"{claim.claim} {claim.rule} {' '.join(e.name for e in finding.estimates)}".replace("ean-only", "wn+mobn")
+    params = [param for param in PARAMS if re.search(rf"(?<![\w+]){re.escape(param)}(?![\w+])", said)]
+    figure = claim.figure if claim.figure in drawn else ""
+    return Judged(claim, finding, details, figure, parts, used, params or [*PARAMS], commands.get(claim.id, ""))
+
+
+def _section(claim: Claim) -> str:
+    """The title of the section that has a claim."""
+    if claim.figure == "step_time":
+        return STEP_TIME
+    module = claim.collect.__module__.rpartition(".")[2]
+    return next((part.title for part in SECTIONS if part.experiment == module), CHECKS)
+
+
+def _here(results: Results, experiment: str) -> list[str]:
+    """What runs of an experiment there are, and in which settings their scale differs from the paper's."""
+    said = []
+    for name, part in results.parts.items():
+        if part.runs[0].experiment == experiment:
+            ours, papers = part.defaults, scale_defaults(experiment, "paper", part.runs[0].dataset)
+            changed = [
+                f"{key.replace('_', ' ')} {ours[key]} (paper: {papers[key]})"
+                for key in ours
+                if ours[key] != papers[key]
+            ]
+            done = sum(run.done for run in part.runs)
+            scale = f" Scale `{results.scale}` differs from the paper's: {listed(changed)}." if changed else ""
+            said.append(f"Here, {name}: {count(len(part.runs), 'run')}, {done} finished.{scale}")
+    return said
 
 
 @stats.quiet
@@ -125,13 +235,16 @@ def build(results: Results, found: dict[str, Finding]) -> dict[str, list[Table]]
     """The tables by the name of their CSV; of settings, one an experiment and data set, or game."""
     built = {"claims": [table(list(claims(found)))]}
     words = {"bound": BOUND} | scale_defaults("cvae", results.scale, "mnist")
-    for make in (make for _, makes in SECTIONS.values() for make in makes):
+    for make in (make for part in SECTIONS for make in part.makes):
         rows, note = list(make(results)), " ".join((make.__doc__ or "").format(**words).split())
         if make in (table2, bounds, draw_bounds, table3):
             rows = list(_beside(rows, make(results.published) if results.published else ()))
             note += f" At scale `{results.scale}` ours cannot be compared with the others." * (results.scale != "paper")
         parts = itertools.groupby(rows, key=lambda row: row[0].value if make is settings else "")
-        built[make.__name__] = [table(list(some), note, part, make is runs) for part, some in parts]
+        title, folded = TITLES.get(make.__name__, ""), make in (variants, step_time, floors, settings, runs)
+        built[make.__name__] = [
+            table(list(some), note, f"{title}: {part}" if part else title, folded) for part, some in parts
+        ]
     return built
 
 
@@ -242,10 +355,10 @@ def table2(results: Results) -> Iterator[list[Cell]]:
         done, published = [run for run in runs if run.done], paper.TABLE2.get(param)
         yield [
             *cells(model=paper.TABLE2_NAMES.get(param, results.labels[param]), param=param),
-            *cells(lr=own.get(param) or scale_settings("cifar", "paper", param).lr),
-            Cell("paper_test_error", published and round(published / 100, 6), "Paper", PERCENT),
             *estimate("test_error", "Ours", final(done, "test_error"), factor=100),
             Cell("n", len(done), "n"),
+            Cell("paper_test_error", published and round(published / 100, 6), "Paper", PERCENT),
+            *cells(lr=own.get(param) or scale_settings("cifar", "paper", param).lr),
             Cell("seeds", listed(seeds, "; ") or "not run", "Every seed"),
         ]
 
@@ -461,7 +574,9 @@ def runs(results: Results) -> Iterator[list[Cell]]:
         words = ", ".join(FINALS[name](value) for name, value in last.items())
         commit = run.commit[:7] + ", dirty" * run.dirty
         yield [
-            *cells(experiment=run.experiment, variant=run.variant, seed=run.seed),
+            Cell("", run.name.replace("/", " "), "Run"),
+            *(Cell(name, value) for name, value in (("experiment", run.experiment), ("variant", run.variant))),
+            *(Cell(name, value) for name, value in (("param", run.param), ("seed", run.seed))),
             Cell("status", run.status, "Status", lambda status: "incomplete" if status == "running" else status),
             Cell("epoch", run.epoch, "Epoch", f"{{}} of {run.epochs}".format),
             Cell("epochs", run.epochs),
@@ -474,22 +589,80 @@ def runs(results: Results) -> Iterator[list[Cell]]:
         ]
 
 
-SECTIONS: dict[str, tuple[Sequence[str], Sequence[Callable[[Results], Iterator[list[Cell]]]]]] = {  # figures, tables
-    "Beyond the paper": ([], [beyond]),
-    "Table 2: test error on CIFAR-10 (%)": ([], [table2]),
-    "Figure 1: error by epoch": (["figure1", "test_error"], []),
-    "Learning rates": (["learning_rates"], []),
-    "Growth of ‖v‖": (["norm_growth"], []),
-    "Normalization noise": (["noise_kurtosis"], []),
-    "The data-dependent init": (["init"], []),
-    "Exponential g and bounded ‖v‖": (["variants"], []),
-    "Every variant of the CIFAR-10 classifier": ([], [variants]),
-    "Figure 2: convolutional VAEs": (["figure2", "bound_raw"], [bounds]),
-    "Figure 3: DRAW": (["figure3", "kl_steps"], [draw_bounds]),
-    "Table 3: maximum test score": ([], [table3, interquartile_means]),
-    "Figure 4: DQN": (["figure4", "mean_q"], []),
-    "Step time": (["step_time"], [step_time]),
-    "Distance from the floor": ([], [floors]),
-    "Settings": ([], [settings]),
-    "Runs": ([], [runs]),
+TITLES = {
+    "table2": "Table 2: test error on CIFAR-10 (%)",
+    "variants": "Every variant of the classifier",
+    "bounds": "Final test bounds of the VAEs",
+    "draw_bounds": "Final test bounds of DRAW",
+    "table3": "Table 3: maximum test score",
+    "interquartile_means": "Interquartile means over the games",
+    "step_time": "Step times",
+    "floors": "Distance from the floor",
+    "beyond": "Comparisons",
+    "settings": "Settings",
+    "runs": "Runs",
 }
+STEP_TIME, CHECKS = "Step time", "Checks of the implementation"
+
+
+class Part(NamedTuple):
+    """What a section of the report is made of."""
+
+    title: str
+    about: str
+    figures: Sequence[str] = ()
+    makes: Sequence[Callable[[Results], Iterator[list[Cell]]]] = ()
+    experiment: str = ""
+
+
+SECTIONS = (
+    Part(
+        "CIFAR-10 classifier",
+        "The paper trains a convolutional network on whitened CIFAR-10 images for "
+        f"{paper.EPOCHS} epochs, without augmentation (§5.1). It reports that wn and bn train faster than the normal "
+        "parameterization, that wn alone ends no better than it, and that wn+mobn has the lowest test error of all.",
+        ("figure1", "test_error", "learning_rates", "norm_growth", "noise_kurtosis", "variants"),
+        (table2, variants),
+        "cifar",
+    ),
+    Part(
+        "Convolutional VAEs",
+        "The paper trains variational auto-encoders with convolutions on MNIST and CIFAR-10 (§5.2). It compares wn "
+        "with the normal parameterization alone: wn reaches a better bound, and varies less from seed to seed.",
+        ("figure2", "bound_raw"),
+        (bounds,),
+        "cvae",
+    ),
+    Part(
+        "DRAW",
+        "DRAW is a recurrent auto-encoder that reads and writes an image through a moving window, step by step. The "
+        "paper trains it on MNIST (§5.3) and reports that wn speeds it up, with the learning rate and the "
+        "initialization of the normal parameterization. It does not say where g begins: both readings are here.",
+        ("figure3", "kl_steps"),
+        (draw_bounds,),
+        "draw",
+    ),
+    Part(
+        "DQN",
+        "The paper trains deep Q-networks on four Atari games, one run each (§5.4). It reports higher maximum scores "
+        "under wn in three of the four, and that bn does not work with its small minibatches.",
+        ("figure4", "mean_q"),
+        (table3, interquartile_means),
+        "dqn",
+    ),
+    Part(
+        STEP_TIME,
+        "bn has to read every activation of a layer twice; wn computes on the weights alone. The paper reports that a "
+        "step of the classifier takes about 16 % longer under bn, and hardly longer under wn (§5.1).",
+        ("step_time",),
+        (step_time, floors),
+    ),
+    Part(
+        CHECKS,
+        "These checks are of this code, at every scale: that wn has the paper's gradients, that wn and bn agree for "
+        "one layer on whitened input, and that the data-dependent init does what it promises.",
+        ("init",),
+    ),
+    Part("Beyond the paper", "Parameterizations that the paper does not have.", (), (beyond,)),
+    Part("Settings and runs", "Every setting with its source, and every run.", (), (settings, runs)),
+)

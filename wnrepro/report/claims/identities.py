@@ -11,7 +11,7 @@ import numpy as np
 from wnrepro.report.claims.claim import Unit, claim
 from wnrepro.report.claims.evidence import Evidence
 from wnrepro.report.stats import Estimate
-from wnrepro.results import Results
+from wnrepro.results import Results, Run
 from wnrepro.settings import PARAMS
 from wnrepro.words import count, plain
 
@@ -83,6 +83,21 @@ def wn_is_bn(evidence: Evidence, results: Results) -> None:
     collect_facts(evidence, results, "wn_is_bn_residual")
 
 
+def begun(part: Results) -> list[list[Run]]:
+    """The standard runs that know their initial loss, by start: a seed draws other numbers on a GPU."""
+    found: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in (run for run in part.standard if "init_loss" in run.facts):
+        found[run.seed, str(run.record.get("device")).split(":")[0]].append(run)
+    return [*found.values()]
+
+
+def init_losses(part: Results) -> list[float]:
+    """Of every start that has all four: how far the initial losses lie apart, over their mean."""
+    whole = [runs for runs in begun(part) if {run.param for run in runs} == {*PARAMS}]
+    losses = [[run.facts["init_loss"] for run in runs] for runs in whole]
+    return [float(np.ptp(some) / np.mean(some)) for some in losses]
+
+
 @claim(
     *("C3", "§3, eq. 4 and 5; §5.1", "mean 0, variance 1, identical starts", "init"),
     **checked("no init measured", **STARTS),
@@ -95,7 +110,7 @@ def starts(evidence: Evidence, results: Results) -> None:
     batch, and the four initial losses of a start (experiment, data set, seed, kind of device) agree to {INIT_LOSS:g} of
     their mean. Not reproduced if any of these fails. Inconclusive while no start has all four.
     """
-    begun: dict[tuple[Any, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    losses: list[float] = []
     variances: list[float] = []
     for part in results.parts.values():
         for run in (run for run in part.in_precision if len(run.init)):
@@ -104,15 +119,13 @@ def starts(evidence: Evidence, results: Results) -> None:
             evidence.values[MEAN] += means
             variances += ends.ravel().tolist()
             evidence.use(run)
-        for run in (run for run in part.standard if "init_loss" in run.facts):
-            device = str(run.record.get("device")).split(":")[0]  # a seed draws other numbers on a GPU
-            start = begun[run.experiment, run.dataset, run.seed, device]
-            start[run.param].append(evidence.finite(run.facts["init_loss"], run))
+        for run in (run for start in begun(part) for run in start):
+            evidence.finite(run.facts["init_loss"], run)
             evidence.use(run)
+        losses += init_losses(part)
     if evidence.used:
         evidence.values[VARIANCE] = [abs(variance - 1) for variance in variances]
-        complete = [np.concatenate([*start.values()]) for start in begun.values() if start.keys() == {*PARAMS}]
-        evidence.values[LOSSES] = [float(np.ptp(losses) / np.mean(losses)) for losses in complete]
+        evidence.values[LOSSES] = losses
     if variances:
         low, high = (plain(float(end), ".4f") for end in (np.min(variances), np.max(variances)))
         evidence.said.append(f"variance {low} to {high} in {count(len(evidence.used), 'run')}")

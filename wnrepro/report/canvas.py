@@ -1,0 +1,278 @@
+"""What the figures are drawn on: a sheet of panels, as one canvas for print or, for the page, a canvas a panel.
+
+For print: PNG and PDF. For the page: SVG in which text is text, colours are the page's variables, and every mark says
+which run it is of. Objects only, no pyplot: nothing global is changed.
+"""
+
+import io
+import itertools
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.container import Container
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from wnrepro.settings import ABOUT, PARAMS
+from wnrepro.words import count
+
+
+class Look(NamedTuple):
+    """How a parameterization is drawn; its label is plain text."""
+
+    place: int  # among them all
+    label: str
+    colour: str
+    line: Any
+    marker: str
+
+
+STYLES: list[tuple[str, Any, str]] = [  # the paper's in their order, then the others', again and again
+    ("#000000", (0, (5, 1.5)), "s"),
+    ("#D55E00", (0, (1, 1)), "^"),
+    ("#0072B2", "solid", "o"),
+    ("#009E73", (0, (6, 1.5, 1, 1.5)), "D"),
+    ("#CC79A7", (0, (9, 2)), "P"),
+    ("#E69F00", (0, (3, 1, 1, 1, 1, 1)), "d"),
+    ("#882255", (0, (2, 2)), "p"),
+    ("#999933", (0, (9, 2, 3, 2)), "<"),
+    ("#332288", (0, (4, 1, 1, 1, 1, 1, 1, 1)), "h"),
+    ("#56B4E9", (0, (6, 4)), "8"),
+]
+
+
+def looks(labels: Mapping[str, str]) -> dict[str, Look]:
+    """By parameterization. An axis leaves out a label that begins with an underscore."""
+    styles = itertools.chain(STYLES, itertools.cycle(STYLES[len(PARAMS) :]))
+    named = [(param, label.lstrip("_") or param) for param, label in labels.items()]
+    return {param: Look(i, label, *next(styles)) for i, (param, label) in enumerate(named)}
+
+
+LOOKS = looks({param: ABOUT[param].label for param in PARAMS})
+STYLE = Path(__file__).with_name("figures.mplstyle")
+PRINT = Path(__file__).with_name("print.mplstyle")  # as papers print text; the page's font is as wide as STYLE's
+AXIS, GREY, GRID, PAPER = "#333333", "#777777", "#dddddd", "#ffffff"  # as figures.mplstyle has them
+RULE: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "zorder": 0}  # of lines that are no data
+DASHES: dict[str, Any] = {**RULE, "linestyle": (0, (2, 2))}
+SIGN: dict[str, Any] = {"markersize": 6, "markerfacecolor": "none", "markeredgewidth": 1.2, "linestyle": "none"}
+SIGNS = {"x": "diverged", ">": "not finished", "v": "ends below", "*": "the paper's value"}  # by marker
+VARIABLES = {colour.lower(): f"var(--k{i})" for i, (colour, _, _) in enumerate(STYLES)}
+VARIABLES |= {AXIS: "var(--axis)", GREY: "var(--rule)", GRID: "var(--grid)", PAPER: "var(--raised)"}
+MOST_NAMED = 20  # entries of an axis or a legend
+MANY = 100  # lines or dots: more are pixels, and say nothing of their runs
+COLUMN, PAGE = 3.3, 6.8  # inches, as two-column papers have them
+WIDTH, HEIGHT = 3.7, 2.4  # inches of a panel on the page
+
+
+class Mark(NamedTuple):
+    """What a drawn line or its dots are of: points in the data's coordinates, with what is said of each."""
+
+    axes: Any  # matplotlib's
+    group: str
+    param: str
+    seed: bool  # of a single run, beside a mean
+    name: str  # of the run
+    points: Sequence[tuple[float, float, str]] = ()
+
+
+class Key(NamedTuple):
+    """An entry of a legend. group: of the marks that it stands for; empty: of signs and rules."""
+
+    label: str
+    line: Line2D
+    group: str = ""
+
+
+class Drawn(NamedTuple):
+    """A figure: for print by suffix; for the page its panels and the legend's entries (label, SVG, group)."""
+
+    caption: str
+    files: dict[str, bytes]
+    panels: list[str]
+    keys: list[tuple[str, str, str]]
+    seeds: bool  # whether it has single runs beside means
+
+
+class Sheet:
+    """A figure's panels by title, its legend and what its caption says."""
+
+    def __init__(self, titles: Sequence[str], split: bool = False, columns: int = 0, heights: Sequence[float] = ()):
+        """split: a canvas a panel. columns: 0: as many as fit. heights: of the rows, in inches."""
+        columns = columns or (2 if len(titles) == 4 else min(len(titles), 3))
+        rows: Any = [[*titles[i : i + columns]] for i in range(0, len(titles), columns)]
+        rows[-1] += rows[-1][-1:] * (columns - len(rows[-1]))  # the last one is wide where a place would be empty
+        heights = heights or [1.9] * len(rows)
+        self.split, self.width = split, COLUMN if columns == len(titles) == 1 else PAGE
+        self.keys: list[Key] = []
+        self.marks: dict[str, Mark] = {}
+        self.said: list[str] = []
+        if split:
+            tall = heights if columns == 1 else [HEIGHT - 0.5] * len(titles)
+            sizes = [(WIDTH, height + 0.5) for height in tall]
+            self.figures = [Figure(figsize=size, dpi=72, layout="constrained") for size in sizes]
+            self.places = {title: of.add_subplot() for title, of in zip(titles, self.figures, strict=True)}
+        else:
+            self.figures = [Figure(figsize=(self.width, 0.5 + sum(heights)), layout="constrained")]
+            self.places = self.figures[0].subplot_mosaic(rows, height_ratios=heights)
+
+    @property
+    def axes(self) -> list[Axes]:
+        return [*self.places.values()]
+
+    def mark(self, drawn: Any, *about: Any, **more: Any) -> None:
+        """Say what an artist, or each of a container's, is of: see `Mark`. The points are those of the first."""
+        for artist in drawn.get_children() if isinstance(drawn, Container) else [drawn]:
+            artist.set_gid(f"mark-{len(self.marks)}")
+            self.marks[str(artist.get_gid())] = Mark(artist.axes, *about, **more)
+            more.pop("points", None)
+
+    def same_limits(self, axis: str) -> None:
+        """Give all panels the limits that the axis x or y has in any of them."""
+        ends = [getattr(axes, f"get_{axis}lim")() for axes in self.axes]
+        for axes in self.axes:
+            getattr(axes, f"set_{axis}lim")(min(map(min, ends)), max(map(max, ends)))
+
+    def legend(self, lines: Mapping[str, tuple[dict[str, Any], str]] | None = None, gaps: int = 0) -> "Sheet":
+        """Itself with a legend of lines by their labels, each with its group, of what the axes label, and of signs."""
+        shown = [Key(label, Line2D([], [], **style), group) for label, (style, group) in (lines or {}).items()]
+        handles = {key.get_label(): key for axes in self.axes for key in axes.get_legend_handles_labels()[0]}
+        labelled = [Key(str(label), _line(handle), self._group(handle)) for label, handle in handles.items()]
+        markers = {line.get_marker() for axes in self.axes for line in axes.lines}
+        grey: dict[str, Any] = {"color": GREY}
+        signs = [Key(SIGNS[sign], Line2D([], [], marker=sign, **grey, **SIGN)) for sign in SIGNS if sign in markers]
+        if gaps:
+            signs.append(Key(f"gaps: not finite in {count(gaps, 'run')}", Line2D([], [], linestyle="none")))
+        self.keys = [*_first(shown), *_first(labelled), *signs]
+        if not self.split and self.keys:
+            for key in self.keys:
+                key.line.set_label(key.label)
+            longest = max(len(key.label) for key in self.keys)
+            columns = max(1, min(3, len(self.keys), int(self.width / (0.45 + 0.052 * longest))))
+            (figure,) = self.figures
+            figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(self.keys) // columns))
+            lines_ = [key.line for key in self.keys]
+            for text in figure.legend(handles=lines_, loc="outside lower center", ncols=columns).get_texts():
+                text.set_parse_math(False)
+        return self
+
+    def _group(self, handle: Any) -> str:
+        marked = self.marks.get(str(handle.get_gid())) if isinstance(handle, Artist) else None
+        return marked.group if marked else ""
+
+    def files(self) -> dict[str, bytes]:
+        """For print, by suffix: the same bytes for the same figure."""
+        nobody = {"png": {"Software": None}, "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer"))}
+        return {suffix: _saved(self.figures[0], suffix, nobody[suffix]) for suffix in nobody}
+
+    def panels(self, prefix: str, caption: str) -> list[str]:
+        """For the page: an SVG element a panel, whose ids begin with `prefix`, and which say the caption aloud."""
+        said = [f"{title}. {caption}" if title else caption for title in self.places]
+        every = enumerate(zip(said, self.figures, strict=True))
+        return [svg(figure, f"{prefix}-{i}", label.replace("`", ""), self.marks) for i, (label, figure) in every]
+
+
+def _first(keys: list[Key]) -> list[Key]:
+    more = Key(f"and {len(keys) - MOST_NAMED} more", Line2D([], [], linestyle="none"))
+    return keys[:MOST_NAMED] + [more] * (len(keys) > MOST_NAMED)
+
+
+def _line(handle: Any) -> Line2D:
+    """A line that looks like a handle of a legend."""
+    line = Line2D([], [], **DASHES)
+    if isinstance(handle, Line2D):
+        line.update_from(handle)
+        line.set(clip_path=None, transform=None, gid=None)
+    return line
+
+
+def ticks(factor: float = 1, unit: str = "", form: str = "g") -> FuncFormatter:
+    """Numbers at an axis, with true minus signs."""
+    return FuncFormatter(lambda value, _: f"{factor * value:{form if value else 'g'}}{unit}".replace("-", "−"))
+
+
+def _saved(figure: Figure, suffix: str, metadata: Mapping[str, None]) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix, dpi=72 if suffix == "svg" else 300, metadata=dict(metadata))
+    return buffer.getvalue()
+
+
+def key_svg(key: Key, prefix: str) -> str:
+    """The line and the marker of a legend's entry."""
+    figure = Figure(figsize=(0.42, 0.14), dpi=72)
+    line = _line(key.line)
+    line.set(data=([0.04, 0.5, 0.96], [0.5] * 3), transform=figure.transFigure, markevery=[1], rasterized=False)
+    figure.add_artist(line)
+    return svg(figure, prefix, "", {})
+
+
+def svg(figure: Figure, prefix: str, label: str, marks: Mapping[str, Mark]) -> str:
+    """A figure as an element of a page: no style or script, ids that begin with `prefix`, text in the page's font.
+
+    label: what it says aloud; empty: it is an ornament.
+    """
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set_visible(False)
+    root = ET.fromstring(_saved(figure, "svg", dict.fromkeys(("Date", "Creator"))))
+    for parent in [*root.iter()]:
+        for child in [*parent]:
+            if child.tag.rpartition("}")[2] in ("metadata", "style"):
+                parent.remove(child)
+    height = float(figure.get_figheight() * 72)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+        for name, value in _declared(attributes.pop("style", "")):
+            attributes[name] = VARIABLES.get(value.lower(), value)
+        mark = marks.get(name := attributes.pop("id", ""))
+        if mark:
+            attributes |= _said(mark, height)
+        elif name and element.tag != "g":
+            attributes["id"] = f"{prefix}-{name}"
+        for name in {"href", "clip-path"} & attributes.keys():
+            attributes[name] = attributes[name].replace("#", f"#{prefix}-")
+        for name in {"d", "x", "y", "x1", "x2", "y1", "y2", "transform"} & attributes.keys():
+            attributes[name] = NUMBER.sub(_rounded, " ".join(attributes[name].split()))
+        element.attrib.clear()
+        element.attrib.update(attributes)
+        element.tail = element.text = None if element.tag not in ("text", "tspan") else element.text
+    for name in ("width", "height", "version"):
+        del root.attrib[name]
+    root.attrib.update({"aria-label": label, "tabindex": "0", "role": "img"} if label else {"aria-hidden": "true"})
+    return ET.tostring(root, encoding="unicode")
+
+
+NUMBER = re.compile(r"-?\d+\.\d+(e-?\d+)?")
+FONT = re.compile(r"(?:.* )?([\d.]+)px\b.*")
+
+
+def _rounded(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
+
+
+def _declared(style: str) -> list[tuple[str, str]]:
+    """A style's declarations as attributes; of a font, which is the page's, the size."""
+    pairs = [tuple(map(str.strip, one.split(":", 1))) for one in style.split(";") if ":" in one]
+    found = [
+        ("font-size", FONT.sub(r"\1", value)) if name in ("font", "font-size") else (name, value)
+        for name, value in pairs
+    ]
+    return [(name, value) for name, value in found if not name.startswith("font-") or name == "font-size"]
+
+
+def _said(mark: Mark, height: float) -> dict[str, str]:
+    """A mark as attributes: what it is of and, in the panel's coordinates, its points with their words."""
+    about = {"class": "mark seed" if mark.seed else "mark", "data-group": mark.group, "data-param": mark.param}
+    known = [point for point in mark.points if np.isfinite(point[:2]).all()]
+    if not known:
+        return about
+    places = mark.axes.transData.transform([point[:2] for point in known])
+    at = " ".join(f"{x:.1f} {height - y:.1f}" for x, y in places)
+    words = "|".join(point[2].replace("|", "¦") for point in known)
+    return about | {"data-name": mark.name, "data-at": at, "data-words": words}
