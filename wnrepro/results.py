@@ -369,6 +369,15 @@ def load(results: Path, scale: str, precision: str | None = None) -> Results:
     return Results(results, scale, tuple(runs), bench, precision, published, labels)
 
 
+def read_run(folder: Path) -> Run:
+    """The run that lives in this directory. UserError if there is none, or a file cannot be understood."""
+    with contextlib.suppress(OSError, RuntimeError):  # a link in a circle is no directory
+        folder = folder.resolve()
+    if len(folder.parents) < 3 or not os.path.lexists(folder / "config.json"):
+        raise UserError(f"{folder}: holds no run (no config.json); give a directory …/<variant>/seed-<n>")
+    return _run(folder.parents[2], folder)
+
+
 def _labels(runs: Iterable[Run], bench: dict[str, dict[str, Any]]) -> dict[str, str]:
     """The label of every parameterization with runs or step times, and of the paper's; with its name where it shares
     the label.
