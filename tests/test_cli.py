@@ -72,7 +72,7 @@ def test_help_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("cifar", "cvae", "draw", "dqn", "sample", "watch", "report", "bench", "data", "doctor"):
+    for command in ("cifar", "cvae", "draw", "dqn", "sample", "watch", "export", "report", "bench", "data", "doctor"):
         assert command in done.stdout
 
 
@@ -370,6 +370,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(run, tmp_path, words, says
         "watch results --seconds 0",
         "watch results --seconds 1801",
         "watch results --seed -1",
+        "export",
         "nonsense",
     ],
 )
@@ -589,7 +590,7 @@ def test_help_states_the_precision_on_a_cpu_and_on_a_gpu(run, monkeypatch):
 
 
 def test_help_of_a_command_imports_no_torch():
-    for command in ("cvae", "draw", "dqn", "sample", "watch"):
+    for command in ("cvae", "draw", "dqn", "sample", "watch", "export"):
         code = (
             f"import sys\nsys.argv = ['wnrepro', '{command}', '--help']\nfrom wnrepro.cli import main\n"
             "try:\n    main()\nfinally:\n    assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"

@@ -262,6 +262,10 @@ bench cifar --smoke --precision bf16
 sample {tmp}/empty
 sample {run}
 watch {run}
+export {run}
+export {tmp}/empty --tensorboard {tmp}/new
+export {run} --tensorboard {tmp}/file
+export {run} --tensorboard {tmp}/file/new
 data fetch imagenet --data-dir {tmp}/empty
 data fetch cifar10 --data-dir {tmp}/file"""
 for words in LINES.strip().splitlines():
@@ -386,6 +390,12 @@ def a_gpu_too_many(place: Place) -> None:
 def bench_without_opencv(place: Place) -> None:
     place.patch.setattr(importlib.util, "find_spec", lambda _: None)
     bench.check("dqn")
+
+
+@case
+def tensorboardx_is_not_installed(place: Place) -> None:
+    place.patch.setitem(sys.modules, "tensorboardX", None)
+    place.line("export {run} --tensorboard {tmp}/new")
 
 
 @case
@@ -1035,6 +1045,8 @@ def test_what_nobody_foresaw_is_a_sentence_too(
         "sample {long}",
         "sample {run} --seed 99999999999999999999999",
         "watch {run} --seed 99999999999999999999999",
+        "export {long} --tensorboard {tmp}/new",
+        "export {run} --tensorboard {long}",
         "report --results {long}",
         "cvae --param wn --data-dir {long}",
         "reproduce draw --plan --results {results} --data-dir {long}",
@@ -1093,6 +1105,7 @@ def test_names_and_contents_of_files_cannot_steer_the_terminal(run: Command, pla
         ["report", "--results", folder],
         ["report", "--check", "--results", folder],
         ["sample", record.parent],
+        ["export", record.parent, "--tensorboard", place.tmp / "new"],
     ):
         code, printed, error = run(*words)
         assert code in (1, 2) and not set(printed + error) & {"\x1b", "\r"}
@@ -1134,6 +1147,7 @@ COMMANDS = {
     "reproduce": ("reproduce draw --scale quick --plan --results {results}", "wnrepro.cli.results_folder"),
     "report": ("report --results {results}", "wnrepro.report.write_report"),
     "report --check": ("report --check --results {results}", "wnrepro.report.check"),
+    "export": ("export {run} --tensorboard {tmp}/new", "wnrepro.export.write_events"),
     "data status": ("data status --data-dir {tmp}/empty", "wnrepro.data.status"),
     "data fetch": ("data fetch toy --data-dir {tmp}", "wnrepro.data.fetch"),
     "doctor": ("doctor --data-dir {tmp}/empty --results {results}", "wnrepro.doctor.diagnose"),
@@ -1188,7 +1202,7 @@ def test_exit_codes_of_what_is_not(run: Command, place: Place, command: str, err
 
 
 @pytest.mark.parametrize(
-    "command", [*SETTINGS, "reproduce", "report", "sample", "watch", "bench", "data", "doctor", ""]
+    "command", [*SETTINGS, "reproduce", "report", "sample", "watch", "export", "bench", "data", "doctor", ""]
 )
 def test_exit_code_2_of_words_that_are_none(run: Command, place: Place, command: str) -> None:
     code, printed, error = run(*command.split(), "--no-such")

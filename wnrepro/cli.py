@@ -736,6 +736,28 @@ def watch(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N")],
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            "--tensorboard",
+            metavar="DIR",
+            help="write a TensorBoard event file into DIR/<experiment>/<variant>/seed-N: metrics.csv, layers.csv, "
+            "kl_steps.csv and the settings; a step is an epoch, of dqn an agent step",
+        ),
+    ] = None,
+) -> None:
+    """A run's tables and settings for another program, as far as the run got."""
+    if tensorboard is None:
+        raise UserError("--tensorboard: missing; give the folder for the event files")
+    import_first("wnrepro.export")
+    from wnrepro.export import write_events
+
+    print(write_events(run, tensorboard))
+
+
+@app.command()
 def bench(
     experiment: Annotated[
         str,

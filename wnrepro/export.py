@@ -1,0 +1,89 @@
+"""A run's tables and settings as an event file of TensorBoard's. Never imports torch.
+
+tensorboardX makes it, but not its SummaryWriter: that writes in a thread, and waits forever where the disk is full.
+"""
+
+import contextlib
+import itertools
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from wnrepro.errors import DiskError, UserError
+from wnrepro.results import Run, read_run
+
+FILE = "events.out.tfevents.wnrepro"  # TensorBoard reads every file with tfevents in its name
+
+
+def write_events(folder: Path, board: Path) -> Path:
+    """Write the event file of the run in `folder` into <board>/<experiment>/<variant>/seed-<n>, in place of an earlier
+    one. UserError without tensorboardX or a run, DiskError where it cannot be written.
+    """
+    library, run = tensorboardx(), read_run(folder)
+    path = board.absolute() / run.experiment / run.variant / f"seed-{run.seed}" / FILE
+    try:
+        if board.exists() and not board.is_dir():
+            raise UserError(f"--tensorboard {board}: is a file; give a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
+            with contextlib.closing(library.RecordWriter(f"{scratch}/part")) as writer:
+                for event in events(run, library):
+                    writer.write(event.SerializeToString())
+                writer.flush()
+            Path(scratch, "part").replace(path)
+    except OSError as error:
+        todo = f"cannot be written ({error.strerror}); make room there, mend its permissions, or give another folder"
+        raise DiskError(f"--tensorboard {board}: {todo}") from error
+    return path
+
+
+def tensorboardx() -> Any:
+    """The library. It would import torch, which takes seconds, only to know tensors when it sees some."""
+    absent = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
+    try:
+        import tensorboardX.summary
+    except ImportError:
+        raise UserError("--tensorboard: needs tensorboardX; run `pip install 'wnrepro[tensorboard]'`") from None
+    finally:
+        if absent:
+            del sys.modules["torch"]
+    return tensorboardX
+
+
+def events(run: Run, library: Any) -> Iterator[Any]:
+    """The file's version, the settings, and an event for every row of the tables."""
+    event, summary = library.proto.event_pb2.Event, library.summary.Summary
+    clock = times(run)
+    yield event(wall_time=clock[0][1], file_version="brain.Event:2")
+    yield event(wall_time=clock[0][1], summary=library.summary.text("settings", settings(run)))
+    for table in ("metrics", "layers", "kl_steps"):
+        for row in getattr(run, table).to_dict("records"):
+            if (epoch := row.pop("epoch")) in clock:  # else metrics.csv does not have it yet
+                tag = "/".join([table, *(str(row.pop(key)) for key in ("layer", "time_step") if key in row)])
+                values = [summary.Value(tag=f"{tag}/{name}", simple_value=value) for name, value in row.items()]
+                yield event(step=clock[epoch][0], wall_time=clock[epoch][1], summary=summary(value=values))
+
+
+def times(run: Run) -> dict[int, tuple[int, float]]:
+    """By epoch: its step (of dqn its agent steps), and when it was over had the run never paused."""
+    try:
+        start = datetime.strptime(run.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        start = 0.0
+    steps = run.metrics["agent_steps" if run.experiment == "dqn" else "epoch"].tolist()
+    ends = list(itertools.accumulate(run.metrics["seconds"].tolist(), initial=start))
+    return dict(enumerate(zip([0, *steps], ends, strict=True)))
+
+
+def settings(run: Run) -> str:
+    """What the run is, as a table in Markdown. Signs are entities, which mark nothing."""
+    about = {"experiment": run.experiment, "scale": run.config["scale"], "state": run.state, **run.settings}
+    lines = ["| setting | value |", "|---|---|"]
+    for row in about.items():
+        name, value = (re.sub(r"[^\w .,+-]|_", lambda sign: f"&#{ord(sign[0])};", str(cell)) for cell in row)
+        lines.append(f"| {name} | {value} |")
+    return "\n".join(lines)
