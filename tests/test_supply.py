@@ -36,7 +36,8 @@ Every distribution pinned in requirements.txt, with the licence that its own met
 wnrepro itself is under the MIT licence. [ale-py](https://github.com/Farama-Foundation/Arcade-Learning-Environment) is
 under the GPL-2.0: whoever distributes it together with wnrepro must heed that. It brings the games' ROMs along; its
 package states no licence of their own for them. NVIDIA's libraries, which torch needs on Linux, are proprietary, under
-the terms in each package; cuda-toolkit is empty and only requires them. wnrepro distributes none of these: pip fetches
+the terms in each package; cuda-toolkit is empty and only requires them. axe-playwright-python states its licence, MIT,
+in a file alone, and brings axe-core along, which is under the MPL-2.0. wnrepro distributes none of these: pip fetches
 them.
 
 | distribution | version | licence |
