@@ -6,6 +6,7 @@ which run it is of. Objects only, no pyplot: nothing global is changed.
 
 import io
 import itertools
+import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,7 @@ SIGN: dict[str, Any] = {"markersize": 6, "markerfacecolor": "none", "markeredgew
 SIGNS = {"x": "diverged", ">": "not finished", "v": "ends below", "*": "the paper's value"}  # by marker
 VARIABLES = {colour.lower(): f"var(--k{i})" for i, (colour, _, _) in enumerate(STYLES)}
 VARIABLES |= {AXIS: "var(--axis)", GREY: "var(--rule)", GRID: "var(--grid)", PAPER: "var(--raised)"}
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_NAMED = 20  # entries of an axis or a legend
 MANY = 100  # lines or dots: more are pixels, and say nothing of their runs
 COLUMN, PAGE = 3.3, 6.8  # inches, as two-column papers have them
@@ -188,13 +190,18 @@ def _line(handle: Any) -> Line2D:
     line = Line2D([], [], **DASHES)
     if isinstance(handle, Line2D):
         line.update_from(handle)
-        line.set(clip_path=None, transform=None, gid=None)
+        line.set(clip_on=False, clip_path=None, transform=None, gid=None)
     return line
 
 
 def ticks(factor: float = 1, unit: str = "", form: str = "g") -> FuncFormatter:
     """Numbers at an axis, with true minus signs."""
     return FuncFormatter(lambda value, _: f"{factor * value:{form if value else 'g'}}{unit}".replace("-", "−"))
+
+
+def powers() -> FuncFormatter:
+    """`10⁻³`, in letters alone."""
+    return FuncFormatter(lambda value, _: "10" + f"{math.log10(value):.0f}".translate(RAISED))
 
 
 def _saved(figure: Figure, suffix: str, metadata: Mapping[str, None]) -> bytes:

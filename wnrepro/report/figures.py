@@ -36,6 +36,7 @@ from wnrepro.report.canvas import (
     Sheet,
     key_svg,
     looks,
+    powers,
     ticks,
 )
 from wnrepro.report.claims.cifar import NOTICEABLE, log_norms
@@ -524,7 +525,7 @@ def init(results: Results, split: bool = False) -> Sheet | None:
         axes.axvspan(limits[i], 8 * limits[i], color="#dddddd", linewidth=0, zorder=0)
         axes.set(xscale="log", xlim=(None, 8 * limits[i]), ylim=(len(names) - 0.5, -0.5), title=title)
         axes.set_yticks(range(len(names)), names if split or not i else [""] * len(names), parse_math=False)
-        axes.xaxis.set(major_locator=LogLocator(numticks=4), minor_locator=NullLocator())
+        axes.xaxis.set(major_locator=LogLocator(numticks=4), minor_locator=NullLocator(), major_formatter=powers())
         sheet.said.append(f"{title.replace('spread', 'largest spread').capitalize()}: {of['max'].max():.1e}.")
     return sheet.legend(gaps=len(gaps))
 

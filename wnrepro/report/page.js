@@ -38,13 +38,14 @@ function refresh(chart) {
     mark.classList.toggle("off", out || (chosen.param !== "" && param !== "" && param !== chosen.param));
   }
 }
-for (const chart of all(".chart")) {
+function equip(chart) {
   for (const button of all(".legend button", chart)) {
     button.addEventListener("click", () => {
       button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") === "false");
       refresh(chart);
     });
   }
+  for (const svg of all(".panel > svg", chart)) hover(svg);
 }
 
 // Points: the nearest one under the pointer, or the one that the arrow keys have reached.
@@ -68,7 +69,7 @@ function show(svg, point) {
   tip.style.left = `${Math.max(4, Math.min(place.x + 10, right)) + window.scrollX}px`;
   tip.style.top = `${place.y + 12 + window.scrollY}px`;
 }
-for (const svg of all(".panel > svg")) {
+function hover(svg) {
   let at = -1;
   svg.addEventListener("pointermove", (event) => {
     const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
@@ -85,6 +86,20 @@ for (const svg of all(".panel > svg")) {
     const every = points(svg);
     at = step === 0 ? -1 : (Math.max(at + step, -1) + every.length) % every.length;
     show(svg, step === 0 ? undefined : every[at]);
+  });
+}
+
+all(".chart").forEach(equip);
+
+// A claim that unfolds shows its figure too.
+let printing = false;
+for (const claim of all(".claim[data-figure]")) {
+  claim.addEventListener("toggle", () => {
+    if (!claim.open || printing || claim.querySelector(".chart")) return;
+    const chart = document.getElementById(claim.dataset.figure).cloneNode(true);
+    chart.removeAttribute("id");
+    claim.append(chart);
+    equip(chart);
   });
 }
 
@@ -129,11 +144,13 @@ function reveal() {
 window.addEventListener("hashchange", reveal);
 let opened = [];
 window.addEventListener("beforeprint", () => {
-  opened = all("details.claim:not([open])");
+  printing = true;
+  opened = all("details:not([open]):has(dl, .chart)");
   for (const one of opened) one.open = true;
 });
 window.addEventListener("afterprint", () => {
   for (const one of opened) one.open = false;
+  setTimeout(() => (printing = false));
 });
 
 for (const button of all(".copy")) {

@@ -621,7 +621,7 @@ SECTIONS = (
         "The paper trains a convolutional network on whitened CIFAR-10 images for "
         f"{paper.EPOCHS} epochs, without augmentation (§5.1). It reports that wn and bn train faster than the normal "
         "parameterization, that wn alone ends no better than it, and that wn+mobn has the lowest test error of all.",
-        ("figure1", "test_error", "learning_rates", "norm_growth", "noise_kurtosis", "variants"),
+        ("figure1", "test_error", "norm_growth", "noise_kurtosis", "variants", "learning_rates"),
         (table2, variants),
         "cifar",
     ),
