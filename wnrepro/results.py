@@ -156,6 +156,12 @@ class Run(Provenance):
         return self.defaults | self.config["settings"]
 
     @functools.cached_property
+    def alike(self) -> str:
+        """The same for runs of the same experiment, settings and seed, whichever settings their versions lacked."""
+        values = {name: float(value) if isinstance(value, int) else value for name, value in self.settings.items()}
+        return json.dumps([self.experiment, values | {"checkpoint_replay": None}], sort_keys=True)
+
+    @functools.cached_property
     def changed(self) -> dict[str, Any]:
         """The settings that differ from the scale's, besides those that are `FREE`."""
         fixed = {name: value for name, value in self.settings.items() if name not in FREE}
@@ -358,8 +364,7 @@ def load(results: Path, scale: str, precision: str | None = None) -> Results:
     runs = sorted((_run(results / scale, folder) for folder in folders), key=_order)
     alike: dict[str, Run] = {}
     for run in runs:
-        values = {name: float(value) if isinstance(value, int) else value for name, value in run.settings.items()}
-        twin = alike.setdefault(json.dumps([run.experiment, values | {"checkpoint_replay": None}], sort_keys=True), run)
+        twin = alike.setdefault(run.alike, run)
         if twin is not run:
             raise UserError(f"{run.path} has the settings and the seed of {twin.path}: remove one of the two.")
     shown = results / PUBLISHED
