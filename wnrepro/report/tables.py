@@ -292,6 +292,13 @@ FINALS = {  # columns of metrics.csv, and the words for their last epoch
     "test_bits_per_dim": form(".3f", 1, " bits per dim."),
     "test_score": form(".1f", before="test score "),
 }
+DIFFERENCES = {  # of `FINALS`, the words for them
+    "train_error": form("+.3g", 100, " points", "training "),
+    "test_error": form("+.3g", 100, " points", "test "),
+    "test_bound_nats": form("+.3g", 1, " nats", "test bound "),
+    "test_bits_per_dim": form("+.3g", 1, " bits per dim."),
+    "test_score": form("+.3g", before="test score "),
+}
 
 
 def mean(values: Sequence[float]) -> float | None:
