@@ -256,6 +256,10 @@ report --results {tmp}/empty
 report --results {tmp}/empty --scale large
 report --results {tmp}/empty --precision fp8
 report --results {tmp}/empty --published
+report --results {results} --compare {tmp}/none
+report --results {results} --compare {tmp}/empty
+report --results {results} --compare {results}
+report --results {results} --compare {results} --check
 bench chess
 bench cifar --precision fp8
 bench cifar --smoke --precision bf16
@@ -722,6 +726,12 @@ def a_report_of_published_runs_alone(place: Place) -> None:
     published.mkdir()
     (place.results / "quick").rename(published / "quick")
     place.line("report --results {results}")
+
+
+@case
+def a_comparison_of_other_scales(place: Place) -> None:
+    shutil.copytree(place.results / "quick", place.tmp / "other" / "short")
+    place.line("report --results {results} --compare {tmp}/other")
 
 
 @case

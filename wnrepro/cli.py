@@ -625,6 +625,14 @@ def report(
             "committed before its runs",
         ),
     ] = False,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare",
+            metavar="OTHER_RESULTS",
+            help="only compare with the runs of another results folder: numbers, what differs, verdicts",
+        ),
+    ] = None,
     results: Results = Path("results"),
 ) -> None:
     """Tables, figures and a verdict on every claim, from your own runs under --results."""
@@ -637,6 +645,8 @@ def report(
         raise UserError(f"--scale {scale}: unknown; give one of {', '.join(SCALE_NAMES)}")
     if precision is not None and precision not in PRECISIONS:
         raise UserError(f"--precision {precision}: unknown; give one of {', '.join(PRECISIONS)}")
+    if compare is not None and check:
+        raise UserError("--compare: --check checks one folder alone; leave out one of them")
     shown = results / PUBLISHED
     if published and not shown.is_dir():
         raise UserError(f"--published: there is no folder {shown}; run this in a clone of the repository")
@@ -651,6 +661,11 @@ def report(
     if not scales:
         command = f"wnrepro cifar --param all --scale {scale or 'quick'}"
         raise UserError(f"--results {folder}: holds no runs{at}; run `{command}` first")
+    if compare is not None:
+        for name in comparable(folder, compare, scales_in, at):
+            summary, path = reports.write_comparison(folder, compare, name, precision)
+            print(escaped("\n".join([f"scale {name}", *summary, str(path)])))
+        return
     if check:
         problems = [problem for name in scales for problem in reports.check(folder, name)]
         rules = [f"scale {name}, {rule}" for name in scales for rule in reports.rules(folder, name, precision)]
@@ -658,6 +673,22 @@ def report(
         raise typer.Exit(1 if problems else 0)
     for name in scales:
         print(*reports.write_report(folder, name, precision), sep="\n")
+
+
+def comparable(folder: Path, other: Path, scales_in: Callable[[Path], list[str]], at: str) -> list[str]:
+    """The scales of which both folders have runs. UserError where there is none, or the folders are the same."""
+    if not os.path.isdir(other):
+        raise UserError(f"--compare {other}: is no folder; give one of results")
+    ours, theirs = scales_in(folder), scales_in(other)
+    if not theirs:
+        raise UserError(f"--compare {other}: holds no runs{at}; give a folder that does")
+    shared = [name for name in ours if name in theirs]
+    if not shared:
+        scales = f"{', '.join(theirs)}; {folder}: {', '.join(ours)}"
+        raise UserError(f"--compare {other}: shares no scale with {folder} ({scales}); give another folder")
+    if any(os.path.samefile(folder / name, other / name) for name in shared):
+        raise UserError(f"--compare {other}: has the same files as {folder}; give another folder")
+    return shared
 
 
 def shown_on(settings: Settings, device_type: str) -> Settings:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from wnrepro.errors import DiskError, UserError
-from wnrepro.report import figures, tables
+from wnrepro.report import compare, figures, tables
 from wnrepro.report.claims import findings, rules
-from wnrepro.report.layout import markdown, media, page
+from wnrepro.report.layout import hashes, markdown, media, page, render
 from wnrepro.results import check, load, scales_with_runs
 from wnrepro.rundir import write_whole
 
-__all__ = ["check", "rules", "scales_with_runs", "write_report"]
+__all__ = ["check", "rules", "scales_with_runs", "write_comparison", "write_report"]
+COMPARISON = ("comparison.md", "comparison.html")
 
 
 def write_report(
@@ -28,10 +29,7 @@ def write_report(
     """
     read = load(results, scale, precision)
     folder = results / scale
-    top = os.path.realpath(results)
-    for place in (folder, folder / "tables", folder / "figures"):  # in a foreign results folder it may be a link
-        if os.path.commonpath([top, os.path.realpath(place)]) != top:
-            raise UserError(f"{place} leads out of {results}, where nothing is written: move that link away.")
+    _stay_within(results, folder, folder / "tables", folder / "figures")
     found = findings(read)
     built, drawn = tables.build(read, found), figures.draw(read, found)
     whole = tables.report(read, found, built, drawn, commands or {})
@@ -44,6 +42,32 @@ def write_report(
         files[folder / "figures" / f"{name}.{suffix}"] = drawn[name].files.get(suffix, b"") if name in drawn else b""
     reports = [folder / "report.md", folder / "report.html"]
     files |= zip(reports, (markdown(whole).encode(), page(whole, media(read)).encode()), strict=True)
+    _write(folder, files)
+    return reports
+
+
+def write_comparison(results: Path, other: Path, scale: str, precision: str | None = None) -> tuple[list[str], Path]:
+    """Write results/<scale>/comparison.{md,html}, of the runs of two folders; returns its summary and the page's path.
+
+    precision and errors: as of `write_report`. Nothing is written into `other`.
+    """
+    compared = compare.compare(load(results, scale, precision), load(other, scale, precision))
+    _stay_within(results, results / scale)
+    texts = {name: render(f"{name}.jinja", comparison=compared, hashes=hashes()) for name in COMPARISON}
+    _write(results / scale, {results / scale / name: text.encode() for name, text in texts.items()})
+    return compared.summary, results / scale / COMPARISON[-1]
+
+
+def _stay_within(results: Path, *places: Path) -> None:
+    """UserError where one of these, in a foreign results folder, is a link that leads out of it."""
+    top = os.path.realpath(results)
+    for place in places:
+        if os.path.commonpath([top, os.path.realpath(place)]) != top:
+            raise UserError(f"{place} leads out of {results}, where nothing is written: move that link away.")
+
+
+def _write(folder: Path, files: dict[Path, bytes]) -> None:
+    """Write the report's files; one without content goes. DiskError where that fails."""
     try:
         for path, content in files.items():
             if content:
@@ -53,4 +77,3 @@ def write_report(
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise DiskError(f"The report cannot be written to {folder} ({error.strerror}): make it writable.") from error
-    return reports
