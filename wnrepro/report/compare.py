@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from wnrepro.report import layout
 from wnrepro.report.claims import CLAIMS, findings
 from wnrepro.report.claims.claim import SCALE
 from wnrepro.report.pairs import Pair, counted, judged, paired, told
@@ -30,11 +29,6 @@ class Comparison(NamedTuple):
     theirs: str
     summary: list[str]
     sections: dict[str, list[Table]]
-
-
-def markdown(comparison: Comparison) -> str:
-    """The comparison as Markdown."""
-    return layout._templates().get_template("comparison.md.jinja").render(comparison=comparison)
 
 
 def compare(ours: Results, theirs: Results) -> Comparison:
