@@ -234,10 +234,11 @@ def test_the_same_bytes_twice_and_nothing_into_the_other_folder(two: Two) -> Non
     there, here = snapshot(theirs), snapshot(ours)
     summary, path = write_comparison(ours, theirs, "short")
     written = snapshot(ours)
-    assert path == ours / "short" / "comparison.md" and written.keys() - here.keys() == {"short/comparison.md"}
+    assert path == ours / "short" / "comparison.html"
+    assert written.keys() - here.keys() == {"short/comparison.md", "short/comparison.html"}
     assert write_comparison(ours, theirs, "short") == (summary, path)
     assert snapshot(ours) == written and snapshot(theirs) == there
-    text = path.read_text()
+    text = path.with_suffix(".md").read_text()
     assert f"Ours: {ours}. Theirs: {theirs}." in text.replace("\\", "")
     assert all(f"\n## {heading}\n" in text for heading in ("Verdicts", BOTH, ALONE))
     rendered = MarkdownIt("commonmark").enable("table").render(text)
@@ -285,11 +286,11 @@ def test_the_command_compares_every_scale_that_both_have(run: Any, two: Two) -> 
     make_run(ours, scale="paper", logged=1, status="running")
     code, printed, error = run("report", "--results", ours, "--compare", theirs)
     assert (code, error) == (0, "")
-    paths = [ours / scale / "comparison.md" for scale in ("short", "quick")]
-    assert [line for line in printed.splitlines() if line.endswith(".md")] == [str(path) for path in paths]
+    paths = [ours / scale / "comparison.html" for scale in ("short", "quick")]
+    assert [line for line in printed.splitlines() if line.endswith(".html")] == [str(path) for path in paths]
     assert printed.startswith("scale short\n6 runs are in both, 6 of them bit for bit.\n")
     assert "\nscale quick\n1 run is in both, 1 of them bit for bit.\n" in printed
-    assert not list(ours.rglob("report.md")) and not (ours / "paper" / "comparison.md").exists()
+    assert not list(ours.rglob("report.md")) and not (ours / "paper" / "comparison.html").exists()
     code, printed, error = run("report", "--results", ours, "--compare", theirs, "--scale", "paper")
     assert (
         code == 2 and error == f"wnrepro: --compare {theirs}: holds no runs at scale paper; give a folder that does\n"
@@ -301,10 +302,10 @@ def test_own_runs_beside_the_published_and_the_other_way_round(run: Any, two: Tw
     shutil.copytree(ours / "short", theirs / "published" / "short")
     before = snapshot(theirs / "short")
     code, printed, _ = run("report", "--results", theirs, "--compare", theirs / "published")
-    assert code == 0 and printed.endswith(f"{theirs / 'short' / 'comparison.md'}\n")
-    assert snapshot(theirs / "short").keys() - before.keys() == {"comparison.md"}
+    assert code == 0 and printed.endswith(f"{theirs / 'short' / 'comparison.html'}\n")
+    assert snapshot(theirs / "short").keys() - before.keys() == {"comparison.md", "comparison.html"}
     code, printed, _ = run("report", "--results", theirs, "--published", "--compare", ours)
-    assert code == 0 and printed.endswith(f"{theirs / 'published' / 'short' / 'comparison.md'}\n")
+    assert code == 0 and printed.endswith(f"{theirs / 'published' / 'short' / 'comparison.html'}\n")
     for other in (theirs / "published", theirs / "published" / ".." / "published"):
         code, printed, error = run("report", "--results", theirs, "--published", "--compare", other)
         assert (code, printed) == (2, "") and "has the same files as" in error

@@ -639,6 +639,7 @@ def report(
     results_folder(results, must_exist=True)
     import_first("wnrepro.report")
     from wnrepro import report as reports
+    from wnrepro.reproduce.grid import commands
     from wnrepro.rundir import PUBLISHED
 
     if scale is not None and scale not in SCALE_NAMES:
@@ -672,7 +673,7 @@ def report(
         print(escaped("\n".join([*(problems or [f"every run's files fit: scale {', '.join(scales)}"]), *rules])))
         raise typer.Exit(1 if problems else 0)
     for name in scales:
-        print(*reports.write_report(folder, name, precision), sep="\n")
+        print(*reports.write_report(folder, name, precision, commands(name)), sep="\n")
 
 
 def comparable(folder: Path, other: Path, scales_in: Callable[[Path], list[str]], at: str) -> list[str]:

@@ -206,6 +206,17 @@ def seeds(scale: str) -> dict[str, int]:
     return {claim: min(map(len, parts.values())) for claim, parts in found.items()}
 
 
+def commands(scale: str) -> dict[str, str]:
+    """By claim, the command that computes the runs, or step times, that it needs: at this scale or, where its grid has
+    none of them, at the paper's.
+    """
+    there, papers = (
+        {claim: f"wnrepro reproduce {claim} --scale {of}" for claim in seeds(of)} for of in (scale, "paper")
+    )
+    timed = dict.fromkeys(("C7a", "C7b", "C17"), "wnrepro bench cifar")
+    return papers | there | timed | dict.fromkeys(("C1", "C2"), f"wnrepro reproduce cifar --scale {scale}")
+
+
 def left_out(scale: str, runs: Sequence[Planned], params: Sequence[str] = PARAMS) -> list[str]:
     """What of the scale's grid is not among these runs: `draw`, `cvae cifar10`, or `some of cifar`."""
     every = planned(scale, (), params)
