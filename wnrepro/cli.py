@@ -633,6 +633,11 @@ def report(
             help="only compare with the runs of another results folder: numbers, what differs, verdicts",
         ),
     ] = None,
+    serve: Annotated[
+        bool,
+        typer.Option("--serve", help="only show the page at an address of this machine, renewed while runs train"),
+    ] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="of --serve; 0: one that is free")] = 8000,
     results: Results = Path("results"),
 ) -> None:
     """Tables, figures and a verdict on every claim, from your own runs under --results."""
@@ -646,8 +651,8 @@ def report(
         raise UserError(f"--scale {scale}: unknown; give one of {', '.join(SCALE_NAMES)}")
     if precision is not None and precision not in PRECISIONS:
         raise UserError(f"--precision {precision}: unknown; give one of {', '.join(PRECISIONS)}")
-    if compare is not None and check:
-        raise UserError("--compare: --check checks one folder alone; leave out one of them")
+    if [check, serve, compare is not None].count(True) > 1:
+        raise UserError("--check, --compare and --serve: each does one thing alone; give one of them")
     shown = results / PUBLISHED
     if published and not shown.is_dir():
         raise UserError(f"--published: there is no folder {shown}; run this in a clone of the repository")
@@ -672,6 +677,17 @@ def report(
         rules = [f"scale {name}, {rule}" for name in scales for rule in reports.rules(folder, name, precision)]
         print(escaped("\n".join([*(problems or [f"every run's files fit: scale {', '.join(scales)}"]), *rules])))
         raise typer.Exit(1 if problems else 0)
+    if serve:
+        from wnrepro.report.serve import Server
+        from wnrepro.report.serve import serve as serve_page
+
+        name = scales[0]
+        server = Server(
+            folder, name, lambda: reports.live_page(folder, name, precision, commands(name)), port, complain
+        )
+        print(f"{server.url} shows scale {name}; Ctrl-C ends it", flush=True)
+        serve_page(server)
+        return
     for name in scales:
         print(*reports.write_report(folder, name, precision, commands(name)), sep="\n")
 

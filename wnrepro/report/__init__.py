@@ -9,12 +9,13 @@ import pandas as pd
 
 from wnrepro.errors import DiskError, UserError
 from wnrepro.report import compare, figures, tables
+from wnrepro.report.canvas import Drawn
 from wnrepro.report.claims import findings, rules
 from wnrepro.report.layout import hashes, markdown, media, page, render
-from wnrepro.results import check, load, scales_with_runs
+from wnrepro.results import Results, check, load, scales_with_runs
 from wnrepro.rundir import write_whole
 
-__all__ = ["check", "rules", "scales_with_runs", "write_comparison", "write_report"]
+__all__ = ["check", "live_page", "rules", "scales_with_runs", "write_comparison", "write_report"]
 COMPARISON = ("comparison.md", "comparison.html")
 
 
@@ -27,12 +28,9 @@ def write_report(
     is read and drawn before the first file is written. UserError if there are no runs, a file is malformed or a link
     leads out of `results`; DiskError if the folder cannot be written to.
     """
-    read = load(results, scale, precision)
     folder = results / scale
+    read, built, drawn, whole = _whole(results, scale, precision, commands)
     _stay_within(results, folder, folder / "tables", folder / "figures")
-    found = findings(read)
-    built, drawn = tables.build(read, found), figures.draw(read, found)
-    whole = tables.report(read, found, built, drawn, commands or {})
     files: dict[Path, bytes] = {}  # empty: one that an earlier report has left goes
     for name, some in built.items():
         rows = [row for table in some for row in table.values]
@@ -44,6 +42,24 @@ def write_report(
     files |= zip(reports, (markdown(whole).encode(), page(whole, media(read)).encode()), strict=True)
     _write(folder, files)
     return reports
+
+
+def live_page(
+    results: Path, scale: str, precision: str | None = None, commands: Mapping[str, str] | None = None
+) -> str:
+    """The page as a server shows it, which asks for newer ones; nothing is written. UserError as `write_report`."""
+    read, _, _, whole = _whole(results, scale, precision, commands, printed=False)
+    return page(whole, media(read), live=True)
+
+
+def _whole(
+    results: Path, scale: str, precision: str | None, commands: Mapping[str, str] | None, printed: bool = True
+) -> tuple[Results, dict[str, list[tables.Table]], dict[str, Drawn], tables.Report]:
+    """What was read, its tables and figures, and the report."""
+    read = load(results, scale, precision)
+    found = findings(read)
+    built, drawn = tables.build(read, found), figures.draw(read, found, printed)
+    return read, built, drawn, tables.report(read, found, built, drawn, commands or {})
 
 
 def write_comparison(results: Path, other: Path, scale: str, precision: str | None = None) -> tuple[list[str], Path]:

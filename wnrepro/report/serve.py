@@ -1,0 +1,120 @@
+"""`report --serve`: the page of a scale on this machine alone, made anew while runs train."""
+
+import contextlib
+import hashlib
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from wnrepro.errors import UserError
+from wnrepro.rundir import read_bytes
+
+HERE = "127.0.0.1"
+SECONDS, REST = 5.0, 5  # between two looks at the files; and, at least, so many times what making the page took
+READ = ("config.json", "metrics.csv")  # of a run, which the page links
+SHOWN = ("*.json", "*.csv", "*.png", "*.gif")  # of a run, which the page shows
+
+
+def state(results: Path, scale: str) -> str:
+    """The same as long as no file that the page shows has changed."""
+    runs = [(results / scale).glob(f"*/*/seed-*/{pattern}") for pattern in SHOWN]
+    said = hashlib.sha256()
+    for path in sorted(itertools.chain(*runs, (results / "bench").glob("*.json"))):
+        try:
+            about = path.stat()
+        except OSError:  # it is gone again
+            continue
+        said.update(f"{path} {about.st_mtime_ns} {about.st_size}\n".encode())
+    return said.hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves what `make` makes of `results` at `scale`; a thread of its own makes it anew where a file has changed.
+
+    port: 0: one that is free. warn: told why a page could not be made; the one before it stays. UserError where the
+    first cannot be made, or the port is taken.
+    """
+
+    daemon_threads = True
+
+    def __init__(
+        self, results: Path, scale: str, make: Callable[[], str], port: int = 0, warn: Callable[[str], None] = print
+    ) -> None:
+        try:
+            super().__init__((HERE, port), Handler)
+        except OSError as error:
+            raise UserError(f"--port {port}: cannot be used ({error.strerror}); give another, or 0") from error
+        self.results, self.scale, self.make, self.warn = results, scale, make, warn
+        self.ended = threading.Event()
+        try:
+            self.version, self.page = state(results, scale), make()
+        except UserError:
+            self.server_close()
+            raise
+        threading.Thread(target=self._renew, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://{HERE}:{self.server_address[1]}/"
+
+    def _renew(self) -> None:
+        rest = SECONDS
+        while not self.ended.wait(rest):
+            version, started = state(self.results, self.scale), time.monotonic()
+            if version != self.version:
+                try:
+                    self.page = self.make()
+                except UserError as error:  # perhaps of a file that is being replaced
+                    self.warn(str(error))
+                self.version = version
+            rest = max(SECONDS, REST * (time.monotonic() - started))
+
+    def server_close(self) -> None:
+        self.ended.set() if hasattr(self, "ended") else None
+        super().server_close()
+
+    def answer(self, path: str) -> tuple[int, str, bytes]:
+        """Status, type and content: the page, its version, or a file of a run that it links."""
+        if path == "/":
+            return 200, "text/html", self.page.encode()
+        if path == "/version":
+            return 200, "text/plain", self.version.encode()
+        run, _, name = path.lstrip("/").rpartition("/")
+        if name in READ and f'href="./{run}/{name}"' in self.page:
+            try:
+                return 200, "text/plain", read_bytes(self.results / self.scale / unquote(run) / name)
+            except (FileNotFoundError, UserError):
+                pass
+        return 404, "text/plain", b"There is no such page.\n"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers GET, of a browser that asks for this machine by its name: another name may be a foreign site's."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        host = self.headers.get("Host", "").rpartition(":")[0]
+        code, kind, content = (403, "text/plain", b"Ask for 127.0.0.1.\n")
+        if host in (HERE, "localhost"):
+            code, kind, content = self.server.answer(quote(unquote(self.path.partition("?")[0])))
+        self.send_response(code)
+        for name, value in (("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(content)))):
+            self.send_header(name, value)
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        """Nothing: the terminal is for what the user has to know."""
+
+
+def serve(server: Server) -> None:
+    """Until Ctrl-C."""
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
