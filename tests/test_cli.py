@@ -327,6 +327,7 @@ DRAW = "draw --param wn --scale quick"
         ("report --results {tmp}/empty", "--results {tmp}/empty: holds no runs"),
         ("report --results {tmp}/empty --scale big", "--scale big: unknown"),
         ("report --results {tmp}/empty --precision fp8", "--precision fp8: unknown; give one of fp32, tf32, bf16"),
+        ("report --results {tmp}/empty --export word", "--export word: unknown; give latex"),
         ("report --results {tmp}/empty --published", "--published: there is no folder {tmp}/empty/published"),
         ("bench chess", "bench chess: unknown; give one of cifar"),
         ("bench cifar --precision fp8", "--precision fp8: unknown"),

@@ -260,6 +260,8 @@ report --results {results} --compare {tmp}/none
 report --results {results} --compare {tmp}/empty
 report --results {results} --compare {results}
 report --results {results} --compare {results} --check
+report --results {tmp}/empty --export word
+report --results {results} --serve --port 1
 bench chess
 bench cifar --precision fp8
 bench cifar --smoke --precision bf16

@@ -633,6 +633,10 @@ def report(
             help="only compare with the runs of another results folder: numbers, what differs, verdicts",
         ),
     ] = None,
+    export: Annotated[
+        str | None,
+        typer.Option("--export", metavar="latex", help="also a folder latex/, to \\input into a paper"),
+    ] = None,
     serve: Annotated[
         bool,
         typer.Option("--serve", help="only show the page at an address of this machine, renewed while runs train"),
@@ -651,6 +655,8 @@ def report(
         raise UserError(f"--scale {scale}: unknown; give one of {', '.join(SCALE_NAMES)}")
     if precision is not None and precision not in PRECISIONS:
         raise UserError(f"--precision {precision}: unknown; give one of {', '.join(PRECISIONS)}")
+    if export not in (None, "latex"):
+        raise UserError(f"--export {export}: unknown; give latex")
     if [check, serve, compare is not None].count(True) > 1:
         raise UserError("--check, --compare and --serve: each does one thing alone; give one of them")
     shown = results / PUBLISHED
@@ -689,7 +695,7 @@ def report(
         serve_page(server)
         return
     for name in scales:
-        print(*reports.write_report(folder, name, precision, commands(name)), sep="\n")
+        print(*reports.write_report(folder, name, precision, commands(name), export is not None), sep="\n")
 
 
 def comparable(folder: Path, other: Path, scales_in: Callable[[Path], list[str]], at: str) -> list[str]:

@@ -11,6 +11,7 @@ from wnrepro.errors import DiskError, UserError
 from wnrepro.report import compare, figures, tables
 from wnrepro.report.canvas import Drawn
 from wnrepro.report.claims import findings, rules
+from wnrepro.report.latex import latex
 from wnrepro.report.layout import hashes, markdown, media, page, render
 from wnrepro.results import Results, check, load, scales_with_runs
 from wnrepro.rundir import write_whole
@@ -20,17 +21,22 @@ COMPARISON = ("comparison.md", "comparison.html")
 
 
 def write_report(
-    results: Path, scale: str, precision: str | None = None, commands: Mapping[str, str] | None = None
+    results: Path,
+    scale: str,
+    precision: str | None = None,
+    commands: Mapping[str, str] | None = None,
+    export: bool = False,
 ) -> list[Path]:
     """Write report.md, report.html, tables/*.csv and figures/*.{png,pdf} into results/<scale>/; returns the first two.
 
-    precision: of the runs that are judged; None: `load` chooses. commands: by claim, what computes its runs. Everything
-    is read and drawn before the first file is written. UserError if there are no runs, a file is malformed or a link
+    precision: of the runs that are judged; None: `load` chooses. commands: by claim, what computes its runs. export:
+    latex/ too, and returns its report.tex. Everything is read and drawn before the first file is written. UserError if there are no runs, a file is malformed or a link
     leads out of `results`; DiskError if the folder cannot be written to.
     """
     folder = results / scale
     read, built, drawn, whole = _whole(results, scale, precision, commands)
-    _stay_within(results, folder, folder / "tables", folder / "figures")
+    inner = ("", "tables", "figures", *(("latex", "latex/tables", "latex/figures") if export else ()))
+    _stay_within(results, *(folder / name for name in inner))
     files: dict[Path, bytes] = {}  # empty: one that an earlier report has left goes
     for name, some in built.items():
         rows = [row for table in some for row in table.values]
@@ -40,6 +46,10 @@ def write_report(
         files[folder / "figures" / f"{name}.{suffix}"] = drawn[name].files.get(suffix, b"") if name in drawn else b""
     reports = [folder / "report.md", folder / "report.html"]
     files |= zip(reports, (markdown(whole).encode(), page(whole, media(read)).encode()), strict=True)
+    if export:
+        pdfs = {name: one.files["pdf"] for name, one in drawn.items()}
+        files |= {folder / "latex" / name: content for name, content in latex(whole, built, pdfs).items()}
+        reports.append(folder / "latex" / "report.tex")
     _write(folder, files)
     return reports
 

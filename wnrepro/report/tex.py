@@ -25,7 +25,7 @@ ACCENTS = dict(zip(MARKS, "`'^~=u.\"rHvc", strict=True))
 def tex(text: str, most: int | None = None) -> str:
     """A text, at most so long, in one line; a letter that not every font has stands as `U+1F600`."""
     text = re.sub(r"\S{24}(?=\S)", rf"\g<0>{BREAK}", printable(unicodedata.normalize("NFC", text), most))
-    text = "".join(map(_letter, text)).replace(r" \%", r"~\%").replace("(n = ", "(n~=~")
+    text = re.sub(r"\b([np]) = ", r"\1~=~", "".join(map(_letter, text)).replace(r" \%", r"~\%"))
     return re.sub(r"([-,'])(?=\1)", r"\1\\kern0pt{}", text)  # no ligature
 
 
