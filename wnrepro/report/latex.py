@@ -72,7 +72,7 @@ def _table(name: str, table: Table) -> str:
     plain = [[re.sub(r" ± .*|^over |^\[|, \S*\]$", "", row[i]) for i in shown] for row in table.texts]
     sides = ["r" if right else "l" for right in numeric([*plain, ["0"] * len(shown)])]  # of dashes alone: to the right
     notes: dict[str, int] = {}
-    rows = [[_cell(table.headings[i], 14, "[b]", side) for i, side in zip(shown, sides, strict=True)]]
+    rows = [[_cell(table.headings[i], 16, "[b]", side) for i, side in zip(shown, sides, strict=True)]]
     for row in table.texts[:ROWS]:
         said = [f"{table.headings[i]}: {row[i]}" for i in below if row[i]]
         marks = ", ".join(map(str, sorted(notes.setdefault(text, len(notes) + 1) for text in said)))
