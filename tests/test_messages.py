@@ -14,6 +14,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -261,7 +262,6 @@ report --results {results} --compare {tmp}/empty
 report --results {results} --compare {results}
 report --results {results} --compare {results} --check
 report --results {tmp}/empty --export word
-report --results {results} --serve --port 1
 bench chess
 bench cifar --precision fp8
 bench cifar --smoke --precision bf16
@@ -285,6 +285,12 @@ for words in LINES.strip().splitlines():
 def results_without_permission(place: Place) -> None:
     place.patch.setattr(os, "access", lambda _, mode: mode == os.R_OK)  # root may do everything
     place.line("report --results {results}")
+
+
+@case
+def a_port_that_is_taken(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place.line(f"report --results {{results}} --serve --port {taken.getsockname()[1]}")
 
 
 @case

@@ -30,8 +30,9 @@ def write_report(
     """Write report.md, report.html, tables/*.csv and figures/*.{png,pdf} into results/<scale>/; returns the first two.
 
     precision: of the runs that are judged; None: `load` chooses. commands: by claim, what computes its runs. export:
-    latex/ too, and returns its report.tex. Everything is read and drawn before the first file is written. UserError if there are no runs, a file is malformed or a link
-    leads out of `results`; DiskError if the folder cannot be written to.
+    latex/ too, and returns its report.tex. Everything is read and drawn before the first file is written. UserError
+    if there are no runs, a file is malformed or a link leads out of `results`; DiskError if the folder cannot be
+    written to.
     """
     folder = results / scale
     read, built, drawn, whole = _whole(results, scale, precision, commands)

@@ -170,8 +170,12 @@ class Sheet:
 
     def files(self) -> dict[str, bytes]:
         """For print, by suffix: the same bytes for the same figure."""
-        nobody = {"png": {"Software": None}, "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer"))}
-        return {suffix: _saved(self.figures[0], suffix, nobody[suffix]) for suffix in nobody}
+        png = _saved(self.figures[0], "png", {"Software": None})
+        self.figures[0].set_layout_engine("none")  # it stands
+        return {
+            "png": png,
+            "pdf": _saved(self.figures[0], "pdf", dict.fromkeys(("CreationDate", "Creator", "Producer"))),
+        }
 
     def panels(self, prefix: str, caption: str) -> list[str]:
         """For the page: an SVG element a panel, whose ids begin with `prefix`, and which say the caption aloud."""

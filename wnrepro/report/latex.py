@@ -59,7 +59,7 @@ def _sentence(claim: Claim, finding: Finding, scale: str) -> str:
 def _figure(name: str, caption: str) -> str:
     return rf"""\begin{{figure}}[htbp]
 \centering\includegraphics[width=\linewidth,height=0.75\textheight,keepaspectratio]{{figures/{name}.pdf}}
-\caption{{{prose(caption)}}}\label{{fig:{name}}}
+\caption{{{tex(caption)}}}\label{{fig:{name}}}
 \end{{figure}}
 """
 

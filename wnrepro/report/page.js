@@ -142,14 +142,14 @@ function reveal() {
   target.scrollIntoView();
 }
 window.addEventListener("hashchange", reveal);
-let opened = [];
+const opened = [];
 window.addEventListener("beforeprint", () => {
   printing = true;
-  opened = all("details:not([open]):has(dl, .chart)");
+  opened.push(...all("details:not([open]):has(dl, .chart)"));
   for (const one of opened) one.open = true;
 });
 window.addEventListener("afterprint", () => {
-  for (const one of opened) one.open = false;
+  for (const one of opened.splice(0)) one.open = false;
   setTimeout(() => (printing = false));
 });
 
