@@ -122,6 +122,17 @@ CAPTIONS = {  # what is true of every such figure; the sheet says the rest
 }
 
 
+NAMES = {
+    "overview": "Final results",
+    "norm_growth": "Growth of ‖v‖",
+    "noise_kurtosis": "Normalization noise",
+    "init": "Data-dependent init",
+    "bound_raw": "Averaged and raw parameters",
+    "kl_steps": "KL by time step",
+    "mean_q": "Mean Q value",
+}
+
+
 @dataclass(frozen=True)
 class Curve:
     """A run's numbers by epoch, agent step or time step."""

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from wnrepro.report.figures import NAMES
 from wnrepro.report.tables import Report
 from wnrepro.results import Results, Run
 from wnrepro.rundir import read_bytes
@@ -119,8 +120,8 @@ def folder(run: str) -> str:
 
 
 def figure_name(name: str) -> str:
-    """`figure1` → `Figure 1`, `kl_steps` → `Kl steps`."""
-    return name.replace("_", " ").replace("figure", "figure ").capitalize()
+    """`figure1` → `Figure 1`, `kl_steps` → `KL by time step`."""
+    return NAMES.get(name) or name.replace("_", " ").replace("figure", "figure ").capitalize()
 
 
 def literal(text: str) -> str:

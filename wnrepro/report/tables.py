@@ -215,19 +215,18 @@ def _section(claim: Claim) -> str:
 
 def _here(results: Results, experiment: str) -> list[str]:
     """What runs of an experiment there are, and in which settings their scale differs from the paper's."""
-    said = []
+    counts, differences = [], {}
     for name, part in results.parts.items():
         if part.runs[0].experiment == experiment:
             ours, papers = part.defaults, scale_defaults(experiment, "paper", part.runs[0].dataset)
-            changed = [
-                f"{key.replace('_', ' ')} {ours[key]} (paper: {papers[key]})"
-                for key in ours
-                if ours[key] != papers[key]
-            ]
-            done = sum(run.done for run in part.runs)
-            scale = f" Scale `{results.scale}` differs from the paper's: {listed(changed)}." if changed else ""
-            said.append(f"Here, {name}: {count(len(part.runs), 'run')}, {done} finished.{scale}")
-    return said
+            changed = [key for key in ours if ours[key] != papers[key]]
+            said = [f"{key.replace('_', ' ')} {ours[key]} (paper: {papers[key]})" for key in changed]
+            counts.append(f"{name}, {count(len(part.runs), 'run')}, {sum(run.done for run in part.runs)} finished")
+            differences.setdefault(listed(said), []).append(name)
+    scale = f"Scale `{results.scale}` differs from the paper's"
+    several = len(differences) > 1
+    said = [f"{scale}{f' for {listed(of)}' * several}: {words}." for words, of in differences.items() if words]
+    return [" ".join([f"Here: {'; '.join(counts)}.", *said])] if counts else []
 
 
 @stats.quiet
@@ -351,8 +350,6 @@ def unfinished(runs: Iterable[Run]) -> Cell:
 def table2(results: Results) -> Iterator[list[Cell]]:
     """Test error after the last epoch, at figure 1's learning rates; mean and t-interval of the n finished seeds."""
     cifar = results.of("cifar")
-    for model, earlier in paper.TABLE2_EARLIER.items() if cifar.runs else ():
-        yield others({"Model": model, "Paper": plain(earlier)})
     own = {run.param: run.own_lr for run in cifar.runs}  # empty for the paper's
     for param in sorted(paper.TABLE2.keys() | own, key=[*paper.TABLE2, *results.labels].index) if own else ():
         runs, seeds = [run for run in cifar.figure1 if run.param == param], []
@@ -368,6 +365,8 @@ def table2(results: Results) -> Iterator[list[Cell]]:
             *cells(lr=own.get(param) or scale_settings("cifar", "paper", param).lr),
             Cell("seeds", listed(seeds, "; ") or "not run", "Every seed"),
         ]
+    for model, earlier in paper.TABLE2_EARLIER.items() if cifar.runs else ():
+        yield others({"Model": model, "Paper": plain(earlier)})
 
 
 def variants(results: Results) -> Iterator[list[Cell]]:
