@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -58,7 +59,8 @@ def looks(labels: Mapping[str, str]) -> dict[str, Look]:
 
 LOOKS = looks({param: ABOUT[param].label for param in PARAMS})
 STYLE = Path(__file__).with_name("figures.mplstyle")
-PRINT = Path(__file__).with_name("print.mplstyle")  # as papers print text; the page's font is as wide as STYLE's
+# As papers print text; the page's font is as wide as that of STYLE.
+PRINT = matplotlib.rc_params_from_file(STYLE.with_stem("print"), use_default_template=False)
 AXIS, GREY, GRID, PAPER = "#333333", "#777777", "#dddddd", "#ffffff"  # as figures.mplstyle has them
 RULE: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "zorder": 0}  # of lines that are no data
 DASHES: dict[str, Any] = {**RULE, "linestyle": (0, (2, 2))}

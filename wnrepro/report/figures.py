@@ -163,7 +163,7 @@ def draw(results: Results, found: Mapping[str, Finding], printed: bool = True) -
             caption, marks = " ".join([CAPTIONS[name], *sheet.said]), sheet.marks.values()
             panels = sheet.panels(name, caption)
             keys = [(key.label, key_svg(key, f"{name}-key-{i}"), key.group) for i, key in enumerate(sheet.keys)]
-            with matplotlib.rc_context(fname=PRINT):
+            with matplotlib.rc_context(PRINT):
                 whole = sheets(name, results, found) if printed else None
                 files = whole.files() if whole else {}
             seeds = {mark.seed for mark in marks} == {True, False}
