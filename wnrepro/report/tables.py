@@ -215,7 +215,8 @@ def _section(claim: Claim) -> str:
 
 def _here(results: Results, experiment: str) -> list[str]:
     """What runs of an experiment there are, and in which settings their scale differs from the paper's."""
-    counts, differences = [], {}
+    counts: list[str] = []
+    differences: dict[str, list[str]] = {}
     for name, part in results.parts.items():
         if part.runs[0].experiment == experiment:
             ours, papers = part.defaults, scale_defaults(experiment, "paper", part.runs[0].dataset)
