@@ -254,7 +254,8 @@ def svg(figure: Figure, prefix: str, label: str, marks: Mapping[str, Mark]) -> s
             attributes[name] = NUMBER.sub(_rounded, " ".join(attributes[name].split()))
         element.attrib.clear()
         element.attrib.update(attributes)
-        element.tail = element.text = None if element.tag not in ("text", "tspan") else element.text
+        element.tail = None
+        element.text = element.text if element.tag in ("text", "tspan") else None
     for name in ("width", "height", "version"):
         del root.attrib[name]
     root.attrib.update({"aria-label": label, "tabindex": "0", "role": "img"} if label else {"aria-hidden": "true"})
