@@ -528,7 +528,7 @@ def init(results: Results, split: bool = False) -> Sheet | None:
         if i < 2:
             of["y"] += (of["param"].map([*look].index) % 4 - 1.5) * 0.18
         of["words"] = [
-            f"{part}, {param}: {value:.1e} (n = {n})"
+            f"{part}, {param}: {plain(value, '.1e')} (n = {n})"
             for part, param, value, n in zip(of["part"], of["param"], of["max"], of["count"], strict=True)
         ]
         _dots(sheet, axes, look, of, "y", **(all_four if i == 2 else {}))
@@ -537,7 +537,7 @@ def init(results: Results, split: bool = False) -> Sheet | None:
         axes.set(xscale="log", xlim=(None, 8 * limits[i]), ylim=(len(names) - 0.5, -0.5), title=title)
         axes.set_yticks(range(len(names)), names if split or not i else [""] * len(names), parse_math=False)
         axes.xaxis.set(major_locator=LogLocator(numticks=4), minor_locator=NullLocator(), major_formatter=powers())
-        sheet.said.append(f"{title.replace('spread', 'largest spread').capitalize()}: {of['max'].max():.1e}.")
+        sheet.said.append(f"{title.replace('spread', 'largest spread').capitalize()}: {plain(of['max'].max(), '.1e')}.")
     return sheet.legend(gaps=len(gaps))
 
 
