@@ -642,7 +642,7 @@ def _intervals(panels: Mapping[str, Rows], split: bool, label: str = "") -> Shee
                 bar = axes.errorbar(e.value, place, xerr=ends, capsize=2, elinewidth=1, **drawn)
                 number = words(e.value) + (f" [{words(e.low)}, {words(e.high)}]" if ends else "")
                 sheet.mark(bar, "", look.label, False, row, points=[(e.value, place, number)])
-                said.append(f"{row} {number}")
+                said += [f"{row} {number}"] if math.isfinite(e.value) else []
                 if e.margin:
                     axes.vlines(e.margin, y - 0.5, y + 0.5, **DASHES, label="limit of the rule")
         if title.startswith("cifar"):
