@@ -76,9 +76,9 @@ WIDTH, HEIGHT = 3.7, 2.4  # inches of a panel on the page
 
 
 class Mark(NamedTuple):
-    """What a drawn line or its dots are of: points in the data's coordinates, with what is said of each."""
+    """What a drawn line or its dots are of: points in their coordinates, with what is said of each."""
 
-    axes: Any  # matplotlib's
+    artist: Any  # matplotlib's
     group: str
     param: str
     seed: bool  # of a single run, beside a mean
@@ -134,7 +134,7 @@ class Sheet:
         """Say what an artist, or each of a container's, is of: see `Mark`. The points are those of the first."""
         for artist in drawn.get_children() if isinstance(drawn, Container) else [drawn]:
             artist.set_gid(f"mark-{len(self.marks)}")
-            self.marks[str(artist.get_gid())] = Mark(artist.axes, *about, **more)
+            self.marks[str(artist.get_gid())] = Mark(artist, *about, **more)
             more.pop("points", None)
 
     def same_limits(self, axis: str) -> None:
@@ -286,7 +286,7 @@ def _said(mark: Mark, height: float) -> dict[str, str]:
     known = [point for point in mark.points if np.isfinite(point[:2]).all()]
     if not known:
         return about
-    places = mark.axes.transData.transform([point[:2] for point in known])
+    places = mark.artist.get_transform().transform([point[:2] for point in known])
     at = " ".join(f"{x:.1f} {height - y:.1f}" for x, y in places)
     words = "|".join(point[2].replace("|", "¦") for point in known)
     return about | {"data-name": mark.name, "data-at": at, "data-words": words}

@@ -442,7 +442,7 @@ def learning_rates(results: Results, split: bool = False) -> Sheet | None:
             line: dict[str, Any] = {"color": look[param].colour, "linestyle": look[param].line}
             sheet.mark(axes.plot(means.index, means, **line)[0], param, param, False, "")
         above = {"transform": axes.get_xaxis_transform(), "clip_on": False, "label": ""}
-        _dots(sheet, axes, look, lost.assign(words=""), "above", marker="x", **above, **SIGN)
+        _dots(sheet, axes, look, lost, "above", marker="x", **above, **SIGN)
         axes.set(xscale="log", xlabel="learning rate", ylabel=f"final {COLUMNS[column][0]}", ylim=(0, None))
         rates = FixedLocator(sorted(table["lr"].unique()), nbins=8)
         axes.xaxis.set(major_locator=rates, minor_locator=NullLocator(), major_formatter=ticks())
