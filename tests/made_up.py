@@ -56,6 +56,21 @@ def text_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "draw", lambda *given: {})
 
 
+def leave_unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn, for print and for the page, but not turned into images: each is its own file and panel."""
+    from wnrepro.report import canvas, figures
+
+    monkeypatch.setattr(canvas.Sheet, "files", lambda sheet: {"sheet": sheet})
+    monkeypatch.setattr(canvas.Sheet, "panels", lambda sheet, prefix, caption: [sheet])
+    monkeypatch.setattr(figures, "key_svg", lambda key, prefix: "")
+
+
+@pytest.fixture
+def not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`leave_unrendered`."""
+    leave_unrendered(monkeypatch)
+
+
 def write_csv(path: Path, columns: str, rows: list[list[Any]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([columns.split(","), *rows])
