@@ -543,7 +543,7 @@ def init(results: Results, split: bool = False) -> Sheet | None:
 
 def overview(results: Results, split: bool = False) -> Sheet | None:
     """The final result of every experiment and data set, or game, by parameterization, with 95 % t-intervals."""
-    look, panels = looks(results.labels), {}
+    look, panels, gaps = looks(results.labels), {}, 0
     for part, (title, column, label) in OVERVIEW.items():
         if part not in results.parts:
             continue
@@ -556,6 +556,7 @@ def overview(results: Results, split: bool = False) -> Sheet | None:
             for param in look:
                 some = [run for run in runs if run.param == param and run.done]
                 values = [max_score(run, run.epoch) if column == "test_score" else run.final(column) for run in some]
+                gaps += sum(not math.isfinite(value) for value in values)
                 if values := [factor * value for value in values]:
                     name = f"{param if param in PARAMS else look[param].label}{words} ({len(values)})"
                     dots = [Estimate(run.name, value) for run, value in zip(some, values, strict=True)]
@@ -592,7 +593,7 @@ def overview(results: Results, split: bool = False) -> Sheet | None:
         axes.locator_params(axis="x", nbins=5)
         best = [f"{name.rpartition(' (')[0]} {plain(e.value, f'.{digits}f')}" for name, _, (e, *_) in rows]
         sheet.said.append(f"{title}: {listed(best)}.")
-    return sheet.legend()
+    return sheet.legend(gaps=gaps)
 
 
 def variants(found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
