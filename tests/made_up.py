@@ -406,12 +406,18 @@ def report_text(results: Path, scale: str = "short") -> str:
 
 
 def report_twice(results: Path) -> tuple[str, dict[str, bytes]]:
-    """The report, which the second time is the same to the byte, and all files then there."""
-    from wnrepro.report import write_report
+    """The report, which the second time is the same to the byte, and all files then there. The figures are drawn once:
+    test_canvas.py and test_report.py draw some twice.
+    """
+    from wnrepro.report import figures, write_report
 
-    text = report_text(results)
-    first = snapshot(results)
-    write_report(results, "short")
+    draw, drawn = figures.draw, []
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(figures, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+        text = report_text(results)
+        first = snapshot(results)
+        monkeypatch.setattr(figures, "draw", lambda *given: drawn[0])
+        write_report(results, "short")
     assert snapshot(results) == first
     return text, first
 

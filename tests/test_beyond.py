@@ -5,6 +5,7 @@ import json
 import math
 import re
 import warnings
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from made_up import (
     OTHERS,
     edit,
+    leave_unrendered,
     made_up_scale,  # noqa: F401
     make_all,
     make_bench,
@@ -27,10 +29,10 @@ from made_up import (
     report_text,
     text_only,  # noqa: F401
 )
-from matplotlib.figure import Figure
 from scipy import stats
 
-from wnrepro.report import figures, rules
+from wnrepro.report import canvas, figures, rules
+from wnrepro.report.canvas import Sheet
 from wnrepro.report.claims import CLAIMS, findings
 from wnrepro.report.claims.beyond import BETTER, SAME, WORSE
 from wnrepro.report.claims.claim import INCONCLUSIVE, NOT_TESTABLE
@@ -77,36 +79,38 @@ def rows_of(results: Path, scale: str, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def texts(figure: Figure | None) -> str:
+def texts(sheet: Sheet | None) -> str:
     """All that a figure's legend and axes name."""
-    assert figure is not None
-    said = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    return "\n".join(said + [tick.get_text() for axes in figure.axes for tick in axes.get_yticklabels()])
+    assert sheet is not None
+    said = [key.label for key in sheet.keys]
+    return "\n".join(said + [tick.get_text() for axes in sheet.axes for tick in axes.get_yticklabels()])
 
 
 def test_they_are_in_every_figure_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_papers(tmp_path)
-    before, made = load(tmp_path, "short"), {}
-    monkeypatch.setattr(
-        figures, "render", lambda figure: made.setdefault(len(made), figure) and {"png": b"", "svg": b""}
-    )
-    old = {name: made[i] for i, name in enumerate(figures.draw(before, findings(before)))}
-    made.clear()
+    before = load(tmp_path, "short")
+    leave_unrendered(monkeypatch)
+    drawn = figures.draw(before, findings(before))
+    old = {name: one.files["sheet"] for name, one in drawn.items()}
     make_others(tmp_path)
     read = load(tmp_path, "short")
-    new = {name: made[i] for i, name in enumerate(figures.draw(read, findings(read)))}
+    redrawn = figures.draw(read, findings(read))
+    new = {name: one.files["sheet"] for name, one in redrawn.items()}
     assert old.keys() == new.keys() == figures.CAPTIONS.keys()
     for name, figure in new.items():
-        assert LABEL not in texts(old[name])
+        assert LABEL not in texts(old[name]) and LABEL not in drawn[name].caption
+        assert texts(redrawn[name].panels[0]).startswith("\n".join(key[0] for key in redrawn[name].keys))
         assert (LABEL in texts(figure)) == (name != "variants"), name
         assert ("ws" in texts(figure).replace("news", "")) == (name not in ("variants", "step_time")), name
     assert [axes.get_ylim() for axes in old["figure2"].axes[:2]] == [
         axes.get_ylim() for axes in new["figure2"].axes[:2]
     ]
     assert "not judged: others' μ" in texts(new["noise_kurtosis"]) not in texts(old["noise_kurtosis"])
-    assert new["figure2"].axes[2].get_title() == "MNIST: less normal, by seed"
-    assert "y axis fits the paper's parameterizations." in figures.caption("figure1", read)
-    assert "y axis fits" not in figures.caption("figure1", before)
+    assert new["figure2"].axes[2].get_title() == "MNIST: less normal"
+    assert " The y axis fits the paper's parameterizations." in redrawn["figure1"].caption
+    assert "y axis fits" not in drawn["figure1"].caption
+    for name in ("overview", "figure1", "learning_rates", "noise_kurtosis", "figure2", "figure3", "figure4"):
+        assert f"{LABEL} " in redrawn[name].caption, name  # with its number at the end
     monkeypatch.setattr(figures, "draw", lambda *given: {})
     text = report_text(tmp_path)
     tables = ("table2", "variants", "bounds", "draw_bounds", "table3", "interquartile_means", "runs", "beyond")
@@ -114,7 +118,8 @@ def test_they_are_in_every_figure_and_table(tmp_path: Path, monkeypatch: pytest.
         found = (tmp_path / "short/tables" / f"{name}.csv").read_text()
         assert CENTRED in found and re.search(r"(\b|_)ws(\b|_)", found), name
     assert f"{CENTRED} / normal" in (tmp_path / "short/tables/step_time.csv").read_text()
-    assert f"| {LABEL} | 0.001 | – | " in text and "| ws | 0.003 | – | " in text
+    assert f"| {LABEL} | 10.44 | \\[10.16, 10.72\\] | 3 | – | 0.001 | " in text
+    assert "| ws | 10.39 | \\[10.16, 10.62\\] | 4 | – | 0.003 | " in text
     assert {row["result"] for row in rows_of(tmp_path, "short", "beyond")} == {NOT_TESTABLE}
 
 
@@ -248,7 +253,14 @@ def test_a_hostile_label_is_text(tmp_path: Path, label: str) -> None:
     assert f"{shown.lstrip('_')}, lr 0.001 (n = 1)" in texts(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph ")  # as `draw`
-        assert b"<script" not in figures.render(figure)["svg"]
+        whole = figures.curves("figure1", read, split=True)
+        assert whole is not None
+        (panel,), keys = whole.panels("p", shown), [canvas.key_svg(key, "k") for key in whole.keys]
+    assert "<script" not in panel + "".join(keys) and " on" not in re.sub(r'"[^"]*"|>[^<]*<', "", panel)
+    root = ET.fromstring(panel)
+    assert root.attrib["aria-label"] == shown.replace("`", "")
+    names = {element.attrib["data-name"] for element in root.iter() if "data-name" in element.attrib}
+    assert names == {f"cifar/{CENTRED}_lr0.001/seed-1", "cifar/wn_lr0.003/seed-1"}
     text = report_text(tmp_path)
     page = (tmp_path / "short/report.html").read_text()
     assert "<script>a" not in text + page and "\u202e" not in text + page and "\n# Heading" not in text
@@ -262,9 +274,9 @@ def test_a_folder_of_them_alone(tmp_path: Path) -> None:
     make_run(tmp_path, CENTRED, precision="bf16")
     make_vae(tmp_path, "ws")
     text = report_text(tmp_path)
-    assert "2 runs" not in text and "3 runs, 3 done" in text and "fp32 (cifar), fp32 (cvae mnist)" in text
+    assert "\n3 runs, 3 done" in text and "fp32 (cifar), fp32 (cvae mnist)" in text
     assert {claim.verdict for claim in findings(load(tmp_path, "short")).values()} == {"not run"}
-    assert "Beyond the paper" not in text and f"| {LABEL} | 0.001 | – | – |" in text
-    assert "| ws | 0.003 | – | " in text and len(CLAIMS) == 28
+    assert "Beyond the paper" not in text and f"| {LABEL} | – | – | 0 | – | 0.001 |" in text
+    assert re.search(r"\| ws \| [\d.]+ \| – \| 1 \| – \| 0.003 \|", text) and len(CLAIMS) == 28
     drawn = {path.stem for path in (tmp_path / "short/figures").iterdir()}
-    assert {"figure1", "noise_kurtosis", "figure2", "init"} <= drawn
+    assert {"overview", "figure1", "noise_kurtosis", "figure2", "init"} <= drawn

@@ -358,11 +358,11 @@ def test_a_folder_of_any_name_is_read_or_named(
 
 
 def texts_of(read: load.Results, drawn: bool) -> str:
-    """The report; `drawn`: once its figures have been drawn, which are left out of the page."""
+    """The report; `drawn`: with its figures."""
     found = findings(read)
     built, shown = tables.build(read, found), figures.draw(read, found) if drawn else {}
-    whole = tables.report(read, found, built, shown)
-    return markdown(whole) + page(whole, dict.fromkeys(shown, b"<svg></svg>"))
+    whole = tables.report(read, found, built, shown, {})
+    return markdown(whole) + page(whole)
 
 
 CHANGED = [

@@ -1,7 +1,6 @@
 """Numbers that are not finite, in training and in the report; seeds, whatever the number of processes."""
 
 import dataclasses
-import io
 import json
 import math
 import os
@@ -20,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from test_reproduce import job_of, same_tables
 from torch import Tensor, nn
@@ -34,6 +32,7 @@ from wnrepro.experiments.draw import Draw
 from wnrepro.measurements import layer_rows, overflow
 from wnrepro.parameterization import Linear
 from wnrepro.report import figures, stats, tables
+from wnrepro.report.canvas import STYLE, Drawn, Sheet
 from wnrepro.report.claims import CLAIMS, claim, dqn, findings, identities
 from wnrepro.report.layout import markdown
 from wnrepro.reproduce import engines, work
@@ -297,10 +296,13 @@ def make_games(results: Path) -> None:
 FOLDERS = {"cifar": make_cifars, "cvae": make_bounds, "draw": make_drawings, "dqn": make_games}
 
 
-def points(figure: Figure) -> list[Counter[tuple[float, float]]]:
+PANELS = Sheet.panels  # as the report has them
+
+
+def points(sheet: Sheet) -> list[Counter[tuple[float, float]]]:
     """What each of its axes shows in lines and dots: the means and their errors too."""
     found = []
-    for axes in figure.axes:
+    for axes in sheet.axes:
         lines = [np.column_stack(np.broadcast_arrays(*line.get_data())) for line in axes.lines if not is_mark(line)]
         bars = [part for bar in axes.collections for part in bar.get_segments()]  # type: ignore[attr-defined]
         shown = np.concatenate([np.empty((0, 2)), *lines, *(bar for bar in bars if len(bar))])
@@ -313,19 +315,19 @@ def is_mark(line: Line2D) -> bool:
     return line.get_marker() == "x" or (line.get_marker() in "v>" and np.size(line.get_xdata()) == 1)
 
 
-def legend(figure: Figure) -> str:
-    return "; ".join(text.get_text() for each in figure.legends for text in each.get_texts())
+def legend(sheet: Sheet) -> str:
+    return "; ".join(key.label for key in sheet.keys)
 
 
 class Shown:
     """What the report says of results: tables, findings, figures and text."""
 
     def __init__(self, results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(figures, "render", lambda figure: figure)
+        made_up.leave_unrendered(monkeypatch)
         self.findings = findings(results)
-        self.figures: dict[str, Any] = figures.draw(results, self.findings)
+        self.figures: dict[str, Drawn] = figures.draw(results, self.findings, printed=False)
         built = tables.build(results, self.findings)
-        self.text = markdown(tables.report(results, self.findings, built, self.figures))
+        self.text = markdown(tables.report(results, self.findings, built, self.figures, {}))
         self.rows = {name: [row for table in some for row in table.values] for name, some in built.items()}
         del self.rows["claims"]
 
@@ -354,16 +356,16 @@ def check_against(whole: Shown, spoilt: Shown) -> bool:
             assert now.verdict == (claim.NOT_REPRODUCED if name in CHECKS else claim.INCONCLUSIVE), (name, before, now)
             assert "not finite" in now.measured, (name, now.measured)
             differs = True
-    for name, figure in spoilt.figures.items():
-        lost = False
-        for before, now in zip(points(whole.figures[name]), points(figure), strict=True):
+    for name, drawn in spoilt.figures.items():
+        lost, (figure,) = False, drawn.panels
+        for before, now in zip(points(whole.figures[name].panels[0]), points(figure), strict=True):
             assert now <= before, (name, now - before)
             lost |= now < before
         if lost:
             assert name == "variants" or "not finite in 1 run" in legend(figure), (name, legend(figure))
             differs = True
-            with matplotlib.rc_context(fname=figures.STYLE):
-                figure.savefig(io.BytesIO(), format="svg")
+            with matplotlib.rc_context(fname=STYLE):
+                assert not any(re.search(r"\b(nan|inf)\b", panel) for panel in PANELS(figure, "p", drawn.caption))
     assert whole.figures.keys() == spoilt.figures.keys()
     assert not re.search(r"\b(nan|inf)\b", spoilt.text)
     return differs
