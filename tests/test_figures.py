@@ -493,7 +493,7 @@ def test_captions_name_nothing_that_is_not_drawn(tmp_path: Path) -> None:
     assert widths == [1.8]  # the finished one, once
     make_run(tmp_path, seed=3)
     more = curves("figure1", load(tmp_path, "short"))
-    assert " Thin, every seed; thick, the mean of the finished ones (n) and its standard error." in caption(
+    assert " Thin, every seed; thick, the mean of the finished ones (n); shaded, its standard error." in caption(
         "figure1", more
     )
     assert "A line a run" not in caption("figure1", more)

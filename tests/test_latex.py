@@ -96,7 +96,8 @@ def test_an_export_has_tables_figures_and_claims(tmp_path: Path) -> None:
     assert r"\textsuperscript{1}Every seed: seed 1: 8.41" in table2
     assert r"At scale \texttt{short} ours cannot be compared with the others." in table2
     assert (
-        r"\caption{Interquartile means over the games. Interquartile mean over games \ensuremath{\times} seeds" in files["tables/interquartile_means.tex"]
+        r"\caption{Interquartile means over the games. Interquartile mean over games \ensuremath{\times} seeds"
+        in files["tables/interquartile_means.tex"]
     )
     wide = files["tables/table3.tex"]
     assert r"\begin{tabular}[t]{@{}l@{}}10.0 \ensuremath{\pm} 0.6 \\ (150 games)\end{tabular}" in wide

@@ -260,7 +260,7 @@ def curves(name: str, results: Results, split: bool = False) -> Sheet | None:
     words = next((words for params, words in FITS.items() if {(params, True), (params, False)} <= sides), "")
     epochs = f"epoch {listed(map(str, sorted({*fits.values()} - {0})))} and later" if any(fits.values()) else ""
     said = {
-        "Thin, every seed; thick, the mean of the finished ones (n) and its standard error.": most > 1,
+        "Thin, every seed; thick, the mean of the finished ones (n); shaded, its standard error.": most > 1,
         "A line a run.": most < 2 and any(one.thin for _, one in every),
         f"The y axis fits {' of '.join(filter(None, (epochs, words)))}.": epochs or words,
         _ends(panels): name != "kl_steps",
@@ -337,14 +337,15 @@ def _draw(sheet: Sheet, axes: Axes, curves: Sequence[Curve]) -> None:
             sheet.mark(end_, group, param, False, one.run.name)
     if done:
         values = pd.DataFrame([y.reset_index(drop=True) for y in done])  # a shorter one has no numbers at the end
-        every = max(1, values.shape[1] // 10)
-        bars: dict[str, Any] = {"errorevery": (look.place % 4 * every // 4, every), "elinewidth": 0.8, "capsize": 1.5}
-        error = values.sem(skipna=False) if thin and len(done) > 1 else None
         mean = pd.Series(values.mean(skipna=False).to_numpy(), max(done, key=len).index, name=done[0].name)
-        bar = axes.errorbar(mean.index, mean, error, markersize=3, **bars, **line)
+        (thick,) = axes.plot(mean.index, mean, markersize=3, **line)
         name = f"{_label(look, curves[0].group[1])}, mean of {len(done)} runs"
         name = next(one.run.name for one in curves if one.run.done) if len(done) == 1 else name
-        sheet.mark(bar, group, param, False, name, points=_points(mean, low, high))
+        sheet.mark(thick, group, param, False, name, points=_points(mean, low, high))
+        if thin and len(done) > 1:
+            ends = [mean + sign * values.sem(skipna=False).to_numpy() for sign in (-1, 1)]
+            band = axes.fill_between(mean.index, *ends, color=look.colour, alpha=0.15, linewidth=0)
+            sheet.mark(band, group, param, False, name)
 
 
 def _points(y: pd.Series, low: float, high: float) -> list[tuple[float, float, str]]:
