@@ -471,7 +471,7 @@ def test_what_models_draw_is_shown_as_far_as_it_fits(show: Any, report: Path, mo
     shown = page.locator(".media img")
     assert shown.count() == 4 and all(shown.evaluate_all("all => all.map(image => image.naturalWidth === 28)"))
     (alt,) = page.locator("#dqn .media img").evaluate_all("all => all.map(image => image.alt)")
-    assert alt.startswith("dqn/") and alt.endswith(": a whole game of the trained agent")
+    assert alt.startswith("dqn/") and alt.endswith(", after epoch 4: a whole game of the trained agent")
     assert report.stat().st_size < LARGEST
     set_scale_short(monkeypatch)
     found = media(load(report.parents[1], "short"))

@@ -72,7 +72,7 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_NAMED = 20  # entries of an axis or a legend
 MANY = 100  # lines or dots: more are pixels, and say nothing of their runs
 COLUMN, PAGE = 3.3, 6.8  # inches, as two-column papers have them
-WIDTH, HEIGHT = 3.7, 2.4  # inches of a panel on the page
+WIDTH, HEIGHT = 3.2, 2.05  # inches of a panel on the page
 
 
 class Mark(NamedTuple):

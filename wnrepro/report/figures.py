@@ -652,7 +652,7 @@ def _intervals(panels: Mapping[str, Rows], split: bool, label: str = "") -> Shee
         axes.axvline(0, **RULE)
         axes.set_yticks(range(len(panels[title])), [row[0] for row in panels[title]], parse_math=False)
         axes.set_ylim(len(panels[title]) - 0.5, -0.5)
-        axes.set_title(textwrap.fill(title[:90], 50 if split else 90), loc="right", parse_math=False)
+        axes.set_title(textwrap.fill(title[:90], 45 if split else 90), loc="right", parse_math=False)
         axes.tick_params(labelbottom=split or not label or axes is sheet.axes[-1])
         axes.xaxis.set_major_formatter(ticks(form="+g") if "nats" in title else ticks(100, " %", "+g"))
         sheet.said += [f"{title}: {listed(said)}."] if said and (not label or title.startswith("cifar")) else []

@@ -52,7 +52,8 @@ def media(results: Results) -> list[Medium]:
             kind, start, caption = MEDIA[name]
             if (content := read_bytes(path)).startswith(start):
                 uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-                found[key] = Medium(run.experiment, run.name, caption, uri)
+                of = f"{run.dataset or run.experiment}, {results.labels[run.param]}, after epoch {run.epoch}"
+                found[key] = Medium(run.experiment, run.name, f"{of}: {caption}", uri)
     return [*found.values()]
 
 

@@ -159,7 +159,8 @@ def report(
     )
     return Report(
         scale=results.scale,
-        warnings=[text + NO_VERDICT for scale, text in WARNING.items() if scale == results.scale] + [*results.notes],
+        warnings=[text + NO_VERDICT for scale, text in WARNING.items() if scale == results.scale]
+        + ([". ".join(results.notes)] if results.notes else []),
         problems=problems(results),
         runs=f"{count(len(results.runs), 'run')}, {done} done, {diverged} diverged, "
         f"{len(results.runs) - done - diverged} incomplete.",
