@@ -289,7 +289,7 @@ def test_files_for_print(results: Results, name: str, inches: float) -> None:
     def files() -> tuple[Sheet, dict[str, bytes]]:
         with (
             matplotlib.rc_context(fname=STYLE),
-            matplotlib.rc_context(matplotlib.rc_params_from_file(PRINT, use_default_template=False)),
+            matplotlib.rc_context(PRINT),
         ):
             sheet = figures.sheets(name, results, {})
             assert sheet is not None
@@ -336,7 +336,7 @@ def test_sizes_and_places_of_sheets() -> None:
     whole, split = Sheet(["a", "b", "c"]), Sheet(["a", "b", "c"], split=True)
     assert len(whole.figures) == 1 and len(split.figures) == 3
     assert [*whole.places] == [*split.places] == ["a", "b", "c"]
-    assert {tuple(figure.get_size_inches()) for figure in split.figures} == {(3.7, 2.4)}
+    assert {tuple(figure.get_size_inches()) for figure in split.figures} == {(3.2, 2.05)}
 
 
 def test_a_single_canvas_has_the_legend_in_print_alone(results: Results) -> None:

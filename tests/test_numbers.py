@@ -304,7 +304,7 @@ def points(sheet: Sheet) -> list[Counter[tuple[float, float]]]:
     found = []
     for axes in sheet.axes:
         lines = [np.column_stack(np.broadcast_arrays(*line.get_data())) for line in axes.lines if not is_mark(line)]
-        bars = [np.asarray(path.vertices) for bar in axes.collections for path in bar.get_paths()]
+        bars = [np.unique(np.asarray(path.vertices), axis=0) for bar in axes.collections for path in bar.get_paths()]
         shown = np.concatenate([np.empty((0, 2)), *lines, *(bar for bar in bars if len(bar))])
         found.append(Counter(tuple(point) for point in shown.astype(float).round(9) if np.isfinite(point).all()))
     return found

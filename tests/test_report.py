@@ -154,9 +154,8 @@ def test_report_of_the_vaes_alone_is_the_same_twice(tmp_path: Path) -> None:
     figures_at = [text.index(f"](figures/{name}.png)\n\n*") for name in ("overview", "figure2", "bound_raw", "init")]
     sections_at = [text.index(f"\n{title}\n") for title in ("## Claims", *SECTIONS.values()) if title in text]
     assert [sum(at > start for start in sections_at) - 1 for at in figures_at] == [0, 2, 2, 6]
-    assert (
-        "Here, cvae mnist: 8 runs, 6 finished. Scale `short` differs from the paper's: epochs 120 (paper: 100)." in text
-    )
+    assert "Here: cvae mnist, 8 runs, 6 finished; cvae cifar10, " in text
+    assert "Scale `short` differs from the paper's for cvae mnist: epochs 120 (paper: 100)." in text
     assert "fp32 (cvae mnist), fp32 (cvae cifar10)" in text
     # −84 ± 4.3027 · 0.1 / √3
     assert "| mnist | mnist_wn_lr0.002 |  | 120 | 3 | −84.00 | \\[−84.25, −83.75\\] | 25.00 | −59.00 | – | – |" in text
@@ -255,7 +254,7 @@ def test_report_of_both_experiments(tmp_path: Path) -> None:
         times=["Step times"],
         runs=["Settings: cifar", "Settings: cvae mnist", "Runs"],
     )
-    assert text.count("\nHere, ") == 2 and "\nHere, cvae mnist: 1 run, 1 finished." in text
+    assert text.count("\nHere: ") == 2 and "\nHere: cvae mnist, 1 run, 1 finished." in text
     assert "| cvae | AMD EPYC (cpu) | bn / normal | 1.080 | \\[1.070, 1.090\\] | 20 |" in text
     assert "IAF paper: its best model" not in text  # no CIFAR-10 runs
     assert "| dataset | mnist | mnist |" in text
@@ -264,7 +263,7 @@ def test_report_of_both_experiments(tmp_path: Path) -> None:
     # Tables of what is gone go with it.
     (tmp_path / "short" / "cvae").rename(tmp_path / "moved")
     text = report_text(tmp_path)
-    assert "Final test bounds of the VAEs" not in text and "Here, cvae" not in text
+    assert "Final test bounds of the VAEs" not in text and "Here: cvae" not in text
     assert not (tmp_path / "short" / "tables" / "bounds.csv").exists()
 
 

@@ -258,7 +258,7 @@ def curves(name: str, results: Results, split: bool = False) -> Sheet | None:
     most = max(Counter((title, one.group) for title, one in every if one.thin and one.run.done).values(), default=0)
     sides = {(COLUMNS[_column(one)][1], one.run.param in COLUMNS[_column(one)][1]) for _, one in every}
     words = next((words for params, words in FITS.items() if {(params, True), (params, False)} <= sides), "")
-    epochs = f"epoch {listed(map(str, sorted({*fits.values()} - {0})))} and later" if any(fits.values()) else ""
+    epochs = f"epoch {' or '.join(map(str, sorted({*fits.values()} - {0})))} and later" if any(fits.values()) else ""
     said = {
         "Thin, every seed; thick, the mean of the finished ones (n); shaded, its standard error.": most > 1,
         "A line a run.": most < 2 and any(one.thin for _, one in every),
