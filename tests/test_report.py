@@ -223,10 +223,10 @@ def test_report_of_dqn_alone_is_the_same_twice(tmp_path: Path) -> None:
     )
     assert "The paper's runs have 50 million agent steps." in text
     # 50 ± 4.3027 · 1 / √3; 20 / √(7² + 7²) · √149 but for the seeds' spread
-    start = "| Breakout | wn | 0.0003 |  | 410 / 403 / 401 | 50.0 | \\[47.5, 52.5\\] | 3 | 4 | 4 000 | 0.008 |"
+    start = "| Breakout | wn | 50.0 | \\[47.5, 52.5\\] | 3 | 410 / 403 / 401 | 0.0003 |  | 4 | 4 000 | 0.008 |"
     (row,) = [line for line in text.splitlines() if line.startswith(start)]
     assert row == f"{start} 30.0 ± 0.6 (150 games) | 10.0 ± 0.5 (200 games) | 26.3 | seed 4: epoch 1 of 4 |"
-    assert "| Breakout | wn | 0.0003 | actors = 8 | 410 / 403 / 401 | 90.0 | – | 1 | 4 |" in text
+    assert "| Breakout | wn | 90.0 | – | 1 | 410 / 403 / 401 | 0.0003 | actors = 8 | 4 |" in text
     running = "| Space Invaders | bn | 0.0003 |  | 1779 / 2179 / 1975 | 11.3 | – | 1 | 2 | 2 000 | 0.004 |"
     assert f"{running} 11.3 ± 1.0 (50 games) | 10.0 ± 1.0 (50 games) | 0.9 | seed 1: epoch 2 of 4 |" in text
     lost = "| – | – | 0 | 0 | 0 | 0 | – | 10.0 ± 1.0 (50 games) | – | seed 1: diverged, epoch 3 of 4 |"
@@ -455,7 +455,7 @@ def test_published_rows_stand_beside_ours(tmp_path: Path) -> None:
     )
     assert f"| mnist | mnist_wn_lr0.002, {shown} |  | 120 | 2 | −85.00 | \\[−85.00, −85.00\\] |" in text
     assert f"| wn_lr0.0003, {shown} |  | 10 | 2 | −102.00 |" in text
-    assert f"| Breakout | wn, {shown} | 0.0003 |  | 410 / 403 / 401 | 40.0 | \\[40.0, 40.0\\] | 2 |" in text
+    assert f"| Breakout | wn, {shown} | 40.0 | \\[40.0, 40.0\\] | 2 | 410 / 403 / 401 | 0.0003 |  |" in text
     lines = text.splitlines()
     assert all(not row.startswith("| ---") and shown not in lines[lines.index(row) - 1] for row in rows)
     for table in (tmp_path / "short" / "tables").iterdir():

@@ -549,6 +549,7 @@ def overview(results: Results, split: bool = False) -> Sheet | None:
         if part not in results.parts:
             continue
         of = results.parts[part]
+        title += ", bundled images" * ("bundled" in (of.defaults.get("data"), of.defaults.get("dataset")))
         factor, digits, _ = COLUMNS[column][-1]
         several = {"": [*(of.figure1 if part == "cifar" else of.figure2)]}
         several |= {f", {OTHERS['g_start'].format(g)}": [*more] for g, more in of.others("g_start").items()}
