@@ -66,7 +66,7 @@ def only(sheet: Sheet | None) -> Axes:
 
 def test_one_colour_line_and_marker_a_parameterization() -> None:
     assert list(LOOKS) == list(PARAMS)
-    assert [look[2:] for look in LOOKS.values()] == [
+    assert [look[3:] for look in LOOKS.values()] == [
         ("#000000", (0, (5, 1.5)), "s"),
         ("#D55E00", (0, (1, 1)), "^"),
         ("#0072B2", "solid", "o"),
@@ -74,11 +74,11 @@ def test_one_colour_line_and_marker_a_parameterization() -> None:
     ]
     others = [f"x{i}" for i in range(13)]
     every = figures.looks({name: "same" for name in (*PARAMS, *others)})
-    assert [every[param][2:] for param in PARAMS] == [look[2:] for look in LOOKS.values()]
+    assert [every[param][3:] for param in PARAMS] == [look[3:] for look in LOOKS.values()]
     assert [look.place for look in every.values()] == list(range(17))
-    for of in zip(*(every[name][2:] for name in (*PARAMS, *others[:6])), strict=True):
+    for of in zip(*(every[name][3:] for name in (*PARAMS, *others[:6])), strict=True):
         assert len(set(of)) == 10 and not {*of} & SIGNS.keys()
-    assert every["x6"][2:] == every["x12"][2:] == every["x0"][2:]
+    assert every["x6"][3:] == every["x12"][3:] == every["x0"][3:]
 
 
 def test_files_are_the_same_twice(tmp_path: Path) -> None:
@@ -418,8 +418,8 @@ def test_figure_of_variants_shows_the_intervals_that_decide() -> None:
     assert {float(segment[0][0]) for of in margins for segment in of} == {-0.05, 0.05}
     assert errors.xaxis.get_major_formatter()(-0.05) == "−5 %"
     assert figure.said == [
-        "C15, g = exp(c·s): relative test error: c = 1 (n = 5) +1 % [−2 %, +4 %], c = 5 (n = 1) +3 %.",
-        "C16, CIFAR-10, ‖v‖ ≤ 0.25: relative test error: (n = 3) −1 % [−3 %, +1 %].",
+        "C15, g = exp(c·s): relative test error: c = 1 (n = 5) +1.0 % [−2.0, +4.0], c = 5 (n = 1) +3.0 %.",
+        "C16, CIFAR-10, ‖v‖ ≤ 0.25: relative test error: (n = 3) −1.0 % [−3.0, +1.0].",
     ]
 
 
@@ -571,19 +571,21 @@ def test_captions_say_the_numbers_at_the_end(tmp_path: Path) -> None:
         games = "; ".join(f"{g.capitalize()}: {ends(g, 'dqn', column, form, '')}" for g in ("breakout", "seaquest"))
         assert sheets[name].said[-1] == f"At the end: {games}."
 
-    cifar = [f"{param} {rated(param, lr, 'test_error')}" for param, lr in rates]
+    cifar = [f"{param} (n = 2) {rated(param, lr, 'test_error')}" for param, lr in rates]
     scores = {
         param: np.mean([run.metrics["test_score"].max() for run in of("dqn", "breakout", param)])
         for param in ("normal", "wn")
     }
     assert sheets["overview"].said[0] == f"CIFAR-10 classifier: {', '.join(cifar)}."
-    assert sheets["overview"].said[4] == f"DQN, Breakout: normal {scores['normal']:.1f}, wn {scores['wn']:.1f}."
-    assert minus(f"wn, g = 1 at the start {final([other], 'test_bound_nats'):.1f}.") in sheets["overview"].said[3]
+    assert sheets["overview"].said[4] == (
+        f"DQN, Breakout: normal (n = 3) {scores['normal']:.1f}, wn (n = 3) {scores['wn']:.1f}."
+    )
+    assert minus(f"wn, g = 1 (n = 1) {final([other], 'test_bound_nats'):.1f}.") in sheets["overview"].said[3]
     best = min((float(rated("wn", lr, "test_error")), lr) for lr in (0.0003, 0.001, 0.003, 0.01))
     assert f"weight norm. {best[0]:.1f} % at {best[1]:g}" in sheets["learning_rates"].said[0]
     noise = np.median([run.noise["excess_kurtosis_median"] for run in of("cifar", None, "bn")])
     assert f"batch norm. {noise:.2f}," in sheets["noise_kurtosis"].said[0]
-    ratio = "bn +8 % [+7 %, +9 %], wn 0 % [−1 %, +1 %], wn+mobn +3 % [+2 %, +4 %]"  # as `make_bench` has them
+    ratio = "bn +8.0 % [+7.0, +9.0], wn +0.0 % [−1.0, +1.0], wn+mobn +3.0 % [+2.0, +4.0]"  # as `make_bench` has them
     assert sheets["step_time"].said == [f"cifar (1 session), AMD EPYC (cpu), torch 2.13.0, fp32: {ratio}."]
 
     drawn = 0
@@ -609,7 +611,7 @@ def test_the_overview_has_every_result_with_its_interval(tmp_path: Path) -> None
     sheet = figures.overview(load(tmp_path, "short"))
     draw, dqn = sheet.axes
     assert [axes.get_title() for axes in sheet.axes] == ["DRAW", "DQN, Breakout"] and sheet.width == 6.8
-    assert [label.get_text() for label in draw.get_yticklabels()] == ["normal (1)", "wn (3)"]
+    assert [label.get_text() for label in draw.get_yticklabels()] == ["normal (n = 1)", "wn (n = 3)"]
     runs = [run for run in load(tmp_path, "short").of("draw").runs if run.param == "wn"]
     values = [run.metrics["test_bound_nats"].iloc[-1] for run in runs]
     middle, reach = np.mean(values), 4.302652729911275 * np.std(values, ddof=1) / math.sqrt(3)

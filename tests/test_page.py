@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -314,9 +316,14 @@ def test_filters_leave_what_is_asked_for(show: Any, report: Path) -> None:
     assert "C8a" in shown() and "C10a" not in shown()
     assert runs() and all("wn+mobn" in run for run in runs())
     assert not page.locator("#figure-figure1 .mark[data-param=bn]").first.is_visible()
-    assert page.locator("#figure-figure1 .mark[data-param='wn+mobn']").first.is_visible()
+    for name in ("figure1", "overview", "step_time", "init", "learning_rates"):
+        assert page.locator(f"#figure-{name} .mark[data-param='wn+mobn']:not(.off)").count(), name
     page.locator("[name=param]").select_option("")
     assert len(shown()) == every and page.locator(".shown").text_content() == ""
+    page.locator("[name=verdict]").select_option("reproduced")
+    page.locator("#C3 .used a").first.click()  # to a row of what the filter hides
+    page.locator("#run-1").wait_for(state="visible")
+    assert page.locator("[name=verdict]").input_value() == ""
 
 
 def test_contents_and_first_columns_stay_in_view(show: Any, report: Path) -> None:
@@ -495,12 +502,14 @@ def test_what_is_no_image_is_not_shown(tmp_path: Path, monkeypatch: pytest.Monke
     assert {*MEDIA} == {"samples.png", "reconstructions.png", "drawing.gif", "game.gif"}
 
 
-def test_the_served_page_renews_itself(show: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_served_page_renews_itself(
+    show: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     set_scale_short(monkeypatch)
     monkeypatch.setattr(serve, "SECONDS", 0.1)
     make_run(tmp_path, status="running", logged=2)
     told: list[str] = []
-    server = serve.Server(tmp_path, "short", lambda: live_page(tmp_path, "short"), warn=told.append)
+    server = serve.Server(tmp_path, "short", lambda version: live_page(version, tmp_path, "short"), warn=told.append)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         page = show(server.url)
@@ -522,11 +531,16 @@ def test_the_served_page_renews_itself(show: Any, tmp_path: Path, monkeypatch: p
             "cifar/x/seed-1/config.json",
         ):
             assert page.request.get(server.url + path).status == 404, path
-        assert page.request.get(server.url, headers={"Host": "evil.example:80"}).status == 403
+        for host, status in (("evil.example:80", 403), ("127.0.0.1.evil.example", 403), ("127.0.0.1", 200)):
+            assert page.request.get(server.url, headers={"Host": host}).status == status
+        with socket.create_connection(server.server_address) as client:  # leaves before it has read anything
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         (tmp_path / "short" / "cifar" / "wn_lr0.003" / "seed-1" / "metrics.csv").write_text("epoch\nx\n")
         while not told:
             page.wait_for_timeout(100)
         assert "malformed" in told[0] and page.request.get(server.url).status == 200  # the page before it stays
+        assert capsys.readouterr().err == ""
     finally:
         server.shutdown()
         server.server_close()
@@ -602,3 +616,4 @@ def test_pieces_of_text() -> None:
 def test_columns_of_numbers() -> None:
     columns = ["1", "", "−2.50"], ["6 of 8", "–", "50 000"], ["1", "x", "2"], ["", "", "–"]
     assert numeric(list(zip(*columns, strict=True))) == [True, True, False, False]
+    assert numeric([["−84.08 ± 0.10"], ["not finite"], ["−97.9"]]) == [True]

@@ -227,10 +227,10 @@ def test_report_of_dqn_alone_is_the_same_twice(tmp_path: Path) -> None:
     (row,) = [line for line in text.splitlines() if line.startswith(start)]
     assert row == f"{start} 30.0 ± 0.6 (150 games) | 10.0 ± 0.5 (200 games) | 26.3 | seed 4: epoch 1 of 4 |"
     assert "| Breakout | wn | 90.0 | – | 1 | 410 / 403 / 401 | 0.0003 | actors = 8 | 4 |" in text
-    running = "| Space Invaders | bn | 0.0003 |  | 1779 / 2179 / 1975 | 11.3 | – | 1 | 2 | 2 000 | 0.004 |"
+    running = "| Space Invaders | bn | 11.3 | – | 1 | 1779 / 2179 / 1975 | 0.0003 |  | 2 | 2 000 | 0.004 |"
     assert f"{running} 11.3 ± 1.0 (50 games) | 10.0 ± 1.0 (50 games) | 0.9 | seed 1: epoch 2 of 4 |" in text
-    lost = "| – | – | 0 | 0 | 0 | 0 | – | 10.0 ± 1.0 (50 games) | – | seed 1: diverged, epoch 3 of 4 |"
-    assert f"| Space Invaders | wn+mobn | 0.0003 |  | 1779 / 2179 / 1975 {lost}" in text
+    lost = "| 0.0003 |  | 0 | 0 | 0 | – | 10.0 ± 1.0 (50 games) | – | seed 1: diverged, epoch 3 of 4 |"
+    assert f"| Space Invaders | wn+mobn | – | – | 0 | 1779 / 2179 / 1975 {lost}" in text
     # Three seeds of both games: 40/391, 41/391, 39/391, 40/1965, … without the highest and the lowest
     middle = (39 / 391 + 40 / 391 + 41 / 1965 + 40 / 1965) / 4
     assert f"| wn | {middle:.3f} |" in text and "| Breakout, Space Invaders | 6 | 4 |" in text

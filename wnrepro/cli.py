@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -657,12 +658,17 @@ def report(
         raise UserError(f"--precision {precision}: unknown; give one of {', '.join(PRECISIONS)}")
     if export not in (None, "latex"):
         raise UserError(f"--export {export}: unknown; give latex")
-    if [check, serve, compare is not None].count(True) > 1:
-        raise UserError("--check, --compare and --serve: each does one thing alone; give one of them")
+    if [check, serve, compare is not None, export is not None].count(True) > 1:
+        raise UserError("--check, --compare, --export and --serve: each stands alone; give one of them")
     shown = results / PUBLISHED
     if published and not shown.is_dir():
         raise UserError(f"--published: there is no folder {shown}; run this in a clone of the repository")
     folder, at = shown if published else results, f" at scale {scale}" if scale else ""
+
+    def told(scale: str) -> dict[str, str]:
+        """The commands of claims; for the published runs they compute one's own."""
+        more = "" if published or results == Path("results") else f" --results {shlex.quote(str(results))}"
+        return {claim: command + more for claim, command in commands(scale).items()}
 
     def scales_in(folder: Path) -> list[str]:
         return [name for name in reports.scales_with_runs(folder) if scale in (None, name)]
@@ -689,13 +695,17 @@ def report(
 
         name = scales[0]
         server = Server(
-            folder, name, lambda: reports.live_page(folder, name, precision, commands(name)), port, complain
+            folder,
+            name,
+            lambda version: reports.live_page(version, folder, name, precision, told(name)),
+            port,
+            complain,
         )
         print(f"{server.url} shows scale {name}; Ctrl-C ends it", flush=True)
         serve_page(server)
         return
     for name in scales:
-        print(*reports.write_report(folder, name, precision, commands(name), export is not None), sep="\n")
+        print(*reports.write_report(folder, name, precision, told(name), export is not None), sep="\n")
 
 
 def comparable(folder: Path, other: Path, scales_in: Callable[[Path], list[str]], at: str) -> list[str]:

@@ -56,11 +56,11 @@ def write_report(
 
 
 def live_page(
-    results: Path, scale: str, precision: str | None = None, commands: Mapping[str, str] | None = None
+    version: str, results: Path, scale: str, precision: str | None = None, commands: Mapping[str, str] | None = None
 ) -> str:
-    """The page as a server shows it, which asks for newer ones; nothing is written. UserError as `write_report`."""
+    """The page as a server shows it, which asks for newer versions; nothing is written. UserError as `write_report`."""
     read, _, _, whole = _whole(results, scale, precision, commands, printed=False)
-    return page(whole, media(read), live=True)
+    return page(whole, media(read), live=version)
 
 
 def _whole(

@@ -30,6 +30,7 @@ class Look(NamedTuple):
     """How a parameterization is drawn; its label is plain text."""
 
     place: int  # among them all
+    param: str
     label: str
     colour: str
     line: Any
@@ -54,7 +55,7 @@ def looks(labels: Mapping[str, str]) -> dict[str, Look]:
     """By parameterization. An axis leaves out a label that begins with an underscore."""
     styles = itertools.chain(STYLES, itertools.cycle(STYLES[len(PARAMS) :]))
     named = [(param, label.lstrip("_") or param) for param, label in labels.items()]
-    return {param: Look(i, label, *next(styles)) for i, (param, label) in enumerate(named)}
+    return {param: Look(i, param, label, *next(styles)) for i, (param, label) in enumerate(named)}
 
 
 LOOKS = looks({param: ABOUT[param].label for param in PARAMS})
@@ -72,7 +73,7 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_NAMED = 20  # entries of an axis or a legend
 MANY = 100  # lines or dots: more are pixels, and say nothing of their runs
 COLUMN, PAGE = 3.3, 6.8  # inches, as two-column papers have them
-WIDTH, HEIGHT = 3.2, 2.05  # inches of a panel on the page
+WIDTH, HEIGHT, NARROW = 3.2, 2.05, 0.8  # inches of a panel on the page; of three or more, this part of them
 
 
 class Mark(NamedTuple):
@@ -118,8 +119,9 @@ class Sheet:
         self.marks: dict[str, Mark] = {}
         self.said: list[str] = []
         if split:
-            tall = heights if columns == 1 else [HEIGHT - 0.5] * len(titles)
-            sizes = [(WIDTH, height + 0.5) for height in tall]
+            part = NARROW if len(titles) > 2 else 1
+            tall = heights if columns == 1 else [part * HEIGHT - 0.5] * len(titles)
+            sizes = [(part * WIDTH, height + 0.5) for height in tall]
             self.figures = [Figure(figsize=size, dpi=72, layout="constrained") for size in sizes]
             self.places = {title: of.add_subplot() for title, of in zip(titles, self.figures, strict=True)}
         else:

@@ -46,7 +46,7 @@ from wnrepro.report.claims.identities import INIT_LOSS, INIT_MEAN, INIT_VARIANCE
 from wnrepro.report.stats import Estimate, beyond
 from wnrepro.results import OVER_NORMAL, QUARTILES, Results, Run, random_scores, sessions
 from wnrepro.settings import GAMES, PARAMS, SETTINGS
-from wnrepro.words import count, listed, plain
+from wnrepro.words import count, interval, listed, plain
 
 FEW_POINTS = 10  # a curve of fewer has markers
 COMPARED = ("normal", "wn")  # by the paper, in figures 2 and 3
@@ -274,13 +274,17 @@ def _ends(panels: Mapping[str, Sequence[Curve]]) -> str:
     said = []
     for title, of in panels.items():
         factor, digits, unit = COLUMNS[_column(of[0])][-1]
+        over = str(of[0].y.index.name).replace("_", " ").removesuffix("s")
         ends = []
         for group in sorted({one.group for one in of}, key=lambda group: _place(of, group)):
             alike = [one for one in of if one.group == group and one.run.done and len(one.y)]
             if alike:
+                last = max(one.y.index[-1] for one in alike)
+                alike = [one for one in alike if one.y.index[-1] == last]
                 mean = float(np.mean([one.y.iloc[-1] for one in alike]))
                 words = f" ({group[1]})" if group[1] and title.partition(": ")[0] == title else ""
-                ends.append(f"{alike[0].look.label}{words} {plain(factor * mean, f'.{digits}f', unit)}")
+                earlier = f" at {over} {last}" if last < max(one.y.index[-1] for one in of if len(one.y)) else ""
+                ends.append(f"{alike[0].look.label}{words} {plain(factor * mean, f'.{digits}f', unit)}{earlier}")
         if ends:
             said.append(f"{title}: {listed(ends)}" if title else listed(ends))
     return f"At the end: {'; '.join(said)}." if said else ""
@@ -450,7 +454,12 @@ def learning_rates(results: Results, split: bool = False) -> Sheet | None:
         axes.yaxis.set_major_formatter(ticks(100, " %"))
     means = done.groupby(["param", "lr"])["test_error"].mean(skipna=False)
     best = [(means[param].idxmin(), param) for param in look if param in means and np.isfinite(means[param]).any()]
-    ends = [f"{look[param].label} {plain(100 * means[param, lr], '.1f', ' %')} at {lr:g}" for lr, param in best]
+    ns, lost_ns = done.groupby(["param", "lr"]).size(), lost.groupby(["param", "lr"]).size()
+    ends = [
+        f"{look[param].label} {plain(100 * means[param, lr], '.1f', ' %')} at {lr:g} (n = {ns[param, lr]}"
+        + (f", {lost_ns[param, lr]} diverged)" if (param, lr) in lost_ns else ")")
+        for lr, param in best
+    ]
     sheet.said = [f"Lowest mean test error: {listed(ends)}."] if ends else []
     return sheet.legend(gaps=int(done[panels].isna().any(axis=1).sum()))
 
@@ -494,6 +503,7 @@ def noise_kurtosis(results: Results, split: bool = False) -> Sheet | None:
     ends = [f"{look[param].label} {plain(medians[param])}" for param in look if param in medians]
     sheet.said = [f"Median over layers and epochs: {listed(ends)}."]
     measured = table.groupby("run")["judged"].transform("count") > 0
+    sheet.said += [] if measured.any() else ["The statistics that C8 is judged on were not measured in these runs."]
     lost = table[[*QUARTILES]].isna().any(axis=1) | (table["judged"].isna() & measured)
     return sheet.legend(gaps=table["run"][lost].nunique())
 
@@ -533,7 +543,7 @@ def init(results: Results, split: bool = False) -> Sheet | None:
             for part, param, value, n in zip(of["part"], of["param"], of["max"], of["count"], strict=True)
         ]
         _dots(sheet, axes, look, of, "y", **(all_four if i == 2 else {}))
-        axes.axvline(limits[i], **DASHES, label="limit of the rule")
+        axes.axvline(limits[i], **DASHES | {"zorder": 2}, label="limit of the rule")
         axes.axvspan(limits[i], 8 * limits[i], color="#dddddd", linewidth=0, zorder=0)
         axes.set(xscale="log", xlim=(None, 8 * limits[i]), ylim=(len(names) - 0.5, -0.5), title=title)
         axes.set_yticks(range(len(names)), names if split or not i else [""] * len(names), parse_math=False)
@@ -552,15 +562,18 @@ def overview(results: Results, split: bool = False) -> Sheet | None:
         title += ", bundled images" * ("bundled" in (of.defaults.get("data"), of.defaults.get("dataset")))
         factor, digits, _ = COLUMNS[column][-1]
         several = {"": [*(of.figure1 if part == "cifar" else of.figure2)]}
-        several |= {f", {OTHERS['g_start'].format(g)}": [*more] for g, more in of.others("g_start").items()}
+        several |= {f", g = {g:g}": [*more] for g, more in of.others("g_start").items()}
         rows: Rows = []
+        last = max((run.epoch for runs in several.values() for run in runs if run.done), default=0)
         for words, runs in several.items():
             for param in look:
                 some = [run for run in runs if run.param == param and run.done]
+                some = [run for run in some if run.epoch == max(run.epoch for run in some)]
                 values = [max_score(run, run.epoch) if column == "test_score" else run.final(column) for run in some]
                 gaps += sum(not math.isfinite(value) for value in values)
                 if values := [factor * value for value in values]:
-                    name = f"{param if param in PARAMS else look[param].label}{words} ({len(values)})"
+                    earlier = f", {count(some[0].epoch, 'epoch')}" if some[0].epoch < last else ""
+                    name = f"{param if param in PARAMS else look[param].label}{words} (n = {len(values)}{earlier})"
                     dots = [Estimate(run.name, value) for run, value in zip(some, values, strict=True)]
                     rows.append((name, look[param], [beyond("", values), *dots]))
         if rows:
@@ -580,20 +593,18 @@ def overview(results: Results, split: bool = False) -> Sheet | None:
             for dot in dots[:MANY] if len(dots) > 1 else ():
                 (one,) = axes.plot(dot.value, y, markersize=2.5, alpha=0.5, **drawn)
                 sheet.mark(
-                    one, "", style.label, True, dot.name, points=[(dot.value, y, plain(dot.value, f".{digits + 1}f"))]
+                    one, "", style.param, True, dot.name, points=[(dot.value, y, plain(dot.value, f".{digits + 1}f"))]
                 )
             ends = [[mean.value - mean.low], [mean.high - mean.value]] if math.isfinite(mean.low + mean.high) else None
             bar = axes.errorbar(mean.value, y, xerr=ends, capsize=2, markersize=4, elinewidth=1.2, **drawn)
-            words = f"{plain(mean.value, f'.{digits + 1}f')}" + (
-                f" [{plain(mean.low)}, {plain(mean.high)}]" if ends else ""
-            )
-            sheet.mark(bar, "", style.label, False, name, points=[(mean.value, y, words)])
+            words = f"{plain(mean.value, f'.{digits + 1}f')} {interval(mean.low, mean.high, digits + 1)}".strip()
+            sheet.mark(bar, "", style.param, False, name, points=[(mean.value, y, words)])
         axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
         axes.set_yticks(range(len(rows)), [name for name, *_ in rows], parse_math=False)
         axes.set_title(title)
         axes.xaxis.set_major_formatter(ticks())
-        axes.locator_params(axis="x", nbins=5)
-        best = [f"{name.rpartition(' (')[0]} {plain(e.value, f'.{digits}f')}" for name, _, (e, *_) in rows]
+        axes.locator_params(axis="x", nbins=3 if split else 5)
+        best = [f"{name} {plain(e.value, f'.{digits}f')}" for name, _, (e, *_) in rows]
         sheet.said.append(f"{title}: {listed(best)}.")
     return sheet.legend(gaps=gaps)
 
@@ -622,7 +633,8 @@ def step_time(results: Results, split: bool = False) -> Sheet | None:
         rows: Rows = []
         for param, look in [*looks(results.labels).items()][1:]:
             some = [ratio for one in timed if (ratio := one.ratios.get(f"{param}{OVER_NORMAL}"))]
-            ends = [Estimate("", r["median"] - 1, r["low"] - 1, r["high"] - 1, margin=limit) for r in some]
+            margin = limit if experiment == "cifar" else ()  # of C7
+            ends = [Estimate("", r["median"] - 1, r["low"] - 1, r["high"] - 1, margin=margin) for r in some]
             rows += [(param if param in PARAMS else look.label, look, ends)] if ends or param in PARAMS else []
         if any(ends for _, _, ends in rows):
             panels[f"{experiment} ({count(len(timed), 'session')}), {device}, torch {torch}"] = rows
@@ -636,15 +648,16 @@ def _intervals(panels: Mapping[str, Rows], split: bool, label: str = "") -> Shee
         return None
     sheet = Sheet(list(panels), split, 1, [0.5 + 0.2 * len(rows) for rows in panels.values()])
     for title, axes in sheet.places.items():
-        words = ticks(form="+.2g") if "nats" in title else ticks(100, " %", "+.3g")
+        digits, factor, unit = (2, 1, " nats") if "nats" in title else (1, 100, " %")
         said = []
         for y, (row, look, estimates) in enumerate(panels[title]):
             for place, e in zip(y + np.linspace(-0.3, 0.3, len(estimates) + 2)[1:-1], estimates, strict=True):
                 ends = [[e.value - e.low], [e.high - e.value]] if math.isfinite(e.low + e.high) else None
                 drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 4}
                 bar = axes.errorbar(e.value, place, xerr=ends, capsize=2, elinewidth=1, **drawn)
-                number = words(e.value) + (f" [{words(e.low)}, {words(e.high)}]" if ends else "")
-                sheet.mark(bar, "", look.label, False, row, points=[(e.value, place, number)])
+                number = plain(factor * e.value, f"+.{digits}f", unit)
+                number = f"{number} {interval(e.low, e.high, digits, factor, sign=True)}".strip()
+                sheet.mark(bar, "", look.param, False, row, points=[(e.value, place, number)])
                 said += [f"{row} {number}"] if math.isfinite(e.value) else []
                 if e.margin:
                     axes.vlines(e.margin, y - 0.5, y + 0.5, **DASHES, label="limit of the rule")
@@ -653,7 +666,7 @@ def _intervals(panels: Mapping[str, Rows], split: bool, label: str = "") -> Shee
         axes.axvline(0, **RULE)
         axes.set_yticks(range(len(panels[title])), [row[0] for row in panels[title]], parse_math=False)
         axes.set_ylim(len(panels[title]) - 0.5, -0.5)
-        axes.set_title(textwrap.fill(title[:90], 45 if split else 90), loc="right", parse_math=False)
+        axes.set_title(textwrap.fill(title[:90], 38 if split else 90), loc="right", parse_math=False)
         axes.tick_params(labelbottom=split or not label or axes is sheet.axes[-1])
         axes.xaxis.set_major_formatter(ticks(form="+g") if "nats" in title else ticks(100, " %", "+g"))
         sheet.said += [f"{title}: {listed(said)}."] if said and (not label or title.startswith("cifar")) else []

@@ -18,7 +18,8 @@ HEAD = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
 \usepackage[T1]{fontenc}
 \usepackage[margin=25mm]{geometry}
-\usepackage{lmodern,booktabs,graphicx,adjustbox,hyperref}
+\usepackage[export]{adjustbox}
+\usepackage{lmodern,booktabs,graphicx,hyperref}
 \begin{document}\sloppy"""
 
 
@@ -52,13 +53,13 @@ def _sentence(claim: Claim, finding: Finding, scale: str) -> str:
         on += [f"after Holm's correction {finding.holm:.2g}"] * (finding.verdict == INCONCLUSIVE)  # else in `measured`
     on += ["rule after the fact"] * finding.after_the_fact
     verdict = rf"{'was' if finding.verdict == NOT_RUN else 'is'} \emph{{{finding.verdict}}} ({tex('; '.join(on))})"
-    of = f"\\item[{claim.id}] ``{prose(claim.claim)}'' (the paper's {tex(claim.where)})"
+    of = f"\\item[{claim.id}] {prose(claim.claim)} (our wording of the paper's {tex(claim.where)}): this"
     return f"{of} {verdict}: {tex(finding.measured)}.\n"
 
 
 def _figure(name: str, caption: str) -> str:
     return rf"""\begin{{figure}}[htbp]
-\centering\includegraphics[width=\linewidth,height=0.75\textheight,keepaspectratio]{{figures/{name}.pdf}}
+\centering\includegraphics[max width=\linewidth,max height=0.75\textheight]{{figures/{name}.pdf}}
 \caption{{{tex(caption)}}}\label{{fig:{name}}}
 \end{{figure}}
 """

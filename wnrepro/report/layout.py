@@ -20,7 +20,8 @@ from wnrepro.results import Results, Run
 from wnrepro.rundir import read_bytes
 from wnrepro.settings import printable
 
-NUMBER = re.compile(r"[+−-]?\d[\d ]*(\.\d+)?(e[+−-]?\d+)?( of \d+)?")
+NUMBER = re.compile(r"[+−-]?\d[\d ]*(\.\d+)?(e[+−-]?\d+)?( of \d+| ± \d+(\.\d+)?)?")
+NONE = ("", "–", "not finite")  # in a column of numbers
 SHORT = 114  # characters, with the separators
 LARGEST = 2_900_000  # bytes of a page with media: as many of them as fit
 # What `sample` and `watch` write: by file name, MIME type, first bytes and caption; the most telling first.
@@ -48,7 +49,7 @@ def media(results: Results) -> list[Medium]:
     found: dict[tuple[Any, ...], Medium] = {}
     for name, run in itertools.product(MEDIA, results.runs):
         path, key = run.path / name, (name, run.experiment, run.dataset, run.param)
-        if key not in found and path.is_file() and _within(path, run):
+        if key not in found and path.is_file() and _within(path, run) and path.stat().st_size < LARGEST:
             kind, start, caption = MEDIA[name]
             if (content := read_bytes(path)).startswith(start):
                 uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
@@ -67,9 +68,9 @@ def markdown(report: Report) -> str:
     return render("page.md.jinja", report=report)
 
 
-def page(report: Report, shown: Sequence[Medium] = (), live: bool = False) -> str:
+def page(report: Report, shown: Sequence[Medium] = (), live: str = "") -> str:
     """The page, with all figures, and media as far as `LARGEST` allows. It loads nothing, and only its own style and
-    script have an effect. live: it asks the server that it came from whether there is a newer one.
+    script have an effect. live: its version, of which it asks the server that it came from whether it is the newest.
     """
     text = _page(report, (), live)
     room, fit = LARGEST - len(text.encode()), []
@@ -81,7 +82,7 @@ def page(report: Report, shown: Sequence[Medium] = (), live: bool = False) -> st
     return _page(report, fit, live) if fit else text
 
 
-def _page(report: Report, shown: Sequence[Medium], live: bool) -> str:
+def _page(report: Report, shown: Sequence[Medium], live: str) -> str:
     return render("page.html.jinja", report=report, media=shown, live=live, hashes=hashes())
 
 
@@ -156,5 +157,5 @@ def anchor(heading: str) -> str:
 
 def numeric(rows: Sequence[Sequence[str]]) -> list[bool]:
     """Of every column whether it holds numbers alone, and some: it stands to the right, and sorts as numbers."""
-    columns = ([text for text in column if text not in ("", "–")] for column in zip(*rows, strict=True))
+    columns = ([text for text in column if text not in NONE] for column in zip(*rows, strict=True))
     return [bool(texts) and all(map(NUMBER.fullmatch, texts)) for texts in columns]

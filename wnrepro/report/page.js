@@ -11,7 +11,7 @@ for (const table of all("table.sortable")) {
   heads.forEach((head, column) => {
     const key = (row) => {
       const text = row.cells[column].textContent.trim();
-      if (text === "" || text === "–") return null;
+      if (["", "–", "not finite"].includes(text)) return null;
       return head.classList.contains("number") ? parseFloat(text.replace("−", "-").replaceAll(" ", "")) : text;
     };
     head.querySelector("button").addEventListener("click", () => {
@@ -84,6 +84,7 @@ function hover(svg) {
     if (step === undefined) return;
     event.preventDefault();
     const every = points(svg);
+    if (every.length === 0) return show(svg);
     at = step === 0 ? -1 : (Math.max(at + step, -1) + every.length) % every.length;
     show(svg, step === 0 ? undefined : every[at]);
   });
@@ -138,6 +139,10 @@ filters?.addEventListener("submit", (event) => event.preventDefault());
 function reveal() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (target === null) return;
+  if (target.closest("[hidden]")) {
+    filters.reset();
+    filter();
+  }
   for (let one = target; one !== null; one = one.parentElement) if (one.tagName === "DETAILS") one.open = true;
   target.scrollIntoView();
 }
@@ -173,16 +178,14 @@ if ("live" in document.body.dataset) {
   for (const [name, value] of Object.entries(kept.chosen ?? {})) filters.elements[name].value = value;
   filter();
   if (kept.top) window.scrollTo(0, kept.top);
-  let version;
   setInterval(async () => {
     try {
       const now = await (await fetch("version", { cache: "no-store" })).text();
-      if (version !== undefined && version !== now) {
+      if (now !== document.body.dataset.live) {
         const open = all("details[open]").map((one) => one.id || one.textContent.slice(0, 60));
         sessionStorage.setItem("kept", JSON.stringify({ open, chosen, top: window.scrollY }));
         location.reload();
       }
-      version = now;
     } catch {
       // The server has gone; the page stays.
     }

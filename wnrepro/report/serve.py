@@ -33,7 +33,7 @@ def state(results: Path, scale: str) -> str:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves what `make` makes of `results` at `scale`; a thread of its own makes it anew where a file has changed.
+    """Serves the page of a version that `make` makes; a thread makes it anew where a file of the scale has changed.
 
     port: 0: one that is free. warn: told why a page could not be made; the one before it stays. UserError where the
     first cannot be made, or the port is taken.
@@ -42,7 +42,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, results: Path, scale: str, make: Callable[[], str], port: int = 0, warn: Callable[[str], None] = print
+        self, results: Path, scale: str, make: Callable[[str], str], port: int = 0, warn: Callable[[str], None] = print
     ) -> None:
         try:
             super().__init__((HERE, port), Handler)
@@ -51,7 +51,8 @@ class Server(ThreadingHTTPServer):
         self.results, self.scale, self.make, self.warn = results, scale, make, warn
         self.ended = threading.Event()
         try:
-            self.version, self.page = state(results, scale), make()
+            self.seen = self.version = state(results, scale)
+            self.page = make(self.version)
         except UserError:
             self.server_close()
             raise
@@ -64,14 +65,19 @@ class Server(ThreadingHTTPServer):
     def _renew(self) -> None:
         rest = SECONDS
         while not self.ended.wait(rest):
-            version, started = state(self.results, self.scale), time.monotonic()
-            if version != self.version:
-                try:
-                    self.page = self.make()
-                except UserError as error:  # perhaps of a file that is being replaced
-                    self.warn(str(error))
-                self.version = version
+            started = time.monotonic()
+            try:
+                seen = state(self.results, self.scale)
+                if seen != self.seen:
+                    self.seen = seen
+                    self.page = self.make(seen)  # which tells its version, so that no browser misses a newer one
+                    self.version = seen
+            except Exception as error:  # perhaps of a file that is being replaced; the page before it stays
+                self.warn(str(error))
             rest = max(SECONDS, REST * (time.monotonic() - started))
+
+    def handle_error(self, *args: object) -> None:
+        """Nothing: a browser may leave before it has read all."""
 
     def server_close(self) -> None:
         self.ended.set() if hasattr(self, "ended") else None
@@ -96,9 +102,10 @@ class Handler(BaseHTTPRequestHandler):
     """Answers GET, of a browser that asks for this machine by its name: another name may be a foreign site's."""
 
     server: Server
+    timeout = 30  # seconds
 
     def do_GET(self) -> None:
-        host = self.headers.get("Host", "").rpartition(":")[0]
+        host = self.headers.get("Host", "").partition(":")[0]
         code, kind, content = (403, "text/plain", b"Ask for 127.0.0.1.\n")
         if host in (HERE, "localhost"):
             code, kind, content = self.server.answer(quote(unquote(self.path.partition("?")[0])))

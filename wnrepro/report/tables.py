@@ -38,7 +38,10 @@ BOUND = "Final test bound (reconstruction − KL ≤ log p(x)), nats per image: 
 
 
 class Cell(NamedTuple):
-    """A value, the names of its column in the CSV and on the page (empty: it has none there), the words for it."""
+    """A value, the names of its column in the CSV and on the page (empty: it has none there), the words for it.
+
+    A name that begins with @ is of `Table.about` alone.
+    """
 
     name: str
     value: Any
@@ -67,8 +70,9 @@ def table(rows: Sequence[list[Cell]], note: str = "", title: str = "", folded: b
     headings = sorted(every, key=lambda heading: {"Not finished, or not finite": 1, "Data": 2}.get(heading, 0))
     shown = [{cell.heading: cell.words(cell.value) for cell in row} for row in rows]
     texts = [[row.get(heading, "") for heading in headings] for row in shown]
-    values = [{cell.name: cell.value for cell in row if cell.name} for row in rows]
-    about = [{cell.name: str(cell.value) for cell in row if cell.name in ("experiment", "param")} for row in rows]
+    values = [{cell.name: cell.value for cell in row if cell.name.strip("@") == cell.name != ""} for row in rows]
+    named = [[(cell.name.strip("@"), str(cell.value)) for cell in row] for row in rows]
+    about = [{name: value for name, value in row if name in ("experiment", "param")} for row in named]
     return Table(headings, texts, list(filter(None, values)), note, title, about, folded)
 
 
@@ -195,7 +199,8 @@ def _judged(
     for e in finding.estimates:
         unit = SHARE if e.name.endswith(" diverged") else units.get(e.name, claim.unit)
         ends = interval(unit.shown(e.low), unit.shown(e.high), unit.digits, unit.factor, unit.sign) or "–"
-        parts.append([e.name or claim.id, unit.number(e.value) if e.n else "–", ends, str(e.n), f"{e.p_holds:.2g}"])
+        p = "–" if claim.check else f"{min(e.p_holds, e.p_fails):.2g}"
+        parts.append([e.name or claim.id, unit.number(e.value) if e.n else "–", ends, str(e.n), p])
     used = [
         Used(one.name, rows.get(one.name, 0), one.commit, one.state if isinstance(one, Run) else "")
         for one in finding.used
@@ -224,7 +229,7 @@ def _here(results: Results, experiment: str) -> list[str]:
             changed = [key for key in ours if ours[key] != papers[key]]
             said = [f"{key.replace('_', ' ')} {ours[key]} (paper: {papers[key]})" for key in changed]
             counts.append(f"{name}, {count(len(part.runs), 'run')}, {sum(run.done for run in part.runs)} finished")
-            differences.setdefault(listed(said), []).append(name)
+            differences.setdefault(listed(said, most=4), []).append(name)
     scale = f"Scale `{results.scale}` differs from the paper's"
     several = len(differences) > 1
     said = [f"{scale}{f' for {listed(of)}' * several}: {words}." for words, of in differences.items() if words]
@@ -257,7 +262,8 @@ def _beside(ours: Iterable[list[Cell]], published: Iterable[list[Cell]]) -> Iter
         for other in theirs:
             if all(cell in row for cell in other if cell.name in ("game", "variant", "param", "lr", "other_settings")):
                 texts = {cell.heading: cell.words(cell.value) for cell in other}
-                yield others(texts | {"Model": f"{texts['Model']}, {figures.PUBLISHED}"})
+                whose = [Cell("@param", cell.value) for cell in other if cell.name == "param"]
+                yield others(texts | {"Model": f"{texts['Model']}, {figures.PUBLISHED}"}) + whose
 
 
 def others(texts: dict[str, str]) -> list[Cell]:

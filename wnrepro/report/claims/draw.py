@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from wnrepro.report.claims.claim import Claim, Test, claim
-from wnrepro.report.claims.evidence import Evidence, of, shared
+from wnrepro.report.claims.evidence import Evidence, by_seed, of, shared
 from wnrepro.results import Results, Run
-from wnrepro.words import plain
+from wnrepro.words import count, plain
 
 EARLIER = 0.1  # of the epochs: the smallest gain that matters
 
@@ -20,6 +20,13 @@ def reached(bounds: Sequence[float], target: float) -> float:
         return math.inf if first is None else 1.0
     before, after = bounds[first - 1], bounds[first]
     return first + (target - before) / (after - before)
+
+
+def first_reached(ours: Run, theirs: Run) -> float:
+    """The epoch at which ours reaches the other's bound at the last epoch of both; inf: never."""
+    epochs = shared(ours, theirs)
+    bounds = [run.metrics["test_bound_nats"].to_numpy(float)[:epochs] for run in (ours, theirs)]
+    return reached(list(bounds[0]), float(bounds[1][-1])) if epochs else math.inf
 
 
 def log_epochs(ours: Run, theirs: Run) -> float:
@@ -44,6 +51,9 @@ def faster(id: str, g_start: float | None, start: str) -> Claim:
         runs = results.of("draw").at_rate("g_start")
         pair = of(runs, "wn", g_start=g_start), of(runs, "normal", g_start=None)
         evidence.collect("", log_epochs, *pair)
+        both = [two for two in by_seed(*pair) if {run.name for run in two} <= evidence.used.keys()]
+        never = sum(not math.isfinite(first_reached(*two)) for two in both)
+        evidence.said += [f"wn does not reach normal's bound in {never} of {count(len(both), 'seed')}"] if never else []
         for name, some in zip(("wn", "normal"), pair, strict=True):
             finals = [plain(run.final("test_bound_nats")) for run in some if run.name in evidence.used]
             evidence.said += [f"{name} ends at {', '.join(finals)} nats"] if finals else []
