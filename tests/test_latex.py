@@ -155,7 +155,8 @@ def test_the_sentence_of_a_claim() -> None:
     text = _sentence(claim("C5a"), found, "paper")
     assert text == (
         r"\item[C5a] wn trains faster than normal (our wording of the paper's figure 1; \S{}5.1): this is "
-        r"\emph{reproduced} (scale paper; 5 seeds, 10 runs; 90~\% interval of an equivalence; 95~\% interval; p~=~0.012): "
+        r"\emph{reproduced} (scale paper; 5 seeds, 10 runs; 90~\% interval of an equivalence; 95~\% interval; "
+        r"p~=~0.012): "
         r"\ensuremath{-}0.4~\% {[}\ensuremath{-}0.6, \ensuremath{-}0.2{]} (n~=~5)." + "\n"
     )
     found = Finding("inconclusive", "x", p_fails=0.2, holm=0.9, after_the_fact=True)
