@@ -485,10 +485,10 @@ def test_captions_name_nothing_that_is_not_drawn(tmp_path: Path) -> None:
     make_run(tmp_path, status="running", logged=2)
     running = curves("figure1", load(tmp_path, "short"))
     text = caption("figure1", running)
-    assert text.startswith("Training error by epoch") and text.endswith(" A line a run.") and "mean" not in text
+    assert text.startswith("Training error by epoch") and text.endswith(" One line per run.") and "mean" not in text
     make_run(tmp_path, seed=2)
     one = curves("figure1", load(tmp_path, "short"))
-    assert " A line a run. At the end: " in caption("figure1", one) and "mean" not in caption("figure1", one)
+    assert " One line per run. At the end: " in caption("figure1", one) and "mean" not in caption("figure1", one)
     widths = [line.get_linewidth() for line in only(one).lines if _is_curve(line)]
     assert widths == [1.8]  # the finished one, once
     make_run(tmp_path, seed=3)
@@ -496,7 +496,7 @@ def test_captions_name_nothing_that_is_not_drawn(tmp_path: Path) -> None:
     assert " Thin, every seed; thick, the mean of the finished ones (n); shaded, its standard error." in caption(
         "figure1", more
     )
-    assert "A line a run" not in caption("figure1", more)
+    assert "One line per run" not in caption("figure1", more)
     widths = [line.get_linewidth() for line in only(more).lines if _is_curve(line)]
     assert sorted(widths) == [0.7, 0.7, 1.8]
     assert all(text.endswith(".") for text in figures.CAPTIONS.values())

@@ -489,3 +489,11 @@ def test_intervals_are_rounded_outward() -> None:
     assert tables.limits("", -1.2345, 1.2345, 2)[-1].value == "[−1.24, 1.24]"
     assert tables.limits("", float("nan"), float("nan"), 2)[-1].value == "–"
     assert tables.limits("", 1e306, 1e306, 2, 100)[-1].value == "–"  # beyond what a number can hold
+
+
+def test_the_published_reports_show_what_is_there() -> None:
+    published = list((Path(__file__).parents[1] / "results" / "published").glob("*/report.md"))
+    assert published
+    for path in published:
+        linked = set(re.findall(r"\]\((figures/[^)]+)\)", path.read_text()))
+        assert len(linked) > 10 and linked == {f"figures/{one.name}" for one in (path.parent / "figures").iterdir()}

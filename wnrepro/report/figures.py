@@ -101,12 +101,12 @@ COLUMNS: dict[str, tuple[str, tuple[str, ...], float, Callable[..., float], tupl
 }
 FROM_ZERO = ("train_error", "kl_nats", "difference")
 CAPTIONS = {  # what is true of every such figure; the sheet says the rest
-    "overview": "The last epoch of every experiment: a dot a finished run; where there are several, their mean with "
+    "overview": "The last epoch of every experiment: one dot per finished run; of several, their mean with "
     "its 95 % t-interval.",
     "figure1": "Training error by epoch at figure 1's learning rates (the paper: "
     f"{paper.EPOCHS} epochs of 50 000 images, the rate falls from {paper.DECAY_FROM} on).",
     "test_error": "Test error by epoch (C4), same runs.",
-    "learning_rates": "Final errors by learning rate (C6, C13): a dot a seed, lines through the means.",
+    "learning_rates": "Final errors by learning rate (C6, C13): one dot per seed, lines through the means.",
     "norm_growth": "Growth of ‖v‖ by epoch (C14), fainter at smaller learning rates.",
     "noise_kurtosis": "Excess kurtosis of the noise by layer (C8): median and quartiles over features.",
     "init": "What the data-dependent init achieves (C3): the worst layer of the worst run, and how far the four "
@@ -261,7 +261,7 @@ def curves(name: str, results: Results, split: bool = False) -> Sheet | None:
     epochs = f"epoch {' or '.join(map(str, sorted({*fits.values()} - {0})))} and later" if any(fits.values()) else ""
     said = {
         "Thin, every seed; thick, the mean of the finished ones (n); shaded, its standard error.": most > 1,
-        "A line a run.": most < 2 and any(one.thin for _, one in every),
+        "One line per run.": most < 2 and any(one.thin for _, one in every),
         f"The y axis fits {' of '.join(filter(None, (epochs, words)))}.": epochs or words,
         _ends(panels): name != "kl_steps",
     }
@@ -465,7 +465,7 @@ def learning_rates(results: Results, split: bool = False) -> Sheet | None:
 
 
 def noise_kurtosis(results: Results, split: bool = False) -> Sheet | None:
-    """C8: excess kurtosis of the noise by layer, a panel an epoch: quartiles over features; hollow, what is judged."""
+    """C8: excess kurtosis of the noise by layer, one panel per epoch: quartiles over features; hollow: judged."""
     runs = [run for run in results.of("cifar").figure1 if len(run.noise) and _shows(JUDGED, run)]
     if not runs:
         return None
@@ -599,7 +599,7 @@ def overview(results: Results, split: bool = False) -> Sheet | None:
             bar = axes.errorbar(mean.value, y, xerr=ends, capsize=2, markersize=4, elinewidth=1.2, **drawn)
             words = f"{plain(mean.value, f'.{digits + 1}f')} {interval(mean.low, mean.high, digits + 1)}".strip()
             sheet.mark(bar, "", style.param, False, name, points=[(mean.value, y, words)])
-        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label.replace(", ", "\n") if split else label)
         axes.set_yticks(range(len(rows)), [name for name, *_ in rows], parse_math=False)
         axes.set_title(title)
         axes.xaxis.set_major_formatter(ticks())
@@ -610,7 +610,7 @@ def overview(results: Results, split: bool = False) -> Sheet | None:
 
 
 def variants(found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
-    """C15 and C16: the estimates with the intervals that decide, a panel a claim."""
+    """C15 and C16: the estimates with the intervals that decide, one panel per claim."""
     bounded = f"‖v‖ ≤ {paper.V_NORM_MAX:g}"
     titles = {
         "C15": "C15, g = exp(c·s): relative test error",

@@ -278,7 +278,7 @@ def cells(**values: Any) -> list[Cell]:
 
 
 def claims(found: dict[str, Finding]) -> Iterator[list[Cell]]:
-    """A row a claim, in the CSV alone. p: two-sided, that it is reproduced, before Holm's correction."""
+    """One row per claim, in the CSV alone. p: two-sided, that it is reproduced, before Holm's correction."""
     for claim in CLAIMS:
         finding = found[claim.id]
         row = vars(claim) | vars(finding) | {"warnings": " ".join(finding.warnings), "rule_hash": claim.hash}
@@ -563,7 +563,7 @@ def floors(results: Results) -> Iterator[list[Cell]]:
 
 
 def settings(results: Results) -> Iterator[list[Cell]]:
-    """A row a setting of every experiment (and data set or game): the paper's value and those of the runs."""
+    """One row per setting of every experiment (and data set or game): the paper's value and those of the runs."""
     for part, of_part in results.parts.items():
         experiment, used = of_part.runs[0].experiment, [run.settings for run in of_part.runs]
         told = {entry.name: entry.metadata for entry in dataclasses.fields(SETTINGS[experiment])}
@@ -581,7 +581,7 @@ def settings(results: Results) -> Iterator[list[Cell]]:
 
 
 def runs(results: Results) -> Iterator[list[Cell]]:
-    """A row a run: how it ended, with which of its experiment's final numbers, where, on which code."""
+    """One row per run: how it ended, with which of its experiment's final numbers, where, on which code."""
     shown = [name for name in FINALS if any(name in run.metrics for run in results.runs)]
     for run in results.runs:
         last = {name: run.final(name) for name in FINALS if name in run.metrics}
