@@ -1,4 +1,4 @@
-"""What the figures are drawn on: a sheet of panels, as one canvas for print or, for the page, a canvas a panel.
+"""What the figures are drawn on: a sheet of panels, as one canvas for print or, for the page, one canvas per panel.
 
 For print: PNG and PDF. For the page: SVG in which text is text, colours are the page's variables, and every mark says
 which run it is of. Objects only, no pyplot: nothing global is changed.
@@ -109,7 +109,7 @@ class Sheet:
     """A figure's panels by title, its legend and what its caption says."""
 
     def __init__(self, titles: Sequence[str], split: bool = False, columns: int = 0, heights: Sequence[float] = ()):
-        """split: a canvas a panel. columns: 0: as many as fit. heights: of the rows, in inches."""
+        """split: one canvas per panel. columns: 0: as many as fit. heights: of the rows, in inches."""
         columns = columns or (2 if len(titles) == 4 else min(len(titles), 3))
         rows: Any = [[*titles[i : i + columns]] for i in range(0, len(titles), columns)]
         rows[-1] += rows[-1][-1:] * (columns - len(rows[-1]))  # the last one is wide where a place would be empty
@@ -182,7 +182,7 @@ class Sheet:
         }
 
     def panels(self, prefix: str, caption: str) -> list[str]:
-        """For the page: an SVG element a panel, whose ids begin with `prefix`, and which say the caption aloud."""
+        """For the page: one SVG element per panel, whose ids begin with `prefix`, and which say the caption aloud."""
         said = [f"{title}. {caption}" if title else caption for title in self.places]
         every = enumerate(zip(said, self.figures, strict=True))
         return [svg(figure, f"{prefix}-{i}", label.replace("`", ""), self.marks) for i, (label, figure) in every]
