@@ -76,7 +76,7 @@ def test_a_small_benchmark_is_stored_beside_others(tmp_path, monkeypatch, experi
     assert all(1e8 < peak < 1e10 for peak in figures["memory"].values())
     assert set(figures["side_by_side"]) == ({"1", "2"} if experiment == "draw" else {"1"})
     alone = 1 / np.median(figures["seconds"]["wn bf16" if experiment == "draw" else "wn"])
-    assert 0.1 * alone < figures["side_by_side"]["1"] < 10 * alone
+    assert 0.01 * alone < figures["side_by_side"]["1"] < 100 * alone  # of the same kind; how fast is no test
 
     path = bench.store(tmp_path, "another", {"rounds": 1}, CPU)
     assert bench.store(tmp_path, experiment, figures, CPU, path) == path
