@@ -92,7 +92,7 @@ def test_files_are_the_same_twice(tmp_path: Path) -> None:
         assert len(one.panels) == 1 and one.panels[0].startswith("<svg ") and one.panels[0].endswith("</svg>")
         assert [key[0] for key in one.keys] == (["weight norm. (n = 1)"] if name != "overview" else [])
         assert all(key[1].startswith("<svg ") for key in one.keys)
-        assert not one.seeds  # one run is a line of its own
+        assert not one.seeds  # a single run is one line
     assert figures.draw(results, {}, printed=False) == {name: one._replace(files={}) for name, one in first.items()}
 
 

@@ -1,4 +1,4 @@
-"""The runs of two results folders in pairs, and what is not the same in each."""
+"""The runs of two results folders in pairs, and what differs in each pair."""
 
 import itertools
 import json

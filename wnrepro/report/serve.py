@@ -14,7 +14,7 @@ from wnrepro.errors import UserError
 from wnrepro.rundir import read_bytes
 
 HERE = "127.0.0.1"
-SECONDS, REST = 5.0, 5  # between two looks at the files; and, at least, so many times what making the page took
+SECONDS, REST = 5.0, 5  # between two looks at the files; at least this multiple of the time that making the page took
 READ = ("config.json", "metrics.csv")  # of a run, which the page links
 SHOWN = ("*.json", "*.csv", "*.png", "*.gif")  # of a run, which the page shows
 
@@ -51,7 +51,7 @@ class Server(ThreadingHTTPServer):
         self.results, self.scale, self.make, self.warn = results, scale, make, warn
         self.ended = threading.Event()
         try:
-            self.seen = self.version = state(results, scale)
+            self.version = state(results, scale)
             self.page = make(self.version)
         except UserError:
             self.server_close()
@@ -63,17 +63,17 @@ class Server(ThreadingHTTPServer):
         return f"http://{HERE}:{self.server_address[1]}/"
 
     def _renew(self) -> None:
-        rest = SECONDS
+        rest, told = SECONDS, ""
         while not self.ended.wait(rest):
             started = time.monotonic()
             try:
-                seen = state(self.results, self.scale)
-                if seen != self.seen:
-                    self.seen = seen
-                    self.page = self.make(seen)  # which tells its version, so that no browser misses a newer one
-                    self.version = seen
+                version = state(self.results, self.scale)
+                if version != self.version:
+                    self.page = self.make(version)  # which tells its version, so that no browser misses a newer one
+                    self.version = version
             except Exception as error:  # perhaps of a file that is being replaced; the page before it stays
-                self.warn(str(error))
+                if str(error) != told:
+                    self.warn(told := str(error))
             rest = max(SECONDS, REST * (time.monotonic() - started))
 
     def handle_error(self, *args: object) -> None:
