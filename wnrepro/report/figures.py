@@ -441,7 +441,7 @@ def learning_rates(results: Results, split: bool = False) -> Sheet | None:
             f"{words}: {plain(100 * value, '.2f', ' %')}"
             for words, value in zip(done["words"], done[column], strict=True)
         ]
-        _dots(sheet, axes, look, done.assign(words=said), column)
+        _dots(sheet, axes, look, done.assign(words=said), column, clip_on=False)
         for param in (param for param in look if (done["param"] == param).any()):
             means = done[done["param"] == param].groupby("x")[column].mean(skipna=False)
             line: dict[str, Any] = {"color": look[param].colour, "linestyle": look[param].line}
