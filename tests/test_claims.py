@@ -749,3 +749,15 @@ def test_a_rule_that_is_younger_than_a_run_is_marked(tmp_path: Path) -> None:
     path = tmp_path / "paper/draw/wn_lr0.0003/seed-2/run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"created": "2026-11-01T00:00:00Z"}))
     assert find(tmp_path, "C10a").after_the_fact
+
+
+def test_draw_says_where_wn_never_reaches_normals_bound(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        make_draw(tmp_path, "normal", seed=seed, bound=-90.0)
+    make_draw(tmp_path, "wn", bound=-300.0)
+    make_draw(tmp_path, "wn", seed=2, bound=-80.0)
+    make_draw(tmp_path, "wn", seed=3, status="diverged", logged=0)
+    found = findings(load(tmp_path, "short"))
+    assert "; wn does not reach normal's bound in 1 of 2 seeds; " in found["C10a"].measured
+    shutil.rmtree(tmp_path / "short" / "draw" / "wn_lr0.0003" / "seed-1")
+    assert "does not reach" not in findings(load(tmp_path, "short"))["C10a"].measured

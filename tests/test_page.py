@@ -221,6 +221,22 @@ def test_links_lead_somewhere_and_open_what_is_folded(show: Any, report: Path) -
     assert page.locator("[id='figure-learning_rates']").count() == 1  # the claim's copy has no id
 
 
+@pytest.mark.parametrize(("width", "half"), [(1400, 27_142 // 2), (360, 46_585 // 2)])  # of the ledger it was
+def test_the_published_page_is_short_and_small(show: Any, published: Path, width: int, half: int) -> None:
+    page = show(published, viewport={"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollHeight") < half
+    assert page.locator("figure").first.bounding_box()["y"] < 2 * 900
+    assert published.stat().st_size < 3_000_000 and page.locator(".media img").count() >= 5
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the runs that this repository shows."""
+    path = tmp_path_factory.mktemp("published") / "report.html"
+    path.write_text(live_page("", Path(__file__).parents[1] / "results" / "published", "short"))
+    return path
+
+
 def test_the_command_is_copied(show: Any, report: Path) -> None:
     page = show(report, permissions=["clipboard-read", "clipboard-write"])
     page.locator("details#C10a > summary").click()

@@ -691,7 +691,6 @@ def report(
         raise typer.Exit(1 if problems else 0)
     if serve:
         from wnrepro.report.serve import Server
-        from wnrepro.report.serve import serve as serve_page
 
         name = scales[0]
         server = Server(
@@ -702,7 +701,8 @@ def report(
             complain,
         )
         print(f"{server.url} shows scale {name}; Ctrl-C ends it", flush=True)
-        serve_page(server)
+        with server, contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
         return
     for name in scales:
         print(*reports.write_report(folder, name, precision, told(name), export is not None), sep="\n")

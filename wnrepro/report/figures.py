@@ -175,7 +175,10 @@ def sheets(name: str, results: Results, found: Mapping[str, Finding], split: boo
     """A figure, for print or split for the page."""
     if name in CURVES:
         return curves(name, results, split)
-    return variants(found, split) if name == "variants" else globals()[name](results, split)
+    if name == "variants":
+        return variants(found, split)
+    others = (overview, learning_rates, noise_kurtosis, init, step_time)
+    return next(one for one in others if one.__name__ == name)(results, split)
 
 
 def _panels(name: str, results: Results) -> tuple[dict[str, list[Curve]], int]:

@@ -100,7 +100,8 @@ def _table(name: str, table: Table) -> str:
 
 
 def _cell(text: str, wide: int, place: str, side: str) -> str:
-    """A text in at most `LINES` lines."""
-    parts = textwrap.wrap(text.replace(" games)", "\xa0games)"), wide, max_lines=LINES, placeholder=" …")
+    """A text in at most `LINES` lines, in which a number and the word behind it stay together; … where it is cut."""
+    whole_numbers = re.sub(r"(?<=\d) (?=\w)", "\xa0", text)
+    parts = textwrap.wrap(whole_numbers, wide, max_lines=LINES, placeholder=" …")
     whole = r" \\ ".join(map(tex, parts))
     return whole if len(parts) < 2 else rf"\begin{{tabular}}{place}{{@{{}}{side}@{{}}}}{whole}\end{{tabular}}"

@@ -1,6 +1,5 @@
 """`report --serve`: the page of a scale on this machine alone, made anew while runs train."""
 
-import contextlib
 import hashlib
 import itertools
 import threading
@@ -44,12 +43,12 @@ class Server(ThreadingHTTPServer):
     def __init__(
         self, results: Path, scale: str, make: Callable[[str], str], port: int = 0, warn: Callable[[str], None] = print
     ) -> None:
+        self.ended = threading.Event()
         try:
             super().__init__((HERE, port), Handler)
         except OSError as error:
             raise UserError(f"--port {port}: cannot be used ({error.strerror}); give another, or 0") from error
         self.results, self.scale, self.make, self.warn = results, scale, make, warn
-        self.ended = threading.Event()
         try:
             self.version = state(results, scale)
             self.page = make(self.version)
@@ -80,7 +79,7 @@ class Server(ThreadingHTTPServer):
         """Nothing: a browser may leave before it has read all."""
 
     def server_close(self) -> None:
-        self.ended.set() if hasattr(self, "ended") else None
+        self.ended.set()
         super().server_close()
 
     def answer(self, path: str) -> tuple[int, str, bytes]:
@@ -119,9 +118,3 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         """Nothing: the terminal is for what the user has to know."""
-
-
-def serve(server: Server) -> None:
-    """Until Ctrl-C."""
-    with server, contextlib.suppress(KeyboardInterrupt):
-        server.serve_forever()

@@ -22,19 +22,18 @@ def reached(bounds: Sequence[float], target: float) -> float:
     return first + (target - before) / (after - before)
 
 
-def first_reached(ours: Run, theirs: Run) -> float:
-    """The epoch at which ours reaches the other's bound at the last epoch of both; inf: never."""
+def epochs_needed(ours: Run, theirs: Run) -> list[float]:
+    """Of both, the epoch at which it first reaches the other's bound at the last epoch of both; nan: not finite."""
     epochs = shared(ours, theirs)
     bounds = [run.metrics["test_bound_nats"].to_numpy(float)[:epochs] for run in (ours, theirs)]
-    return reached(list(bounds[0]), float(bounds[1][-1])) if epochs else math.inf
+    known = np.isfinite(bounds).all()
+    return [reached(list(of), float(bounds[1][-1])) if known else math.nan for of in bounds]
 
 
 def log_epochs(ours: Run, theirs: Run) -> float:
     """log of the ratio of the epochs until the other's bound at the last epoch of both; at the latest, that epoch."""
-    epochs = shared(ours, theirs)
-    bounds = [run.metrics["test_bound_nats"].to_numpy(float)[:epochs] for run in (ours, theirs)]
-    a, b = (min(reached(list(of), float(bounds[1][-1])), epochs) for of in bounds)
-    return math.log(a / b) if np.isfinite(bounds).all() else math.nan
+    a, b = (min(epoch, shared(ours, theirs)) for epoch in epochs_needed(ours, theirs))
+    return math.log(a / b)
 
 
 TEST = Test(-1, math.log(1 - EARLIER), math.log(0.7), 0, 0.1)
@@ -51,8 +50,9 @@ def faster(id: str, g_start: float | None, start: str) -> Claim:
         runs = results.of("draw").at_rate("g_start")
         pair = of(runs, "wn", g_start=g_start), of(runs, "normal", g_start=None)
         evidence.collect("", log_epochs, *pair)
-        both = [two for two in by_seed(*pair) if {run.name for run in two} <= evidence.used.keys()]
-        never = sum(not math.isfinite(first_reached(*two)) for two in both)
+        trained = ([run for run in runs if run.name in evidence.used and not run.diverged] for runs in pair)
+        both = by_seed(*trained)
+        never = sum(math.isinf(epochs_needed(*two)[0]) for two in both)
         evidence.said += [f"wn does not reach normal's bound in {never} of {count(len(both), 'seed')}"] if never else []
         for name, some in zip(("wn", "normal"), pair, strict=True):
             finals = [plain(run.final("test_bound_nats")) for run in some if run.name in evidence.used]
