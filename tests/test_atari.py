@@ -7,7 +7,7 @@ import pytest
 import torch
 from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
-from conftest import tiny_dqn
+from factories import tiny_dqn
 from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import make_pixels
+from factories import make_pixels
 from torch import nn
 
 from wnrepro import bench

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import (
+from factories import (
     OTHERS,
     edit,
     leave_unrendered,

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from made_up import (
+from factories import (
     edit,
     make_all,
     make_draw,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from factories import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import make_bench, make_dqn, make_draw, make_run, make_vae
+from factories import make_bench, make_dqn, make_draw, make_run, make_vae
 
 from wnrepro import paper
 from wnrepro.errors import UserError

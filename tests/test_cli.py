@@ -139,7 +139,7 @@ def test_a_report_is_of_ones_own_runs_or_of_the_published_ones(run, random_image
 
 
 def test_check_says_of_each_claim_whether_its_rule_is_older_than_its_runs(run, tmp_path, monkeypatch):
-    from made_up import make_run, make_vae
+    from factories import make_run, make_vae
 
     from wnrepro.report.claims import CLAIMS
 
@@ -877,7 +877,7 @@ def test_data_status_and_doctor_speak_json(run, tmp_path):
 ON_RANDOM_IMAGES = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-from conftest import make_images
+from factories import make_images
 from wnrepro.cli import main
 from wnrepro.experiments.cifar import Cifar
 Cifar.load = classmethod(lambda cls, settings, _folder, device: cls(settings, make_images(), device))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_cvae, tiny_draw
+from factories import tiny_cvae, tiny_draw
 from typer.testing import CliRunner
 
 from wnrepro.cli import app

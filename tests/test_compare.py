@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import test_cli
-from made_up import COMMIT, edit, made_up_scale, make_dqn, make_draw, make_run, make_vae, snapshot
+from factories import COMMIT, edit, made_up_scale, make_dqn, make_draw, make_run, make_vae, snapshot
 from markdown_it import MarkdownIt
 from test_page import ADDRESSES, ESCAPES, HOSTILE, SHOWN, Parsed
 

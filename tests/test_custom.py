@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from factories import make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from torch import nn
 
 from wnrepro import custom

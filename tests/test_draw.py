@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import make_pixels, tiny_draw
+from factories import make_pixels, tiny_draw
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 

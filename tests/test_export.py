@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import test_cli
-from made_up import LAYERS, edit, made_up_scale, make_dqn, make_draw, make_run, make_vae, snapshot  # noqa: F401
+from factories import LAYERS, edit, made_up_scale, make_dqn, make_draw, make_run, make_vae, snapshot  # noqa: F401
 
 from wnrepro.errors import DiskError, UserError
 from wnrepro.export import FILE, write_events

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_up import make_run
+from factories import make_run
 from test_runs import Walk, without_seconds
 
 from wnrepro import runs
@@ -42,7 +42,7 @@ PROCESS = """
 import os, sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from conftest import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from factories import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_written_before_or_in_a_run_is_one_sentence(tmp_
 
 
 def walk_for(folder: Path, seed: int = 1) -> Run:
-    from conftest import tiny_cvae  # its settings only name the run
+    from factories import tiny_cvae  # its settings only name the run
 
     return Run(folder, "cvae", "quick", tiny_cvae(epochs=EPOCHS, seed=seed))
 

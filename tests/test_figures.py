@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from made_up import (
+from factories import (
     edit,
     made_up_scale,  # noqa: F401
     make_all,

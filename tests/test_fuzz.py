@@ -18,10 +18,20 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_cvae, tiny_dqn, tiny_draw
+from factories import (
+    add_work,
+    make_bench,
+    make_dqn,
+    make_draw,
+    make_run,
+    make_vae,
+    set_scale_short,
+    tiny_cvae,
+    tiny_dqn,
+    tiny_draw,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_up import add_work, make_bench, make_dqn, make_draw, make_run, make_vae, set_scale_short
 
 from wnrepro import reading as files
 from wnrepro import results as load

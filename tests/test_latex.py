@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from made_up import (
+from factories import (
     made_up_scale,  # noqa: F401
     make_all,
     make_bench,
@@ -20,6 +18,8 @@ from made_up import (
     make_vaes,
     snapshot,
 )
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from test_page import ADDRESSES, ESCAPES, HOSTILE, hostile  # noqa: F401
 from typer.testing import CliRunner
 

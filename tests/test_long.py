@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from factories import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from rich.console import Console
 from test_reproduce import quick, timed
 

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 import test_cli
 import torch
-from conftest import make_images, tiny_cvae, tiny_dqn, tiny_draw
+from factories import make_images, tiny_cvae, tiny_dqn, tiny_draw
 from filelock import FileLock
 
 import wnrepro.__main__

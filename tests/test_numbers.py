@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import made_up
+import factories as made_up
 import matplotlib
 import numpy as np
 import pytest
 import torch
-from conftest import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from factories import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from matplotlib.lines import Line2D
 from test_reproduce import job_of, same_tables
 from torch import Tensor, nn

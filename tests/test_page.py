@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from made_up import make_all, make_bench, make_dqns, make_draws, make_run, make_vae, make_vaes, set_scale_short
+from factories import make_all, make_bench, make_dqns, make_draws, make_run, make_vae, make_vaes, set_scale_short
 from markdown_it import MarkdownIt
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from factories import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from torch import Tensor, nn
 
 from wnrepro.experiments import dqn, draw

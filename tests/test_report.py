@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up import (
+from factories import (
     add_work,
     edit,
     made_up_scale,  # noqa: F401

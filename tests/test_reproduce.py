@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 import test_cli
 import torch
-from conftest import tiny_cvae, tiny_dqn, tiny_draw
+from factories import tiny_cvae, tiny_dqn, tiny_draw
 from rich.console import Console
 from test_data import make_binarized_mnist
 from test_runs import without_seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import (
+from factories import (
     COMMIT,
     NOISE,
     OTHERS,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from factories import make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from PIL import Image
 
 from wnrepro import results as load

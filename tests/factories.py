@@ -1,4 +1,4 @@
-"""Made-up runs and benchmarks for the tests of the report."""
+"""What several test modules share: tiny data and settings, and made-up runs and benchmarks."""
 
 import csv
 import dataclasses
@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from wnrepro.data import Images, Pixels
 from wnrepro.results import METRICS, load, scale_defaults
 from wnrepro.rundir import variant
-from wnrepro.settings import GAMES, PARAMS, SCALES, SETTINGS, scale_settings
+from wnrepro.settings import (
+    GAMES,
+    PARAMS,
+    SCALES,
+    SETTINGS,
+    DqnSettings,
+    DrawSettings,
+    Settings,
+    scale_settings,
+)
 
 LAYERS = [f"conv{i}" for i in range(1, 10)] + ["dense"]
 SPEED = {"normal": 0.16, "bn": 0.42, "wn": 0.36, "wn+mobn": 0.38}
@@ -30,6 +41,50 @@ OTHERS: dict[str, dict[str, Any]] = {
 for _name, _entry in OTHERS.items():
     _entry["sha256"] = _name[-8:] * 8
 FINAL = {"normal": 8.43, "bn": 8.05, "wn": 8.46, "wn+mobn": 7.31}
+
+
+def make_images() -> Images:
+    """200 training and 100 test images of noise around a colour that tells their class."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 3, 32, 32, generator=draw)
+    y = torch.randint(10, (300,), generator=draw)
+    x += torch.randn(10, 3, 1, 1, generator=draw)[y]
+    return Images(x[:200], y[:200], x[200:], y[200:], "random images")
+
+
+def make_pixels(dataset: str) -> Pixels:
+    """200 training and 100 test images for the auto-encoders: smooth blobs, binary or in colour."""
+    shape, scale = ((1, 7, 7), 4) if dataset == "mnist" else ((3, 8, 8), 4)
+    grey = torch.rand(300, *shape, generator=torch.Generator().manual_seed(0))
+    grey = torch.nn.functional.interpolate(grey, scale_factor=scale, mode="bilinear")
+    x = (grey > 0.6 if dataset == "mnist" else 255 * grey).to(torch.uint8)
+    return Pixels(x[:200], x[200:], f"random blobs for {dataset}")
+
+
+def tiny_cvae(param: str = "wn", dataset: str = "mnist", **changes: object) -> Settings:
+    """Settings of an auto-encoder whose epochs take a moment."""
+    small = {"epochs": 4, "train_examples": 200, "test_examples": 100, "batch_size": 20, "init_examples": 60}
+    small |= {"latents": 3, "iaf_width": 6}
+    small |= {"maps": (2, 4, 4), "depths": (1, 1, 1), "hidden": 12} if dataset == "mnist" else {"maps": (6,)}
+    return scale_settings("cvae", "quick", param, **({"dataset": dataset} | small | changes))
+
+
+def tiny_draw(param: str = "wn", **changes: object) -> DrawSettings:
+    """Settings of a DRAW whose epochs take a moment."""
+    small = {"epochs": 4, "train_examples": 200, "test_examples": 100, "batch_size": 20}
+    settings = scale_settings("draw", "quick", param, **(small | {"time_steps": 3, "units": 8, "latents": 3} | changes))
+    assert isinstance(settings, DrawSettings)
+    return settings
+
+
+def tiny_dqn(param: str = "wn", **changes: object) -> DqnSettings:
+    """Settings of a DQN whose epochs take a second or two."""
+    small = {"game": "breakout", "epochs": 2, "epoch_steps": 120, "test_steps": 20, "test_games": 2}
+    small |= {"replay_steps": 400, "replay_start": 100, "batch_size": 8, "target_every": 10, "epsilon_steps": 100}
+    small |= {"epsilon_test": 0.5, "maps": (2, 4, 4), "hidden": 16, "held_out": 20, "init_examples": 40}
+    settings = scale_settings("dqn", "quick", param, **(small | changes))
+    assert isinstance(settings, DqnSettings)
+    return settings
 
 
 def set_scale_short(monkeypatch: pytest.MonkeyPatch) -> None:
