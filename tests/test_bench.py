@@ -17,12 +17,13 @@ from torch import nn
 from wnrepro import bench
 from wnrepro.atari import Batch, Games, Replay
 from wnrepro.cli import main
+from wnrepro.compiling import Compilation
+from wnrepro.cuda_graphs import PLAIN_CALLS, Graph
 from wnrepro.errors import UserError
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import DrawNet
 from wnrepro.parameterization import layers
 from wnrepro.settings import GPU_PRECISION, CifarSettings, scale_settings
-from wnrepro.training import PLAIN_CALLS, Compilation, Graph
 
 CPU = torch.device("cpu")
 SMALL = {

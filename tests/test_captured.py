@@ -19,6 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from wnrepro.atari import SIZE, STACK
+from wnrepro.compiling import GRADIENT_TOLERANCE, compiled
+from wnrepro.cuda_graphs import PLAIN_CALLS, Captured, CaptureError
+from wnrepro.events import Epoch
 from wnrepro.experiments import cifar, draw
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
@@ -26,7 +29,6 @@ from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import Draw
 from wnrepro.runs import rng_state, set_rng_state
 from wnrepro.settings import PARAMS, scale_settings
-from wnrepro.training import GRADIENT_TOLERANCE, PLAIN_CALLS, Captured, CaptureError, Epoch, compiled
 
 CPU = torch.device("cpu")
 aten = torch.ops.aten

@@ -12,11 +12,12 @@ from scipy.stats import kurtosis
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from wnrepro.compiling import Compilation
 from wnrepro.data import Images
+from wnrepro.events import Epoch, Progress
 from wnrepro.experiments.cifar import Cifar, Net, excess_kurtosis, noise, raw_moments
 from wnrepro.parameterization import layers
 from wnrepro.settings import PARAMS, CifarSettings, scale_settings
-from wnrepro.training import Compilation, Epoch, Tick
 
 CPU = torch.device("cpu")
 
@@ -309,7 +310,7 @@ def test_the_bound_on_v_holds_after_every_step(images, tiny):
 
 
 def test_ticks_count_the_images_of_each_epoch(images, tiny):
-    ticks = [event for event in Cifar(tiny(epochs=2), images, CPU).train() if isinstance(event, Tick)]
+    ticks = [event for event in Cifar(tiny(epochs=2), images, CPU).train() if isinstance(event, Progress)]
     assert [(tick.epoch, tick.done, tick.total) for tick in ticks] == [
         (epoch, done, 200) for epoch, done in itertools.product((1, 2), (100, 200))
     ]

@@ -16,13 +16,13 @@ from PIL import Image
 from test_data import make_binarized_mnist, make_mnist
 
 from wnrepro.cli import main
+from wnrepro.cuda_graphs import CaptureError
 from wnrepro.data import DATASETS
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.rundir import PUBLISHED, seal
 from wnrepro.runs import open_run
 from wnrepro.settings import GAMES, GPU_PRECISION, PARAMS, SETTINGS, CifarSettings
-from wnrepro.training import CaptureError
 
 TINY = ["--scale", "quick", "--epochs", "2", "--width", "4"]
 TINY += ["--train-examples", "200", "--test-examples", "100", "--init-examples", "100"]

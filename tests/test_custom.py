@@ -20,6 +20,7 @@ from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae, Made
 from wnrepro.experiments.draw import Draw
+from wnrepro.optim import PolyakAverage
 from wnrepro.parameterization import Conv2d, Linear, Parameterized, data_dependent_init, fold, layers, updated
 from wnrepro.parameterization.norm import BN_EPSILON, CLASSES, along, unit_norm
 from wnrepro.report import write_report
@@ -27,7 +28,6 @@ from wnrepro.reproduce.grid import planned
 from wnrepro.reproduce.work import Event, Job, work
 from wnrepro.runs import Run, open_run
 from wnrepro.settings import ABOUT, PARAMS, Settings, about, scale_settings
-from wnrepro.training import PolyakAverage
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = {

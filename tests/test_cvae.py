@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wnrepro.data import Pixels
+from wnrepro.events import Epoch, Progress
 from wnrepro.experiments.cvae import (
     ConvMade,
     Cvae,
@@ -22,7 +23,6 @@ from wnrepro.experiments.cvae import (
 )
 from wnrepro.parameterization import layers
 from wnrepro.settings import PARAMS, CvaeSettings, scale_settings
-from wnrepro.training import Epoch, Tick
 
 CPU = torch.device("cpu")
 
@@ -330,7 +330,7 @@ def test_exponential_scale_trains(pixels):
 
 
 def test_ticks_count_the_images_of_each_epoch(pixels):
-    ticks = [e for e in Cvae(tiny(epochs=2, batch_size=5), pixels["mnist"], CPU).train() if isinstance(e, Tick)]
+    ticks = [e for e in Cvae(tiny(epochs=2, batch_size=5), pixels["mnist"], CPU).train() if isinstance(e, Progress)]
     assert [(t.epoch, t.done, t.total) for t in ticks] == [(e, d, 120) for e in (1, 2) for d in (50, 100)]
 
 

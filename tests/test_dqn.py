@@ -16,13 +16,13 @@ from torch.utils._pytree import tree_leaves
 from wnrepro import atari
 from wnrepro.atari import SIZE, STACK, Batch, Games, Replay
 from wnrepro.errors import UserError
+from wnrepro.events import Epoch, Note, Progress
 from wnrepro.experiments import dqn
 from wnrepro.experiments.dqn import Dqn, DqnNet
 from wnrepro.parameterization import fold, layers
 from wnrepro.report import write_report
 from wnrepro.runs import Run
 from wnrepro.settings import PARAMS, SCALE_NAMES, DqnSettings, scale_settings
-from wnrepro.training import Epoch, Note, Tick
 
 CPU = torch.device("cpu")
 each_param = pytest.mark.parametrize("param", PARAMS)
@@ -373,7 +373,7 @@ def test_the_rows_are_as_documented():
         assert math.isfinite(row["loss"]) and math.isfinite(row["mean_q"])
     assert {game["epoch"] for game in epochs[0].tables["games"]} == {0, 1}, "random play first"
     assert {row["epoch"] for row in epochs[0].tables["layers"]} == {0, 1} and len(epochs[0].tables["init"]) == 5
-    ticks = [event for event in events if isinstance(event, Tick)]
+    ticks = [event for event in events if isinstance(event, Progress)]
     assert all(0 < tick.done <= tick.total == 120 for tick in ticks)
     assert made.facts["agent"] == "sequential" and made.facts["actions"] == 4
     assert made.mean_q() == epochs[-1].metrics["mean_q"]

@@ -10,14 +10,15 @@ from factories import make_pixels, tiny_draw
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from wnrepro.compiling import Compilation, gradients_of, relative_error
 from wnrepro.data import Pixels
+from wnrepro.events import Epoch, Progress
 from wnrepro.experiments import draw
 from wnrepro.experiments.draw import GREYS, SIZE, Draw, DrawNet, Grid, Sample, boxes, filter_banks, read, write
 from wnrepro.parameterization import Linear, LSTMCell, Parameterized, layers
 from wnrepro.parameterization.layer import MOMENTUM
 from wnrepro.parameterization.norm import BN_EPSILON, name_of
 from wnrepro.settings import PARAMS, DrawSettings
-from wnrepro.training import Compilation, Epoch, Tick, gradients_of, relative_error
 
 CPU = torch.device("cpu")
 each_param = pytest.mark.parametrize("param", PARAMS)
@@ -418,7 +419,7 @@ def test_seeds_differ_and_a_seed_repeats(pixels):
 
 
 def test_ticks_count_the_images_of_each_epoch(pixels):
-    ticks = [e for e in Draw(tiny_draw(epochs=2, batch_size=15), pixels, CPU).train() if isinstance(e, Tick)]
+    ticks = [e for e in Draw(tiny_draw(epochs=2, batch_size=15), pixels, CPU).train() if isinstance(e, Progress)]
     assert [(t.epoch, t.done, t.total) for t in ticks] == [(e, d, 195) for e in (1, 2) for d in (75, 150)]
 
 

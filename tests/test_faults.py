@@ -24,10 +24,10 @@ from test_runs import Walk, without_seconds
 
 from wnrepro import runs
 from wnrepro.errors import DiskError, UserError
+from wnrepro.events import Note
 from wnrepro.report import write_report
 from wnrepro.rundir import Held
 from wnrepro.runs import CHECKPOINTS, Run
-from wnrepro.training import Note
 
 EPOCHS = 6
 CASES = [

@@ -17,13 +17,13 @@ from factories import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from rich.console import Console
 from test_reproduce import quick, timed
 
+from wnrepro.events import Epoch, Note, Progress
 from wnrepro.experiments import experiment_class
 from wnrepro.progress import Show
 from wnrepro.reproduce.drive import Task, drive
 from wnrepro.reproduce.work import Event
 from wnrepro.runs import Run
 from wnrepro.settings import SETTINGS, scale_settings
-from wnrepro.training import Epoch, Note, Tick
 
 CPU = torch.device("cpu")
 SPARE, WARMING_UP = 3 * 2**20, 16 * 2**20  # bytes that an allocator keeps: over a long run, in its first epochs
@@ -63,7 +63,7 @@ def live(folder: Path, experiment: str, scale: str, epochs: int, leaks: bool) ->
             return kind.load(settings, None, CPU)
         return kind(settings, make_images() if experiment == "cifar" else make_pixels("mnist"), CPU)
 
-    def say(event: Tick | Epoch | Note | None = None) -> None:
+    def say(event: Progress | Epoch | Note | None = None) -> None:
         line: dict[str, Any] = {"clock": time.monotonic(), "left": None, "epoch": None}
         if event is not None:
             shown(event)

@@ -30,7 +30,7 @@ from factories import make_images, tiny_cvae, tiny_dqn, tiny_draw
 from filelock import FileLock
 
 import wnrepro.__main__
-from wnrepro import atari, bench, cli, data, rundir, training
+from wnrepro import atari, bench, cli, data, device, rundir
 from wnrepro import reading as files
 from wnrepro import results as reader
 from wnrepro.doctor import Finding
@@ -388,14 +388,14 @@ def a_job_whose_code_is_not_there(place: Place) -> None:
 @case
 def cuda_without_a_gpu(place: Place) -> None:
     place.patch.setattr(torch.cuda, "is_available", lambda: False)
-    training.choose_device("cuda")
+    device.choose_device("cuda")
 
 
 @case
 def a_gpu_too_many(place: Place) -> None:
     place.patch.setattr(torch.cuda, "is_available", lambda: True)
     place.patch.setattr(torch.cuda, "device_count", lambda: 2)
-    training.choose_device("cuda:2")
+    device.choose_device("cuda:2")
 
 
 @case

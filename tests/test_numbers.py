@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 from wnrepro.atari import Batch
 from wnrepro.errors import UserError
+from wnrepro.events import Epoch
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import Draw
 from wnrepro.measurements import layer_rows, overflow
+from wnrepro.optim import Adam, Adamax
 from wnrepro.parameterization import Linear
 from wnrepro.report import figures, stats, tables
 from wnrepro.report.canvas import STYLE, Drawn, Sheet
@@ -40,7 +42,6 @@ from wnrepro.reproduce.engines import Local
 from wnrepro.reproduce.grid import Planned
 from wnrepro.results import TABLES, Results, Run, load
 from wnrepro.settings import PARAMS, SCALES
-from wnrepro.training import Adam, Adamax, Epoch
 
 made_up_scale = made_up.made_up_scale  # the fixture
 CPU = torch.device("cpu")

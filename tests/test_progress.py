@@ -7,12 +7,19 @@ import pytest
 from rich.console import Console
 
 from wnrepro import progress
+from wnrepro.events import Epoch, Note, Progress
 from wnrepro.progress import NAME_WIDTH, Show, brief, describe, short
 from wnrepro.timeleft import TimeLeft, duration
-from wnrepro.training import Epoch, Note, Tick
 
 ROW = {"epoch": 1, "seconds": 2.5, "train_error": 0.25, "test_error": 0.5, "train_loss": 1.5, "test_loss": 2.0}
-EVENTS = [Note("begun"), Tick(1, 50, 100), Tick(1, 100, 100), Epoch(1, ROW), Note("halfway"), Tick(2, 50, 100)]
+EVENTS = [
+    Note("begun"),
+    Progress(1, 50, 100),
+    Progress(1, 100, 100),
+    Epoch(1, ROW),
+    Note("halfway"),
+    Progress(2, 50, 100),
+]
 
 
 @pytest.fixture
@@ -50,7 +57,7 @@ def test_what_is_shown(clock, terminal, quiet):
 def test_the_bar_of_a_resumed_run_starts_where_it_goes_on():
     show = Show(Console(file=io.StringIO(), force_terminal=True), "quick/cifar/wn", 10, quiet=False)
     with show:
-        show(Tick(6, 50, 100))
+        show(Progress(6, 50, 100))
         (task,) = show.bar.tasks
         assert (task.completed, task.total) == (550, 1000)
         assert show.seconds_left() is None  # no speed yet: what others did is not this process's
@@ -156,7 +163,7 @@ def test_the_bar_of_an_auto_encoder_ends_with_its_bounds():
     text = io.StringIO()
     name = "quick/cvae/cifar10_wn+mobn_lr0.002_epochs-3"
     with Show(Console(file=text, force_terminal=True, width=140), name, 10, quiet=False) as show:
-        show(Tick(3, 160, 1600))
+        show(Progress(3, 160, 1600))
         show(Epoch(3, CIFAR10))
     shown = text.getvalue()
     assert "epoch 3/10" in shown and "train -10650.2 nats test -9860.0 nats" in shown and short(name) in shown
@@ -188,6 +195,6 @@ def test_the_bar_of_games_counts_steps_and_ends_with_the_score():
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=140)
     with Show(console, "short/dqn/breakout_wn_lr0.0003", 8, quiet=False, unit="steps") as show:
-        show(Tick(2, 15_000, 15_000))
+        show(Progress(2, 15_000, 15_000))
         show(Epoch(2, GAMES))
     assert "steps/s" in text.getvalue() and "images" not in text.getvalue() and "score 12.3" in text.getvalue()

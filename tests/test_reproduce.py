@@ -31,6 +31,7 @@ from test_data import make_binarized_mnist
 from test_runs import without_seconds
 
 from wnrepro import cli, data, mps, paper
+from wnrepro.cuda_graphs import CaptureError
 from wnrepro.errors import UserError
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.draw import Draw
@@ -61,7 +62,6 @@ from wnrepro.reproduce.work import Event, Job
 from wnrepro.rundir import PUBLISHED, write_json
 from wnrepro.runs import Run
 from wnrepro.settings import GAMES, GPU_PRECISION, PARAMS, SCALE_NAMES, SETTINGS, scale_settings, settings_from
-from wnrepro.training import CaptureError
 
 run = test_cli.run  # the fixture
 CPU = torch.device("cpu")
@@ -829,7 +829,7 @@ def gpus(tmp_path, monkeypatch) -> Path:
     """Two GPUs, as far as a plan looks at them, of which four runs of draw at a time make the most; the results."""
     monkeypatch.setattr(engines, "devices", lambda _: ["cuda:0", "cuda:1"])
     monkeypatch.setattr(engines, "gpu_memory", lambda _: 80 * 10**9)
-    monkeypatch.setattr("wnrepro.training.choose_device", torch.device)
+    monkeypatch.setattr("wnrepro.device.choose_device", torch.device)
     monkeypatch.setattr("wnrepro.runs.device_name", lambda *_: "A GPU")
     monkeypatch.setattr(mps, "STANDARD", tmp_path / "none")
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
@@ -1328,7 +1328,7 @@ def test_on_a_gpu_the_precision_is_that_in_which_each_experiment_is_judged(
     run, gpus, tmp_path, monkeypatch, words, gpu
 ):
     monkeypatch.setattr(mps, "missing", lambda: "")
-    monkeypatch.setattr("wnrepro.training.choose_device", lambda name: torch.device("cuda" if name == "auto" else name))
+    monkeypatch.setattr("wnrepro.device.choose_device", lambda name: torch.device("cuda" if name == "auto" else name))
     monkeypatch.setattr(engines, "devices", lambda name: [name if name == "cpu" else "cuda:0"])
     (tmp_path / "nvidia0").touch()
     command, alone = ["reproduce", "--scale", "quick", "--plan", "--json", "--results", gpus, *words], []

@@ -20,13 +20,13 @@ from wnrepro import results as load
 from wnrepro import rundir, runs
 from wnrepro.atari import SCREEN, Scene
 from wnrepro.errors import UserError
+from wnrepro.events import Epoch, Note
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.draw import Draw
 from wnrepro.rundir import variant
 from wnrepro.runs import Run, open_run
 from wnrepro.settings import PARAMS, scale_settings
-from wnrepro.training import Epoch, Note
 
 CPU = torch.device("cpu")
 

@@ -16,20 +16,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from wnrepro.compiling import compiled, gradients_of
+from wnrepro.cuda_graphs import Captured, graphs_allowed
+from wnrepro.device import autocast, choose_device, set_precision
 from wnrepro.errors import UserError
+from wnrepro.optim import Adam, Adamax, PolyakAverage
 from wnrepro.parameterization import Conv2d, data_dependent_init
-from wnrepro.training import (
-    Adam,
-    Adamax,
-    Captured,
-    PolyakAverage,
-    autocast,
-    choose_device,
-    compiled,
-    gradients_of,
-    graphs_allowed,
-    set_precision,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -181,20 +173,6 @@ def test_adam_groups_and_settings() -> None:
     assert b[0].item() == pytest.approx(-0.1, rel=1e-9)  # 0.2/√(1 + 3)
 
 
-def test_adam_takes_a_closure() -> None:
-    p = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
-    optimizer = Adam([p], lr=0.1)
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = p**2
-        loss.backward()
-        return loss.item()
-
-    assert optimizer.step(closure) == 4.0
-    assert p.item() == pytest.approx(1.9, rel=1e-7)
-
-
 # --- Adamax -----------------------------------------------------------------------------------------
 
 
@@ -296,20 +274,6 @@ def test_adamax_groups_and_settings() -> None:
     optimizer.step()
     assert a[0].item() == pytest.approx(-0.1 * 0.1, rel=1e-7)
     assert b[0].item() == pytest.approx(-0.2 * 0.1 / 4, rel=1e-9)
-
-
-def test_adamax_takes_a_closure() -> None:
-    p = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
-    optimizer = Adamax([p], lr=0.1)
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = p**2
-        loss.backward()
-        return loss.item()
-
-    assert optimizer.step(closure) == 4.0
-    assert p.item() == pytest.approx(1.99, rel=1e-7)
 
 
 # --- Polyak average ---------------------------------------------------------------------------------
@@ -483,7 +447,7 @@ def test_autocast(precision: str, dtype: torch.dtype) -> None:
 
 FAULTS = """
 import resource, torch
-from wnrepro.training import keep_memory
+from wnrepro.device import keep_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -502,7 +466,7 @@ print(given_back, faults())
 
 COMPILE = """
 import torch
-from wnrepro.training import compiled
+from wnrepro.compiling import compiled
 x = torch.arange(3.0, requires_grad=True)
 outcome = compiled(torch.cos, lambda f, _: list(torch.autograd.grad((f or torch.cos)(x).sum(), x)), "fp32")
 print(outcome.facts, outcome.function is None, len(outcome.notes))

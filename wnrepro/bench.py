@@ -43,8 +43,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wnrepro.atari import NO_OPS, STACK, Replay, check_rom
 from wnrepro.atari import SIZE as SCREEN_SIZE
+from wnrepro.compiling import Compilation, judged, relative_error
+from wnrepro.cuda_graphs import Captured
 from wnrepro.custom import use
 from wnrepro.data import Images, Pixels
+from wnrepro.device import autocast, available_memory, cores, set_precision
 from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import CLASSES, DROPOUT, SLOPE, Cifar
 from wnrepro.experiments.cvae import (
@@ -77,16 +80,6 @@ from wnrepro.settings import (
     Source,
     about,
     scale_settings,
-)
-from wnrepro.training import (
-    Captured,
-    Compilation,
-    autocast,
-    available_memory,
-    cores,
-    judged,
-    relative_error,
-    set_precision,
 )
 
 WARM_UP_STEPS = {"cpu": 1, "cuda": 5}  # after the one that is counted; a GPU's first steps are not yet a graph

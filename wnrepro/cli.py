@@ -263,7 +263,7 @@ def is_gpu(device: str) -> bool:
     if device == "cpu" or not any(map(glob.glob, GPU_FILES)):
         return False
     import_first("torch")
-    from wnrepro.training import choose_device
+    from wnrepro.device import choose_device
 
     return choose_device(device).type == "cuda"
 
@@ -339,10 +339,11 @@ def run_all(
     import_first("torch")
     from rich.console import Console
 
+    from wnrepro.cuda_graphs import capture_failed
+    from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
     from wnrepro.progress import Show
     from wnrepro.runs import Run
-    from wnrepro.training import capture_failed, choose_device
 
     console = Console(quiet=quiet or as_json)
     where, kind = choose_device(device), experiment_class(experiment)
@@ -530,9 +531,9 @@ def reproduce(
             stack.callback(computers.stop)
         if not all(line.over for line in lines):
             import_first("torch")
+            from wnrepro.device import choose_device
             from wnrepro.reproduce.engines import Local, devices, gpu_memory
             from wnrepro.runs import device_name
-            from wnrepro.training import choose_device
 
             where = devices(device) if engine == "local" else ["cpu"]
             if engine == "local" and not plan:
@@ -589,8 +590,8 @@ def reproduce(
 
 def check_all(runs: list[Any], data_dir: Path | None, device: str) -> None:
     """Raise UserError where one of these runs could not be made here: before anything is written or computed."""
+    from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
-    from wnrepro.training import choose_device
 
     where = choose_device(device)
     for run in runs:
@@ -743,9 +744,9 @@ def sample(
     DRAW a GIF too, of samples being drawn.
     """
     import_first("torch")
+    from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
     from wnrepro.runs import open_run
-    from wnrepro.training import choose_device
 
     if param is not None:
         params_of([param])
@@ -778,9 +779,9 @@ def watch(
     import_first("torch")
     from rich.console import Console
 
+    from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
     from wnrepro.runs import open_run
-    from wnrepro.training import choose_device
 
     if param is not None:
         params_of([param])
@@ -863,7 +864,7 @@ def bench(
     from rich.console import Console
 
     from wnrepro import bench as benches
-    from wnrepro.training import choose_device, set_precision
+    from wnrepro.device import choose_device, set_precision
 
     console, where = Console(stderr=True), choose_device(device)
     names = list(SETTINGS) if experiment == "all" else [experiment]

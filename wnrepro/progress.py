@@ -3,12 +3,13 @@
 import math
 import time
 
+import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
+from wnrepro.events import Epoch, Note, Progress
 from wnrepro.timeleft import TimeLeft, duration
-from wnrepro.training import Epoch, Note, Tick
 
 NAME_WIDTH = 20
 
@@ -71,12 +72,12 @@ class Left(ProgressColumn):
 
 
 class Show:
-    """Shows a run's events; use as a context manager and call with every event. `unit`: of what a Tick counts."""
+    """Shows a run's events; use as a context manager and call with every event. `unit`: of what a Progress counts."""
 
     def __init__(self, console: Console, name: str, epochs: int, quiet: bool, unit: str = "images") -> None:
         self.console, self.name, self.epochs, self.quiet = console, name, epochs, quiet
         self.lines = not quiet and not console.is_terminal
-        self.bar = Progress(
+        self.bar = rich.progress.Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=12),
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
@@ -97,7 +98,7 @@ class Show:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def __call__(self, event: Tick | Epoch | Note) -> None:
+    def __call__(self, event: Progress | Epoch | Note) -> None:
         if isinstance(event, Note):
             if not self.quiet:
                 self.line(event.text)
@@ -105,7 +106,7 @@ class Show:
         now = time.monotonic()
         if self.time_left is None:
             self.time_left = TimeLeft(self.epochs, event.epoch - 1, now)
-        if isinstance(event, Tick):
+        if isinstance(event, Progress):
             self.time_left.tick(event.epoch - 1 + event.done / event.total, now)
             self.tick(event, now)
             return
@@ -126,7 +127,7 @@ class Show:
         """Print a line about the run, above the bar where there is one."""
         self.console.print(f"{self.name}  {text}", markup=False, highlight=False, soft_wrap=True)
 
-    def tick(self, event: Tick, clock: float) -> None:
+    def tick(self, event: Progress, clock: float) -> None:
         """Move the bar; it starts where the run goes on."""
         done = (event.epoch - 1) * event.total + event.done
         if self.task is None:

@@ -31,7 +31,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from wnrepro.cuda_graphs import graphs_allowed
 from wnrepro.errors import DiskError, UserError
+from wnrepro.events import Epoch, Note, Progress
 from wnrepro.rundir import (
     OVER,
     SOURCE,
@@ -45,7 +47,6 @@ from wnrepro.rundir import (
     write_whole,
 )
 from wnrepro.settings import ABOUT, PARAMS, about, scale_settings
-from wnrepro.training import Epoch, Note, Tick, graphs_allowed
 
 if TYPE_CHECKING:
     from wnrepro.atari import Scene
@@ -63,7 +64,7 @@ class Experiment(Protocol):
     device: torch.device
     facts: dict[str, Any]
 
-    def train(self) -> Iterator[Tick | Epoch | Note]: ...
+    def train(self) -> Iterator[Progress | Epoch | Note]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -288,7 +289,7 @@ class Run(RunDirectory):
     """What a process does with a run directory that it holds."""
 
     def execute(
-        self, load: Callable[[], Experiment], show: Callable[[Tick | Epoch | Note], None] = lambda _: None
+        self, load: Callable[[], Experiment], show: Callable[[Progress | Epoch | Note], None] = lambda _: None
     ) -> dict[str, Any]:
         """Begin or go on, to the end; the content of run.json then. `show` sees everything that train() yields.
 

@@ -15,30 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wnrepro import data, identities
+from wnrepro.compiling import Compilation, compiled, gradients_of
+from wnrepro.cuda_graphs import Captured
+from wnrepro.device import autocast, keep_memory, set_precision
 from wnrepro.errors import UserError
+from wnrepro.events import Epoch, Note, Progress
 from wnrepro.measurements import layer_rows, measured_init, overflow
+from wnrepro.optim import Adam, PolyakAverage
 from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, layers, parameterization, updated
 from wnrepro.settings import CifarSettings
-from wnrepro.training import (
-    Adam,
-    Captured,
-    Compilation,
-    Epoch,
-    Note,
-    PolyakAverage,
-    Tick,
-    autocast,
-    compiled,
-    gradients_of,
-    keep_memory,
-    set_precision,
-)
 
 SLOPE = 0.1  # of the leaky ReLU, authors' code
 DROPOUT = 0.5  # table 1
 CLASSES = 10
 COMPILED_FROM = 10_000  # updates on a GPU, which then save more than compiling takes
-TICK_BATCHES = 5  # minibatches between two signs of progress
+PROGRESS_EVERY = 5  # minibatches between two signs of progress
 TEST_BATCH = 500
 DIVERGED_LOSS = 2 * math.log(CLASSES)  # nats, twice the loss of guessing
 
@@ -171,7 +162,7 @@ class Cifar:
         )
         return cls(settings, images, device)
 
-    def train(self) -> Iterator[Tick | Epoch | Note]:
+    def train(self) -> Iterator[Progress | Epoch | Note]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
 
         A loss, or part of the state, that is not finite, or an epoch's median loss over twice that of guessing, ends it
@@ -196,8 +187,8 @@ class Cifar:
             for k, index in enumerate(order[:n].split(s.batch_size), start=1):
                 losses[k - 1], wrong_here = self.captured_step(index)
                 wrong += wrong_here
-                if k % TICK_BATCHES == 0:
-                    yield Tick(self.epoch, k * s.batch_size, n)
+                if k % PROGRESS_EVERY == 0:
+                    yield Progress(self.epoch, k * s.batch_size, n)
             test_error, test_loss = self.test()
             row = {
                 "epoch": self.epoch,

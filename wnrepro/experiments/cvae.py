@@ -16,29 +16,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wnrepro import data, identities
+from wnrepro.cuda_graphs import Captured
+from wnrepro.device import autocast, keep_memory, random_generators, set_precision
 from wnrepro.errors import UserError
+from wnrepro.events import Epoch, Progress
 from wnrepro.measurements import layer_rows, measured_init, overflow
+from wnrepro.optim import Adamax, PolyakAverage
 from wnrepro.parameterization import Conv2d, ConvTranspose2d, Linear, MaskedConv2d, bound_v_norm, updated
 from wnrepro.parameterization.layer import V_STD
 from wnrepro.settings import CvaeSettings
-from wnrepro.training import (
-    Adamax,
-    Captured,
-    Epoch,
-    PolyakAverage,
-    Tick,
-    autocast,
-    keep_memory,
-    random_generators,
-    set_precision,
-)
 
 RESIDUAL = 0.1  # of a residual unit's branch, authors' code
 AUTOREGRESSIVE = 0.1  # of the autoregressive steps' m and s, authors' code
 STATISTICS = 0.1  # of the means and log standard deviations, see Deviations
 HIDDEN_LAYERS = 2  # of an autoregressive network
 PIXEL_VALUES = 256
-TICK_BATCHES = 10  # minibatches between two signs of progress
+PROGRESS_EVERY = 10  # minibatches between two signs of progress
 TEST_BATCH = 500
 DIVERGED_FACTOR = 2  # times the loss of guessing every pixel
 
@@ -426,7 +419,7 @@ class Cvae:
         pixels = data.pixels(s.dataset, s.data, s.binarization, s.train_examples, s.test_examples, data_dir)
         return cls(settings, pixels, device)
 
-    def train(self) -> Iterator[Tick | Epoch]:
+    def train(self) -> Iterator[Progress | Epoch]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
 
         A bound, or part of the state, that is not finite, or an epoch's median bound below twice that of guessing, ends
@@ -448,8 +441,8 @@ class Cvae:
             bounds = torch.empty(n // s.batch_size, device=self.device)
             for k, index in enumerate(order[:n].split(s.batch_size), start=1):
                 (bounds[k - 1],) = self.captured_step(index)
-                if k % TICK_BATCHES == 0:
-                    yield Tick(self.epoch, k * s.batch_size, n)
+                if k % PROGRESS_EVERY == 0:
+                    yield Progress(self.epoch, k * s.batch_size, n)
             reconstruction, kl = self.test(self.average.module)
             raw = self.test(self.net)
             row = {

@@ -19,21 +19,14 @@ from torch import Tensor, nn
 
 from wnrepro import identities
 from wnrepro.atari import SIZE, STACK, STEPS_A_SECOND, Batch, Games, History, Replay, Scene, check_rom
+from wnrepro.cuda_graphs import Captured
+from wnrepro.device import autocast, available_memory, keep_memory, set_precision
 from wnrepro.errors import UserError
+from wnrepro.events import Epoch, Note, Progress
 from wnrepro.measurements import layer_rows, measured_init, overflow
+from wnrepro.optim import Adamax
 from wnrepro.parameterization import Conv2d, Linear, fold, layers, refold, updated
 from wnrepro.settings import DqnSettings
-from wnrepro.training import (
-    Adamax,
-    Captured,
-    Epoch,
-    Note,
-    Tick,
-    autocast,
-    available_memory,
-    keep_memory,
-    set_precision,
-)
 
 DEEP_Q_RL_BIAS = 0.1  # of every unit, at the start of deep_q_rl's network
 HUBER = 1.0  # the error beyond which the loss is linear: its gradient is clipped to ±1
@@ -169,7 +162,7 @@ class Dqn:
         seed = int(np.random.SeedSequence((self.settings.seed, *purpose)).generate_state(1)[0])
         return seed % (2**31 - max(self.settings.actors, self.settings.test_games))
 
-    def train(self) -> Iterator[Tick | Epoch | Note]:
+    def train(self) -> Iterator[Progress | Epoch | Note]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
 
         A loss, or part of the state, that is not finite, or a mean Q value that no game could give, ends it as
@@ -198,7 +191,7 @@ class Dqn:
             self.loss_sum.zero_()
             self.training.begin(self.games_seed(self.epoch))
             for done in self.play(s.epoch_steps, learn=True):
-                yield Tick(self.epoch, done, s.epoch_steps)
+                yield Progress(self.epoch, done, s.epoch_steps)
             games = self.test(s.epsilon_test)
             scores = [row["score"] for row in games]
             updates = self.updates - updates

@@ -17,22 +17,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wnrepro import data, identities
+from wnrepro.compiling import Compilation, compiled, gradients_of
+from wnrepro.cuda_graphs import Captured
+from wnrepro.device import keep_memory, random_generators, set_precision
 from wnrepro.drawing import outlined
+from wnrepro.events import Epoch, Note, Progress
 from wnrepro.measurements import layer_rows, overflow
 from wnrepro.parameterization import Linear, LSTMCell, elsewhere, layers, updated
 from wnrepro.settings import DrawSettings
-from wnrepro.training import (
-    Captured,
-    Compilation,
-    Epoch,
-    Note,
-    Tick,
-    compiled,
-    gradients_of,
-    keep_memory,
-    random_generators,
-    set_precision,
-)
 
 SIZE = 28
 PIXELS = SIZE * SIZE
@@ -42,7 +34,7 @@ WINDOW = 5  # numbers that place a window
 GUESS_NATS = PIXELS * math.log(2)
 DIVERGED_FACTOR = 2  # times the loss of guessing every pixel
 COMPILED_FROM = 50_000  # time steps of training, which then save more than compiling takes
-TICK_BATCHES = 5  # minibatches between two signs of progress
+PROGRESS_EVERY = 5  # minibatches between two signs of progress
 TEST_BATCH = 500
 DRAWN, ENLARGED = 16, 3  # samples in the animation, and how much larger they are
 GREYS = 31  # of the animation, besides black: fewer make a smaller file
@@ -305,7 +297,7 @@ class Draw:
         pixels = data.pixels("mnist", s.data, s.binarization, s.train_examples, s.test_examples, data_dir)
         return cls(settings, pixels, device)
 
-    def train(self) -> Iterator[Tick | Epoch | Note]:
+    def train(self) -> Iterator[Progress | Epoch | Note]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
 
         A bound, or part of the state, that is not finite, or an epoch's median bound below twice that of guessing, ends
@@ -327,8 +319,8 @@ class Draw:
             bounds, norms = torch.empty(2, n // s.batch_size, device=self.device)
             for k, index in enumerate(order[:n].split(s.batch_size), start=1):
                 bounds[k - 1], norms[k - 1] = self.captured_step(index)
-                if k % TICK_BATCHES == 0:
-                    yield Tick(self.epoch, k * s.batch_size, n)
+                if k % PROGRESS_EVERY == 0:
+                    yield Progress(self.epoch, k * s.batch_size, n)
             self.facts.setdefault("start_bound_nats", bounds[0].item())
             reconstruction, kls = self.test()
             kl = sum(kls)

@@ -13,11 +13,11 @@ from fractions import Fraction
 
 import torch
 
+from wnrepro.device import available_memory, choose_device, cores
 from wnrepro.errors import UserError
 from wnrepro.reproduce.drive import MEMORY_EACH
 from wnrepro.reproduce.work import Event, Job, Process
 from wnrepro.settings import SETTINGS
-from wnrepro.training import available_memory, choose_device, cores
 
 
 def jobs_on_cpus(processors: int, memory: int | None) -> int:

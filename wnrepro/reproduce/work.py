@@ -27,7 +27,7 @@ from wnrepro.rundir import Held
 from wnrepro.settings import ABOUT, Source, printable, settings_from
 
 if TYPE_CHECKING:
-    from wnrepro.training import Epoch, Note, Tick
+    from wnrepro.events import Epoch, Note, Progress
 
 TICK_SECONDS = 0.5  # at least, between two events of progress inside an epoch
 LAST_WORDS = 4000  # characters, of what a process that died has printed
@@ -99,20 +99,22 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
     """Execute a job's run to its end, in this process."""
     import torch
 
+    from wnrepro.cuda_graphs import capture_failed
+    from wnrepro.device import choose_device
+    from wnrepro.events import Epoch, Progress
     from wnrepro.experiments import experiment_class
     from wnrepro.progress import brief
     from wnrepro.runs import Run
-    from wnrepro.training import Epoch, Tick, capture_failed, choose_device
 
     last, text = 0.0, ""
 
-    def show(event: "Tick | Epoch | Note") -> None:
+    def show(event: "Progress | Epoch | Note") -> None:
         nonlocal last, text
         now = time.monotonic()
         if isinstance(event, Epoch):
             text = brief(event)
             send(Event(event.epoch, text))
-        elif isinstance(event, Tick) and event.done < event.total and now - last > TICK_SECONDS:
+        elif isinstance(event, Progress) and event.done < event.total and now - last > TICK_SECONDS:
             last = now
             send(Event(event.epoch - 1 + event.done / event.total, text))
 
