@@ -13,7 +13,7 @@ import torch
 
 from wnrepro.data import Images, Pixels
 from wnrepro.results import METRICS, load, scale_defaults
-from wnrepro.rundir import variant
+from wnrepro.runs.directory import variant
 from wnrepro.settings import (
     GAMES,
     PARAMS,

@@ -27,7 +27,7 @@ from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import Draw
-from wnrepro.runs import rng_state, set_rng_state
+from wnrepro.runs.checkpoint import rng_state, set_rng_state
 from wnrepro.settings import PARAMS, scale_settings
 
 CPU = torch.device("cpu")

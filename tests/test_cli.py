@@ -20,8 +20,8 @@ from wnrepro.cuda_graphs import CaptureError
 from wnrepro.data import DATASETS
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
-from wnrepro.rundir import PUBLISHED, seal
-from wnrepro.runs import open_run
+from wnrepro.runs.directory import PUBLISHED, seal
+from wnrepro.runs.run import open_run
 from wnrepro.settings import GAMES, GPU_PRECISION, PARAMS, SETTINGS, CifarSettings
 
 TINY = ["--scale", "quick", "--epochs", "2", "--width", "4"]
@@ -701,7 +701,7 @@ def test_a_cpu_shows_what_a_gpu_trained_in_tf32(run, vaes, monkeypatch, vae):
         return there
 
     for opened in (open_run, of_a_gpu):
-        monkeypatch.setattr("wnrepro.runs.open_run", opened)
+        monkeypatch.setattr("wnrepro.runs.run.open_run", opened)
         assert run("sample", folder, "--count", 6, "--device", "cpu")[0] == 0
         drawn.append([(folder / name).read_bytes() for name in ("samples.png", "reconstructions.png")])
     assert drawn[0] == drawn[1]

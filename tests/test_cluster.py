@@ -34,8 +34,8 @@ from wnrepro.reproduce import cluster
 from wnrepro.reproduce.grid import Planned
 from wnrepro.reproduce.plan import state
 from wnrepro.reproduce.work import Event, Job
-from wnrepro.rundir import read_json
-from wnrepro.runs import Run
+from wnrepro.runs.directory import read_json
+from wnrepro.runs.run import Run
 from wnrepro.settings import Settings
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")

@@ -26,7 +26,7 @@ from wnrepro.parameterization.norm import BN_EPSILON, CLASSES, along, unit_norm
 from wnrepro.report import write_report
 from wnrepro.reproduce.grid import planned
 from wnrepro.reproduce.work import Event, Job, work
-from wnrepro.runs import Run, open_run
+from wnrepro.runs.run import Run, open_run
 from wnrepro.settings import ABOUT, PARAMS, Settings, about, scale_settings
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ from wnrepro.experiments import dqn
 from wnrepro.experiments.dqn import Dqn, DqnNet
 from wnrepro.parameterization import fold, layers
 from wnrepro.report import write_report
-from wnrepro.runs import Run
+from wnrepro.runs.run import Run
 from wnrepro.settings import PARAMS, SCALE_NAMES, DqnSettings, scale_settings
 
 CPU = torch.device("cpu")

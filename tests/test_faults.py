@@ -22,12 +22,13 @@ import torch
 from factories import make_run
 from test_runs import Walk, without_seconds
 
-from wnrepro import runs
 from wnrepro.errors import DiskError, UserError
 from wnrepro.events import Note
 from wnrepro.report import write_report
-from wnrepro.rundir import Held
-from wnrepro.runs import CHECKPOINTS, Run
+from wnrepro.runs import checkpoint, provenance
+from wnrepro.runs.checkpoint import CHECKPOINTS
+from wnrepro.runs.directory import Locked
+from wnrepro.runs.run import Run
 
 EPOCHS = 6
 CASES = [
@@ -48,7 +49,7 @@ from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import Draw
-from wnrepro.runs import Run
+from wnrepro.runs.run import Run
 from wnrepro.settings import scale_settings
 experiment, param, dataset, epochs = *sys.argv[3:6], int(sys.argv[6])
 cpu = torch.device("cpu")
@@ -271,7 +272,7 @@ class Stop(BaseException):
 @pytest.fixture
 def stopped(tmp_path, monkeypatch) -> Callable[[], Run]:
     """stopped(): a run of the made-up experiment with four of its six epochs behind it, afresh each time."""
-    monkeypatch.setattr(runs, "git_state", lambda: {"commit": None, "dirty": None})  # a process each time
+    monkeypatch.setattr(provenance, "git_state", lambda: {"commit": None, "dirty": None})  # a process each time
 
     def stop_at(run: Run, epoch: int) -> None:
         def show(event: object) -> None:
@@ -389,9 +390,9 @@ def test_files_of_another_run_are_never_mixed_in(stopped, tmp_path, name):
 
 def test_a_checkpoint_of_another_version_is_refused_by_name(stopped):
     run = stopped()
-    state = runs.load_checkpoint(run.folder / "checkpoint.pt", run.config["hash"])
+    state = checkpoint.load_checkpoint(run.folder / "checkpoint.pt", run.config["hash"])
     for changes in ({"experiment": {"place": 1.0}}, {"tables": {"../metrics": "x"}}, {"record": "{}"}, {"rng": {}}):
-        runs.save_checkpoint(run.folder, state | changes)
+        checkpoint.save_checkpoint(run.folder, state | changes)
         (run.folder / CHECKPOINTS[1]).unlink()
         with run, pytest.raises(UserError, match=r"not fit this version|not of this version"):
             run.execute(lambda: Walk(EPOCHS))
@@ -410,21 +411,21 @@ class Evil:
 def test_a_checkpoint_cannot_run_code_nor_unpack_itself(stopped, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = stopped()
-    state = runs.load_checkpoint(run.folder / "checkpoint.pt", run.config["hash"])
-    runs.save_checkpoint(run.folder, state | {"experiment": Evil()})
-    with pytest.raises(runs.Damaged, match="UnpicklingError"):
-        runs.load_checkpoint(run.folder / "checkpoint.pt", run.config["hash"])
+    state = checkpoint.load_checkpoint(run.folder / "checkpoint.pt", run.config["hash"])
+    checkpoint.save_checkpoint(run.folder, state | {"experiment": Evil()})
+    with pytest.raises(checkpoint.Damaged, match="UnpicklingError"):
+        checkpoint.load_checkpoint(run.folder / "checkpoint.pt", run.config["hash"])
     assert not Path("evil").exists()
 
-    runs.save_checkpoint(run.folder, state)
+    checkpoint.save_checkpoint(run.folder, state)
     packed = io.BytesIO()
     with zipfile.ZipFile(run.folder / "checkpoint.pt") as plain, zipfile.ZipFile(packed, "w") as archive:
         for name in plain.namelist():
             archive.writestr(name, plain.read(name), zipfile.ZIP_DEFLATED)
-    runs.add_checksum(packed)
+    checkpoint.add_checksum(packed)
     (run.folder / "checkpoint.pt").write_bytes(packed.getvalue())
-    with pytest.raises(runs.Damaged, match="packed"):
-        runs.load_checkpoint(run.folder / "checkpoint.pt", run.config["hash"])
+    with pytest.raises(checkpoint.Damaged, match="packed"):
+        checkpoint.load_checkpoint(run.folder / "checkpoint.pt", run.config["hash"])
 
 
 # ------------------------------------------------------------------------------- symbolic links
@@ -473,10 +474,10 @@ def test_a_second_process_says_who_holds_the_run_and_leaves(tmp_path):
         says = (
             rf"^{run.folder}: process {holder.pid} on [\w.-]+, since [\dTZ:-]+, is at this run; wait for it, or end it$"
         )
-        with pytest.raises(Held, match=says), run:
+        with pytest.raises(Locked, match=says), run:
             pass
         (run.folder / "lock").write_text('{"pid": "\\u001b[31m", "host": 3}')
-        with pytest.raises(Held, match=rf"^{run.folder}: another process is at this run"), run:
+        with pytest.raises(Locked, match=rf"^{run.folder}: another process is at this run"), run:
             pass
         holder.kill()  # what it leaves is taken over
     with run:

@@ -42,8 +42,9 @@ from wnrepro.report.layout import markdown, page
 from wnrepro.reproduce import board, cluster, plan, work
 from wnrepro.reproduce.drive import seconds_of
 from wnrepro.reproduce.grid import Planned
-from wnrepro.rundir import RunDirectory, write_json
-from wnrepro.runs import CHECKPOINTS, Damaged, load_checkpoint, open_run, save_checkpoint
+from wnrepro.runs.checkpoint import CHECKPOINTS, Damaged, load_checkpoint, save_checkpoint
+from wnrepro.runs.directory import RunDirectory, write_json
+from wnrepro.runs.run import open_run
 from wnrepro.settings import SETTINGS, Settings, printable, scale_settings, settings_from
 
 TRIES = settings().max_examples  # 20 000 with --soak

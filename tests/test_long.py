@@ -22,7 +22,7 @@ from wnrepro.experiments import experiment_class
 from wnrepro.progress import Show
 from wnrepro.reproduce.drive import Task, drive
 from wnrepro.reproduce.work import Event
-from wnrepro.runs import Run
+from wnrepro.runs.run import Run
 from wnrepro.settings import SETTINGS, scale_settings
 
 CPU = torch.device("cpu")

@@ -30,7 +30,7 @@ from factories import make_images, tiny_cvae, tiny_dqn, tiny_draw
 from filelock import FileLock
 
 import wnrepro.__main__
-from wnrepro import atari, bench, cli, data, device, rundir
+from wnrepro import atari, bench, cli, data, device
 from wnrepro import reading as files
 from wnrepro import results as reader
 from wnrepro.doctor import Finding
@@ -39,7 +39,8 @@ from wnrepro.experiments.cifar import Cifar
 from wnrepro.report import write_report
 from wnrepro.reproduce import engines, plan, work
 from wnrepro.reproduce.cluster import Cluster
-from wnrepro.runs import Run, open_run
+from wnrepro.runs import directory as rundir
+from wnrepro.runs.run import Run, open_run
 from wnrepro.settings import SETTINGS, config_hash, settings_from
 
 PACKAGE = Path(wnrepro.__file__).parent
@@ -531,7 +532,7 @@ def an_archive_of_something_else(place: Place) -> None:
 
 @case
 def a_file_that_cannot_be_written(place: Place) -> None:
-    rundir.write_whole(place.tmp / "none" / "file", b"")
+    rundir.write_atomic(place.tmp / "none" / "file", b"")
 
 
 @case
@@ -1171,8 +1172,8 @@ COMMANDS = {
     "doctor": ("doctor --data-dir {tmp}/empty --results {results}", "wnrepro.doctor.diagnose"),
 }
 NO_ZERO = {
-    "sample": ("sample {run}", "wnrepro.runs.open_run"),
-    "watch": ("watch {run}", "wnrepro.runs.open_run"),
+    "sample": ("sample {run}", "wnrepro.runs.run.open_run"),
+    "watch": ("watch {run}", "wnrepro.runs.run.open_run"),
     "bench": ("bench cifar --results {results}", "wnrepro.bench.check"),
 }
 

@@ -59,8 +59,8 @@ from wnrepro.reproduce.plan import (
     totals,
 )
 from wnrepro.reproduce.work import Event, Job
-from wnrepro.rundir import PUBLISHED, write_json
-from wnrepro.runs import Run
+from wnrepro.runs.directory import PUBLISHED, write_json
+from wnrepro.runs.run import Run
 from wnrepro.settings import GAMES, GPU_PRECISION, PARAMS, SCALE_NAMES, SETTINGS, scale_settings, settings_from
 
 run = test_cli.run  # the fixture
@@ -830,7 +830,7 @@ def gpus(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(engines, "devices", lambda _: ["cuda:0", "cuda:1"])
     monkeypatch.setattr(engines, "gpu_memory", lambda _: 80 * 10**9)
     monkeypatch.setattr("wnrepro.device.choose_device", torch.device)
-    monkeypatch.setattr("wnrepro.runs.device_name", lambda *_: "A GPU")
+    monkeypatch.setattr("wnrepro.runs.provenance.device_name", lambda *_: "A GPU")
     monkeypatch.setattr(mps, "STANDARD", tmp_path / "none")
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
     results = tmp_path / "results"
@@ -1186,7 +1186,7 @@ def test_real_runs_end_within_a_budget_and_go_on_as_if_nothing_had_happened(tmp_
     command = [sys.executable, "-c", COMMAND, runs, "reproduce", "--scale", "quick", "--jobs", "1"]
     command += ["--device", "cpu", "--results", tmp_path]
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import wnrepro.runs, wnrepro.experiments.draw"], check=True)
+    subprocess.run([sys.executable, "-c", "import wnrepro.runs.run, wnrepro.experiments.draw"], check=True)
     budget = math.ceil(Local.stop_seconds + 2 + 4 * (time.monotonic() - began))  # enough for some, and not for all
 
     began = time.monotonic()

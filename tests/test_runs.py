@@ -17,15 +17,17 @@ from factories import make_pixels, tiny_cvae, tiny_dqn, tiny_draw
 from PIL import Image
 
 from wnrepro import results as load
-from wnrepro import rundir, runs
 from wnrepro.atari import SCREEN, Scene
 from wnrepro.errors import UserError
 from wnrepro.events import Epoch, Note
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.draw import Draw
-from wnrepro.rundir import variant
-from wnrepro.runs import Run, open_run
+from wnrepro.runs import checkpoint, media, provenance
+from wnrepro.runs import directory as rundir
+from wnrepro.runs import run as run_module
+from wnrepro.runs.directory import variant
+from wnrepro.runs.run import Run, open_run
 from wnrepro.settings import PARAMS, scale_settings
 
 CPU = torch.device("cpu")
@@ -37,7 +39,7 @@ class Walk:
     def __init__(self, epochs: int, diverges: int = 0) -> None:
         torch.manual_seed(0)
         random.seed(0)
-        runs.np.random.seed(0)
+        np.random.seed(0)
         self.epochs, self.diverges, self.device, self.facts = epochs, diverges, CPU, {"steps": 0}
         self.epoch, self.place = 0, 0.0
 
@@ -45,7 +47,7 @@ class Walk:
         yield Note(f"from {self.epoch}")
         while self.epoch < self.epochs:
             self.epoch += 1
-            self.place += torch.randn(()).item() + random.random() + runs.np.random.rand()
+            self.place += torch.randn(()).item() + random.random() + np.random.rand()
             table = [{"epoch": self.epoch, "half": half, "place": self.place / half} for half in (1, 2)]
             if self.epoch == 1:
                 table.insert(0, {"epoch": 0, "half": 0, "place": 0.0})  # what there was before, as in layers.csv
@@ -95,20 +97,20 @@ def test_a_run_writes_its_directory(tmp_path, tiny):
 
 
 def test_the_commit_is_gits_or_else_the_environments(monkeypatch):
-    inside = runs.git_state()
+    inside = provenance.git_state()
     monkeypatch.setenv("WNREPRO_COMMIT", "0123abc")
-    assert runs.git_state() == inside
+    assert provenance.git_state() == inside
 
     def no_git(*_: object, **__: object) -> None:
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(runs.subprocess, "run", no_git)
+    monkeypatch.setattr(provenance.subprocess, "run", no_git)
     for given, commit in [("0123abc", "0123abc"), ("a" * 40, "a" * 40), ("", None), ("012abc", None)]:
         monkeypatch.setenv("WNREPRO_COMMIT", given)
-        assert runs.git_state() == {"commit": commit, "dirty": None}
+        assert provenance.git_state() == {"commit": commit, "dirty": None}
     for given in ("a" * 41, "main-branch", "0123abc\n", "０123abcd"):
         monkeypatch.setenv("WNREPRO_COMMIT", given)
-        assert runs.git_state() == {"commit": None, "dirty": None}
+        assert provenance.git_state() == {"commit": None, "dirty": None}
 
 
 def test_run_json_says_whether_steps_may_be_graphs(tmp_path, monkeypatch):
@@ -119,17 +121,17 @@ def test_run_json_says_whether_steps_may_be_graphs(tmp_path, monkeypatch):
     del record["graphs"]  # as in runs of earlier versions
     run.write_record(record)
     assert run.record() == record and not load.check(tmp_path, "quick")
-    monkeypatch.setattr(runs, "device_name", lambda _: "A GPU")
+    monkeypatch.setattr(provenance, "device_name", lambda _: "A GPU")
     monkeypatch.delenv("WNREPRO_GRAPHS", raising=False)
-    assert runs.provenance(torch.device("cuda"))["graphs"] is True
+    assert provenance.provenance(torch.device("cuda"))["graphs"] is True
     monkeypatch.setenv("WNREPRO_GRAPHS", "0")
-    assert runs.provenance(torch.device("cuda"))["graphs"] is False
+    assert provenance.provenance(torch.device("cuda"))["graphs"] is False
 
 
 def test_the_memory_of_a_gpu_is_what_the_device_loses(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 3)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 2)
-    assert runs.peak_memory_bytes(torch.device("cuda:1")) == 3 < runs.peak_memory_bytes(CPU)
+    assert provenance.peak_memory_bytes(torch.device("cuda:1")) == 3 < provenance.peak_memory_bytes(CPU)
 
 
 @pytest.mark.parametrize("diverges", [0, 3])
@@ -138,7 +140,7 @@ def test_a_kill_at_any_write_leaves_a_run_that_goes_on(tmp_path, tiny, monkeypat
     whole = Run(tmp_path / "whole", "cifar", "quick", tiny(epochs=4))
     with whole:
         expected = whole.execute(lambda: Walk(4, diverges))
-    write, tried = runs.write_whole, 0
+    write, tried = rundir.write_atomic, 0
     for stop in range(1, 40):
         for half_written in (False, True):
             run = Run(tmp_path / f"{stop}{half_written}", "cifar", "quick", tiny(epochs=4))
@@ -153,8 +155,8 @@ def test_a_kill_at_any_write_leaves_a_run_that_goes_on(tmp_path, tiny, monkeypat
                     raise SystemExit
                 write(path, content, keep)
 
-            for module in (runs, rundir):
-                monkeypatch.setattr(module, "write_whole", killed)
+            for module in (checkpoint, run_module, rundir):
+                monkeypatch.setattr(module, "write_atomic", killed)
             try:
                 with run:
                     run.execute(lambda: Walk(4, diverges))
@@ -163,8 +165,8 @@ def test_a_kill_at_any_write_leaves_a_run_that_goes_on(tmp_path, tiny, monkeypat
             else:
                 continue
             finally:
-                for module in (runs, rundir):
-                    monkeypatch.setattr(module, "write_whole", write)
+                for module in (checkpoint, run_module, rundir):
+                    monkeypatch.setattr(module, "write_atomic", write)
             with run:
                 record = run.execute(lambda: Walk(4, diverges))
             assert files(run.folder) == files(whole.folder)
@@ -254,10 +256,10 @@ def test_a_run_of_dqn_has_a_name_that_begins_with_its_game():
 
 
 def test_generators_go_on_where_they_were():
-    state = runs.rng_state()
-    first = torch.rand(3).tolist(), runs.np.random.rand(3).tolist(), random.random()
-    runs.set_rng_state(state)
-    assert first == (torch.rand(3).tolist(), runs.np.random.rand(3).tolist(), random.random())
+    state = checkpoint.rng_state()
+    first = torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
+    checkpoint.set_rng_state(state)
+    assert first == (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())
 
 
 def test_cifar_in_a_run_and_again(tmp_path, images, tiny):
@@ -400,7 +402,7 @@ def test_restore_goes_to_the_last_checkpoint(finished):
     walk = Walk(3)
     finished.restore(walk)
     assert (walk.epoch, f"{walk.place}") == (3, files(finished.folder)["metrics.csv"].splitlines()[-1].split(",")[-1])
-    runs.save_checkpoint(finished.folder, {"config_hash": "other"})
+    checkpoint.save_checkpoint(finished.folder, {"config_hash": "other"})
     with pytest.raises(UserError, match="of a run with other settings"):
         finished.restore(walk)
 
@@ -535,7 +537,7 @@ def test_results_as_a_whole_may_move(finished, tmp_path):
 @pytest.mark.parametrize("count", [2, 5, 9, 64])
 def test_pictures_are_grids_with_a_border(finished, shape, count):
     images = torch.rand(count, *shape, generator=torch.Generator().manual_seed(8))
-    (path,) = finished.write_pictures({"samples": images})
+    (path,) = media.write_pictures(finished.folder, {"samples": images})
     assert path == finished.folder / "samples.png"
     _, high, wide = shape
     columns = next(n for n in range(1, count + 1) if n * n >= count)
@@ -556,7 +558,7 @@ def test_pictures_of_several_times_are_an_animation(finished):
     frames = torch.rand(times, count, 1, high, high, generator=torch.Generator().manual_seed(8)).repeat(1, 1, 3, 1, 1)
     for time_step in range(times):
         frames[time_step, :, :, time_step, :] = torch.tensor([1.0, 0.0, 0.0])[:, None]
-    (path,) = finished.write_pictures({"drawing": frames})
+    (path,) = media.write_pictures(finished.folder, {"drawing": frames})
     assert path == finished.folder / "drawing.gif" and not list(finished.folder.glob(".*.part"))
     shown = []
     with Image.open(path) as picture:
@@ -565,14 +567,14 @@ def test_pictures_of_several_times_are_an_animation(finished):
             picture.seek(time_step)
             shown.append(picture.info["duration"])
             frame = np.array(picture.convert("RGB")).astype(int)
-            (still,) = finished.write_pictures({"still": frames[time_step]})
+            (still,) = media.write_pictures(finished.folder, {"still": frames[time_step]})
             with Image.open(still) as grid:
                 expected = np.array(grid).astype(int)
             red = (expected == (255, 0, 0)).all(2)
             assert red.sum() == count * high and (frame[red] == (255, 0, 0)).all()
             assert abs(frame - expected).max() <= 1
     assert shown == [100, 100, 100, 2000]
-    one, alike = finished.write_pictures({"one": frames[:1], "alike": frames[:1].repeat(5, 1, 1, 1, 1)})
+    one, alike = media.write_pictures(finished.folder, {"one": frames[:1], "alike": frames[:1].repeat(5, 1, 1, 1, 1)})
     for path, milliseconds in ((one, 2000), (alike, 2400)):
         with Image.open(path) as picture:
             assert (picture.n_frames, picture.info["duration"]) == (1, milliseconds)
@@ -593,7 +595,7 @@ def test_a_film_is_the_screens_above_their_scores(run_of_games, over):
     screens = [palette[draw.integers(128, size=SCREEN)] for _ in scores[1:]]
     screens.append(screens[-1])
     scenes = [Scene(screens[k], k, float(scores[k]), over and k == 3) for k in range(4)]
-    path, last = run_of_games.write_film(iter(scenes), "space_invaders wn+mobn")
+    path, last = media.write_film(run_of_games.folder, iter(scenes), "space_invaders wn+mobn")
     assert path == run_of_games.folder / "game.gif" and last is scenes[-1] and not list(path.parent.glob(".*.part"))
     captions, shown = [], []
     with Image.open(path) as picture:
@@ -615,15 +617,15 @@ def test_a_film_is_the_screens_above_their_scores(run_of_games, over):
 
 def test_a_film_of_one_scene_is_a_picture(run_of_games):
     scene = Scene(np.full((*SCREEN, 3), 7, np.uint8), 0, 0.0, False)
-    path, last = run_of_games.write_film([scene], "enduro bn")
+    path, last = media.write_film(run_of_games.folder, [scene], "enduro bn")
     assert last is scene
     with Image.open(path) as picture:
-        assert picture.n_frames == 1 and picture.size == (SCREEN[1], SCREEN[0] + runs.CAPTION)
+        assert picture.n_frames == 1 and picture.size == (SCREEN[1], SCREEN[0] + media.CAPTION)
 
 
 def test_pictures_are_written_whole(finished, monkeypatch):
     pictures = {name: torch.rand(4, 1, 28, 28) for name in ("samples", "reconstructions")}
-    paths = finished.write_pictures(pictures)
+    paths = media.write_pictures(finished.folder, pictures)
     assert paths == [finished.folder / "samples.png", finished.folder / "reconstructions.png"]
     assert not list(finished.folder.glob(".*.part"))
     before = contents(finished.folder)
@@ -633,6 +635,6 @@ def test_pictures_are_written_whole(finished, monkeypatch):
 
     monkeypatch.setattr(rundir.os, "fsync", killed)  # the process ends before the bytes are on the disk
     with pytest.raises(SystemExit):
-        finished.write_pictures({"samples": torch.zeros(4, 1, 28, 28)})
+        media.write_pictures(finished.folder, {"samples": torch.zeros(4, 1, 28, 28)})
     after = contents(finished.folder)
     assert after == before

@@ -66,8 +66,8 @@ from wnrepro.experiments.cvae import (
 from wnrepro.experiments.dqn import KERNELS, STRIDES, WHITE, Dqn, replay_device
 from wnrepro.experiments.draw import BANK_TOLERANCE, SIZE, WINDOW, Draw
 from wnrepro.mps import mps
-from wnrepro.rundir import read_json, write_json
-from wnrepro.runs import now, peak_memory_bytes, provenance
+from wnrepro.runs.directory import now, read_json, write_json
+from wnrepro.runs.provenance import peak_memory_bytes, provenance
 from wnrepro.settings import (
     GPU_PRECISION,
     PARAMS,

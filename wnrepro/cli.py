@@ -343,7 +343,7 @@ def run_all(
     from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
     from wnrepro.progress import Show
-    from wnrepro.runs import Run
+    from wnrepro.runs.run import Run
 
     console = Console(quiet=quiet or as_json)
     where, kind = choose_device(device), experiment_class(experiment)
@@ -533,7 +533,7 @@ def reproduce(
             import_first("torch")
             from wnrepro.device import choose_device
             from wnrepro.reproduce.engines import Local, devices, gpu_memory
-            from wnrepro.runs import device_name
+            from wnrepro.runs.provenance import device_name
 
             where = devices(device) if engine == "local" else ["cpu"]
             if engine == "local" and not plan:
@@ -651,7 +651,7 @@ def report(
     import_first("wnrepro.report")
     from wnrepro import report as reports
     from wnrepro.reproduce.grid import commands
-    from wnrepro.rundir import PUBLISHED
+    from wnrepro.runs.directory import PUBLISHED
 
     if scale is not None and scale not in SCALE_NAMES:
         raise UserError(f"--scale {scale}: unknown; give one of {', '.join(SCALE_NAMES)}")
@@ -746,7 +746,8 @@ def sample(
     import_first("torch")
     from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
-    from wnrepro.runs import open_run
+    from wnrepro.runs.media import write_pictures
+    from wnrepro.runs.run import open_run
 
     if param is not None:
         params_of([param])
@@ -761,7 +762,7 @@ def sample(
     with there:
         trained = kind.load(settings, data_dir, where)
         there.restore(trained)
-        for path in there.write_pictures(trained.pictures(count, seed)):
+        for path in write_pictures(there.folder, trained.pictures(count, seed)):
             print(path)
 
 
@@ -781,7 +782,8 @@ def watch(
 
     from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
-    from wnrepro.runs import open_run
+    from wnrepro.runs.media import write_film
+    from wnrepro.runs.run import open_run
 
     if param is not None:
         params_of([param])
@@ -795,7 +797,7 @@ def watch(
         trained = kind.load(shown_on(there.settings, where.type), None, where)
         there.restore(trained)
         title = f"{trained.settings.game} {trained.settings.param}"
-        path, last = there.write_film(trained.film(seed, seconds), title)
+        path, last = write_film(there.folder, trained.film(seed, seconds), title)
     end = f", {last.steps} steps, game over" if last.over else f" after {seconds} s of play (the game went on)"
     print(f"{path}\n{last.score:.0f} points{end}")
 

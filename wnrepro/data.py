@@ -30,7 +30,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from wnrepro.errors import DiskError, UserError
-from wnrepro.rundir import write_whole
+from wnrepro.runs.directory import write_atomic
 from wnrepro.settings import CvaeSettings, DrawSettings
 
 if TYPE_CHECKING:
@@ -691,7 +691,7 @@ def fitted(x: torch.Tensor, epsilon: float, device: str) -> Zca:
             zca, content = Zca.fit(x, epsilon, device), io.BytesIO()
             torch.save({"mean": zca.mean.cpu(), "matrix": zca.matrix.cpu()}, content)
             with contextlib.suppress(OSError, DiskError):
-                write_whole(path, hashlib.sha256(content.getvalue()).digest() + content.getvalue())
+                write_atomic(path, hashlib.sha256(content.getvalue()).digest() + content.getvalue())
     return zca
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from wnrepro.errors import UserError
-from wnrepro.rundir import read_text
+from wnrepro.runs.directory import read_text
 from wnrepro.settings import printable
 
 DEEPEST, LONGEST_NAME, LONGEST_TEXT = 8, 100, 2000  # of JSON

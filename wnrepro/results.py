@@ -25,7 +25,7 @@ import pandas as pd
 from wnrepro import settings
 from wnrepro.errors import UserError
 from wnrepro.reading import clean, expect, naming, read_json, read_table
-from wnrepro.rundir import OVER, PUBLISHED, read_text, sealed, variant
+from wnrepro.runs.directory import FINISHED, PUBLISHED, read_text, sealed, variant
 from wnrepro.settings import GAMES, NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
 
 MOST_RUNS, MOST_BENCHES, MOST_PROBLEMS = 1000, 200, 100
@@ -351,7 +351,7 @@ def scales_with_runs(results: Path) -> list[str]:
 
 
 def load(results: Path, scale: str, precision: str | None = None) -> Results:
-    """Read everything of one scale. UserError if there is nothing, or a file cannot be understood.
+    """Read everything of one scale. UserError if there is nothing, or a file cannot be is_record.
 
     precision: that in which the claims are judged; see `Results.precision`.
     """
@@ -375,7 +375,7 @@ def load(results: Path, scale: str, precision: str | None = None) -> Results:
 
 
 def read_run(folder: Path) -> Run:
-    """The run that lives in this directory. UserError if there is none, or a file cannot be understood."""
+    """The run that lives in this directory. UserError if there is none, or a file cannot be is_record."""
     with contextlib.suppress(OSError, RuntimeError):  # a link in a circle is no directory
         folder = folder.resolve()
     if len(folder.parents) < 3 or not os.path.lexists(folder / "config.json"):
@@ -535,7 +535,7 @@ def _problems(run: Run) -> Iterator[str]:
         yield f"run.json was written for the settings {printable(str(of), 100)}, config.json holds {said}"
     # Runs of earlier versions have the checksum of metrics.csv alone.
     wanted = {"metrics.csv": run.record.get("metrics_sha256")} | (run.record.get("tables_sha256") or {})
-    for name in (f"{table}.csv" for table in TABLES if run.status in OVER and f"{table}.csv" in wanted):
+    for name in (f"{table}.csv" for table in TABLES if run.status in FINISHED and f"{table}.csv" in wanted):
         with contextlib.suppress(FileNotFoundError):
             if wanted[name] == hashlib.sha256(read_text(run.path / name).encode()).hexdigest():
                 continue

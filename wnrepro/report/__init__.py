@@ -14,7 +14,7 @@ from wnrepro.report.claims import findings, rules
 from wnrepro.report.latex import latex
 from wnrepro.report.layout import hashes, markdown, media, page, render
 from wnrepro.results import Results, check, load, scales_with_runs
-from wnrepro.rundir import write_whole
+from wnrepro.runs.directory import write_atomic
 
 __all__ = ["check", "live_page", "rules", "scales_with_runs", "write_comparison", "write_report"]
 COMPARISON = ("comparison.md", "comparison.html")
@@ -99,7 +99,7 @@ def _write(folder: Path, files: dict[Path, bytes]) -> None:
         for path, content in files.items():
             if content:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(path, content)
+                write_atomic(path, content)
             else:
                 path.unlink(missing_ok=True)
     except OSError as error:

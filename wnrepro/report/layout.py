@@ -17,7 +17,7 @@ from markupsafe import Markup
 from wnrepro.report.figures import NAMES
 from wnrepro.report.tables import Report
 from wnrepro.results import Results, Run
-from wnrepro.rundir import read_bytes
+from wnrepro.runs.directory import read_bytes
 from wnrepro.settings import printable
 
 NUMBER = re.compile(r"[+−-]?\d[\d ]*(\.\d+)?(e[+−-]?\d+)?( of \d+| ± \d+(\.\d+)?)?")

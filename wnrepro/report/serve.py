@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from wnrepro.errors import UserError
-from wnrepro.rundir import read_bytes
+from wnrepro.runs.directory import read_bytes
 
 HERE = "127.0.0.1"
 SECONDS, REST = 5.0, 5  # between two looks at the files; at least this multiple of the time that making the page took

@@ -21,7 +21,7 @@ from typing import Any
 from wnrepro.errors import UserError
 from wnrepro.reproduce.engines import jobs_on_cpus, threads
 from wnrepro.reproduce.work import LAST_WORDS, Event, Job, Process
-from wnrepro.rundir import SOURCE, Held, RunDirectory, write_whole
+from wnrepro.runs.directory import SOURCE, Locked, RunDirectory, write_atomic
 from wnrepro.settings import SETTINGS, settings_from
 
 CONNECT_SECONDS = 10.0
@@ -69,7 +69,7 @@ def write(folder: Path, files: Files) -> None:
     for pattern in reversed(READ):
         for name in sorted(filter(is_of_a_run, files)):
             if Path(name).match(pattern):
-                write_whole(folder / name, files[name])
+                write_atomic(folder / name, files[name])
 
 
 def is_of_a_run(name: str) -> bool:
@@ -198,7 +198,7 @@ class Cluster:
                 self.out[name] = there.__enter__()
             except UserError as error:
                 self.told.append(
-                    (name, Event(text=str(error), outcome="held" if isinstance(error, Held) else "refused"))
+                    (name, Event(text=str(error), outcome="held" if isinstance(error, Locked) else "refused"))
                 )
                 return
             files = Changes(there.folder).read()

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from wnrepro.errors import UserError
 from wnrepro.reproduce.plan import Line, cost, state, work
 from wnrepro.reproduce.work import Event, Job
-from wnrepro.rundir import OVER
+from wnrepro.runs.directory import FINISHED
 from wnrepro.settings import about
 from wnrepro.timeleft import TimeLeft
 
@@ -79,7 +79,7 @@ class Task:
 
     @property
     def over(self) -> bool:
-        return self.state in (*OVER, "failed")
+        return self.state in (*FINISHED, "failed")
 
     @property
     def seconds_left(self) -> float | None:
@@ -182,7 +182,7 @@ def begin(task: Task, engine: Engine, results: Path, data_dir: Path | None, show
     """Start a run, unless another process is at it, or has ended it."""
     run, there = task.line.run, task.line.there
     now = state(there)
-    if now.name in OVER:
+    if now.name in FINISHED:
         end(task, now.name, show)
     elif now.name == "running":
         hold(task, show)
@@ -208,7 +208,7 @@ def begin(task: Task, engine: Engine, results: Path, data_dir: Path | None, show
 
 def hear(task: Task, event: Event, show: Callable[[Task, str], None]) -> None:
     """Take in what a run's process says."""
-    if event.outcome in OVER:
+    if event.outcome in FINISHED:
         task.epochs, task.text = event.epochs, event.text or task.text
         end(task, event.outcome, show)
     elif event.outcome == "held":

@@ -14,7 +14,7 @@ from typing import Any
 
 from wnrepro import paper
 from wnrepro.errors import UserError
-from wnrepro.rundir import RunDirectory
+from wnrepro.runs.directory import RunDirectory
 from wnrepro.settings import GAMES, PARAMS, SETTINGS, Settings, scale_settings
 
 BOTH = ("normal", "wn")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from wnrepro.errors import UserError
 from wnrepro.reproduce.grid import Planned, seeds
-from wnrepro.rundir import OVER, PUBLISHED, RunDirectory, read_json
+from wnrepro.runs.directory import FINISHED, PUBLISHED, RunDirectory, read_json
 from wnrepro.settings import (
     NAME,
     PRECISIONS,
@@ -70,13 +70,13 @@ def state(there: RunDirectory) -> State:
     """Raises UserError where the directory holds a run with other settings, or a file that cannot be read."""
     record = there.record()
     if record is None:
-        return State("running" if there.held() else "missing")
+        return State("running" if there.locked() else "missing")
     status, epoch = record.get("status"), record.get("epoch", 0)
     if type(epoch) is not int or not 0 <= epoch <= there.epochs:
         raise UserError(f"{there.folder / 'run.json'}: its epoch is none of the run's; mend it, or start with --fresh")
-    if status in OVER:
+    if status in FINISHED:
         return State(status, epoch)
-    if there.held():
+    if there.locked():
         return State("running", epoch)
     return State(
         "failed" if status == "failed" else "stopped", epoch, printable(str(record.get("message") or ""), 2000)
@@ -219,7 +219,7 @@ class Line:
 
     @property
     def over(self) -> bool:
-        return self.state.name in OVER
+        return self.state.name in FINISHED
 
     @property
     def seconds_left(self) -> float | None:

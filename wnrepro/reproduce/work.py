@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from wnrepro.custom import use
 from wnrepro.errors import UserError
-from wnrepro.rundir import Held
+from wnrepro.runs.directory import Locked
 from wnrepro.settings import ABOUT, Source, printable, settings_from
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
     from wnrepro.events import Epoch, Progress
     from wnrepro.experiments import experiment_class
     from wnrepro.progress import brief
-    from wnrepro.runs import Run
+    from wnrepro.runs.run import Run
 
     last, text = 0.0, ""
 
@@ -133,7 +133,7 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
                 load = functools.partial(kind.load, settings, data_dir, device)
                 status = run.execute(load, show)["status"]
         send(Event(settings.epochs, text, str(status)))
-    except Held as error:
+    except Locked as error:
         send(Event(text=str(error), outcome="held"))
     except UserError as error:
         send(Event(text=str(error), outcome="refused"))

@@ -32,8 +32,8 @@ from wnrepro.settings import (
 )
 
 PUBLISHED = "published"  # folder of results/ with what the repository shows, without checkpoints
-OVER = ("done", "diverged")  # what run.json says of a run that has ended
-# What run.json may say besides what `understood` asks of it; metrics_sha256: in runs of earlier versions; graphs: not
+FINISHED = ("done", "diverged")  # what run.json says of a run that has ended
+# What run.json may say besides what `is_record` asks of it; metrics_sha256: in runs of earlier versions; graphs: not
 # in those.
 FURTHER = {"message", "epochs", "created", "updated", "seconds", "device", "device_name", "git", "versions"}
 FURTHER |= {"graphs", "tables_sha256", "metrics_sha256", "sha256"}
@@ -89,7 +89,7 @@ def disk_error(path: Path, error: OSError) -> DiskError:
     return DiskError(f"{path}: cannot be written ({error.strerror}); {todo}")
 
 
-def write_whole(path: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
+def write_atomic(path: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
     """Write a file so that it has its old or its new content, whatever happens. keep: where the old one stays.
 
     Nothing is written through a symbolic link. Raises DiskError where there is no room or no permission.
@@ -122,7 +122,7 @@ def write_whole(path: Path, content: bytes | memoryview, keep: Path | None = Non
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole."""
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_text(path: Path) -> str:
@@ -166,7 +166,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 # ------------------------------------------------------------------------------- the directory
 
 
-class Held(UserError):
+class Locked(UserError):
     """Another process is at the run."""
 
 
@@ -185,7 +185,7 @@ def sealed(record: dict[str, Any]) -> bool:
     return "sha256" not in record or record["sha256"] == _sha256(record)
 
 
-def understood(record: object) -> bool:
+def is_record(record: object) -> bool:
     """Whether a run.json has what a run needs of it to go on, and nothing that none has."""
     kinds = {"status": str, "epoch": int, "resumed": list, "facts": dict, "peak_memory_bytes": int, "config_hash": str}
     if not isinstance(record, dict) or not record.keys() <= kinds.keys() | FURTHER:
@@ -232,7 +232,7 @@ class RunDirectory:
             return None
         if record.get("config_hash") != self.config["hash"]:
             raise UserError(f"{path}: of a run with other settings; {REMOVE}")
-        if not understood(record) or not sealed(record):
+        if not is_record(record) or not sealed(record):
             raise UserError(f"{path}: damaged, it is not as it was written; {REMOVE}")
         return record
 
@@ -263,9 +263,9 @@ class RunDirectory:
         """`done` or `diverged` where the run has ended so, else None."""
         record = self.record()
         status = record.get("status") if record else None
-        return status if status in OVER else None
+        return status if status in FINISHED else None
 
-    def held(self) -> bool:
+    def locked(self) -> bool:
         """Whether another process is at the run."""
         if not self.lock_path.exists():
             return False
@@ -287,7 +287,7 @@ class RunDirectory:
     def __enter__(self) -> Self:
         """Hold the directory; it is made where it is not there.
 
-        Raises Held where another process has it, DiskError where it cannot be written.
+        Raises Locked where another process has it, DiskError where it cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -297,7 +297,7 @@ class RunDirectory:
                 raise UserError(f"{self.lock_path}: is no file; move it away")
             self.lock.acquire()
         except filelock.Timeout:
-            raise Held(f"{self.folder}: {self.holder()} is at this run; wait for it, or end it") from None
+            raise Locked(f"{self.folder}: {self.holder()} is at this run; wait for it, or end it") from None
         except OSError as error:
             raise disk_error(self.folder, error) from error
         try:

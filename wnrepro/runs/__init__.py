@@ -1,0 +1,1 @@
+"""One run: its directory, checkpoint, provenance and media. `directory` imports no torch."""

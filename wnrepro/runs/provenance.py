@@ -1,0 +1,71 @@
+"""What ran the code: device, commit, package versions; the memory it took."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wnrepro.cuda_graphs import graphs_allowed
+
+PACKAGES = ("wnrepro", "torch", "torchvision", "numpy", "scikit-learn")
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the code that runs, and whether its files differ from it.
+
+    Outside a git checkout the commit is what WNREPRO_COMMIT says, or null as the other is.
+    """
+    package = Path(__file__).parents[1]
+
+    def git(*words: str) -> str | None:
+        try:
+            return subprocess.run(
+                ["git", "-C", str(package), *words], capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    if git("ls-files", "--error-unmatch", "runs/provenance.py") is None:
+        given = re.fullmatch(r"[0-9a-fA-F]{7,40}", os.environ.get("WNREPRO_COMMIT", ""))
+        return {"commit": given and given[0], "dirty": None}
+    return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain", "--", ".") != ""}
+
+
+def device_name(device: torch.device, threads: int | None = None) -> str:
+    """GPU name, or processor name and threads; without a number, those of this process."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return f"{name}, {threads or torch.get_num_threads()} threads"
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What ran the code: device, whether its steps may be CUDA graphs, commit, package versions."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "device": device.type,
+        "device_name": device_name(device),
+        "graphs": device.type == "cuda" and graphs_allowed(),
+        "git": git_state(),
+        "versions": versions,
+    }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest memory so far: what the allocator has taken of the GPU, used or not, or that of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if platform.system() == "Linux" else 1)
