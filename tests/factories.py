@@ -12,12 +12,11 @@ import pytest
 import torch
 
 from wnrepro.data import Images, Pixels
-from wnrepro.results import METRICS, load, scale_defaults
+from wnrepro.results import load, scale_defaults
 from wnrepro.runs.directory import variant
 from wnrepro.settings import (
     GAMES,
     PARAMS,
-    SCALES,
     SETTINGS,
     DqnSettings,
     DrawSettings,
@@ -90,11 +89,12 @@ def tiny_dqn(param: str = "wn", **changes: object) -> DqnSettings:
 def set_scale_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scale short as these tests count on it, whatever the real one is."""
     short = {"epochs": 8, "decay_from": 4, "noise_epochs": (1, 8), "noise_minibatches": 50}
-    monkeypatch.setitem(SCALES["cifar"], "short", short | {"train_examples": 5000, "test_examples": 2000})
-    of_cifar10 = SCALES["cvae"]["paper"]["cifar10"] | {"epochs": 6, "train_examples": 5000, "maps": (32,)}
-    monkeypatch.setitem(SCALES["cvae"], "short", {"mnist": {"epochs": 120}, "cifar10": of_cifar10})
-    monkeypatch.setitem(SCALES["draw"], "short", {"epochs": 10, "time_steps": 4})
-    monkeypatch.setitem(SCALES["dqn"], "short", {"epochs": 4, "epoch_steps": 1000})
+    monkeypatch.setitem(SETTINGS["cifar"].scales, "short", short | {"train_examples": 5000, "test_examples": 2000})
+    of_cifar10 = SETTINGS["cvae"].part_scales["cifar10"]["paper"] | {"epochs": 6, "train_examples": 5000, "maps": (32,)}
+    monkeypatch.setitem(SETTINGS["cvae"].scales, "short", {"epochs": 120})
+    monkeypatch.setitem(SETTINGS["cvae"].part_scales["cifar10"], "short", of_cifar10)
+    monkeypatch.setitem(SETTINGS["draw"].scales, "short", {"epochs": 10, "time_steps": 4})
+    monkeypatch.setitem(SETTINGS["dqn"].scales, "short", {"epochs": 4, "epoch_steps": 1000})
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +230,7 @@ def make_vae(
             rows[-1].append(-test / (3072 * math.log(2)))
     if status == "diverged" and rows:
         rows[-1][2:] = ["nan", "-inf", "nan", "inf", "nan", "inf"][: len(rows[-1]) - 2]
-    write_csv(folder / "metrics.csv", ",".join(METRICS["cvae", dataset]), rows)
+    write_csv(folder / "metrics.csv", ",".join(SETTINGS["cvae"].models[dataset].metrics), rows)
     make_layers(folder, lr, logged)
     make_init(folder)
     facts = {"data": "binarized by Larochelle", "init_loss": 543.2 + 1e-5 * seed, **(facts or {})}
@@ -262,7 +262,7 @@ def make_draw(
         rows.append([epoch, 60.5, test + 0.5, test, test + 20, 20.0, 3.5])
     if status == "diverged" and rows:
         rows[-1][2:] = ["nan"] * 5
-    write_csv(folder / "metrics.csv", ",".join(METRICS["draw", None]), rows)
+    write_csv(folder / "metrics.csv", ",".join(SETTINGS["draw"].models[None].metrics), rows)
     steps = range(1, settings["time_steps"] + 1)
     kls = [[epoch, step, kl / step + epoch] for epoch in range(1, logged + 1) for step in steps]
     write_csv(folder / "kl_steps.csv", "epoch,time_step,kl_nats", kls)
@@ -307,7 +307,7 @@ def make_dqn(
         )
     if status == "diverged" and rows:
         rows[-1][7:9] = ["inf", "nan"]
-    write_csv(folder / "metrics.csv", ",".join(METRICS["dqn", game]), rows)
+    write_csv(folder / "metrics.csv", ",".join(SETTINGS["dqn"].models[game].metrics), rows)
     every = [[n, game, score + 7 * (-1) ** game] for n, score in enumerate(scores) for game in range(1, episodes + 1)]
     write_csv(folder / "games.csv", "epoch,game,score", every)
     make_layers(folder, lr, 0)

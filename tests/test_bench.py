@@ -23,7 +23,7 @@ from wnrepro.errors import UserError
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import DrawNet
 from wnrepro.parameterization import layers
-from wnrepro.settings import GPU_PRECISION, CifarSettings, scale_settings
+from wnrepro.settings import SETTINGS, CifarSettings, scale_settings
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -123,7 +123,7 @@ def test_the_paper_classifier_needs_239_gflop():
 
 
 def test_the_four_are_timed_in_the_precision_in_which_they_are_judged():
-    for experiment, precision in GPU_PRECISION.items():
+    for experiment, precision in ((name, cls.gpu_precision) for name, cls in SETTINGS.items()):
         for device, expected in (("cuda", precision), ("cpu", "fp32")):
             assert bench.timed_settings(experiment, torch.device(device)).precision == expected
 

@@ -37,7 +37,7 @@ from wnrepro.report.claims import CLAIMS, findings
 from wnrepro.report.claims.beyond import BETTER, SAME, WORSE
 from wnrepro.report.claims.claim import INCONCLUSIVE, NOT_TESTABLE
 from wnrepro.results import load
-from wnrepro.settings import SCALES
+from wnrepro.settings import SETTINGS
 
 CENTRED, SCALED = OTHERS
 LABEL = "centred weight norm."
@@ -126,8 +126,8 @@ def test_they_are_in_every_figure_and_table(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.usefixtures("text_only")
 @pytest.mark.parametrize("scale", ["short", "paper"])
 def test_no_claim_changes(tmp_path: Path, scale: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for experiment in SCALES:
-        monkeypatch.setitem(SCALES[experiment], "paper", SCALES[experiment]["short"])
+    for experiment in SETTINGS.values():
+        monkeypatch.setitem(experiment.scales, "paper", experiment.scales["short"])
 
     def claims() -> tuple[str, bytes, list[str]]:
         text = report_text(tmp_path, scale)
@@ -144,8 +144,8 @@ def test_no_claim_changes(tmp_path: Path, scale: str, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def small_paper_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    for experiment in SCALES:
-        monkeypatch.setitem(SCALES[experiment], "paper", SCALES[experiment]["short"])
+    for experiment in SETTINGS.values():
+        monkeypatch.setitem(experiment.scales, "paper", experiment.scales["short"])
 
 
 def compared(results: Path) -> dict[tuple[str, str], dict[str, Any]]:

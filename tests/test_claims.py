@@ -35,7 +35,7 @@ from wnrepro.report.claims.dqn import log_score
 from wnrepro.report.claims.draw import reached
 from wnrepro.report.stats import LOOKS
 from wnrepro.results import load
-from wnrepro.settings import GAMES, SCALES
+from wnrepro.settings import GAMES, SETTINGS
 
 BY_ID = {claim.id: claim for claim in CLAIMS}
 EMPIRICAL = [claim for claim in CLAIMS if not claim.check]
@@ -46,11 +46,12 @@ RATES = (0.0003, 0.001, 0.003, 0.01)
 def small_paper_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's scale with few epochs, so that made-up runs of it are small."""
     cifar = {"epochs": 20, "decay_from": 10, "noise_epochs": (20,), "noise_minibatches": 200}
-    monkeypatch.setitem(SCALES["cifar"], "paper", cifar)
-    of_cifar10 = SCALES["cvae"]["paper"]["cifar10"] | {"epochs": 6}
-    monkeypatch.setitem(SCALES["cvae"], "paper", {"mnist": {"epochs": 6}, "cifar10": of_cifar10})
-    monkeypatch.setitem(SCALES["draw"], "paper", {"epochs": 10, "time_steps": 2})
-    monkeypatch.setitem(SCALES["dqn"], "paper", {"epochs": 4, "epoch_steps": 1000})
+    monkeypatch.setitem(SETTINGS["cifar"].scales, "paper", cifar)
+    of_cifar10 = SETTINGS["cvae"].part_scales["cifar10"]["paper"] | {"epochs": 6}
+    monkeypatch.setitem(SETTINGS["cvae"].scales, "paper", {"epochs": 6})
+    monkeypatch.setitem(SETTINGS["cvae"].part_scales["cifar10"], "paper", of_cifar10)
+    monkeypatch.setitem(SETTINGS["draw"].scales, "paper", {"epochs": 10, "time_steps": 2})
+    monkeypatch.setitem(SETTINGS["dqn"].scales, "paper", {"epochs": 4, "epoch_steps": 1000})
 
 
 def find(results: Path, claim: str, scale: str = "paper") -> Finding:
@@ -284,8 +285,8 @@ def test_the_same_runs_at_another_scale_have_an_estimate_and_no_verdict(
 ) -> None:
     WORLDS[claim][1](tmp_path)
     paper_finding = find(tmp_path, claim)
-    for experiment in SCALES:
-        monkeypatch.setitem(SCALES[experiment], "short", SCALES[experiment]["paper"])
+    for experiment in SETTINGS.values():
+        monkeypatch.setitem(experiment.scales, "short", experiment.scales["paper"])
     (tmp_path / "paper").rename(tmp_path / "short")
     for config in (tmp_path / "short").glob("*/*/*/config.json"):
         config.write_text(config.read_text().replace('"scale": "paper"', '"scale": "short"'))

@@ -22,7 +22,7 @@ from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.runs.directory import PUBLISHED, seal
 from wnrepro.runs.run import open_run
-from wnrepro.settings import GAMES, GPU_PRECISION, PARAMS, SETTINGS, CifarSettings
+from wnrepro.settings import GAMES, PARAMS, SETTINGS, CifarSettings
 
 TINY = ["--scale", "quick", "--epochs", "2", "--width", "4"]
 TINY += ["--train-examples", "200", "--test-examples", "100", "--init-examples", "100"]
@@ -81,7 +81,7 @@ def test_every_setting_is_an_option_with_its_source(run, monkeypatch):
     code, printed, _ = run("cifar", "--help")
     assert code == 0
     text = " ".join(printed.replace("│", "").split())
-    for name, field in CifarSettings.__dataclass_fields__.items():
+    for name, field in ((field.name, field) for field in dataclasses.fields(CifarSettings)):
         assert "--" + name.replace("_", "-") in printed
         assert f"({field.metadata['source']}" in text
     assert "epochs (§5.1; default: 200, short 6, quick 10)" in text
@@ -573,7 +573,7 @@ def test_help_tells_every_setting_and_its_default_at_every_scale(run, monkeypatc
     code, printed, _ = run(experiment, "--help")
     text = " ".join(printed.replace("│", "").split())
     assert code == 0
-    for name, field in SETTINGS[experiment].__dataclass_fields__.items():
+    for name, field in ((field.name, field) for field in dataclasses.fields(SETTINGS[experiment])):
         assert "--" + name.replace("_", "-") in printed
         assert f"({field.metadata['source']}" in text
     for words in says:
@@ -583,7 +583,7 @@ def test_help_tells_every_setting_and_its_default_at_every_scale(run, monkeypatc
 
 def test_help_states_the_precision_on_a_cpu_and_on_a_gpu(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
-    for experiment, precision in GPU_PRECISION.items():
+    for experiment, precision in ((name, cls.gpu_precision) for name, cls in SETTINGS.items()):
         text = " ".join(run(experiment, "--help")[1].replace("│", "").split())
         assert f"(our choice; default: fp32, on a GPU {precision})" in text
     text = " ".join(run("reproduce", "--help")[1].replace("│", "").split())

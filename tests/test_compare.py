@@ -18,7 +18,7 @@ from wnrepro.errors import UserError
 from wnrepro.report import write_comparison
 from wnrepro.report.compare import Comparison, compare
 from wnrepro.results import load
-from wnrepro.settings import SCALES
+from wnrepro.settings import SETTINGS
 
 made_up_scale, run = made_up_scale, test_cli.run  # fixtures
 BOTH, NEAR, ALONE = "Runs in both", "Runs of the same model that differ in a setting", "Runs in one alone"
@@ -203,7 +203,7 @@ def test_files_that_do_not_fit_are_named(two: Two) -> None:
 
 def test_changed_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cifar = {"epochs": 20, "decay_from": 10, "noise_epochs": (20,), "noise_minibatches": 200}
-    monkeypatch.setitem(SCALES["cifar"], "paper", cifar)
+    monkeypatch.setitem(SETTINGS["cifar"].scales, "paper", cifar)
     ours, theirs = two = tmp_path / "ours", tmp_path / "theirs"
     for seed in (1, 2, 3):
         for folder, better in ((ours, 0.0), (theirs, 0.01)):

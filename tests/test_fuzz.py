@@ -268,7 +268,7 @@ def good(place: Path) -> dict[str, Path]:
 
 
 def metrics_of(experiment: str, dataset: str | None = None) -> Callable[[Path], object]:
-    return lambda path: load._whole_epochs(path, load.METRICS[experiment, dataset], 1)
+    return lambda path: load._whole_epochs(path, tuple(SETTINGS[experiment].models[dataset].metrics), 1)
 
 
 # The file of `good` that is changed, and what reads it.

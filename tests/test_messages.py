@@ -880,12 +880,14 @@ def table(columns: Iterable[str], *rows: Iterable[object]) -> str:
 
 def metrics_rows(*rows: tuple[int, float]) -> str:
     """metrics.csv of these epochs with these training errors."""
-    return table(reader.METRICS["cifar", None], *((epoch, 1, error, 0.5, 1, 1, 1) for epoch, error in rows))
+    return table(
+        tuple(SETTINGS["cifar"].models[None].metrics), *((epoch, 1, error, 0.5, 1, 1, 1) for epoch, error in rows)
+    )
 
 
 def dqn_row(**values: float) -> str:
     """metrics.csv of a DQN's first epoch."""
-    columns = reader.METRICS["dqn", "breakout"]
+    columns = tuple(SETTINGS["dqn"].models["breakout"].metrics)
     return table(columns, [values.get(name, 1) for name in columns])
 
 

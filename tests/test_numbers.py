@@ -41,7 +41,7 @@ from wnrepro.reproduce import engines, work
 from wnrepro.reproduce.engines import Local
 from wnrepro.reproduce.grid import Planned
 from wnrepro.results import TABLES, Results, Run, load
-from wnrepro.settings import PARAMS, SCALES
+from wnrepro.settings import PARAMS, SETTINGS
 
 made_up_scale = made_up.made_up_scale  # the fixture
 CPU = torch.device("cpu")
@@ -241,7 +241,7 @@ def test_rewards_and_q_values_that_are_not_finite_are_in_the_figures(make, monke
 def verdicts_at_short(monkeypatch) -> None:
     """The claims are judged on made-up runs at scale short."""
     monkeypatch.setattr(claim, "SCALE", "short")
-    monkeypatch.setitem(SCALES["cifar"]["short"], "noise_minibatches", 100)
+    monkeypatch.setitem(SETTINGS["cifar"].scales["short"], "noise_minibatches", 100)
 
 
 def make_cifars(results: Path) -> None:

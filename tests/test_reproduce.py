@@ -61,7 +61,7 @@ from wnrepro.reproduce.plan import (
 from wnrepro.reproduce.work import Event, Job
 from wnrepro.runs.directory import PUBLISHED, write_json
 from wnrepro.runs.run import Run
-from wnrepro.settings import GAMES, GPU_PRECISION, PARAMS, SCALE_NAMES, SETTINGS, scale_settings, settings_from
+from wnrepro.settings import GAMES, PARAMS, SCALE_NAMES, SETTINGS, scale_settings, settings_from
 
 run = test_cli.run  # the fixture
 CPU = torch.device("cpu")
@@ -1319,7 +1319,7 @@ def test_what_is_left_out_is_said(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "gpu"),
     [
-        ([], GPU_PRECISION),
+        ([], {name: cls.gpu_precision for name, cls in SETTINGS.items()}),
         (["--precision", "fp32"], dict.fromkeys(SETTINGS, "fp32")),
         (["--device", "cpu"], dict.fromkeys(SETTINGS, "fp32")),
     ],

@@ -29,10 +29,11 @@ from factories import (
 
 from wnrepro import results as reader
 from wnrepro.errors import UserError
-from wnrepro.results import METRICS, check, load, problems, scale_defaults, scales_with_runs, sessions
+from wnrepro.results import check, load, problems, scale_defaults, scales_with_runs, sessions
+from wnrepro.settings import SETTINGS
 
 CIFAR = "epoch,seconds,train_error,test_error,train_loss,test_loss,lr\n"
-MNIST = ",".join(METRICS["cvae", "mnist"]) + "\n"
+MNIST = ",".join(SETTINGS["cvae"].models["mnist"].metrics) + "\n"
 
 
 def refused(results: Path, *said: str, scale: str = "short") -> str:

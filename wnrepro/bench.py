@@ -69,9 +69,9 @@ from wnrepro.mps import mps
 from wnrepro.runs.directory import now, read_json, write_json
 from wnrepro.runs.provenance import peak_memory_bytes, provenance
 from wnrepro.settings import (
-    GPU_PRECISION,
     PARAMS,
     PRECISIONS,
+    SETTINGS,
     CifarSettings,
     CvaeSettings,
     DqnSettings,
@@ -118,7 +118,7 @@ Entrants = dict[str, tuple[Callable[..., Steps], Settings]]  # by name: what mak
 
 def timed_settings(experiment: str, device: torch.device) -> Settings:
     """The paper's settings, with CHANGES, in the precision in which the experiment is judged on this device."""
-    judged_in = {"precision": GPU_PRECISION[experiment]} if device.type == "cuda" else {}
+    judged_in = {"precision": SETTINGS[experiment].gpu_precision} if device.type == "cuda" else {}
     return scale_settings(experiment, "paper", "wn", **CHANGES.get(experiment, {}), **judged_in)
 
 
@@ -152,6 +152,7 @@ def plain_steps(settings: Settings, device: torch.device) -> Steps:
         return {WHOLE: plain_cifar(settings, device)}
     if isinstance(settings, CvaeSettings):
         return {WHOLE: plain_cvae(settings, device)}
+    assert isinstance(settings, DrawSettings)
     return {WHOLE: plain_draw(settings, device)}
 
 
@@ -503,6 +504,7 @@ def our_training(settings: Settings, device: torch.device) -> tuple[Any, Step]:
     elif isinstance(settings, DrawSettings):
         experiment = Draw(settings, random_pixels(settings), device)
     else:
+        assert isinstance(settings, CvaeSettings)
         experiment = Cvae(settings, random_pixels(settings), device)
     if not isinstance(experiment, Draw):
         experiment.initialize(torch.arange(experiment.settings.init_examples, device=device))
@@ -896,7 +898,7 @@ def smoke_settings(experiment: str, param: str, device: torch.device, **part: st
     if device.type == "cpu":
         small = {"replay_start": 200, "replay_steps": 200} if experiment == "dqn" else {}
         return scale_settings(experiment, "quick", param, **part, **small)
-    changes = CHANGES.get(experiment, {}) | {"precision": GPU_PRECISION[experiment]} | part
+    changes = CHANGES.get(experiment, {}) | {"precision": SETTINGS[experiment].gpu_precision} | part
     settings = scale_settings(experiment, "paper", param, **changes)
     return dataclasses.replace(settings, lr=SMOKE_LR * settings.lr)
 

@@ -28,19 +28,13 @@ import typer
 from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import (
     ABOUT,
-    GAMES,
-    GPU_PRECISION,
-    INIT,
     PARAMS,
     PRECISIONS,
     SCALE_NAMES,
     SETTINGS,
-    CvaeSettings,
-    DrawSettings,
     Settings,
     option,
     printable,
-    scale_changes,
     scale_settings,
 )
 
@@ -84,21 +78,19 @@ RUN_OPTIONS: dict[str, Any] = {
     "as_json": (Json, False),
 }
 PARAM = "|".join([*PARAMS, "all", "FILE.py:CLASS"])
-MORE_OPTIONS: dict[str, dict[str, Any]] = {
-    "cvae": {
-        "importance_samples": (
-            Annotated[
-                int | None,
-                typer.Option(
-                    "--importance-samples",
-                    min=1,
-                    metavar="K",
-                    help="after the last epoch, estimate log p(x) of the test images by K samples each",
-                ),
-            ],
-            None,
-        ),
-    },
+IMPORTANCE_SAMPLES: dict[str, Any] = {
+    "importance_samples": (
+        Annotated[
+            int | None,
+            typer.Option(
+                "--importance-samples",
+                min=1,
+                metavar="K",
+                help="after the last epoch, estimate log p(x) of the test images by K samples each",
+            ),
+        ],
+        None,
+    ),
 }
 
 
@@ -122,31 +114,32 @@ def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
     if field.name == "lr" and any(experiment in ABOUT[param].lr for param in PARAMS):
         rates = {param: ABOUT[param].lr.get(experiment, field.default) for param in PARAMS}
         return "; default: " + ", ".join(f"{param} {lr:g}" for param, lr in rates.items())
-    if field.name == "init" and experiment in INIT:
-        return f"; default: {INIT[experiment]}"
+    cls = SETTINGS[experiment]
+    if field.name == "init":
+        return f"; default: {cls.init_default}"
     if field.name == "precision":
-        return f"; default: {field.default}, on a GPU {GPU_PRECISION[experiment]}"
+        return f"; default: {field.default}, on a GPU {cls.gpu_precision}"
     if field.name == "param" or field.default is None:
         return ""
 
     def text(value: Any) -> str:
         return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
-    datasets = field_choices(experiment, "dataset") if experiment == "cvae" else (None,)
+    parts = tuple(cls.models) if cls.part_scales else (None,)
     defaults = []
-    for dataset in datasets:
-        if field.metadata.get("only", dataset) != dataset:
+    for part in parts:
+        if field.metadata.get("only", part) != part:
             continue
         values = [
             (name, text(changes[field.name]))
             for name in SCALE_NAMES
-            if (changes := scale_changes(experiment, name, dataset)).get(field.name) is not None
+            if (changes := cls.scale_changes(name, part)).get(field.name) is not None
         ]
         at_paper = dict(values).pop("paper", text(field.default))
         others = [f"{name} {value}" for name, value in values if value != at_paper]
         defaults.append(", ".join([at_paper, *others]))
     if len(set(defaults)) > 1:
-        defaults = [f"{dataset} {default}" for dataset, default in zip(datasets, defaults, strict=True)]
+        defaults = [f"{part} {default}" for part, default in zip(parts, defaults, strict=True)]
     return f"; default: {'; '.join(dict.fromkeys(defaults))}"
 
 
@@ -169,15 +162,11 @@ def params_of(texts: list[str]) -> list[str]:
     return params(texts)
 
 
-def field_choices(experiment: str, name: str) -> tuple[str, ...]:
-    """The values that a setting may have."""
-    return next(f.metadata["choices"] for f in dataclasses.fields(SETTINGS[experiment]) if f.name == name)
-
-
 def run_command(experiment: str) -> Callable[..., None]:
     """The command of an experiment: an option for each of its settings, made from the dataclass."""
 
-    run_options = RUN_OPTIONS | MORE_OPTIONS.get(experiment, {})
+    cls = SETTINGS[experiment]
+    run_options = RUN_OPTIONS | (IMPORTANCE_SAMPLES if cls.estimates_likelihood else {})
 
     def command(**options: Any) -> None:
         common = {name: options.pop(name) for name in run_options}
@@ -185,8 +174,8 @@ def run_command(experiment: str) -> Callable[..., None]:
             raise UserError(f"--scale {common['scale']}: unknown; give one of {', '.join(SCALE_NAMES)}")
         given: dict[str, Any] = {name: options[name] for name in kinds if options[name] not in (None, [])}
         given["param"] = params_of(given["param"])
-        if "all" in given.get("game", ()):
-            given["game"] = GAMES
+        if cls.part and "all" in given.get(cls.part, ()):
+            given[cls.part] = list(cls.models)
         changes = {
             name: [tuple(value)] if is_tuple(kinds[name]) else [value] if kinds[name] is bool else dict.fromkeys(value)
             for name, value in given.items()
@@ -200,14 +189,15 @@ def run_command(experiment: str) -> Callable[..., None]:
         if "binarization" in options and "binarization" not in changes:
             changes["binarization"] = [binarization(planned[0], **common)]
         if "precision" not in changes and is_gpu(common["device"]):
-            changes["precision"] = [GPU_PRECISION[experiment]]
+            changes["precision"] = [cls.gpu_precision]
         raise typer.Exit(run_all(experiment, plan(), **common))
 
     parameters = []
-    kinds = typing.get_type_hints(SETTINGS[experiment])
-    for field in dataclasses.fields(SETTINGS[experiment]):
+    hints = typing.get_type_hints(cls)
+    kinds = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    for field in dataclasses.fields(cls):
         choices: tuple[str, ...] = field.metadata.get("choices", ())
-        if field.name == "game":
+        if field.name == cls.part:
             choices += ("all",)
         name = option(field)
         typed = typer.Option(
@@ -231,7 +221,7 @@ def run_command(experiment: str) -> Callable[..., None]:
         )
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    command.__doc__ = SETTINGS[experiment].__doc__
+    command.__doc__ = cls.__doc__
     return command
 
 
@@ -347,7 +337,6 @@ def run_all(
 
     console = Console(quiet=quiet or as_json)
     where, kind = choose_device(device), experiment_class(experiment)
-    unit = "steps" if experiment == "dqn" else "images"
     for settings in planned:
         kind.check(settings, data_dir, where)
     try_all({(experiment, settings.param) for settings in planned})
@@ -366,7 +355,7 @@ def run_all(
         status = run.finished() if resume else None
         load = functools.partial(kind.load, settings, data_dir, where)
         if status is None:
-            with run, Show(console, run.name, settings.epochs, quiet or as_json, unit) as show:
+            with run, Show(console, run.name, settings.epochs, quiet or as_json, settings.unit) as show:
                 if not resume:
                     run.clear()
                 try:
@@ -463,7 +452,7 @@ def reproduce(
             "--precision",
             metavar="|".join(PRECISIONS),
             help=f"of all runs; default: {PRECISIONS[0]}, on a GPU "
-            + ", ".join(f"{kind} for {name}" for name, kind in GPU_PRECISION.items()),
+            + ", ".join(f"{cls.gpu_precision} for {name}" for name, cls in SETTINGS.items()),
         ),
     ] = None,
     param: Annotated[
@@ -519,8 +508,8 @@ def reproduce(
     computers = cluster() if engine == "ray" and device == "auto" and not precision else None
     on_gpus = not precision and (device == "cuda" if engine == "ray" else is_gpu(device))
     for number, run in enumerate(runs):
-        changes: dict[str, Any] = {"precision": GPU_PRECISION[run.experiment]} if on_gpus else {}
-        if isinstance(run.settings, CvaeSettings | DrawSettings):
+        changes: dict[str, Any] = {"precision": run.settings.gpu_precision} if on_gpus else {}
+        if hasattr(run.settings, "binarization"):
             kind = binarization(run.settings, data_dir=data_dir, quiet=quiet or number > 0, as_json=as_json)
             changes["binarization"] = kind
         runs[number] = dataclasses.replace(run, settings=dataclasses.replace(run.settings, **changes))
@@ -731,6 +720,13 @@ def shown_on(settings: Settings, device_type: str) -> Settings:
     return dataclasses.replace(settings, precision="fp32") if on_cpu else settings
 
 
+def having(method: str) -> str:
+    """The experiments whose class has a method."""
+    from wnrepro.experiments import experiment_class
+
+    return " or ".join(name for name in SETTINGS if hasattr(experiment_class(name), method))
+
+
 @app.command()
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N")],
@@ -754,7 +750,8 @@ def sample(
     there = open_run(run)
     kind, where = experiment_class(there.experiment), choose_device(device)
     if not hasattr(kind, "pictures"):
-        raise UserError(f"{run}: a run of {there.experiment}, which generates no images; give one of cvae or draw")
+        others = having("pictures")
+        raise UserError(f"{run}: a run of {there.experiment}, which generates no images; give one of {others}")
     settings = shown_on(there.settings, where.type)
     kind.check(settings, data_dir, where)
     if there.finished() == "diverged":
@@ -790,7 +787,7 @@ def watch(
     there = open_run(run)
     kind, where = experiment_class(there.experiment), choose_device(device)
     if not hasattr(kind, "film"):
-        raise UserError(f"{run}: a run of {there.experiment}, which plays no game; give one of dqn")
+        raise UserError(f"{run}: a run of {there.experiment}, which plays no game; give one of {having('film')}")
     if there.finished() == "diverged":
         raise UserError(f"{run}: the run diverged, its network plays no game; give another")
     with there, Console(stderr=True).status("playing"):

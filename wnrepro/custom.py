@@ -209,10 +209,12 @@ def try_in(experiment: str, param: str) -> None:
 
     from wnrepro.bench import our_training
 
+    cls = SETTINGS[experiment]
+
     try:
         with torch.random.fork_rng(devices=[]):
-            for part in [{"dataset": name} for name in ("mnist", "cifar10")] if experiment == "cvae" else [{}]:
-                settings = scale_settings(experiment, "quick", param, **part)
+            for part in cls.models if cls.part_scales else (None,):
+                settings = scale_settings(experiment, "quick", param, **({cls.part: part} if cls.part and part else {}))
                 _, step = our_training(settings, torch.device("cpu"))
                 step(), step()
     except (Exception, SystemExit) as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 from wnrepro.errors import DiskError, UserError
 from wnrepro.results import Run, read_run
+from wnrepro.settings import SETTINGS
 
 FILE = "events.out.tfevents.wnrepro"  # TensorBoard reads every file with tfevents in its name
 
@@ -74,7 +75,7 @@ def times(run: Run) -> dict[int, tuple[int, float]]:
         start = datetime.strptime(run.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
     except ValueError:
         start = 0.0
-    steps = run.metrics["agent_steps" if run.experiment == "dqn" else "epoch"].tolist()
+    steps = run.metrics[SETTINGS[run.experiment].step_column].tolist()
     ends = list(itertools.accumulate(run.metrics["seconds"].tolist(), initial=start))
     return dict(enumerate(zip([0, *steps], ends, strict=True)))
 

@@ -26,26 +26,15 @@ from wnrepro import settings
 from wnrepro.errors import UserError
 from wnrepro.reading import clean, expect, naming, read_json, read_table
 from wnrepro.runs.directory import FINISHED, PUBLISHED, read_text, sealed, variant
-from wnrepro.settings import GAMES, NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
+from wnrepro.settings import NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
 
 MOST_RUNS, MOST_BENCHES, MOST_PROBLEMS = 1000, 200, 100
 LONGEST_LABEL = 60  # of a parameterization
-PART = {"cvae": "dataset", "dqn": "game"}  # the setting that names the data set or game
 CHOICES = {"precision": PRECISIONS, "binarization": ("larochelle", "seeded")}  # one is judged: the first with runs
 # The settings in which the variants of an experiment differ by design, or that change no number.
 FREE = ("param", "lr", "seed", "checkpoint_replay")
 
-# The columns of metrics.csv, by experiment and, where it has a model for each, data set or game; then of other tables.
-BOUNDS = ("epoch", "seconds", "train_bound_nats", "test_bound_nats")
-MNIST = (*BOUNDS, "test_bound_nats_raw", "kl_nats", "reconstruction_nats")
-SCORES = ("epoch", "agent_steps", "updates", "seconds", "episodes", "test_score", "test_score_max", "mean_q")
-METRICS: dict[tuple[str, str | None], tuple[str, ...]] = {
-    ("cifar", None): ("epoch", "seconds", "train_error", "test_error", "train_loss", "test_loss", "lr"),
-    ("cvae", "mnist"): MNIST,
-    ("cvae", "cifar10"): (*MNIST, "test_bits_per_dim"),
-    ("draw", None): (*BOUNDS, "reconstruction_nats", "kl_nats", "gradient_norm"),
-    **{("dqn", game): (*SCORES, "loss", "epsilon") for game in GAMES},
-}
+# The columns of the tables besides metrics.csv.
 LAYERS = ("epoch", "layer", "v_norm_mean", "v_norm_min", "v_norm_max", "g_mean", "g_min", "g_max")
 INIT = ("epoch", "layer", "mean_abs_max", "variance_min", "variance_max")
 QUARTILES = ("excess_kurtosis_q25", "excess_kurtosis_median", "excess_kurtosis_q75")
@@ -228,7 +217,7 @@ class Results:
     @functools.cached_property
     def parts(self) -> "dict[str, Results]":
         """The results of every experiment and data set, or game, that has runs, by name: `cifar`, `cvae mnist`, …"""
-        found = {" ".join(filter(None, key)): self.of(*key) for key in METRICS}
+        found = {" ".join(filter(None, key)): self.of(*key) for key in settings.models()}
         return {name: part for name, part in found.items() if part.runs}
 
     @functools.cached_property
@@ -247,7 +236,7 @@ class Results:
         for run in runs:
             params[run.precision].add(run.param)
         on_gpu = {run.experiment for run in runs if str(run.record.get("device")).startswith("cuda")}
-        order = [*(settings.GPU_PRECISION[experiment] for experiment in on_gpu), *PRECISIONS]
+        order = [*(SETTINGS[experiment].gpu_precision for experiment in on_gpu), *PRECISIONS]
         several = [one for one in order if len(params[one]) > 1]
         return self.asked or next((one for one in (*several, *order) if params[one]), PRECISIONS[0])
 
@@ -337,9 +326,10 @@ def scale_defaults(experiment: str, scale: str, dataset: str | None = None, para
 
     param: with the parameterization's defaults.
     """
-    defaults = {entry.name: entry.default for entry in dataclasses.fields(SETTINGS[experiment])}
-    defaults |= settings.scale_changes(experiment, scale, dataset, param)
-    return json.loads(json.dumps(defaults | ({PART[experiment]: dataset} if dataset else {})))
+    cls = SETTINGS[experiment]
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(cls)}
+    defaults |= cls.scale_changes(scale, dataset, param)
+    return json.loads(json.dumps(defaults | ({cls.part: dataset} if cls.part and dataset else {})))
 
 
 # ------------------------------------------------------------------------------- reading
@@ -403,7 +393,7 @@ def _papers_first(param: str) -> tuple[int, str]:
 
 
 def _order(run: Run) -> tuple[int, tuple[int, str], float, str, int]:
-    model = list(METRICS).index((run.experiment, run.dataset))
+    model = list(settings.models()).index((run.experiment, run.dataset))
     return model, _papers_first(run.param), run.lr, run.variant, run.seed
 
 
@@ -436,8 +426,9 @@ def _run(top: Path, folder: Path) -> Run:
     raw = {"status": "running", "epoch": 0}  # what run.json would say if there were one
     if os.path.lexists(folder / "run.json"):
         raw = read_json(folder / "run.json", RECORD)
-    metrics = _whole_epochs(folder / "metrics.csv", METRICS[config["experiment"], _part(config)], 1)
-    steps = config["settings"].get("time_steps", 0) if config["experiment"] == "draw" else 0
+    cls = SETTINGS[config["experiment"]]
+    metrics = _whole_epochs(folder / "metrics.csv", tuple(cls.models[_part(config)].metrics), 1)
+    steps = config["settings"].get("time_steps", 0) if "time_steps" in cls.__dataclass_fields__ else 0
     return Run(
         folder,
         name,
@@ -454,7 +445,7 @@ def _run(top: Path, folder: Path) -> Run:
 
 
 def _part(config: dict[str, Any]) -> str | None:
-    return config["settings"].get(PART.get(config["experiment"]))
+    return config["settings"].get(SETTINGS[config["experiment"]].part)
 
 
 def _place(config: dict[str, Any], name: str) -> str:
@@ -463,7 +454,7 @@ def _place(config: dict[str, Any], name: str) -> str:
     Settings that this version does not have follow where `name` has them: their defaults are not known.
     """
     experiment, scale, given = (config[entry] for entry in ("experiment", "scale", "settings"))
-    expect(_part(config), tuple(part for of, part in METRICS if of == experiment), PART.get(experiment, ""))
+    expect(_part(config), tuple(SETTINGS[experiment].models), SETTINGS[experiment].part or "")
     values = scale_defaults(experiment, scale, _part(config), given["param"])
     further = [f"_{entry}-{value}" for entry, value in given.items() if entry not in values]
     try:

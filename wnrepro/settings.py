@@ -1,7 +1,8 @@
-"""Every setting of every experiment, written once: its default, its help and where it comes from.
+"""Declares every experiment: its settings, what they change at each scale, its metrics and its implementation.
 
-The command line's options, config.json and the report's settings table are made from these dataclasses.
-A field's default is the paper's; `SCALES` says what the smaller scales change. Imports no torch.
+The command line's options, config.json and the report's tables are made from these dataclasses. A field's default is
+the paper's. An experiment of your own is a further subclass of `Settings`, made known by `register`; see
+examples/char_lstm.py. Imports no torch.
 """
 
 import dataclasses
@@ -13,20 +14,20 @@ import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from wnrepro.errors import UserError
 
 PARAMS = ("normal", "bn", "wn", "wn+mobn")  # the paper's
 PRECISIONS = ("fp32", "tf32", "bf16")
-# On a GPU, where none is given; on a CPU it is fp32. In these an experiment is judged there: bf16, the fastest, learnt
-# the classifier as well as fp32 at equal epochs; the others' sums in nats and Q values are kept in tf32, which is near
-# fp32's accuracy at the tensor cores' speed.
-GPU_PRECISION = {"cifar": "bf16", "cvae": "tf32", "draw": "tf32", "dqn": "tf32"}
 SCALE_NAMES = ("paper", "short", "quick")
 GAMES = ("breakout", "enduro", "seaquest", "space_invaders")
-LARGEST = 2**53  # of a setting; floats have every whole number up to here
-LONGEST = 1000  # numbers of a setting that is several
+LARGEST = 2**53  # of a setting; floats represent every integer up to here
+LONGEST = 1000  # elements of a setting that is a tuple
+NAME = re.compile(r"[A-Za-z][\w+.-]{0,79}", re.ASCII)  # of a parameterization: it is part of a folder's name
+
+
+# ------------------------------------------------------------------------------- parameterizations
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Source:
     """The code of a parameterization that is not the paper's: a class, and the file that defines it."""
 
     name: str  # of the class
-    file: str  # as it was given: for messages
+    file: str  # as given by the user, for messages
     text: str
-    package: str = ""  # of which its module is one, so that it may import the others
+    package: str = ""  # the package whose module it is, so that it can import the others
 
     @property
     def sha256(self) -> str:
@@ -44,21 +45,21 @@ class Source:
 
     @property
     def param(self) -> str:
-        """Its name as a setting, and in a run's: the class's, and the beginning of the code's sha256."""
+        """The value of the setting `param`: the class's name and the start of the code's sha256."""
         return f"{re.sub('[^A-Za-z0-9_]', '', self.name)[:24] or 'Class'}-{self.sha256[:8]}"
 
 
 @dataclass(frozen=True)
 class About:
-    """What the program has to know of a parameterization besides its mathematics, which is in `parameterization`."""
+    """What the program needs to know of a parameterization besides its mathematics, which is in `parameterization`."""
 
     label: str  # in tables and figures
-    lr: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by experiment; where it is not there: wn's
+    lr: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by experiment; default: wn's
     heeds: tuple[str, ...] = ("g_exp", "g_start")  # of the settings `init`, `g_exp` and `g_start`
     source: Source | None = None
 
     def entry(self, experiment: str) -> dict[str, Any] | None:
-        """What config.json says of one that is not the paper's, so that a report needs no code of it."""
+        """The description in config.json of one that is not the paper's, for a report without its code."""
         if self.source is None:
             return None
         about = {"class": self.source.name, "label": self.label, "lr": self.lr.get(experiment)}
@@ -75,40 +76,181 @@ ABOUT = {
 
 
 def about(param: str) -> About:
-    """Of the paper's, of those that `custom.use` has loaded, and of one whose code is not here."""
+    """The entry of a parameterization: the paper's, one that `custom.use` loaded, or one whose code is missing."""
     return ABOUT.get(param) or About(param)
+
+
+# ------------------------------------------------------------------------------- declaring an experiment
 
 
 def setting(default: Any, help: str, source: str, **check: Any) -> Any:
     """A dataclass field: `help` for people, `source` (paper section, authors' code, our choice), and its check.
 
-    check: `choices=(...)` the values allowed, or `above=x` / `least=x` the bound of a number (each one, of a tuple);
+    check: `choices=(...)` the values allowed, or `above=x` / `least=x` the bound of a number (of each, in a tuple);
     `only=d`: the setting belongs to the data set d, and is None for the others.
     """
     return dataclasses.field(default=default, metadata={"help": help, "source": source, **check})
 
 
+SHARED: dict[str, tuple[Any, str, str, dict[str, Any]]] = {  # settings of several experiments
+    "param": ("wn", "parameterization of every weight layer", "§2 to §4", {"choices": PARAMS}),
+    "seed": (1, "seed of the weights, the data order and the latent noise", "our choice", {"least": 0}),
+    "epochs": (100, "epochs", "our choice", {"least": 1}),
+    "batch_size": (100, "minibatch size", "authors' code", {"least": 2}),
+    "data": (
+        "real",
+        "`bundled`: images made from what the packages bring along",
+        "our choice",
+        {"choices": ("real", "bundled")},
+    ),
+    "binarization": (
+        "larochelle",
+        "MNIST's pixels: `larochelle` (his fixed binarization), or `seeded` (drawn once from MNIST's grey values)",
+        "authors' code",
+        {"choices": ("larochelle", "seeded")},
+    ),
+    "train_examples": (50_000, "training images (the first so many)", "authors' code", {"least": 100}),
+    "test_examples": (10_000, "test images (the first so many)", "authors' code", {"least": 100}),
+    "init_examples": (500, "images of the data-dependent init", "our choice", {"least": 2}),
+    "g_exp": (None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", {"above": 0}),
+    "v_norm_max": (None, "hard bound a on every norm ‖v‖; without it no bound", "§6.2", {"above": 0}),
+    "precision": (
+        "fp32",
+        "arithmetic of the matrix products: tf32 needs a GPU",
+        "our choice",
+        {"choices": PRECISIONS},
+    ),
+}
+
+
+def shared(name: str, **changes: Any) -> Any:
+    """The field `name` of SHARED, with `changes` of its default, help, source or check."""
+    default, help, source, rules = SHARED[name]
+    return setting(**{"default": default, "help": help, "source": source, **rules, **changes})
+
+
 @dataclass(frozen=True)
-class CifarSettings:
+class Model:
+    """What an experiment trains: its only model, or the one for a data set or a game."""
+
+    title: str
+    metrics: Mapping[str, str]  # columns of metrics.csv and their units
+    result: str  # the column that the report's overview compares, at the last epoch
+    result_label: str
+    best: bool = False  # compare the best epoch instead
+
+
+Models = dict[str | None, Model]  # by part
+Scales = dict[str, dict[str, Any]]  # by scale: the settings that it changes
+
+
+class Settings:
+    """The settings of an experiment, and its declaration: everything that is known of it without importing torch.
+
+    Subclasses are frozen dataclasses, of whose fields every one is a setting.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+    param: str
+    lr: float
+    seed: int
+    epochs: int
+    batch_size: int
+    precision: str
+
+    name: ClassVar[str]  # of the command
+    implementation: ClassVar[str]  # module:class
+    part: ClassVar[str | None] = None  # the setting, if any, each of whose values has a model of its own
+    models: ClassVar[Models]  # by that setting's value
+    scales: ClassVar[Scales]
+    part_scales: ClassVar[dict[str, Scales]] = {}  # of the parts whose scales differ
+    cost: ClassVar[tuple[str, ...]]  # the settings that determine the time of an example, besides param
+    gpu_precision: ClassVar[str] = "tf32"  # default on a GPU, and the precision of which results are judged there
+    init_default: ClassVar[str] = "authors"  # default of `init` for the parameterizations that heed it
+    unit: ClassVar[str] = "images"  # of progress
+    epoch_setting: ClassVar[str] = "train_examples"  # the number of those in an epoch
+    step_setting: ClassVar[str] = "batch_size"  # and in an update
+    step_column: ClassVar[str] = "epoch"  # of metrics.csv: the horizontal axis of curves
+    estimates_likelihood: ClassVar[bool] = False  # whether its class has `log_likelihood`
+
+    @property
+    def epoch_size(self) -> int:
+        """Examples (of dqn: agent steps) of an epoch."""
+        return int(getattr(self, self.epoch_setting))
+
+    @property
+    def step_size(self) -> int:
+        """Examples (of dqn: agent steps) of an update."""
+        return int(getattr(self, self.step_setting))
+
+    @classmethod
+    def scale_changes(cls, scale: str, part: str | None = None, param: str | None = None) -> dict[str, Any]:
+        """What a scale changes of the defaults, for a part (default: the first); with the parameterization's own."""
+        changes = dict(cls.part_scales.get(part or "", cls.scales)[scale])
+        if param is not None and cls.name in about(param).lr:
+            changes["lr"] = about(param).lr[cls.name]
+        if param is not None and "init" in about(param).heeds and "init" in cls.__dataclass_fields__:
+            changes["init"] = cls.init_default
+        return changes
+
+
+SETTINGS: dict[str, type[Settings]] = {}
+
+
+def register(cls: type[Settings]) -> type[Settings]:
+    """Make an experiment known to the command line, the runs and the report; a decorator."""
+    SETTINGS[cls.name] = cls
+    return cls
+
+
+def models() -> dict[tuple[str, str | None], Model]:
+    """Every model, by its experiment and part."""
+    return {(name, part): model for name, cls in SETTINGS.items() for part, model in cls.models.items()}
+
+
+# ------------------------------------------------------------------------------- the paper's experiments
+
+BOUNDS = {"epoch": "", "seconds": "s", "train_bound_nats": "nats", "test_bound_nats": "nats"}
+VAE = BOUNDS | {"test_bound_nats_raw": "nats", "kl_nats": "nats", "reconstruction_nats": "nats"}
+BOUND_LABEL = "test bound (nats), higher is better"
+
+
+@register
+@dataclass(frozen=True)
+class CifarSettings(Settings):
     """CIFAR-10 classification (§5.1, tables 1 and 2, figure 1)."""
 
-    param: str = setting("wn", "parameterization of every weight layer", "§2 to §4", choices=PARAMS)
+    name = "cifar"
+    implementation = "wnrepro.experiments.cifar:Cifar"
+    models: ClassVar[Models] = {
+        None: Model(
+            "CIFAR-10 classifier",
+            {"epoch": "", "seconds": "s", "train_error": "fraction", "test_error": "fraction"}
+            | {"train_loss": "nats", "test_loss": "nats", "lr": ""},
+            "test_error",
+            "test error (%), lower is better",
+        )
+    }
+    cost = ("batch_size", "width", "precision")
+    gpu_precision = "bf16"  # the fastest learnt as well as fp32 at equal epochs
+
+    param: str = shared("param")
     lr: float = setting(0.003, "Adam's learning rate", "figure 1", above=0)
-    seed: int = setting(1, "seed of the weights, the data order, noise and dropout", "our choice", least=0)
-    epochs: int = setting(200, "epochs", "§5.1", least=1)
+    seed: int = shared("seed", help="seed of the weights, the data order, noise and dropout")
+    epochs: int = shared("epochs", default=200, source="§5.1")
     decay_from: int = setting(
         100, "epochs with lr as given and β1 = 0.9; from there lr falls to 0 and β1 is 0.5", "§5.1", least=1
     )
-    batch_size: int = setting(100, "minibatch size", "§5.1", least=2)
+    batch_size: int = shared("batch_size", source="§5.1")
     dataset: str = setting("cifar10", "images to train on", "§5.1", choices=("cifar10", "bundled"))
-    train_examples: int = setting(50_000, "training images (the first so many)", "§5.1", least=100)
-    test_examples: int = setting(10_000, "test images (the first so many)", "§5.1", least=100)
+    train_examples: int = shared("train_examples", source="§5.1")
+    test_examples: int = shared("test_examples", source="§5.1")
     width: int = setting(
         96, "feature maps of the first three layers; the next six have twice as many", "table 1", least=1
     )
     input_noise: float = setting(0.15, "standard deviation of the noise on the whitened input", "table 1", least=0)
     zca_epsilon: float = setting(1e-5, "added to the eigenvalues of the covariance", "authors' code", above=0)
-    init_examples: int = setting(500, "images of the data-dependent init", "authors' code", least=2)
+    init_examples: int = shared("init_examples", source="authors' code")
     init: str = setting(
         "authors",
         "what `normal` starts from: `authors`, Glorot's standard deviation times the init's scale, frozen; `folded`, "
@@ -116,45 +258,90 @@ class CifarSettings:
         "authors' code; §3",
         choices=("authors", "folded"),
     )
-    g_exp: float | None = setting(None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", above=0)
-    v_norm_max: float | None = setting(None, "hard bound a on every norm ‖v‖; without it no bound", "§6.2", above=0)
+    g_exp: float | None = shared("g_exp")
+    v_norm_max: float | None = shared("v_norm_max")
     polyak_epochs: float | None = setting(
         None,
         "epochs that an average of the parameters extends over, which evaluation then uses; without it none",
         "§6.2",
         above=0,
     )
-    precision: str = setting(
-        "fp32", "arithmetic of the matrix products: tf32 needs a GPU", "our choice", choices=PRECISIONS
-    )
+    precision: str = shared("precision")
     noise_epochs: tuple[int, ...] = setting(
         (1, 10, 50, 100, 200), "epochs after which the normalization noise is measured", "our choice"
     )
     noise_minibatches: int = setting(200, "minibatches of such a measurement", "our choice", least=4)
 
+    scales: ClassVar[Scales] = {
+        "paper": {},
+        "short": {
+            "epochs": 6,
+            "train_examples": 4000,
+            "test_examples": 1000,
+            "noise_epochs": (6,),
+            "noise_minibatches": 50,
+        },
+        "quick": {
+            "epochs": 10,
+            "decay_from": 5,
+            "dataset": "bundled",
+            "train_examples": 1500,
+            "test_examples": 500,
+            "width": 16,
+            "batch_size": 25,
+            "noise_epochs": (10,),
+            "noise_minibatches": 30,
+        },
+    }
 
+
+CVAE_CIFAR10: dict[str, Any] = {
+    "binarization": None,
+    "hidden": None,
+    "batch_size": 16,
+    "train_examples": 50_000,
+    "maps": (160,),
+    "depths": (10, 10),
+    "iaf_depth": 1,
+    "iaf_width": 160,
+    "free_bits": 0.25,
+}
+
+
+@register
 @dataclass(frozen=True)
-class CvaeSettings:
+class CvaeSettings(Settings):
     """Convolutional variational auto-encoders of MNIST and CIFAR-10 (§5.2, figure 2)."""
 
-    param: str = setting("wn", "parameterization of every weight layer", "§2 to §4", choices=PARAMS)
+    name = "cvae"
+    implementation = "wnrepro.experiments.cvae:Cvae"
+    part = "dataset"
+    models: ClassVar[Models] = {
+        "mnist": Model("VAE of MNIST", VAE, "test_bound_nats", BOUND_LABEL),
+        "cifar10": Model(
+            "VAE of CIFAR-10",
+            VAE | {"test_bits_per_dim": "bits"},
+            "test_bits_per_dim",
+            "bits per dimension, lower is better",
+        ),
+    }
+    cost = (
+        *("dataset", "batch_size", "maps", "depths", "hidden", "latents"),
+        *("iaf_depth", "iaf_width", "precision"),
+    )
+    init_default = "folded"
+    estimates_likelihood = True
+
+    param: str = shared("param")
     dataset: str = setting("mnist", "data set, and with it the model", "§5.2", choices=("mnist", "cifar10"))
     lr: float = setting(0.002, "Adamax's learning rate α", "§5.2", above=0)
-    seed: int = setting(1, "seed of the weights, the data order and the latent noise", "our choice", least=0)
-    epochs: int = setting(100, "epochs", "our choice: §5.2 names no number", least=1)
-    batch_size: int = setting(100, "minibatch size", "our choice; CIFAR-10: authors' code", least=2)
-    data: str = setting(
-        "real", "`bundled`: images made from what the packages bring along", "our choice", choices=("real", "bundled")
-    )
-    binarization: str | None = setting(
-        "larochelle",
-        "MNIST's pixels: `larochelle` (his fixed binarization), or `seeded` (drawn once from MNIST's grey values)",
-        "authors' code",
-        choices=("larochelle", "seeded"),
-        only="mnist",
-    )
-    train_examples: int = setting(60_000, "training images (the first so many)", "authors' code", least=100)
-    test_examples: int = setting(10_000, "test images (the first so many)", "authors' code", least=100)
+    seed: int = shared("seed")
+    epochs: int = shared("epochs", source="our choice: §5.2 names no number")
+    batch_size: int = shared("batch_size", source="our choice; CIFAR-10: authors' code")
+    data: str = shared("data")
+    binarization: str | None = shared("binarization", only="mnist")
+    train_examples: int = shared("train_examples", default=60_000)
+    test_examples: int = shared("test_examples")
     maps: tuple[int, ...] = setting(
         (16, 32, 32), "feature maps of each sequence; CIFAR-10: of every level", "§5.2", least=1
     )
@@ -169,7 +356,7 @@ class CvaeSettings:
     polyak_epochs: float = setting(
         10.0, "epochs that the average of the parameters extends over; evaluation uses the average", "§5.2", above=0
     )
-    init_examples: int = setting(500, "images of the data-dependent init", "our choice", least=2)
+    init_examples: int = shared("init_examples")
     init: str = setting(
         "authors",
         "what `normal` starts from: `folded`, N(0, 0.05²) with the init's scale folded into w once; `authors`, as in "
@@ -177,33 +364,86 @@ class CvaeSettings:
         "§3",
         choices=("authors", "folded"),
     )
-    g_exp: float | None = setting(None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", above=0)
-    v_norm_max: float | None = setting(None, "hard bound a on every norm ‖v‖; without it no bound", "§6.2", above=0)
-    precision: str = setting(
-        "fp32", "arithmetic of the matrix products: tf32 needs a GPU", "our choice", choices=PRECISIONS
-    )
+    g_exp: float | None = shared("g_exp")
+    v_norm_max: float | None = shared("v_norm_max")
+    precision: str = shared("precision")
+
+    scales: ClassVar[Scales] = {
+        "paper": {},
+        "short": {"epochs": 4},
+        "quick": {
+            "data": "bundled",
+            "binarization": None,
+            "epochs": 10,
+            "train_examples": 2000,
+            "test_examples": 500,
+            "batch_size": 50,
+            "maps": (4, 8, 8),
+            "hidden": 64,
+            "latents": 8,
+            "iaf_width": 32,
+            "init_examples": 200,
+        },
+    }
+    part_scales: ClassVar[dict[str, Scales]] = {
+        "cifar10": {
+            "paper": CVAE_CIFAR10,
+            "short": CVAE_CIFAR10
+            | {
+                "epochs": 12,
+                "train_examples": 10_000,
+                "test_examples": 1000,
+                "maps": (32,),
+                "depths": (1, 1),
+                "latents": 16,
+                "iaf_width": 32,
+                "init_examples": 100,
+            },
+            "quick": CVAE_CIFAR10
+            | {
+                "data": "bundled",
+                "epochs": 5,
+                "train_examples": 1600,
+                "test_examples": 400,
+                "maps": (16,),
+                "depths": (1, 1),
+                "latents": 8,
+                "iaf_width": 16,
+                "init_examples": 100,
+            },
+        }
+    }
 
 
+@register
 @dataclass(frozen=True)
-class DrawSettings:
+class DrawSettings(Settings):
     """DRAW on binarized MNIST (§5.3, figure 3)."""
 
-    param: str = setting("wn", "parameterization of every weight layer", "§2 to §4", choices=PARAMS)
+    name = "draw"
+    implementation = "wnrepro.experiments.draw:Draw"
+    models: ClassVar[Models] = {
+        None: Model(
+            "DRAW",
+            BOUNDS | {"reconstruction_nats": "nats", "kl_nats": "nats", "gradient_norm": ""},
+            "test_bound_nats",
+            BOUND_LABEL,
+        )
+    }
+    cost = (
+        *("batch_size", "attention", "time_steps", "units", "latents"),
+        *("read_window", "write_window", "precision"),
+    )
+
+    param: str = shared("param")
     lr: float = setting(0.0003, "Adam's learning rate", "authors' code", above=0)
-    seed: int = setting(1, "seed of the weights, the data order and the latent noise", "our choice", least=0)
-    epochs: int = setting(100, "epochs", "figure 3", least=1)
-    batch_size: int = setting(100, "minibatch size", "authors' code", least=2)
-    data: str = setting(
-        "real", "`bundled`: images made from what the packages bring along", "our choice", choices=("real", "bundled")
-    )
-    binarization: str | None = setting(
-        "larochelle",
-        "MNIST's pixels: `larochelle` (his fixed binarization), or `seeded` (drawn once from MNIST's grey values)",
-        "authors' code",
-        choices=("larochelle", "seeded"),
-    )
-    train_examples: int = setting(50_000, "training images (the first so many)", "authors' code", least=100)
-    test_examples: int = setting(10_000, "test images (the first so many)", "authors' code", least=100)
+    seed: int = shared("seed")
+    epochs: int = shared("epochs", source="figure 3")
+    batch_size: int = shared("batch_size")
+    data: str = shared("data")
+    binarization: str | None = shared("binarization")
+    train_examples: int = shared("train_examples")
+    test_examples: int = shared("test_examples")
     attention: bool = setting(True, "read and write through attention windows, or the whole image", "§5.3")
     time_steps: int = setting(64, "steps in which an image is read and drawn", "authors' code", least=1)
     units: int = setting(256, "units of the encoder's and of the decoder's LSTM", "authors' code", least=1)
@@ -220,22 +460,57 @@ class DrawSettings:
     gradient_norm_max: float = setting(
         10.0, "the gradient of all parameters is scaled down to this norm", "authors' code", above=0
     )
-    precision: str = setting(
-        "fp32", "arithmetic of the matrix products: tf32 needs a GPU", "our choice", choices=PRECISIONS
-    )
+    precision: str = shared("precision")
+
+    scales: ClassVar[Scales] = {
+        "paper": {},
+        "short": {"epochs": 5},
+        "quick": {
+            "data": "bundled",
+            "binarization": None,
+            "epochs": 8,
+            "batch_size": 50,
+            "train_examples": 2000,
+            "test_examples": 500,
+            "time_steps": 12,
+            "units": 64,
+            "latents": 16,
+            "lr": 0.001,
+        },
+    }
 
 
+@register
 @dataclass(frozen=True)
-class DqnSettings:
+class DqnSettings(Settings):
     """Deep Q-learning on Atari games (§5.4, table 3, figure 4)."""
 
+    name = "dqn"
+    implementation = "wnrepro.experiments.dqn:Dqn"
+    part = "game"
+    models: ClassVar[Models] = {
+        game: Model(
+            f"DQN, {game.replace('_', ' ').title()}",
+            {"epoch": "", "agent_steps": "", "updates": "", "seconds": "s", "episodes": "", "test_score": ""}
+            | {"test_score_max": "", "mean_q": "", "loss": "", "epsilon": ""},
+            "test_score",
+            "best epoch's test score, higher is better",
+            best=True,
+        )
+        for game in GAMES
+    }
+    cost = ("batch_size", "update_every", "actors", "maps", "hidden", "precision")
+    init_default = "folded"
+    unit = "agent steps"
+    epoch_setting = "epoch_steps"
+    step_setting = "update_every"
+    step_column = "agent_steps"
+
     game: str = setting("space_invaders", "Atari game", "§5.4", choices=GAMES)
-    param: str = setting("wn", "parameterization of every weight layer", "§2 to §4", choices=PARAMS)
+    param: str = shared("param")
     lr: float = setting(0.0003, "Adamax's learning rate α", "§5.4; bn and wn+mobn: our choice", above=0)
-    seed: int = setting(
-        1, "seed of the weights, the games, ε-greedy play and the replay's samples", "our choice", least=0
-    )
-    epochs: int = setting(200, "epochs", "figure 4", least=1)
+    seed: int = shared("seed", help="seed of the weights, the games, ε-greedy play and the replay's samples")
+    epochs: int = shared("epochs", default=200, source="figure 4")
     epoch_steps: int = setting(250_000, "agent steps of an epoch (four frames each)", "authors' code", least=1)
     test_steps: int = setting(
         125_000,
@@ -247,7 +522,7 @@ class DqnSettings:
     actors: int = setting(
         1, "games side by side in training, in lock-step; 1: the paper's sequential agent", "§5.4", least=1
     )
-    batch_size: int = setting(64, "transitions of a minibatch", "§5.4", least=2)
+    batch_size: int = shared("batch_size", default=64, help="transitions of a minibatch", source="§5.4")
     update_every: int = setting(4, "agent steps for one update", "Mnih et al., 2015", least=1)
     target_every: int = setting(
         2500,
@@ -275,7 +550,7 @@ class DqnSettings:
     )
     hidden: int = setting(512, "units of the dense layer", "Mnih et al., 2015", least=1)
     held_out: int = setting(3200, "states of random play on which the mean Q value is logged", "authors' code", least=1)
-    init_examples: int = setting(500, "states of random play for the data-dependent init", "our choice", least=2)
+    init_examples: int = shared("init_examples", help="states of random play for the data-dependent init")
     init: str = setting(
         "authors",
         "what `normal` starts from: `folded`, N(0, 0.05²) with the init's scale folded into w once; `deep_q_rl`, He's "
@@ -283,109 +558,10 @@ class DqnSettings:
         "§3; authors' code",
         choices=("authors", "folded", "deep_q_rl"),
     )
-    g_exp: float | None = setting(None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", above=0)
-    precision: str = setting(
-        "fp32", "arithmetic of the matrix products: tf32 needs a GPU", "our choice", choices=PRECISIONS
-    )
+    g_exp: float | None = shared("g_exp")
+    precision: str = shared("precision")
 
-
-Settings = CifarSettings | CvaeSettings | DrawSettings | DqnSettings
-
-# What the smaller scales change. Everything else is the paper's. The VAE's two models have a column each.
-CVAE_CIFAR10: dict[str, Any] = {
-    "binarization": None,
-    "hidden": None,
-    "batch_size": 16,
-    "train_examples": 50_000,
-    "maps": (160,),
-    "depths": (10, 10),
-    "iaf_depth": 1,
-    "iaf_width": 160,
-    "free_bits": 0.25,
-}
-SCALES: dict[str, dict[str, dict[str, Any]]] = {
-    "cifar": {
-        "paper": {},
-        "short": {
-            "epochs": 6,
-            "train_examples": 4000,
-            "test_examples": 1000,
-            "noise_epochs": (6,),
-            "noise_minibatches": 50,
-        },
-        "quick": {
-            "epochs": 10,
-            "decay_from": 5,
-            "dataset": "bundled",
-            "train_examples": 1500,
-            "test_examples": 500,
-            "width": 16,
-            "batch_size": 25,
-            "noise_epochs": (10,),
-            "noise_minibatches": 30,
-        },
-    },
-    "cvae": {
-        "paper": {"mnist": {}, "cifar10": CVAE_CIFAR10},
-        "short": {
-            "mnist": {"epochs": 4},
-            "cifar10": CVAE_CIFAR10
-            | {
-                "epochs": 12,
-                "train_examples": 10_000,
-                "test_examples": 1000,
-                "maps": (32,),
-                "depths": (1, 1),
-                "latents": 16,
-                "iaf_width": 32,
-                "init_examples": 100,
-            },
-        },
-        "quick": {
-            "mnist": {
-                "data": "bundled",
-                "binarization": None,
-                "epochs": 10,
-                "train_examples": 2000,
-                "test_examples": 500,
-                "batch_size": 50,
-                "maps": (4, 8, 8),
-                "hidden": 64,
-                "latents": 8,
-                "iaf_width": 32,
-                "init_examples": 200,
-            },
-            "cifar10": CVAE_CIFAR10
-            | {
-                "data": "bundled",
-                "epochs": 5,
-                "train_examples": 1600,
-                "test_examples": 400,
-                "maps": (16,),
-                "depths": (1, 1),
-                "latents": 8,
-                "iaf_width": 16,
-                "init_examples": 100,
-            },
-        },
-    },
-    "draw": {
-        "paper": {},
-        "short": {"epochs": 5},
-        "quick": {
-            "data": "bundled",
-            "binarization": None,
-            "epochs": 8,
-            "batch_size": 50,
-            "train_examples": 2000,
-            "test_examples": 500,
-            "time_steps": 12,
-            "units": 64,
-            "latents": 16,
-            "lr": 0.001,
-        },
-    },
-    "dqn": {
+    scales: ClassVar[Scales] = {
         "paper": {},
         "short": {
             "epochs": 8,
@@ -413,32 +589,10 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
             "held_out": 100,
             "init_examples": 100,
         },
-    },
-}
-
-INIT = {"cvae": "folded", "dqn": "folded"}  # default of `init` for those that heed it; of cifar: the field's
-NAME = re.compile(r"[A-Za-z][\w+.-]{0,79}", re.ASCII)  # of a parameterization: it is part of a folder's name
-
-SETTINGS: dict[str, type[Settings]] = {
-    "cifar": CifarSettings,
-    "cvae": CvaeSettings,
-    "draw": DrawSettings,
-    "dqn": DqnSettings,
-}
+    }
 
 
-def scale_changes(experiment: str, scale: str, dataset: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """What a scale changes of an experiment's defaults; cvae has a model a data set (without one: mnist).
-
-    param: with the parameterization's defaults.
-    """
-    changes = SCALES[experiment][scale]
-    changes = dict(changes.get(dataset or "mnist", {}) if experiment == "cvae" else changes)
-    if param is not None and experiment in about(param).lr:
-        changes["lr"] = about(param).lr[experiment]
-    if param is not None and "init" in about(param).heeds and experiment in INIT:
-        changes["init"] = INIT[experiment]
-    return changes
+# ------------------------------------------------------------------------------- values
 
 
 def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> Settings:
@@ -447,24 +601,25 @@ def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> S
     Raises UserError for what is no setting or scale, and for a value that a field's check refuses, or that belongs to
     another data set.
     """
-    fields = {field.name: field for field in dataclasses.fields(SETTINGS[experiment])} if experiment in SETTINGS else {}
+    if experiment not in SETTINGS or scale not in SCALE_NAMES:
+        raise UserError(f"{printable(str(experiment), 60)} at scale {printable(str(scale), 60)}: there is none")
+    cls = SETTINGS[experiment]
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     if unknown := changes.keys() - fields.keys():
         names = printable(", ".join(sorted(unknown)), 60)
-        raise UserError(f"no settings of {printable(str(experiment), 60)} of this version: {names}")
-    if not fields or scale not in SCALE_NAMES:
-        raise UserError(f"{printable(str(experiment), 60)} at scale {printable(str(scale), 60)}: there is none")
-    values = {"param": param, **scale_changes(experiment, scale, changes.get("dataset"), param), **changes}
+        raise UserError(f"no settings of {experiment} of this version: {names}")
+    values = {"param": param, **cls.scale_changes(scale, changes.get(cls.part or ""), param), **changes}
     for field in fields.values():
         value = values.get(field.name, field.default)
         check(field, value)
         only = field.metadata.get("only")
-        if only and value is not None and values.get("dataset", only) != only:
-            raise UserError(f"{option(field)} {value}: belongs to --dataset {only} alone; leave it out")
+        if only and value is not None and values.get(cls.part or "", only) != only:
+            raise UserError(f"{option(field)} {value}: belongs to --{cls.part} {only} alone; leave it out")
     for name in fields.keys() & {"g_exp", "init", "g_start"} - {*about(param).heeds}:
         if values.get(name, fields[name].default) != fields[name].default:
             value = values[name] if isinstance(values[name], str) else f"{values[name]:g}"
             raise UserError(f"{option(fields[name])} {value}: has no effect on {param}; leave it out")
-    return SETTINGS[experiment](**values)
+    return cls(**values)
 
 
 def config_hash(
@@ -530,8 +685,7 @@ def settings_from(experiment: str, values: dict[str, Any]) -> Settings:
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     for name, value in plain.items():
         check(fields[name], value)
-    kind: Any = SETTINGS[experiment]
-    return kind(**plain)
+    return SETTINGS[experiment](**plain)
 
 
 def printable(text: str, most: int | None = None) -> str:

@@ -3,9 +3,10 @@
 import importlib
 from typing import Any
 
-CLASSES = {"cifar": "Cifar", "cvae": "Cvae", "draw": "Draw", "dqn": "Dqn"}
+from wnrepro.settings import SETTINGS
 
 
 def experiment_class(experiment: str) -> Any:
-    """The class of an experiment, imported here so that the command line's help needs no torch."""
-    return getattr(importlib.import_module(f"wnrepro.experiments.{experiment}"), CLASSES[experiment])
+    """The class that implements an experiment, imported here so that the command line's help needs no torch."""
+    module, _, name = SETTINGS[experiment].implementation.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -76,16 +76,6 @@ CURVES = {
     "mean_q": (DQN, "mean_q", "actors"),
 }
 OTHERS = {"g_start": "g = {:g} at the start", "actors": "{} games in lock-step"}  # in the legend
-# Of the overview, by part: title, column of the last epoch (of a game: its maximum), and label of the axis.
-OVERVIEW = {
-    "cifar": ("CIFAR-10 classifier", "test_error", "test error (%), lower is better"),
-    "cvae mnist": ("VAE of MNIST", "test_bound_nats", "test bound (nats), higher is better"),
-    "cvae cifar10": ("VAE of CIFAR-10", "test_bits_per_dim", "bits per dimension, lower is better"),
-    "draw": ("DRAW", "test_bound_nats", "test bound (nats), higher is better"),
-} | {
-    f"dqn {game}": (f"DQN, {paper.game_name(game)}", "test_score", "best epoch's test score, higher is better")
-    for game in paper.TABLE3
-}
 # A column's label; whose values the y axis fits, from which part of the epochs on; the end at which it fits all others;
 # how its numbers are written: factor, digits and unit.
 COLUMNS: dict[str, tuple[str, tuple[str, ...], float, Callable[..., float], tuple[float, int, str]]] = {
@@ -220,7 +210,7 @@ def _shows(papers: Iterable[str], run: Run) -> bool:
 
 def _curve(look: Mapping[str, Look], run: Run, column: str, words: str = "", thin: bool = True, **style: Any) -> Curve:
     """A column of a run; of cifar the words begin with the learning rate."""
-    table, over = run.metrics, "agent_steps" if run.experiment == "dqn" else "epoch"
+    table, over = run.metrics, SETTINGS[run.experiment].step_column
     if column == "growth":
         table = run.layers.drop_duplicates("epoch").assign(growth=np.exp(log_norms(run)))
     if column == "kl_nats":  # at the end of a finished run
@@ -558,12 +548,11 @@ def init(results: Results, split: bool = False) -> Sheet | None:
 def overview(results: Results, split: bool = False) -> Sheet | None:
     """The final result of every experiment and data set, or game, by parameterization, with 95 % t-intervals."""
     look, panels, gaps = looks(results.labels), {}, 0
-    for part, (title, column, label) in OVERVIEW.items():
-        if part not in results.parts:
-            continue
-        of = results.parts[part]
+    for part, of in results.parts.items():
+        model = SETTINGS[of.runs[0].experiment].models[of.runs[0].dataset]
+        title, column, label = model.title, model.result, model.result_label
         title += ", bundled images" * ("bundled" in (of.defaults.get("data"), of.defaults.get("dataset")))
-        factor, digits, _ = COLUMNS[column][-1]
+        factor, digits, _ = COLUMNS[column][-1] if column in COLUMNS else (1, 3, "")
         several = {"": [*(of.figure1 if part == "cifar" else of.figure2)]}
         several |= {f", g = {g:g}": [*more] for g, more in of.others("g_start").items()}
         rows: Rows = []
@@ -572,7 +561,7 @@ def overview(results: Results, split: bool = False) -> Sheet | None:
             for param in look:
                 some = [run for run in runs if run.param == param and run.done]
                 some = [run for run in some if run.epoch == max(run.epoch for run in some)]
-                values = [max_score(run, run.epoch) if column == "test_score" else run.final(column) for run in some]
+                values = [max_score(run, run.epoch) if model.best else run.final(column) for run in some]
                 gaps += sum(not math.isfinite(value) for value in values)
                 if values := [factor * value for value in values]:
                     earlier = f", {count(some[0].epoch, 'epoch')}" if some[0].epoch < last else ""

@@ -22,7 +22,7 @@ from wnrepro.report.claims.beyond import comparisons
 from wnrepro.report.claims.claim import COMMON, SHARE, VERDICTS, Claim, Finding
 from wnrepro.report.claims.dqn import max_score
 from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults, step_works, whose
-from wnrepro.settings import INIT, PARAMS, SETTINGS, scale_settings
+from wnrepro.settings import PARAMS, SETTINGS, scale_settings
 from wnrepro.words import NOT_FINITE, count, interval, listed, plain, score
 
 HEADINGS = {"n": "n", "torch": "torch", "git": "Commit", "hash": "Settings' hash", "lr": "Learning rate", "param": ""}
@@ -568,7 +568,7 @@ def settings(results: Results) -> Iterator[list[Cell]]:
         experiment, used = of_part.runs[0].experiment, [run.settings for run in of_part.runs]
         told = {entry.name: entry.metadata for entry in dataclasses.fields(SETTINGS[experiment])}
         defaults = scale_defaults(experiment, "paper", of_part.runs[0].dataset)
-        defaults |= {"init": INIT[experiment]} if experiment in INIT else {}
+        defaults |= {"init": SETTINGS[experiment].init_default} if "init" in defaults else {}
         for name in dict.fromkeys(itertools.chain(told, *used)):
             values = [defaults.get(name, ""), *(settings[name] for settings in used if name in settings)]
             default, *texts = (value if isinstance(value, str) else json.dumps(value) for value in values)

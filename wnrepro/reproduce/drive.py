@@ -109,7 +109,7 @@ class Pace:
             task.time_left = TimeLeft(run.settings.epochs, task.reached, task.began)
         if int(event.epochs) > task.reached:
             seconds = task.time_left.epoch(int(event.epochs), now)
-            like = run.experiment, *cost(run.experiment, run.settings)
+            like = run.experiment, *cost(run.settings)
             unit = seconds * run.settings.epochs / work(run.settings)
             self.unit[like] = max(self.unit.get(like, 0.0), unit)
         else:
@@ -119,7 +119,7 @@ class Pace:
     def needed(self, line: Line) -> float:
         """Seconds until the next checkpoint of a run that starts now; 0 where nothing is known of it."""
         run = line.run
-        unit = self.unit.get((run.experiment, *cost(run.experiment, run.settings)))
+        unit = self.unit.get((run.experiment, *cost(run.settings)))
         whole = line.estimate.seconds if unit is None else unit * work(run.settings)
         loading = self.loading.get(run.experiment, 0.0 if whole is None else LOADING_SECONDS)
         return loading + (whole or 0.0) / run.settings.epochs

@@ -19,7 +19,6 @@ from wnrepro.settings import GAMES, PARAMS, SETTINGS, Settings, scale_settings
 
 BOTH = ("normal", "wn")
 CLAIM = re.compile(r"C\d+[a-z]?")
-PARTS = {"cvae": "dataset", "dqn": "game"}  # the setting whose values name a part of an experiment's runs
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,8 @@ class Row:
     @property
     def for_all(self) -> bool:
         """Whether it has weight normalization in settings that every parameterization can have."""
-        return "wn" in self.values["param"] and not self.values.keys() - {"param", "lr", "seed", *PARTS.values()}
+        allowed = {"param", "lr", "seed", SETTINGS[self.experiment].part}
+        return "wn" in self.values["param"] and not self.values.keys() - allowed
 
 
 def row(experiment: str, serves: str, **values: Sequence[Any]) -> Row:
@@ -144,7 +144,7 @@ class Planned:
     @property
     def part(self) -> str:
         """The data set of cvae, or the game of dqn."""
-        return str(getattr(self.settings, PARTS[self.experiment])) if self.experiment in PARTS else ""
+        return str(getattr(self.settings, self.settings.part)) if self.settings.part else ""
 
     def named(self, word: str) -> bool:
         """Whether a word is the run's part, or what it serves: `mnist`, `figure2`, `C9` or `C9a`."""
@@ -225,7 +225,7 @@ def left_out(scale: str, runs: Sequence[Planned], params: Sequence[str] = PARAMS
     for experiment in SETTINGS:
         parts = [part for name, part in everything if name == experiment]
         missing = [part for part in parts if not there[experiment, part]]
-        names += [experiment] if missing == parts else [f"{experiment} {part}" for part in missing]
+        names += [experiment] * bool(parts) if missing == parts else [f"{experiment} {part}" for part in missing]
         fewer = [part for part in parts if 0 < there[experiment, part] < everything[experiment, part]]
         names += [f"some of {experiment} {part}".rstrip() for part in fewer]
     return names

@@ -17,7 +17,6 @@ from wnrepro.settings import (
     NAME,
     PRECISIONS,
     SETTINGS,
-    DqnSettings,
     Settings,
     printable,
     scale_settings,
@@ -32,20 +31,6 @@ Promise: TypeAlias = "tuple[str, int, Power]"  # a claim, the seeds that the gri
 # done, diverged, failed: as run.json says. running: a process holds the directory; stopped: none does, and it goes on
 # from its last epoch; missing: nothing is there.
 STATES = ("done", "diverged", "running", "stopped", "failed", "missing")
-
-# The settings on which the time of an example (of an agent step) depends, besides the parameterization.
-COSTLY = {
-    "cifar": ("batch_size", "width", "precision"),
-    "cvae": (
-        *("dataset", "batch_size", "maps", "depths", "hidden", "latents"),
-        *("iaf_depth", "iaf_width", "precision"),
-    ),
-    "draw": (
-        *("batch_size", "attention", "time_steps", "units", "latents"),
-        *("read_window", "write_window", "precision"),
-    ),
-    "dqn": ("batch_size", "update_every", "actors", "maps", "hidden", "precision"),
-}
 
 # What a file that is not as this version writes it leads to, and how much is read of files that may be anyone's.
 NONSENSE = (UserError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -98,15 +83,13 @@ def processor(device_name: str) -> str:
 
 
 def work(settings: Settings) -> int:
-    """Examples that a run trains on, each as often as it does; of dqn the agent steps."""
-    if isinstance(settings, DqnSettings):
-        return settings.epochs * settings.epoch_steps
-    return settings.epochs * settings.train_examples
+    """Examples (of dqn: agent steps) that a run trains on, each as often as it does."""
+    return settings.epochs * settings.epoch_size
 
 
-def cost(experiment: str, settings: Settings) -> tuple[Any, ...]:
-    """The values of COSTLY."""
-    return tuple(getattr(settings, name) for name in COSTLY[experiment])
+def cost(settings: Settings) -> tuple[Any, ...]:
+    """The values of the settings that determine the time of an example."""
+    return tuple(getattr(settings, name) for name in settings.cost)
 
 
 @dataclass(frozen=True)
@@ -172,9 +155,8 @@ def benchmarked(experiment: str, device: str, figures: dict[str, Any]) -> list[M
         precision = precision or PRECISIONS[0]
         if NAME.fullmatch(param) and precision in PRECISIONS:
             settings = scale_settings(experiment, "paper", param, precision=precision)
-            size = settings.update_every if isinstance(settings, DqnSettings) else settings.batch_size
-            seconds, peak = median(figures["seconds"][name]) / size, memory.get(name)
-            if isinstance(settings, DqnSettings):  # where the replay is on another device it says nothing of this one
+            seconds, peak = median(figures["seconds"][name]) / settings.step_size, memory.get(name)
+            if "replay_memory" in figures:  # where the replay is on another device it says nothing of this one
                 peak = replay.get("peak_bytes") if replay.get("on") == figures.get("device") else None
             found.append(Measured(experiment, "paper", settings, device, seconds, peak, "bench"))
     return found
@@ -186,11 +168,7 @@ def estimate(run: Planned, device: str, known: Iterable[Measured]) -> Estimate:
     A parameterization counts for more than the number of threads, that for more than a run before a benchmark, and
     memory is only known from the same scale. Times are medians, memory the most.
     """
-    same = [
-        one
-        for one in known
-        if one.experiment == run.experiment and cost(one.experiment, one.settings) == cost(run.experiment, run.settings)
-    ]
+    same = [one for one in known if one.experiment == run.experiment and cost(one.settings) == cost(run.settings)]
 
     def likeness(one: Measured) -> tuple[bool, bool, bool]:
         return one.settings.param == run.settings.param, one.device == device, one.source == "run"

@@ -22,8 +22,6 @@ import filelock
 from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import (
     SETTINGS,
-    CvaeSettings,
-    DqnSettings,
     Settings,
     about,
     config_hash,
@@ -48,13 +46,9 @@ PATIENCE = 1.0  # seconds: another process may only be looking whether the direc
 def variant(experiment: str, scale: str, settings: Settings) -> str:
     """The run's name: parameterization, learning rate, and every setting that is not its scale's default.
 
-    Those of cvae begin with the data set, on which the defaults depend, and those of dqn with the game.
+    It begins with the part, if the experiment has several: the data set or the game.
     """
-    named: dict[str, str] = {}
-    if isinstance(settings, CvaeSettings):
-        named = {"dataset": settings.dataset}
-    if isinstance(settings, DqnSettings):
-        named = {"game": settings.game}
+    named: dict[str, str] = {settings.part: getattr(settings, settings.part)} if settings.part else {}
     default = scale_settings(experiment, scale, settings.param, **named)
     parts = [*named.values(), settings.param, f"lr{settings.lr:g}"]
     for field in dataclasses.fields(settings):
