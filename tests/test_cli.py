@@ -539,7 +539,7 @@ def test_divergence_of_a_vae_is_a_result(run, tmp_path, vae, param):
         (
             "cvae",
             [
-                "--dataset mnist|cifar10 data set, and with it the model (§5.2; default: mnist)",
+                "--dataset mnist|cifar10|all data set, and with it the model (§5.2; default: mnist)",
                 "epochs (our choice: §5.2 names no number; "
                 "default: mnist 100, short 4, quick 10; cifar10 100, short 12, quick 5)",
                 "minibatch size (our choice; CIFAR-10: authors' code; default: mnist 100, quick 50; cifar10 16)",
