@@ -1,6 +1,7 @@
 """Small random images and small settings that several test modules share; --soak, which tries far more."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -8,6 +9,7 @@ import pytest
 import torch
 from factories import make_images
 
+from wnrepro.cli import main
 from wnrepro.data import Images
 from wnrepro.settings import CifarSettings, scale_settings
 
@@ -68,3 +70,18 @@ def tiny():
         return scale_settings("cifar", "quick", param, **(small | changes))
 
     return make
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """run(*words) → (exit code, stdout, stderr) of the command line, in this process."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["wnrepro", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        code = stop.value.code
+        assert code is None or isinstance(code, int)
+        return code or 0, *capsys.readouterr()
+
+    return call

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_cli
 from factories import COMMIT, edit, made_up_scale, make_dqn, make_draw, make_run, make_vae, snapshot
 from markdown_it import MarkdownIt
 from test_page import ADDRESSES, ESCAPES, HOSTILE, SHOWN, Parsed
@@ -20,7 +19,7 @@ from wnrepro.report.compare import Comparison, compare
 from wnrepro.results import load
 from wnrepro.settings import SETTINGS
 
-made_up_scale, run = made_up_scale, test_cli.run  # fixtures
+made_up_scale = made_up_scale  # a fixture
 BOTH, NEAR, ALONE = "Runs in both", "Runs of the same model that differ in a setting", "Runs in one alone"
 Two = tuple[Path, Path]
 

@@ -14,13 +14,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import test_cli
 from factories import LAYERS, edit, made_up_scale, make_dqn, make_draw, make_run, make_vae, snapshot  # noqa: F401
 
 from wnrepro.errors import DiskError, UserError
 from wnrepro.export import FILE, write_events
 
-run = test_cli.run  # the fixture
 CREATED = datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC).timestamp()  # of the made-up runs
 
 Scalars = dict[tuple[str, int], tuple[float, float]]

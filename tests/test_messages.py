@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_cli
 import torch
 from factories import make_images, tiny_cvae, tiny_dqn, tiny_draw
 from filelock import FileLock
 
 import wnrepro.__main__
-from wnrepro import atari, bench, cli, data, device
+from wnrepro import atari, bench, cli, data, device, preflight
 from wnrepro import reading as files
 from wnrepro import results as reader
 from wnrepro.doctor import Finding
@@ -47,7 +46,6 @@ PACKAGE = Path(wnrepro.__file__).parent
 TRAIN = "cifar --param wn --scale quick --epochs 2 --width 4 --train-examples 200 --test-examples 100"
 TRAIN += " --init-examples 100"
 
-run = test_cli.run  # the fixture
 
 # ------------------------------------------------------------------------------- what a sentence has
 
@@ -1026,18 +1024,21 @@ DEEP.append(DEEP)
         (RecursionError("too deep"), f"RecursionError: too deep; {HINT}"),
         (RuntimeError(1000 * "x"), f"RuntimeError: {285 * 'x'}…; {HINT}"),
         (AssertionError(), f"AssertionError; {HINT}"),
-        (MemoryError(), "out of memory (MemoryError); close something, or give a smaller minibatch, model or scale"),
+        (
+            MemoryError(),
+            "out of memory (MemoryError); close other programs, or give a smaller minibatch, model or scale",
+        ),
         (
             OSError(28, "No space left on device", "/a/b"),
-            "/a/b: No space left on device; make room there, mend its permissions, or give another folder",
+            "/a/b: No space left on device; free some space, change the permissions, or give another folder",
         ),
         (
             OSError(30, "Read-only file system"),
-            "Read-only file system; make room there, mend its permissions, or give another folder",
+            "Read-only file system; free some space, change the permissions, or give another folder",
         ),
         (
             OSError(5, "Input/output error"),
-            "Input/output error; make room there, mend its permissions, or give another folder",
+            "Input/output error; free some space, change the permissions, or give another folder",
         ),
         (
             FileNotFoundError(2, "No such file or directory", "/a"),
@@ -1105,7 +1106,7 @@ def test_a_failed_run_of_the_grid_shows_its_traceback_with_debug_alone(run: Comm
         tasks[0].state, tasks[0].text = "failed", "ZeroDivisionError: by\nnothing"
         tasks[0].traceback = "Traceback (most recent call last):\n  \x1b\nZeroDivisionError: by nothing\n"
 
-    place.patch.setattr("wnrepro.reproduce.drive.drive", drive)
+    place.patch.setattr("wnrepro.reproduce.command.drive", drive)
     words = ["reproduce", "draw", "--scale", "quick", "--device", "cpu", "--quiet", "--results", place.tmp / "new"]
     code, printed, error = run(*words)
     assert (code, printed) == (1, "") and error.endswith(f": failed, ZeroDivisionError: by nothing; {HINT}\n")
@@ -1164,8 +1165,8 @@ def test_no_answer_to_the_question_removes_nothing(
 
 # A command's words, and what it calls on its way. Those of sample, watch and bench: test_cli, test_bench.
 COMMANDS = {
-    "cifar": (f"{TRAIN} --results {{results}}", "wnrepro.cli.results_folder"),
-    "reproduce": ("reproduce draw --scale quick --plan --results {results}", "wnrepro.cli.results_folder"),
+    "cifar": (f"{TRAIN} --results {{results}}", "wnrepro.cli.check_results"),
+    "reproduce": ("reproduce draw --scale quick --plan --results {results}", "wnrepro.reproduce.command.check_results"),
     "report": ("report --results {results}", "wnrepro.report.write_report"),
     "report --check": ("report --check --results {results}", "wnrepro.report.check"),
     "export": ("export {run} --tensorboard {tmp}/new", "wnrepro.export.write_events"),
@@ -1278,7 +1279,7 @@ def test_ctrl_c_waits_until_an_import_is_done(place: Place) -> None:
     (place.tmp / "interrupted.py").write_text("import os\nos.kill(os.getpid(), 2)\nwhole = True\n")
     place.patch.syspath_prepend(str(place.tmp))
     with pytest.raises(KeyboardInterrupt):
-        cli.import_first("interrupted")
+        preflight.import_uninterrupted("interrupted")
     assert sys.modules.pop("interrupted").whole
 
 

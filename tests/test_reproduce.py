@@ -23,14 +23,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import test_cli
 import torch
 from factories import tiny_cvae, tiny_dqn, tiny_draw
 from rich.console import Console
 from test_data import make_binarized_mnist
 from test_runs import without_seconds
 
-from wnrepro import cli, data, mps, paper
+from wnrepro import cli, data, mps, paper, preflight
 from wnrepro.cuda_graphs import CaptureError
 from wnrepro.errors import UserError
 from wnrepro.experiments import experiment_class
@@ -38,8 +37,8 @@ from wnrepro.experiments.draw import Draw
 from wnrepro.report.claims import CLAIMS, dqn
 from wnrepro.report.claims.claim import Claim, Power
 from wnrepro.report.stats import LOOKS, look
+from wnrepro.reproduce import command, engines, work
 from wnrepro.reproduce import drive as driving
-from wnrepro.reproduce import engines, work
 from wnrepro.reproduce.board import Board, print_plan, summary
 from wnrepro.reproduce.drive import TRIES, Task, drive, seconds_of
 from wnrepro.reproduce.engines import Local
@@ -63,7 +62,6 @@ from wnrepro.runs.directory import PUBLISHED, write_json
 from wnrepro.runs.run import Run
 from wnrepro.settings import GAMES, PARAMS, SCALE_NAMES, SETTINGS, scale_settings, settings_from
 
-run = test_cli.run  # the fixture
 CPU = torch.device("cpu")
 HERE = "A processor, 2 threads"
 each_scale = pytest.mark.parametrize("scale", SCALE_NAMES)
@@ -948,8 +946,8 @@ def test_reproduce_starts_mps_where_runs_share_a_gpu(run, gpus, control, monkeyp
         if error:
             raise error
 
-    monkeypatch.setattr(cli, "check_all", lambda *_: None)
-    monkeypatch.setattr("wnrepro.reproduce.drive.drive", drive)
+    monkeypatch.setattr(command, "check_all", lambda *_: None)
+    monkeypatch.setattr("wnrepro.reproduce.command.drive", drive)
     monkeypatch.setenv(
         "PATH", os.pathsep.join(p for p in os.environ["PATH"].split(":") if not Path(p, mps.PROGRAM).exists())
     )
@@ -1220,7 +1218,7 @@ def test_ctrl_c_ends_the_grid_in_a_sentence(tmp_path):
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and len(there) == 2 and gone(there)
-    assert error == "wnrepro: interrupted; the same command again goes on from each run's last epoch\n"
+    assert error == "wnrepro: interrupted; the same command again continues each run from its last epoch\n"
 
 
 # ------------------------------------------------------------------------------- the command
@@ -1235,9 +1233,9 @@ def test_ctrl_c_ends_the_grid_in_a_sentence(tmp_path):
             "reproduce enduro: unknown at scale short; give some of cifar, cvae, draw, dqn, mnist, ",
         ),
         ("--scale large", "--scale large: unknown; give one of paper, short, quick"),
-        ("--engine slurm", "--engine slurm: unknown; give local or ray"),
-        ("--address host:1", "--address: belongs to --engine ray"),
-        ("--bring-back", "--bring-back: belongs to --engine ray"),
+        ("--engine slurm", "--engine slurm: unknown; give one of local, ray"),
+        ("--address host:1", "--address: needs --engine ray"),
+        ("--bring-back", "--bring-back: needs --engine ray"),
         ("--precision fp8", "--precision fp8: unknown"),
         ("--precision tf32 --scale quick --device cpu", "--precision tf32: only a GPU has it"),
         ("--device tpu", "--device tpu: no such device"),
@@ -1297,7 +1295,7 @@ def test_each_file_of_the_data_is_read_once_for_all_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(data.hashlib, "file_digest", lambda file, kind: read.update([file.name]) or digest(file, kind))
     runs = planned("short", ["draw", "mnist"])
     assert len(runs) > 10
-    cli.check_all(runs, tmp_path, "cpu")
+    command.check_all(runs, tmp_path, "cpu")
     assert sorted(read.values()) == [1, 1, 1]
 
 
@@ -1340,13 +1338,13 @@ def test_on_a_gpu_the_precision_is_that_in_which_each_experiment_is_judged(
         alone.extend(str(Planned(experiment, "quick", each, ()).directory(gpus).folder) for each in settings)
         return 0
 
-    monkeypatch.setattr(cli, "GPU_FILES", (str(tmp_path / "nvidia[1-9]"),))
+    monkeypatch.setattr(preflight, "GPU_FILES", (str(tmp_path / "nvidia[1-9]"),))
     on_cpu = [
         str(one.directory(gpus).folder) for one in planned("quick", (), precision=gpu["cifar"] if words else "fp32")
     ]
     assert folders() == on_cpu
 
-    monkeypatch.setattr(cli, "GPU_FILES", (str(tmp_path / "nvidia[0-9]"),))
+    monkeypatch.setattr(preflight, "GPU_FILES", (str(tmp_path / "nvidia[0-9]"),))
     expected = []
     for one in whole("quick"):
         settings = dataclasses.replace(one.settings, precision=gpu[one.experiment])

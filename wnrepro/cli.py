@@ -3,21 +3,15 @@
 import atexit
 import contextlib
 import dataclasses
-import errno
 import functools
-import glob
-import importlib
 import inspect
 import io
 import itertools
 import json
-import math
 import os
 import shlex
 import signal
 import sys
-import time
-import traceback
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +19,16 @@ from typing import Annotated, Any
 
 import typer
 
-from wnrepro.errors import DiskError, UserError
+from wnrepro import errors
+from wnrepro.errors import DiskError, UserError, complain, describe
+from wnrepro.preflight import (
+    available_binarization,
+    check_params,
+    check_results,
+    import_uninterrupted,
+    is_gpu,
+    load_params,
+)
 from wnrepro.settings import (
     ABOUT,
     PARAMS,
@@ -34,9 +37,9 @@ from wnrepro.settings import (
     SETTINGS,
     Settings,
     option,
-    printable,
     scale_settings,
 )
+from wnrepro.text import printable
 
 app = typer.Typer(
     name="wnrepro",
@@ -94,19 +97,13 @@ IMPORTANCE_SAMPLES: dict[str, Any] = {
 }
 
 
-DEBUG = False  # whether an error shows its traceback: --debug
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP)
-AGAIN = "run again with --debug for the traceback"
-
-
 @app.callback()
 def common(
     debug: Annotated[
         bool, typer.Option("--debug", help="show an error's traceback too; anywhere among a command's words")
     ] = False,
 ) -> None:
-    global DEBUG
-    DEBUG = debug
+    errors.DEBUG = debug
 
 
 def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
@@ -153,15 +150,6 @@ def one_of(kind: Any) -> Any:
     return next(one for one in typing.get_args(kind) or (kind,) if one is not type(None))
 
 
-def params_of(texts: list[str]) -> list[str]:
-    """`custom.params`; torch, which takes seconds, is imported for a class alone."""
-    if any(":" in text for text in texts):
-        import_first("torch")
-    from wnrepro.custom import params
-
-    return params(texts)
-
-
 def run_command(experiment: str) -> Callable[..., None]:
     """The command of an experiment: an option for each of its settings, made from the dataclass."""
 
@@ -173,7 +161,7 @@ def run_command(experiment: str) -> Callable[..., None]:
         if common["scale"] not in SCALE_NAMES:
             raise UserError(f"--scale {common['scale']}: unknown; give one of {', '.join(SCALE_NAMES)}")
         given: dict[str, Any] = {name: options[name] for name in kinds if options[name] not in (None, [])}
-        given["param"] = params_of(given["param"])
+        given["param"] = load_params(given["param"])
         if cls.part and "all" in given.get(cls.part, ()):
             given[cls.part] = list(cls.models)
         changes = {
@@ -187,7 +175,9 @@ def run_command(experiment: str) -> Callable[..., None]:
 
         planned = plan()
         if "binarization" in options and "binarization" not in changes:
-            changes["binarization"] = [binarization(planned[0], **common)]
+            changes["binarization"] = [
+                available_binarization(planned[0], common["data_dir"], common["quiet"] or common["as_json"])
+            ]
         if "precision" not in changes and is_gpu(common["device"]):
             changes["precision"] = [cls.gpu_precision]
         raise typer.Exit(run_all(experiment, plan(), **common))
@@ -229,76 +219,6 @@ for name in SETTINGS:
     app.command(name)(run_command(name))
 
 
-def binarization(settings: Any, *, data_dir: Path | None, quiet: bool, as_json: bool, **_: Any) -> str | None:
-    """The binarization of MNIST whose files are there; none for other data."""
-    if settings.data != "real" or getattr(settings, "dataset", "mnist") != "mnist":
-        return None
-    from wnrepro import data
-
-    kind = data.binarization_at_hand(data_dir)
-    if kind == "seeded" and not quiet and not as_json:
-        typer.echo(
-            f"Larochelle's binarized MNIST is not in {data.data_root(data_dir)}: MNIST is binarized by a fixed seed, "
-            "which moves the bound by 1 to 2 nats",
-            err=True,
-        )
-    return kind
-
-
-GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # one is there where Linux has a GPU; the latter in Windows' subsystem
-
-
-def is_gpu(device: str) -> bool:
-    """Whether this device is a GPU. Torch, which takes seconds, is only imported where there can be one."""
-    if device == "cpu" or not any(map(glob.glob, GPU_FILES)):
-        return False
-    import_first("torch")
-    from wnrepro.device import choose_device
-
-    return choose_device(device).type == "cuda"
-
-
-def import_first(*modules: str) -> None:
-    """Import what is large, with Ctrl-C put off until it is there: inside torch's C++ it would abort the process."""
-    pressed, before = False, signal.getsignal(signal.SIGINT)
-
-    def later(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, later)
-    try:
-        for module in modules:
-            importlib.import_module(module)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
-
-
-def try_all(models: set[tuple[str, str]]) -> None:
-    """Raise UserError unless the parameterizations work in these experiments; those of the paper are not tried."""
-    from wnrepro.custom import try_in
-
-    for experiment, param in sorted(models):
-        try_in(experiment, param)
-
-
-def results_folder(results: Path, must_exist: bool = False) -> None:
-    """Raise UserError, or DiskError, unless runs can be read and written there."""
-    try:
-        there = results.exists()
-    except OSError as error:
-        raise DiskError(f"--results {results}: {error.strerror}; mend that, or give another folder") from error
-    if there and not results.is_dir():
-        raise UserError(f"--results {results}: is a file; give a folder")
-    if there and not os.access(results, os.R_OK | os.W_OK | os.X_OK):
-        raise DiskError(f"--results {results}: no permission to read and write there; mend it or give another folder")
-    if must_exist and not there:
-        raise UserError(f"--results {results}: no such folder; run an experiment first, or give another folder")
-
-
 def confirmed(question: str) -> bool:
     """The answer of whoever sits at the terminal; no answer is a no."""
     try:
@@ -325,8 +245,8 @@ def run_all(
 
     A CUDA graph that cannot be captured ends them all: nothing can be computed in its process from then on.
     """
-    results_folder(results)
-    import_first("torch")
+    check_results(results)
+    import_uninterrupted("torch")
     from rich.console import Console
 
     from wnrepro.cuda_graphs import capture_failed
@@ -339,7 +259,7 @@ def run_all(
     where, kind = choose_device(device), experiment_class(experiment)
     for settings in planned:
         kind.check(settings, data_dir, where)
-    try_all({(experiment, settings.param) for settings in planned})
+    check_params({(experiment, settings.param) for settings in planned})
     todo = [Run(results, experiment, scale, settings) for settings in planned]
     if not resume and not yes:
         there = [str(run.folder) for run in todo if run.folder.exists()]
@@ -363,15 +283,13 @@ def run_all(
                 except UserError:
                     raise
                 except KeyboardInterrupt:
-                    typer.echo(
-                        f"wnrepro: {run.folder} interrupted; the same command again goes on from the last "
-                        "finished epoch",
-                        err=True,
+                    complain(
+                        f"wnrepro: {run.folder} interrupted; the same command again continues after its last epoch"
                     )
                     return 130
                 except Exception as error:
                     status, failed, lost = "failed", True, capture_failed(error)
-                    complain(f"{run.folder}: failed, {reason(error)}", error)
+                    complain(f"{run.folder}: failed, {describe(error)}", error)
         if importance_samples and status == "done":
             with run, console.status(f"{run.name}: {importance_samples} samples an image"):
                 facts = run.add_facts(load, lambda trained: trained.log_likelihood(importance_samples))["facts"]
@@ -471,124 +389,27 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Every run that the paper needs: does what is missing, and goes on where it stopped."""
-    began = time.monotonic()
-    if scale not in SCALE_NAMES:
-        raise UserError(f"--scale {scale}: unknown; give one of {', '.join(SCALE_NAMES)}")
-    if engine not in ("local", "ray"):
-        raise UserError(f"--engine {engine}: unknown; give local or ray")
-    for name, given in (("--address", address), ("--bring-back", bring_back)):
-        if given and engine != "ray":
-            raise UserError(f"{name}: belongs to --engine ray; add that, or leave it out")
-    if budget and plan:
-        raise UserError("--budget: --plan starts nothing; leave out one of the two")
-    from rich.console import Console
+    from wnrepro.reproduce.command import reproduce
 
-    from wnrepro.mps import missing, mps
-    from wnrepro.reproduce import plan as plans
-    from wnrepro.reproduce.board import Board, print_plan, summary
-    from wnrepro.reproduce.drive import Engine, Task, drive, seconds_of
-    from wnrepro.reproduce.grid import left_out, planned
-
-    budget_seconds = seconds_of(budget) if budget is not None else None
-    results_folder(results)
-    console = Console(quiet=quiet or as_json)
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    params = params_of(param or ["all"])
-    runs = planned(scale, experiments or (), params, **({"precision": precision} if precision else {}))
-
-    def cluster() -> Engine:
-        nonlocal device
-        import_first("torch")
-        from wnrepro.reproduce.cluster import Cluster
-
-        nodes = Cluster(address, device, jobs, jobs_per_gpu or 1, bring_back)
-        device = nodes.device
-        return nodes
-
-    computers = cluster() if engine == "ray" and device == "auto" and not precision else None
-    on_gpus = not precision and (device == "cuda" if engine == "ray" else is_gpu(device))
-    for number, run in enumerate(runs):
-        changes: dict[str, Any] = {"precision": run.settings.gpu_precision} if on_gpus else {}
-        if hasattr(run.settings, "binarization"):
-            kind = binarization(run.settings, data_dir=data_dir, quiet=quiet or number > 0, as_json=as_json)
-            changes["binarization"] = kind
-        runs[number] = dataclasses.replace(run, settings=dataclasses.replace(run.settings, **changes))
-    others = left_out(scale, runs, params)
-    lines, side_by_side = plans.plan(results, runs), {}
-    with contextlib.ExitStack() as stack:  # whatever ends this ends what was started for the runs
-        if computers:
-            stack.callback(computers.stop)
-        if not all(line.over for line in lines):
-            import_first("torch")
-            from wnrepro.device import choose_device
-            from wnrepro.reproduce.engines import Local, devices, gpu_memory
-            from wnrepro.runs.provenance import device_name
-
-            where = devices(device) if engine == "local" else ["cpu"]
-            if engine == "local" and not plan:
-                check_all([line.run for line in lines if not line.over], data_dir, where[0])
-            per_gpu = {line.run.experiment: jobs_per_gpu or 1 for line in lines if not line.over}
-            if where[0] != "cpu" and jobs_per_gpu is None:
-                here = device_name(choose_device(where[0]))
-                per_gpu = plans.packing(plans.estimated(lines, results, here), results, here, gpu_memory(where))
-            together = min(sum(not line.over for line in lines), jobs or math.inf)
-            if where[0] != "cpu" and max(per_gpu.values()) > 1 and together > len(where):
-                shared = not missing() if plan else stack.enter_context(mps(where, say))
-                if not shared and jobs_per_gpu is None:
-                    say("One run a GPU at a time; --jobs-per-gpu N starts N all the same")
-                    per_gpu = dict.fromkeys(per_gpu, 1)
-            if computers is None:
-                computers = cluster() if engine == "ray" and not plan else Local(where, jobs, per_gpu)
-            side_by_side = computers.side_by_side
-            here = device_name(choose_device(where[0]), computers.threads)
-            lines = plans.estimated(lines, results, here)
-        if others:
-            say(f"left out: {', '.join(others)}")
-        tasks = [Task(line) for line in lines]
-        if computers and not plan and not all(task.over for task in tasks):
-            try:
-                with Board(console, tasks, side_by_side, quiet or as_json) as board:
-                    ready = time.monotonic()  # as long as it took to load torch is kept for leaving it
-                    deadline = math.inf if budget_seconds is None else began + budget_seconds - (ready - began)
-                    drive(tasks, computers, results, data_dir, board.show, deadline)
-            except KeyboardInterrupt:
-                typer.echo("wnrepro: interrupted; the same command again goes on from each run's last epoch", err=True)
-                raise typer.Exit(130) from None
-            lines = [dataclasses.replace(line, state=plans.state(line.there)) for line in lines]
-            lines = plans.estimated(lines, results, here)
-    failed = [task for task in tasks if task.state == "failed"]
-    left = [line for task, line in zip(tasks, lines, strict=True) if not task.over and not line.over]
-    spent = budget is not None and bool(left)
-    promised = plans.promises(lines, scale) if plan else []
-    if as_json:
-        about = {"left_out": others, "budget_seconds": budget_seconds, "budget_spent": spent}
-        print(plans.as_json(lines, promised, side_by_side, scale, **about))
-    elif plan:
-        print_plan(console, lines, promised, side_by_side)
-    else:
-        console.print(summary(lines, side_by_side), highlight=False, soft_wrap=True)
-        if spent:
-            text = f"The budget of {budget} is spent: no further epoch of what is left fits into it; the same command "
-            console.print(f"{text}goes on with it.", highlight=False, soft_wrap=True)
-    for task in failed:
-        more = f"; {AGAIN}" if task.traceback and not DEBUG else ""
-        print(escaped(task.traceback) if DEBUG else "", end="", file=sys.stderr)
-        complain(f"{task.line.there.folder}: failed, {printable(task.text, 300)}{more}")
-    raise typer.Exit(1 if failed else 0)
-
-
-def check_all(runs: list[Any], data_dir: Path | None, device: str) -> None:
-    """Raise UserError where one of these runs could not be made here: before anything is written or computed."""
-    from wnrepro.device import choose_device
-    from wnrepro.experiments import experiment_class
-
-    where = choose_device(device)
-    for run in runs:
-        try:
-            experiment_class(run.experiment).check(run.settings, data_dir, where)
-        except UserError as error:
-            raise UserError(f"reproduce {run.experiment}: {error}") from None
-    try_all({(run.experiment, run.settings.param) for run in runs})
+    code = reproduce(
+        experiments or (),
+        scale=scale,
+        param=param or ["all"],
+        precision=precision,
+        plan=plan,
+        engine=engine,
+        address=address,
+        bring_back=bring_back,
+        jobs=jobs,
+        jobs_per_gpu=jobs_per_gpu,
+        budget=budget,
+        device=device,
+        data_dir=data_dir,
+        results=results,
+        quiet=quiet,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -636,8 +457,8 @@ def report(
     results: Results = Path("results"),
 ) -> None:
     """Tables, figures and a verdict on every claim, from your own runs under --results."""
-    results_folder(results, must_exist=True)
-    import_first("wnrepro.report")
+    check_results(results, must_exist=True)
+    import_uninterrupted("wnrepro.report")
     from wnrepro import report as reports
     from wnrepro.reproduce.grid import commands
     from wnrepro.runs.directory import PUBLISHED
@@ -672,12 +493,13 @@ def report(
     if compare is not None:
         for name in comparable(folder, compare, scales_in, at):
             summary, path = reports.write_comparison(folder, compare, name, precision)
-            print(escaped("\n".join([f"scale {name}", *summary, str(path)])))
+            print(*map(printable, [f"scale {name}", *summary, str(path)]), sep="\n")
         return
     if check:
         problems = [problem for name in scales for problem in reports.check(folder, name)]
         rules = [f"scale {name}, {rule}" for name in scales for rule in reports.rules(folder, name, precision)]
-        print(escaped("\n".join([*(problems or [f"every run's files fit: scale {', '.join(scales)}"]), *rules])))
+        checked = problems or [f"every run's files fit: scale {', '.join(scales)}"]
+        print(*map(printable, [*checked, *rules]), sep="\n")
         raise typer.Exit(1 if problems else 0)
     if serve:
         from wnrepro.report.serve import Server
@@ -739,14 +561,14 @@ def sample(
     """Samples of a trained model, and reconstructions beside their originals, as PNG files in the run's directory; of
     DRAW a GIF too, of samples being drawn.
     """
-    import_first("torch")
+    import_uninterrupted("torch")
     from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
     from wnrepro.runs.media import write_pictures
     from wnrepro.runs.run import open_run
 
     if param is not None:
-        params_of([param])
+        load_params([param])
     there = open_run(run)
     kind, where = experiment_class(there.experiment), choose_device(device)
     if not hasattr(kind, "pictures"):
@@ -774,7 +596,7 @@ def watch(
     device: Device = "auto",
 ) -> None:
     """A test game of a trained DQN, in colour and with its score, as game.gif in the run's directory."""
-    import_first("torch")
+    import_uninterrupted("torch")
     from rich.console import Console
 
     from wnrepro.device import choose_device
@@ -783,7 +605,7 @@ def watch(
     from wnrepro.runs.run import open_run
 
     if param is not None:
-        params_of([param])
+        load_params([param])
     there = open_run(run)
     kind, where = experiment_class(there.experiment), choose_device(device)
     if not hasattr(kind, "film"):
@@ -815,7 +637,7 @@ def export(
     """A run's tables and settings for another program, as far as the run got."""
     if tensorboard is None:
         raise UserError("--tensorboard: missing; give the folder for the event files")
-    import_first("wnrepro.export")
+    import_uninterrupted("wnrepro.export")
     from wnrepro.export import write_events
 
     print(write_events(run, tensorboard))
@@ -858,8 +680,8 @@ def bench(
     for name in precision or ():
         if name not in PRECISIONS:
             raise UserError(f"--precision {name}: unknown; give one of {', '.join(PRECISIONS)}")
-    results_folder(results)
-    import_first("torch")
+    check_results(results)
+    import_uninterrupted("torch")
     from rich.console import Console
 
     from wnrepro import bench as benches
@@ -867,8 +689,8 @@ def bench(
 
     console, where = Console(stderr=True), choose_device(device)
     names = list(SETTINGS) if experiment == "all" else [experiment]
-    params = params_of(param or ["all"])
-    try_all({(name, one) for name in names for one in params})
+    params = load_params(param or ["all"])
+    check_params({(name, one) for name in names for one in params})
     if smoke:
         if precision:
             raise UserError("--precision: --smoke has that in which each experiment is judged; leave out one of them")
@@ -948,7 +770,7 @@ def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json
     from wnrepro.doctor import diagnose
 
     with contextlib.suppress(ImportError, OSError):  # which is a finding
-        import_first("torch")
+        import_uninterrupted("torch")
     findings = diagnose(data_dir, results)
     if as_json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
@@ -963,32 +785,6 @@ def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json
 
 
 # ------------------------------------------------------------------------------- what goes wrong
-
-
-def escaped(text: str) -> str:
-    """A text, of several lines perhaps, without what could steer a terminal."""
-    return "\n".join(map(printable, text.split("\n")))
-
-
-def reason(error: BaseException) -> str:
-    """What is said of an error that is no UserError, and what to do: a full disk, want of memory, or not foreseen."""
-    text = printable(f"{type(error).__name__}: {error}".removesuffix(": "), 300)
-    if isinstance(error, OSError) and error.errno in DISK:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}; make room there, mend its permissions, or give another folder"
-    if text.startswith("CaptureError"):
-        return f"{text}; the same command with WNREPRO_GRAPHS=0 goes on without graphs"
-    if isinstance(error, MemoryError) or "OutOfMemory" in text or "allocate memory" in text:
-        return f"out of memory ({text}); close something, or give a smaller minibatch, model or scale"
-    return f"{text}; {AGAIN}"
-
-
-def complain(text: str, error: BaseException | None = None, debug: bool | None = None) -> None:
-    """Print a sentence on standard error; with --debug the error's traceback before it."""
-    with contextlib.suppress(OSError):  # nobody reads it any more
-        if error and (DEBUG if debug is None else debug):
-            print(escaped("".join(traceback.format_exception(error))), end="", file=sys.stderr)
-        print(escaped(text), file=sys.stderr)
 
 
 def flush() -> None:
@@ -1022,13 +818,13 @@ def main() -> None:
             atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python ends is no traceback
             flush()
     except UserError as error:
-        complain(f"wnrepro: {error}", error, debug)
+        complain(f"wnrepro: {error}", error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
-        complain("\nwnrepro: interrupted; give the same command again", error, debug)
+        complain("wnrepro: interrupted; give the same command again", error)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:
-        complain(f"wnrepro{command}: failed, {reason(error)}", error, debug)
+        complain(f"wnrepro{command}: failed, {describe(error)}", error)
         sys.exit(1)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from wnrepro.errors import UserError
+from wnrepro.text import printable
 
 PARAMS = ("normal", "bn", "wn", "wn+mobn")  # the paper's
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -686,12 +687,3 @@ def settings_from(experiment: str, values: dict[str, Any]) -> Settings:
     for name, value in plain.items():
         check(fields[name], value)
     return SETTINGS[experiment](**plain)
-
-
-def printable(text: str, most: int | None = None) -> str:
-    """A text in one line, at most so long; what would steer a terminal, or turn text around, as Python writes it."""
-    text = text if most is None or len(text) <= most else f"{text[: most - 1]}…"
-    if not text.isprintable():
-        letters = (" " if letter.isspace() else letter for letter in text)
-        text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in letters)
-    return text if most is None or len(text) <= most else f"{text[: most - 1]}…"

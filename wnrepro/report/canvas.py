@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from wnrepro.settings import ABOUT, PARAMS
-from wnrepro.words import count
+from wnrepro.text import count
 
 
 class Look(NamedTuple):

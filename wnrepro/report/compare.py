@@ -9,7 +9,7 @@ from wnrepro.report.claims.claim import SCALE
 from wnrepro.report.pairs import Pair, counted, judged, paired, told
 from wnrepro.report.tables import DIFFERENCES, FINALS, NO_VERDICT, Cell, Table, cells, table
 from wnrepro.results import Results, Run, problems
-from wnrepro.words import count
+from wnrepro.text import count
 
 NOTES = {
     "Verdicts": "By the rules of this version. A claim that is not listed has the same verdict and numbers in both.",

@@ -46,7 +46,7 @@ from wnrepro.report.claims.identities import INIT_LOSS, INIT_MEAN, INIT_VARIANCE
 from wnrepro.report.stats import Estimate, beyond
 from wnrepro.results import OVER_NORMAL, QUARTILES, Results, Run, random_scores, sessions
 from wnrepro.settings import GAMES, PARAMS, SETTINGS
-from wnrepro.words import count, interval, listed, plain
+from wnrepro.text import count, interval, listed, plain
 
 FEW_POINTS = 10  # a curve of fewer has markers
 COMPARED = ("normal", "wn")  # by the paper, in figures 2 and 3

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from wnrepro.report.claims.evidence import shared
 from wnrepro.report.tables import FINALS
 from wnrepro.results import CHOICES, Results, Run
-from wnrepro.words import count
+from wnrepro.text import count
 
 Changes = dict[str, str]  # by name: `2.13.0 → 2.15.0`
 

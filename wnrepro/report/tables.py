@@ -23,7 +23,7 @@ from wnrepro.report.claims.claim import COMMON, SHARE, VERDICTS, Claim, Finding
 from wnrepro.report.claims.dqn import max_score
 from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults, step_works, whose
 from wnrepro.settings import PARAMS, SETTINGS, scale_settings
-from wnrepro.words import NOT_FINITE, count, interval, listed, plain, score
+from wnrepro.text import NOT_FINITE, count, interval, listed, plain, score
 
 HEADINGS = {"n": "n", "torch": "torch", "git": "Commit", "hash": "Settings' hash", "lr": "Learning rate", "param": ""}
 HEADINGS |= {"default": "Paper's scale", "runs": "These runs", "help": "Meaning"}  # else a name as `Other settings`

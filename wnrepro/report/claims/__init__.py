@@ -10,7 +10,7 @@ from wnrepro.report.claims import cifar, cvae, dqn, draw, identities
 from wnrepro.report.claims.claim import NOT_REPRODUCED, REPRODUCED, Claim, Finding
 from wnrepro.report.stats import LEVEL, holm, look, quiet
 from wnrepro.results import Results, Run, Session, load
-from wnrepro.words import named
+from wnrepro.text import named
 
 EVERY = [one for part in (identities, cifar, cvae, draw, dqn) for one in vars(part).values() if isinstance(one, Claim)]
 CLAIMS = tuple(sorted(EVERY, key=lambda claim: (int(claim.id[1:].rstrip("abc")), claim.id)))

@@ -15,7 +15,7 @@ from wnrepro.report.claims.evidence import Evidence, at_look, of, shared
 from wnrepro.report.stats import LEVEL, Estimate, equivalent, less_often, smaller, stratified
 from wnrepro.results import Results, Run
 from wnrepro.settings import PARAMS
-from wnrepro.words import named
+from wnrepro.text import named
 
 BESIDE = ("wn", "normal")
 BETTER, WORSE, SAME = "better", "worse", "no difference beyond the margin"

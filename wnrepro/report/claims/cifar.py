@@ -23,7 +23,7 @@ from wnrepro.report.claims.claim import (
 from wnrepro.report.claims.evidence import Evidence, at_look, by_seed, ended, of, shared
 from wnrepro.report.stats import equivalent, less_often, look, one_more, share, smaller
 from wnrepro.results import Results, Run, Session, sessions
-from wnrepro.words import count, plain
+from wnrepro.text import count, plain
 
 LEVEL_MARGIN = 1.0  # C4b: points; table 2 spans 1.15
 ALIKE = 0.5  # C4a, C18b: points; the paper's own gaps are 0.4 and 0.7

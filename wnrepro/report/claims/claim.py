@@ -21,7 +21,7 @@ import pandas as pd
 from wnrepro.report.claims.evidence import DIVERGED, Evidence
 from wnrepro.report.stats import LEVEL, LOOKS, Estimate, beyond, equivalent, look
 from wnrepro.results import Results, Run, Session
-from wnrepro.words import NOT_FINITE, count, interval, named, plain
+from wnrepro.text import NOT_FINITE, count, interval, named, plain
 
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not testable yet", "not testable at this scale", "not run")
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_YET, NOT_TESTABLE, NOT_RUN = VERDICTS

@@ -11,7 +11,7 @@ from wnrepro.report.claims.claim import BITS, NATS, Test, Unit, any_of, claim
 from wnrepro.report.claims.evidence import Evidence, of, shared
 from wnrepro.report.stats import steadier
 from wnrepro.results import Results, Run
-from wnrepro.words import plain
+from wnrepro.text import plain
 
 BETTER, BITS_SAVED = 0.1, 0.005  # nats (MNIST), bits per dimension (CIFAR-10): the smallest differences that matter
 GAINS = Test(1, BETTER, 0.5, 0, 0.15, "mnist", NATS), Test(1, BITS_SAVED, 0.03, 0, 0.01, "cifar10", BITS)

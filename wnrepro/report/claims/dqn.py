@@ -9,7 +9,7 @@ from wnrepro.report.claims.claim import Unit, claim
 from wnrepro.report.claims.evidence import Evidence, at_look, by_seed, of, shared
 from wnrepro.report.stats import above, stratified
 from wnrepro.results import Results, Run, random_scores
-from wnrepro.words import count, listed, score
+from wnrepro.text import count, listed, score
 
 RATES = (0.0001, 0.0003, 0.001, 0.003)  # C12: those searched (§5.4)
 TWO_GAMES = ("breakout", "space_invaders")  # C12

@@ -8,7 +8,7 @@ import numpy as np
 from wnrepro.report.claims.claim import Claim, Test, claim
 from wnrepro.report.claims.evidence import Evidence, by_seed, of, shared
 from wnrepro.results import Results, Run
-from wnrepro.words import count, plain
+from wnrepro.text import count, plain
 
 EARLIER = 0.1  # of the epochs: the smallest gain that matters
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from wnrepro.report.stats import Estimate, look, share
 from wnrepro.results import Run, Session
-from wnrepro.words import count
+from wnrepro.text import count
 
 DIVERGED = 0.2  # a share of diverged runs that refutes what a claim says of them
 

@@ -13,7 +13,7 @@ from wnrepro.report.claims.evidence import Evidence
 from wnrepro.report.stats import Estimate
 from wnrepro.results import Results, Run
 from wnrepro.settings import PARAMS
-from wnrepro.words import count, plain
+from wnrepro.text import count, plain
 
 IDENTITY_LIMIT = 1e-10  # relative residual in float64, whose rounding is about 1e-16 an operation
 INIT_MEAN = 1e-3  # |mean| of a pre-activation over the init batch, in its standard deviations

@@ -1,4 +1,4 @@
-"""Numbers, intervals and lists as the report writes them."""
+"""Numbers, intervals and lists as the report writes them, and text of others made safe to print."""
 
 import functools
 import math
@@ -37,3 +37,12 @@ def listed(texts: Iterable[str], separator: str = ", ", most: int = 20) -> str:
 
 
 named = functools.partial(listed, most=3)  # in a sentence
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """Return the text as one line of at most `most` characters, with control and bidirectional characters escaped."""
+    text = text if most is None or len(text) <= most else f"{text[: most - 1]}…"
+    if not text.isprintable():
+        letters = (" " if letter.isspace() else letter for letter in text)
+        text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in letters)
+    return text if most is None or len(text) <= most else f"{text[: most - 1]}…"

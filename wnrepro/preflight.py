@@ -1,0 +1,86 @@
+"""What a command checks and chooses before it computes. Imports torch only where it has to."""
+
+import glob
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from wnrepro.errors import DiskError, UserError
+
+GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # present where Linux, or WSL, has a GPU
+
+
+def import_uninterrupted(*modules: str) -> None:
+    """Import modules with Ctrl-C blocked until they are loaded: inside torch's C++ it would abort the process."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def check_choice(option: str, value: str | None, choices: Collection[str]) -> None:
+    """Raise UserError unless the value is one of the choices, or None."""
+    if value is not None and value not in choices:
+        raise UserError(f"{option} {value}: unknown; give one of {', '.join(choices)}")
+
+
+def check_results(results: Path, must_exist: bool = False) -> None:
+    """Raise UserError, or DiskError, unless runs can be read and written in this folder."""
+    try:
+        exists = results.exists()
+    except OSError as error:
+        raise DiskError(f"--results {results}: {error.strerror}; give another folder") from error
+    if exists and not results.is_dir():
+        raise UserError(f"--results {results}: is a file; give a folder")
+    if exists and not os.access(results, os.R_OK | os.W_OK | os.X_OK):
+        raise DiskError(f"--results {results}: no permission to read and write; change it, or give another folder")
+    if must_exist and not exists:
+        raise UserError(f"--results {results}: no such folder; run an experiment first, or give another folder")
+
+
+def load_params(texts: Sequence[str]) -> list[str]:
+    """Return the parameterizations of `--param`, with the classes among them loaded; only these need torch."""
+    if any(":" in text for text in texts):
+        import_uninterrupted("torch")
+    from wnrepro.custom import params
+
+    return params(texts)
+
+
+def check_params(models: Iterable[tuple[str, str]]) -> None:
+    """Raise UserError unless each custom parameterization trains in its experiment's model."""
+    from wnrepro.custom import try_in
+
+    for experiment, param in sorted(set(models)):
+        try_in(experiment, param)
+
+
+def is_gpu(device: str) -> bool:
+    """Return whether the device is a GPU; torch is only imported where there can be one."""
+    if device == "cpu" or not any(map(glob.glob, GPU_FILES)):
+        return False
+    import_uninterrupted("torch")
+    from wnrepro.device import choose_device
+
+    return choose_device(device).type == "cuda"
+
+
+def available_binarization(settings: Any, data_dir: Path | None, quiet: bool = False) -> str | None:
+    """Return the binarization of MNIST whose files are present, or None for other data; the seeded one with a note."""
+    if settings.data != "real" or getattr(settings, "dataset", "mnist") != "mnist":
+        return None
+    from wnrepro import data
+
+    found = data.binarization_at_hand(data_dir)
+    if found == "seeded" and not quiet:
+        note = (
+            f"Larochelle's binarized MNIST is not in {data.data_root(data_dir)}: MNIST is binarized by a fixed seed, "
+        )
+        print(f"{note}which moves the bound by 1 to 2 nats", file=sys.stderr)
+    return found
