@@ -10,7 +10,7 @@ import torch
 from factories import make_images
 
 from wnrepro.cli import main
-from wnrepro.data import Images
+from wnrepro.data.images import Images
 from wnrepro.settings import CifarSettings, scale_settings
 
 COUNTED = pytest.StashKey[list[str]]()

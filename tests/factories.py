@@ -8,10 +8,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from wnrepro.data import Images, Pixels
+from wnrepro.data import files
+from wnrepro.data.images import Images, Pixels
 from wnrepro.results import load, scale_defaults
 from wnrepro.runs.directory import variant
 from wnrepro.settings import (
@@ -519,3 +521,33 @@ def make_bounded_classifiers(results: Path, errors: list[float], **changed: Any)
     for seed, error in enumerate(errors, start=1):
         make_run(results, seed=seed, scale="paper", test_error=0.08)
         make_run(results, seed=seed, scale="paper", test_error=error, v_norm_max=0.25, **changed)
+
+
+def small_data(monkeypatch: pytest.MonkeyPatch, dataset: str, root: Path | None = None) -> dict[str, bytes]:
+    """Small files of a data set by path, written under root; their checksums replace the official ones.
+
+    MNIST's images are 0, 255 and 64 throughout, in thirds; binarized MNIST's are noise, CIFAR-10's are no images.
+    """
+    contents: dict[str, bytes] = {}
+    rng = np.random.default_rng(1)
+    if dataset == "cifar10":
+        contents = {file.path: file.path.encode() for file in files.DATASETS["cifar10"]}
+    elif dataset == "binarized_mnist":
+        for part, count in {"train": 5, "valid": 3, "test": 4}.items():
+            lines = [" ".join(map(str, row)) + "\n" for row in rng.integers(2, size=(count, 784))]
+            contents[f"binarized_mnist/binarized_mnist_{part}.amat"] = "".join(lines).encode()
+    else:
+        for half, count in {"train": 6, "t10k": 3}.items():
+            grey = np.array([0, 255, 64], np.uint8).repeat(count // 3 * 28 * 28).tobytes()
+            for name, sizes, values in (
+                (f"{half}-images-idx3-ubyte", (0x0803, count, 28, 28), grey),
+                (f"{half}-labels-idx1-ubyte", (0x0801, count), bytes(count)),
+            ):
+                contents[f"MNIST/raw/{name}"] = np.array(sizes, ">u4").tobytes() + values
+    checksums = {path: f"sha256:{hashlib.sha256(content).hexdigest()}" for path, content in contents.items()}
+    monkeypatch.setitem(files.DATASETS, dataset, tuple(files.File(path, checksums[path]) for path in contents))
+    if root is not None:
+        for path, content in contents.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(content)
+    return contents

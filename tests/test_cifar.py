@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from wnrepro.compiling import Compilation
-from wnrepro.data import Images
+from wnrepro.data.images import Images
 from wnrepro.events import Epoch, Progress
 from wnrepro.experiments.cifar import Cifar, Net, excess_kurtosis, noise, raw_moments
 from wnrepro.parameterization import layers

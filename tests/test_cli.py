@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from factories import small_data
 from PIL import Image
-from test_data import make_binarized_mnist, make_mnist
 
 from wnrepro.cuda_graphs import CaptureError
-from wnrepro.data import DATASETS
+from wnrepro.data.files import DATASETS
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.runs.directory import PUBLISHED, seal
@@ -265,7 +265,7 @@ DRAW = "draw --param wn --scale quick"
         (f"{CVAE} --iaf-width 0", "--iaf-width 0: give a number of at least 1"),
         (f"{CVAE} --train-examples 4001", "--train-examples 4001: mnist (bundled) has 4000; give fewer"),
         (f"{CVAE} --test-examples 501", "--test-examples 501: mnist (bundled) has 500; give fewer"),
-        (f"{CVAE} --dataset cifar10 --train-examples 12001", "--train-examples 12001: cifar10 (bundled) has 12000"),
+        (f"{CVAE} --dataset cifar10 --train-examples 12001", "--train-examples 12001: there are only 12000"),
         (f"{CVAE} --scale paper --train-examples 60001", "--train-examples 60001: mnist (real) has 60000; give fewer"),
         (f"{CVAE} --train-examples 100 --init-examples 101", "--init-examples 101: there are only 100 training images"),
         (f"{CVAE} --train-examples 200 --batch-size 201", "--batch-size 201: there are only 200 training images"),
@@ -582,7 +582,7 @@ def test_help_of_a_command_imports_no_torch():
         assert done.returncode == 0, done.stderr
 
 
-# What MNIST's files allow. make_mnist and make_binarized_mnist write a handful of images with checksums of their own.
+# What MNIST's files allow. small_data writes a few images and their checksums.
 
 FEW = ["--scale", "short", "--epochs", "1", "--batch-size", "2", "--latents", "2"]
 HANDFUL = ["cvae", *FEW, "--init-examples", "6", *(3 * ["--maps", "2"]), "--hidden", "8", "--iaf-width", "4"]
@@ -591,7 +591,7 @@ DRAWN = ["draw", *FEW, "--units", "4", "--time-steps", "2"]
 
 @pytest.mark.parametrize(("handful", "name"), [(HANDFUL, "mnist_wn_lr0.002"), (DRAWN, "wn_lr0.0003")])
 def test_where_only_mnist_is_its_pixels_are_drawn_by_a_seed(run, tmp_path, monkeypatch, handful, name):
-    make_mnist(tmp_path, monkeypatch)
+    small_data(monkeypatch, "mnist", tmp_path)
     words = (*handful, "--param", "wn", "--data-dir", tmp_path, "--results")
     code, printed, error = run(*words, tmp_path / "a")
     assert code == 0 and "done" in printed
@@ -612,7 +612,7 @@ def test_where_only_mnist_is_its_pixels_are_drawn_by_a_seed(run, tmp_path, monke
 
 
 def test_the_note_on_the_seed_is_printed_once(run, tmp_path, monkeypatch):
-    make_mnist(tmp_path, monkeypatch)
+    small_data(monkeypatch, "mnist", tmp_path)
     words = (*HANDFUL, "--param", "all", "--data-dir", tmp_path, "--results", tmp_path / "results")
     monkeypatch.setattr("wnrepro.cli.run_all", lambda *_, **__: 0)
     code, _, error = run(*words)
@@ -621,7 +621,7 @@ def test_the_note_on_the_seed_is_printed_once(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("handful", [HANDFUL, DRAWN])
 def test_where_larochelles_files_are_they_are_taken(run, tmp_path, monkeypatch, handful):
-    make_binarized_mnist(tmp_path, monkeypatch)
+    small_data(monkeypatch, "binarized_mnist", tmp_path)
     code, _, error = run(*handful, "--param", "wn", "--data-dir", tmp_path, "--results", tmp_path / "a")
     assert (code, error) == (0, "")
     (path,) = (tmp_path / "a").rglob("config.json")
@@ -632,15 +632,15 @@ def test_where_larochelles_files_are_they_are_taken(run, tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("handful", [HANDFUL, DRAWN])
 def test_larochelles_binarization_is_not_replaced_where_it_was_asked_for(run, tmp_path, monkeypatch, handful):
-    make_mnist(tmp_path, monkeypatch)
+    small_data(monkeypatch, "mnist", tmp_path)
     before = sorted(tmp_path.rglob("*"))
     words = (*handful, "--param", "wn", "--data-dir", tmp_path, "--results", tmp_path / "results")
     code, printed, error = run(*words, "--binarization", "larochelle")
     assert (code, printed) == (2, "") and "Traceback" not in error
     assert error.startswith(f"wnrepro: The data set binarized_mnist is not complete in {tmp_path} (")
     assert "give --binarization seeded, which needs nothing but MNIST's own files" in error
-    for download in DATASETS["binarized_mnist"]:
-        assert download.file.path in error and download.file.checksum.replace(":", " ") in error
+    for file in DATASETS["binarized_mnist"]:
+        assert file.path in error and file.checksum.replace(":", " ") in error
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wnrepro.data import Pixels
+from wnrepro.data.images import Pixels
 from wnrepro.events import Epoch, Progress
 from wnrepro.experiments.cvae import (
     ConvMade,

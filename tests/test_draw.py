@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from wnrepro.compiling import Compilation, gradients_of, relative_error
-from wnrepro.data import Pixels
+from wnrepro.data.images import Pixels
 from wnrepro.events import Epoch, Progress
 from wnrepro.experiments import draw
 from wnrepro.experiments.draw import GREYS, SIZE, Draw, DrawNet, Grid, Sample, boxes, filter_banks, read, write

@@ -4,8 +4,6 @@ UserError is triggered here, and what it says is checked. What shows a traceback
 
 import ast
 import dataclasses
-import gzip
-import hashlib
 import importlib.util
 import io
 import json
@@ -29,9 +27,10 @@ from factories import make_images, tiny_cvae, tiny_dqn, tiny_draw
 from filelock import FileLock
 
 import wnrepro.__main__
-from wnrepro import atari, bench, cli, data, device, preflight
+from wnrepro import atari, bench, cli, device, preflight
 from wnrepro import reading as files
 from wnrepro import results as reader
+from wnrepro.data import files as data_files
 from wnrepro.doctor import Finding
 from wnrepro.errors import DiskError, UserError
 from wnrepro.experiments.cifar import Cifar
@@ -491,8 +490,8 @@ def a_record_of_an_epoch_that_is_none(place: Place) -> None:
 
 @case
 def data_that_cannot_be_read(place: Place) -> None:
-    place.patch.setattr(data, "_matches", no_permission)
-    data.status(place.tmp)
+    place.patch.setattr(data_files, "_verified", no_permission)
+    data_files.status(place.tmp)
 
 
 def no_permission(*_: object, **__: object) -> None:
@@ -502,27 +501,13 @@ def no_permission(*_: object, **__: object) -> None:
 @case
 def another_fetch(place: Place) -> None:
     with FileLock(place.tmp / ".fetch.lock"):
-        data.fetch([], place.tmp, lambda *_: None)
+        data_files.fetch([], place.tmp)
 
 
 @case
 def a_download_that_nobody_answers(place: Place) -> None:
-    toy = data.Download(data.File("toy.gz", f"md5:{32 * '0'}"), ("http://127.0.0.1:1/toy.gz",))
-    data.fetch(["toy"], place.tmp, lambda *_: None, {"toy": (toy,)})
-
-
-@case
-def an_archive_that_is_cut(place: Place) -> None:
-    archive = place.tmp / "toy.gz"
-    archive.write_bytes(gzip.compress(b"text")[:-9])
-    data._unpack(archive, [data.File("toy", f"md5:{32 * '0'}")], place.tmp)
-
-
-@case
-def an_archive_of_something_else(place: Place) -> None:
-    archive = place.tmp / "toy.gz"
-    archive.write_bytes(gzip.compress(b"text"))
-    data._unpack(archive, [data.File("toy", f"md5:{32 * '0'}")], place.tmp)
+    place.patch.setattr(data_files, "LAROCHELLE", "http://127.0.0.1:1/")
+    data_files.fetch(["binarized_mnist"], place.tmp)
 
 
 # a run's directory
@@ -1053,7 +1038,7 @@ def test_what_nobody_foresaw_is_a_sentence_too(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(data, "data_root", fail)
+    monkeypatch.setattr(data_files, "data_root", fail)
     sentence = f"wnrepro data: failed, {says}\n"
     assert run("data", "status") == (1, "", sentence)
     code, printed, told = run("data", "status", "--debug")
@@ -1170,8 +1155,8 @@ COMMANDS = {
     "report": ("report --results {results}", "wnrepro.report.write_report"),
     "report --check": ("report --check --results {results}", "wnrepro.report.check"),
     "export": ("export {run} --tensorboard {tmp}/new", "wnrepro.export.write_events"),
-    "data status": ("data status --data-dir {tmp}/empty", "wnrepro.data.status"),
-    "data fetch": ("data fetch toy --data-dir {tmp}", "wnrepro.data.fetch"),
+    "data status": ("data status --data-dir {tmp}/empty", "wnrepro.data.files.status"),
+    "data fetch": ("data fetch toy --data-dir {tmp}", "wnrepro.data.files.fetch"),
     "doctor": ("doctor --data-dir {tmp}/empty --results {results}", "wnrepro.doctor.diagnose"),
 }
 NO_ZERO = {
@@ -1181,18 +1166,10 @@ NO_ZERO = {
 }
 
 
-def toy_data(place: Place) -> None:
-    """A data set that is there, in place of those on the network."""
-    digest = hashlib.md5(b"text", usedforsecurity=False).hexdigest()
-    toy = {"toy": (data.Download(data.File("file", f"md5:{digest}"), ("http://127.0.0.1:1/file",)),)}
-    place.patch.setattr(data, "DATASETS", toy)
-    place.patch.setattr(data.fetch, "__defaults__", (toy,))
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_exit_code_0_of_what_is_done(run: Command, place: Place, command: str) -> None:
     if command == "data fetch":
-        toy_data(place)
+        place.patch.setattr(data_files, "DATASETS", {"toy": ()})
     if command == "doctor":
         place.patch.setattr(
             "wnrepro.doctor.diagnose", lambda *_: [Finding("python", "note", "old", "little", "renew it")]

@@ -24,12 +24,11 @@ from typing import Any
 
 import pytest
 import torch
-from factories import tiny_cvae, tiny_dqn, tiny_draw
+from factories import small_data, tiny_cvae, tiny_dqn, tiny_draw
 from rich.console import Console
-from test_data import make_binarized_mnist
 from test_runs import without_seconds
 
-from wnrepro import cli, data, mps, paper, preflight
+from wnrepro import cli, mps, paper, preflight
 from wnrepro.cuda_graphs import CaptureError
 from wnrepro.errors import UserError
 from wnrepro.experiments import experiment_class
@@ -1290,9 +1289,9 @@ def test_a_grid_that_is_done_needs_no_torch(tmp_path):
 
 
 def test_each_file_of_the_data_is_read_once_for_all_runs(tmp_path, monkeypatch):
-    make_binarized_mnist(tmp_path, monkeypatch)
+    small_data(monkeypatch, "binarized_mnist", tmp_path)
     read, digest = Counter(), hashlib.file_digest
-    monkeypatch.setattr(data.hashlib, "file_digest", lambda file, kind: read.update([file.name]) or digest(file, kind))
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: read.update([file.name]) or digest(file, kind))
     runs = planned("short", ["draw", "mnist"])
     assert len(runs) > 10
     command.check_all(runs, tmp_path, "cpu")

@@ -46,7 +46,7 @@ from wnrepro.atari import SIZE as SCREEN_SIZE
 from wnrepro.compiling import Compilation, judged, relative_error
 from wnrepro.cuda_graphs import Captured
 from wnrepro.custom import use
-from wnrepro.data import Images, Pixels
+from wnrepro.data.images import Images, Pixels
 from wnrepro.device import autocast, available_memory, cores, set_precision
 from wnrepro.errors import UserError
 from wnrepro.experiments.cifar import CLASSES, DROPOUT, SLOPE, Cifar

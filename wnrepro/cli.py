@@ -724,18 +724,18 @@ def bench(
 @data_app.command("status")
 def data_status(data_dir: DataDir = None, as_json: Json = False) -> None:
     """What is there, its checksums verified, and the free space."""
-    from wnrepro import data
+    from wnrepro.data import files
 
-    root = data.data_root(data_dir)
-    files = data.status(data_dir)
+    root, free = files.data_root(data_dir), files.free_bytes(files.data_root(data_dir))
+    statuses = files.status(data_dir)
     if as_json:
-        rows = [dataclasses.asdict(file) | {"path": str(file.path)} for file in files]
-        print(json.dumps({"folder": str(root), "free_bytes": data.free_bytes(root), "files": rows}, indent=2))
+        rows = [dataclasses.asdict(file) | {"path": str(file.path)} for file in statuses]
+        print(json.dumps({"folder": str(root), "free_bytes": free, "files": rows}, indent=2))
         return
-    print(f"{root} ({data.free_bytes(root) / 1e9:.1f} GB free)")
-    for file in files:
+    print(f"{root} ({free / 1e9:.1f} GB free)")
+    for file in statuses:
         print(f"  {file.dataset:<16} {file.name:<28} {file.state:<8} {file.bytes / 1e6:8.1f} MB  {file.checksum}")
-    if any(file.state != "present" for file in files):
+    if any(file.state != "present" for file in statuses):
         print("`wnrepro data fetch` downloads what is missing or corrupt")
 
 
@@ -744,24 +744,11 @@ def data_fetch(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="data sets; without any, all")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Download what is missing; a download that was cut off goes on where it stopped."""
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+    """Download what is missing or corrupt, and verify it."""
+    from wnrepro.data import files
 
-    from wnrepro import data
-
-    tasks: dict[str, TaskID] = {}
-    columns = (TextColumn("{task.description}", markup=False), DownloadColumn(), TransferSpeedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-
-        def show(name: str, done: int, total: int | None) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name)
-            bar.update(tasks[name], completed=done, total=total)
-
-        data.fetch(names or data.DATASETS, data_dir, show)
-    print(f"{', '.join(names or data.DATASETS)}: complete in {data.data_root(data_dir)}, checksums verified")
+    files.fetch(names or files.DATASETS, data_dir)
+    print(f"{', '.join(names or files.DATASETS)}: complete in {files.data_root(data_dir)}, checksums verified")
 
 
 @app.command()

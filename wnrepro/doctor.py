@@ -1,4 +1,4 @@
-"""What this machine has and lacks for the experiments, as plain data. Imports torch only when it looks."""
+"""What this machine has and lacks for the experiments, as plain data. Imports torch only when it is asked for."""
 
 import contextlib
 import importlib.metadata
@@ -14,13 +14,14 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from wnrepro import data
+from wnrepro.data import files
 from wnrepro.errors import UserError
 from wnrepro.settings import GAMES
 
 MEMORY_BYTES = 4e9  # whitened CIFAR-10 (0.8 GB), its pixels, torch, one minibatch's activations, and some room
 DISK_BYTES = 5e9  # a checkpoint of the paper's CIFAR-10 VAE has 0.7 GB, and the next is written beside it
-USES = {  # what reads a data set
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+USES = {  # the commands that read a data set
     "cifar10": "cifar, cvae --dataset cifar10",
     "mnist": "cvae --binarization seeded",
     "binarized_mnist": "cvae --binarization larochelle",
@@ -29,7 +30,7 @@ USES = {  # what reads a data set
 
 @dataclass(frozen=True)
 class Finding:
-    """One look at the machine: `state` is ok, note (works, with a limit) or problem; units are in the texts.
+    """One fact about the machine: `state` is ok, note (works, with a limit) or problem; units are in the texts.
 
     `detail` says what is there, `costs` what that costs and `mend` how to mend it (both empty when ok).
     """
@@ -45,20 +46,20 @@ def diagnose(data_dir: Path | None, results_dir: Path) -> list[Finding]:
     """Every finding, in a reader's order. Hashes the data files, which takes about a second."""
     return [
         Finding("python", "ok", f"Python {platform.python_version()} on {platform.platform()}"),
-        *packages(),
+        *(packages(package) for package in ("wnrepro", "torchvision")),
         torch_build(),
         gpu(),
         cpu(),
         memory(),
         disk("results", results_dir),
-        disk("data folder", data.data_root(data_dir)),
+        disk("data folder", files.data_root(data_dir)),
         *data_sets(data_dir),
         roms(),
     ]
 
 
 def unmet(package: str) -> Iterator[str]:
-    """What an installed package requires and is not there, such as `torch>=2.11 (2.9)`."""
+    """The requirements of an installed package that are not met, such as `torch>=2.11 (2.9)`."""
     for line in importlib.metadata.requires(package) or ():
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
@@ -71,25 +72,21 @@ def unmet(package: str) -> Iterator[str]:
             yield f"{requirement.name}{requirement.specifier} ({version})"
 
 
-def packages() -> list[Finding]:
-    """Whether the installed versions are those that wnrepro and torchvision ask for."""
-    findings = []
-    for package in ("wnrepro", "torchvision"):
-        try:
-            wrong = list(unmet(package))
-        except importlib.metadata.PackageNotFoundError:
-            costs, mend = "versions cannot be checked or recorded", "run `make install` in the repository"
-            findings.append(Finding(f"{package}'s packages", "problem", f"{package} is not installed", costs, mend))
-            continue
-        if wrong:
-            detail, costs = f"{package} needs {', '.join(wrong)}", "commands that use them fail or differ"
-            wanted = " ".join(f"'{requirement.split(' (')[0]}'" for requirement in wrong)
-            mend = f"`pip install --upgrade {wanted}` (torch and torchvision always together)"
-            findings.append(Finding(f"{package}'s packages", "problem", detail, costs, mend))
-        else:
-            detail = f"{package} {importlib.metadata.version(package)}, and what it needs"
-            findings.append(Finding(f"{package}'s packages", "ok", detail))
-    return findings
+def packages(package: str) -> Finding:
+    """Whether a package is installed with the versions that it asks for."""
+    name = f"{package}'s packages"
+    try:
+        version, wrong = importlib.metadata.version(package), list(unmet(package))
+    except importlib.metadata.PackageNotFoundError:
+        costs, mend = "versions cannot be checked or recorded", "run `make install` in the repository"
+        return Finding(name, "problem", f"{package} is not installed", costs, mend)
+    if not wrong:
+        return Finding(name, "ok", f"{package} {version}, and what it needs")
+    required = " ".join(f"'{requirement.split(' (')[0]}'" for requirement in wrong)
+    mend = f"`pip install --upgrade {required}` (torch and torchvision always together)"
+    return Finding(
+        name, "problem", f"{package} needs {', '.join(wrong)}", "commands that use them fail or differ", mend
+    )
 
 
 def torch_build() -> Finding:
@@ -104,19 +101,15 @@ def torch_build() -> Finding:
 
 
 def gpu() -> Finding:
-    """The GPUs that torch can use (name, memory, driver), and those that it cannot."""
+    """The GPUs that torch can use (name, memory, driver), or those that nvidia-smi shows and torch cannot use."""
     cards = _nvidia_smi()
-    usable = False
     with contextlib.suppress(ImportError, OSError), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns where it finds no driver, which is what is asked here
         import torch
 
-        usable = torch.cuda.is_available()
-        if usable and not cards:
-            properties = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
-            cards = [f"{p.name}, {p.total_memory / 1e9:.0f} GB" for p in properties]
-    if usable:
-        return Finding("gpu", "ok", "; ".join(cards))
+        if torch.cuda.is_available():
+            names = [torch.cuda.get_device_name(k) for k in range(0 if cards else torch.cuda.device_count())]
+            return Finding("gpu", "ok", "; ".join(cards or names))
     if cards:
         costs = "everything runs on the CPU, hundreds of times slower at scale paper"
         mend = "update the NVIDIA driver, or install a torch built for the CUDA that the driver supports"
@@ -126,11 +119,8 @@ def gpu() -> Finding:
 
 
 def _nvidia_smi() -> list[str]:
-    """One `name, memory, driver` a card; none where there is no nvidia-smi or it fails."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    """`name, memory, driver` of each card; none where nvidia-smi is missing or fails."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -143,13 +133,13 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     lines = dict(line.replace("\t", "").partition(":")[::2] for line in text.splitlines() if ":" in line)
-    model = lines.get("model name", platform.machine()).strip()
+    detail = f"{lines.get('model name', platform.machine()).strip()}, {threads} threads"
     flags = set(lines.get("flags", lines.get("Features", "")).split())
     if not flags:
-        return Finding("cpu", "ok", f"{model}, {threads} threads; its instructions are not known on this system")
-    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16") if flag in flags]
-    detail = f"{model}, {threads} threads, {', '.join(known) or 'no vector instructions that torch looks for'}"
-    if flags & {"avx512_bf16", "amx_bf16", "bf16"}:
+        return Finding("cpu", "ok", f"{detail}; its instructions are not known on this system")
+    known = sorted(flags & {"avx2", "avx512f", *BF16_FLAGS})
+    detail = f"{detail}, {', '.join(known) or 'no vector instructions that torch looks for'}"
+    if flags & BF16_FLAGS:
         return Finding("cpu", "ok", detail)
     costs = "--precision bf16 works, but this CPU has no bf16 instructions, and is many times slower"
     return Finding("cpu", "note", detail, costs, "keep --precision fp32 on this CPU")
@@ -161,53 +151,48 @@ def memory() -> Finding:
     detail = f"{total / 1e9:.1f} GB"
     if total >= MEMORY_BYTES:
         return Finding("memory", "ok", detail)
-    costs = f"a run on all of CIFAR-10 wants {MEMORY_BYTES / 1e9:.0f} GB, and may be killed"
+    costs = f"a run on all of CIFAR-10 needs {MEMORY_BYTES / 1e9:.0f} GB, and may be killed"
     return Finding("memory", "problem", detail, costs, "use --scale quick or short, or a larger machine")
 
 
 def disk(name: str, folder: Path) -> Finding:
     """Free space where `folder` is or would be made, and whether it can be written."""
-    there = folder.absolute()
+    there, costs = folder.absolute(), "nothing can be stored there"
     try:
         while not there.exists():
             there = there.parent
-        free = data.free_bytes(there)
+        free = shutil.disk_usage(there).free
     except OSError as error:
-        costs, mend = "nothing can be stored there", "mend that, or choose another folder"
-        return Finding(name, "problem", f"{there}: {error.strerror}", costs, mend)
-    detail = f"{free / 1e9:.1f} GB free in {folder}"
+        return Finding(name, "problem", f"{there}: {error.strerror}", costs, "mend that, or choose another folder")
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        costs, mend = (
-            "nothing can be stored there",
-            f"give this user the right to write in {there}, or choose another",
-        )
+        mend = f"give this user the right to write in {there}, or choose another folder"
         return Finding(name, "problem", f"{there} cannot be written", costs, mend)
+    detail = f"{free / 1e9:.1f} GB free in {folder}"
     if free < DISK_BYTES:
         mend = f"free {DISK_BYTES / 1e9:.0f} GB there, or choose another folder"
         return Finding(name, "problem", detail, "a run or download stops when the disk is full", mend)
     return Finding(name, "ok", detail)
 
 
-def data_sets(data_dir: Path | None) -> list[Finding]:
-    """One finding a data set: all files there with their checksums, or which are not."""
-    root = data.data_root(data_dir)
+def data_sets(data_dir: Path | None) -> Iterator[Finding]:
+    """Each data set: whether all its files are there with their checksums."""
     try:
-        files = data.status(data_dir)
+        statuses = files.status(data_dir)
     except UserError as error:
         mend = "make it readable, or point --data-dir or WNREPRO_DATA at another folder"
-        return [Finding("data", "problem", str(error), "experiments on these data fail", mend)]
-    findings = []
-    for name in data.DATASETS:
-        wrong = [f"{f.name} {f.state}" for f in files if f.dataset == name and f.state != "present"]
-        corrupt = any(f.dataset == name and f.state == "corrupt" for f in files)
+        yield Finding("data", "problem", str(error), "experiments on these data fail", mend)
+        return
+    root = files.data_root(data_dir)
+    for name in files.DATASETS:
+        wrong = [file for file in statuses if file.dataset == name and file.state != "present"]
         if not wrong:
-            findings.append(Finding(name, "ok", f"complete in {root}, checksums verified"))
+            yield Finding(name, "ok", f"complete in {root}, checksums verified")
             continue
-        detail = f"{', '.join(wrong)} in {root}"
+        state = "problem" if any(file.state == "corrupt" for file in wrong) else "note"
+        detail = f"{', '.join(f'{file.name} {file.state}' for file in wrong)} in {root}"
         costs = f"these end at once with an error: {USES[name]} (but --scale quick needs no download)"
         mend = f"run `wnrepro data fetch {name}`, or point --data-dir or WNREPRO_DATA at its files"
-        findings.append(Finding(name, "problem" if corrupt else "note", detail, costs, mend))
-    return findings
+        yield Finding(name, state, detail, costs, mend)
 
 
 def roms() -> Finding:

@@ -75,12 +75,12 @@ def available_binarization(settings: Any, data_dir: Path | None, quiet: bool = F
     """Return the binarization of MNIST whose files are present, or None for other data; the seeded one with a note."""
     if settings.data != "real" or getattr(settings, "dataset", "mnist") != "mnist":
         return None
-    from wnrepro import data
+    from wnrepro.data import files
 
-    found = data.binarization_at_hand(data_dir)
+    found = files.binarization_at_hand(data_dir)
     if found == "seeded" and not quiet:
         note = (
-            f"Larochelle's binarized MNIST is not in {data.data_root(data_dir)}: MNIST is binarized by a fixed seed, "
+            f"Larochelle's binarized MNIST is not in {files.data_root(data_dir)}: MNIST is binarized by a fixed seed, "
         )
         print(f"{note}which moves the bound by 1 to 2 nats", file=sys.stderr)
     return found

@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wnrepro import data, identities
+from wnrepro import identities
 from wnrepro.compiling import Compilation, compiled, gradients_of
 from wnrepro.cuda_graphs import Captured
+from wnrepro.data.files import require
+from wnrepro.data.images import SIZES, Images, check_sizes
+from wnrepro.data.whitening import whitened
 from wnrepro.device import autocast, keep_memory, set_precision
-from wnrepro.errors import UserError
 from wnrepro.events import Epoch, Note, Progress
 from wnrepro.measurements import layer_rows, measured_init, overflow
 from wnrepro.optim import Adam, PolyakAverage
@@ -99,8 +101,8 @@ class Cifar:
     facts: what is known once the run has begun: parameters, loss on the init batch, the identities' residuals.
     """
 
-    def __init__(self, settings: CifarSettings, images: data.Images, device: torch.device) -> None:
-        """images: whitened, see `data.whitened`. Seeds torch's global generators with `settings.seed`."""
+    def __init__(self, settings: CifarSettings, images: Images, device: torch.device) -> None:
+        """images: whitened, see `whitened`. Seeds torch's global generators with `settings.seed`."""
         set_precision(settings.precision, device)
         if device.type == "cpu":
             keep_memory()
@@ -134,33 +136,14 @@ class Cifar:
     def check(settings: CifarSettings, data_dir: Path | None, device: torch.device) -> None:
         """Raise UserError where `load` would: before anything is written or computed."""
         set_precision(settings.precision, device)
-        for name in ("batch_size", "init_examples"):
-            if getattr(settings, name) > settings.train_examples:
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(settings, name)}: there are only "
-                    f"{settings.train_examples} training images; give fewer"
-                )
-        sizes = zip(("train_examples", "test_examples"), data.SIZES[settings.dataset], strict=True)
-        for name, size in sizes:
-            if getattr(settings, name) > size:
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(settings, name)}: {settings.dataset} has {size}; give fewer"
-                )
+        check_sizes(settings, SIZES[settings.dataset], ("batch_size", "init_examples"))
         if settings.dataset == "cifar10":
-            data.require("cifar10", data_dir)
+            require("cifar10", data_dir)
 
     @classmethod
     def load(cls, settings: CifarSettings, data_dir: Path | None, device: torch.device) -> "Cifar":
         """The experiment on the data that its settings name. Raises UserError where they are not there."""
-        images = data.whitened(
-            settings.dataset,
-            data_dir,
-            settings.zca_epsilon,
-            settings.train_examples,
-            settings.test_examples,
-            device,
-        )
-        return cls(settings, images, device)
+        return cls(settings, whitened(settings, data_dir, device), device)
 
     def train(self) -> Iterator[Progress | Epoch | Note]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wnrepro import data, identities
+from wnrepro import identities
 from wnrepro.cuda_graphs import Captured
+from wnrepro.data.images import Pixels, check_pixels, load_pixels
 from wnrepro.device import autocast, keep_memory, random_generators, set_precision
 from wnrepro.errors import UserError
 from wnrepro.events import Epoch, Progress
@@ -368,8 +369,8 @@ class Cvae:
     facts: what is known once the run has begun: parameters, bound on the init batch, the identities' residuals.
     """
 
-    def __init__(self, settings: CvaeSettings, pixels: data.Pixels, device: torch.device) -> None:
-        """pixels: see `data.pixels`. Seeds torch's global generators with `settings.seed`."""
+    def __init__(self, settings: CvaeSettings, pixels: Pixels, device: torch.device) -> None:
+        """pixels: see `load_pixels`. Seeds torch's global generators with `settings.seed`."""
         set_precision(settings.precision, device)
         if device.type == "cpu":
             keep_memory()
@@ -410,14 +411,12 @@ class Cvae:
             raise UserError(
                 f"--depths: {s.dataset} needs {wanted} of them, not {len(s.depths)}; give --depths so often"
             )
-        data.check_pixels(s.dataset, s, data_dir, ("batch_size", "init_examples"))
+        check_pixels(s, data_dir, ("batch_size", "init_examples"))
 
     @classmethod
     def load(cls, settings: CvaeSettings, data_dir: Path | None, device: torch.device) -> "Cvae":
         """The experiment on the data that its settings name. Raises UserError where they are not there."""
-        s = settings
-        pixels = data.pixels(s.dataset, s.data, s.binarization, s.train_examples, s.test_examples, data_dir)
-        return cls(settings, pixels, device)
+        return cls(settings, load_pixels(settings, data_dir), device)
 
     def train(self) -> Iterator[Progress | Epoch]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from wnrepro import data, identities
+from wnrepro import identities
 from wnrepro.compiling import Compilation, compiled, gradients_of
 from wnrepro.cuda_graphs import Captured
+from wnrepro.data.images import Pixels, check_pixels, load_pixels
 from wnrepro.device import keep_memory, random_generators, set_precision
 from wnrepro.drawing import outlined
 from wnrepro.events import Epoch, Note, Progress
@@ -259,8 +260,8 @@ class Draw:
     facts: what is known once the run has begun: parameters, bound on the first minibatch, the identities' residuals.
     """
 
-    def __init__(self, settings: DrawSettings, pixels: data.Pixels, device: torch.device) -> None:
-        """pixels: see `data.pixels`. Seeds torch's global generators with `settings.seed`."""
+    def __init__(self, settings: DrawSettings, pixels: Pixels, device: torch.device) -> None:
+        """pixels: see `load_pixels`. Seeds torch's global generators with `settings.seed`."""
         set_precision(settings.precision, device)
         if device.type == "cpu":
             keep_memory()
@@ -288,14 +289,12 @@ class Draw:
     def check(settings: DrawSettings, data_dir: Path | None, device: torch.device) -> None:
         """Raise UserError where `load` would: before anything is written or computed."""
         set_precision(settings.precision, device)
-        data.check_pixels("mnist", settings, data_dir, ("batch_size",))
+        check_pixels(settings, data_dir, ("batch_size",))
 
     @classmethod
     def load(cls, settings: DrawSettings, data_dir: Path | None, device: torch.device) -> "Draw":
         """The experiment on the data that its settings name. Raises UserError where they are not there."""
-        s = settings
-        pixels = data.pixels("mnist", s.data, s.binarization, s.train_examples, s.test_examples, data_dir)
-        return cls(settings, pixels, device)
+        return cls(settings, load_pixels(settings, data_dir), device)
 
     def train(self) -> Iterator[Progress | Epoch | Note]:
         """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.

@@ -1,0 +1,350 @@
+"""The data folder: checksums, what an incomplete one is told, downloads from a local server."""
+
+import contextlib
+import gc
+import gzip
+import hashlib
+import http.server
+import io
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import small_data
+from filelock import FileLock
+from torchvision.datasets import CIFAR10, MNIST
+
+from wnrepro.data import files, images
+from wnrepro.errors import DiskError, UserError
+
+# torchvision leaves the answer open where a download fails; `collect` closes it.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+SETS = ("cifar10", "mnist", "binarized_mnist")
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `files`; `cut` bytes are cut off each answer; `silent`: it accepts and does not answer until closed."""
+
+    daemon_threads = False  # joined on close
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.cut = 0
+        self.silent = False
+        self.closed = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path[1:])
+        if self.server.silent:
+            self.server.closed.wait(60)
+        content = self.server.files.get(self.path[1:])
+        if content is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the first of torchvision's two requests reads no body
+            self.wfile.write(content[: len(content) - self.server.cut])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server in place of the official ones, with small data sets."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        pack(server, monkeypatch, tar_gz(small_data(monkeypatch, "cifar10")))
+        resources = []
+        for path, content in small_data(monkeypatch, "mnist").items():
+            name = f"{Path(path).name}.gz"
+            server.files[f"mirror/{name}"] = gzip.compress(content)
+            resources.append((name, hashlib.md5(server.files[f"mirror/{name}"]).hexdigest()))
+        monkeypatch.setattr(MNIST, "resources", resources)
+        monkeypatch.setattr(MNIST, "mirrors", [f"{server.url}mirror/"])
+        server.files |= small_data(monkeypatch, "binarized_mnist")
+        monkeypatch.setattr(files, "LAROCHELLE", server.url)
+        yield server
+        server.closed.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collect() -> Iterator[None]:
+    yield
+    gc.collect()
+
+
+def pack(server: Server, monkeypatch: pytest.MonkeyPatch, archive: bytes) -> None:
+    """Serve this archive as CIFAR-10's, with its checksum."""
+    server.files["cifar.tar.gz"] = archive
+    monkeypatch.setattr(CIFAR10, "url", f"{server.url}cifar.tar.gz")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive).hexdigest())
+
+
+def tar_gz(members: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def states(root: Path, dataset: str) -> set[str]:
+    return {file.state for file in files.status(root) if file.dataset == dataset}
+
+
+@pytest.mark.parametrize("dataset", SETS)
+def test_fetch_downloads_what_is_missing_or_corrupt(
+    server: Server, tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "new"
+    for damage in (None, Path.unlink, lambda path: path.write_bytes(b"?")):
+        if damage is not None:
+            damage(root / files.DATASETS[dataset][-1].path)
+        assert states(root, dataset) != {"present"}
+        files.fetch([dataset], root)
+        assert states(root, dataset) == {"present"}
+    server.asked.clear()
+    files.fetch([dataset], root)
+    assert not server.asked, "a complete set is not downloaded again"
+    assert capsys.readouterr().err == "", "progress is for terminals"
+
+
+def fetch_fails(root: Path, dataset: str, error: type[UserError] = UserError) -> str:
+    with pytest.raises(error) as caught:
+        files.fetch([dataset], root)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["cut", "wrong checksum", "not found", "refused", "silent"])
+@pytest.mark.parametrize("dataset", SETS)
+def test_failed_download_names_files_folder_and_checksums(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, fault: str
+) -> None:
+    if fault == "cut":
+        server.cut = 5
+    elif fault == "wrong checksum":
+        server.files = {name: content + b"?" for name, content in server.files.items()}
+    elif fault == "not found":
+        server.files.clear()
+    elif fault == "silent":
+        server.silent = True
+        monkeypatch.setattr(files, "TIMEOUT_SECONDS", 0.1)
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+        monkeypatch.setattr(CIFAR10, "url", f"{url}cifar.tar.gz")
+        monkeypatch.setattr(MNIST, "mirrors", [url])
+        monkeypatch.setattr(files, "LAROCHELLE", url)
+    message = fetch_fails(tmp_path, dataset)
+    assert str(tmp_path) in message
+    for file in files.DATASETS[dataset]:
+        assert f"{file.path}  {file.checksum.replace(':', ' ')}" in message
+    assert "present" not in states(tmp_path, dataset)
+    assert socket.getdefaulttimeout() is None
+
+
+def test_one_failed_set_does_not_keep_the_others_from_download(server: Server, tmp_path: Path) -> None:
+    del server.files["cifar.tar.gz"]
+    with pytest.raises(UserError, match="cifar10"):
+        files.fetch(SETS, tmp_path)
+    assert states(tmp_path, "mnist") == states(tmp_path, "binarized_mnist") == {"present"}
+
+
+def test_next_mirror_is_tried(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files |= {f"bad/{name}": b"?" for name, _ in MNIST.resources}
+    monkeypatch.setattr(MNIST, "mirrors", [f"{server.url}{name}/" for name in ("none", "bad", "mirror")])
+    files.fetch(["mnist"], tmp_path)
+    assert states(tmp_path, "mnist") == {"present"}
+
+
+def test_concurrent_fetches_are_refused(tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".fetch.lock"):
+        assert str(tmp_path) in fetch_fails(tmp_path, "mnist")
+
+
+def test_fetch_into_a_file_is_a_disk_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert str(tmp_path / "file") in fetch_fails(tmp_path / "file", "mnist", DiskError)
+
+
+def test_unknown_data_set_is_refused(tmp_path: Path) -> None:
+    assert "svhn" in fetch_fails(tmp_path, "svhn")
+
+
+HOSTILE = {
+    "link out": tarfile.SYMTYPE,
+    "hard link out": tarfile.LNKTYPE,
+    "device": tarfile.CHRTYPE,
+    "pipe": tarfile.FIFOTYPE,
+    "folder": tarfile.DIRTYPE,
+    "outside": tarfile.REGTYPE,
+}
+
+
+@pytest.mark.parametrize("kind", [*HOSTILE, "lacking", "no archive", "cut archive"])
+def test_hostile_archive_writes_nothing_outside_the_data_folder(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Also with the expected checksum."""
+    (tmp_path / "outside").write_bytes(b"untouched")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name in (files.DATASETS["cifar10"][0].path, "../beside", str(tmp_path / "absolute")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = HOSTILE.get(kind, tarfile.REGTYPE), "../../outside"
+            if kind != "lacking" or name != "../beside":
+                tar.addfile(info)
+    archive = packed.getvalue()
+    pack(server, monkeypatch, {"no archive": b"?", "cut archive": archive[:-20]}.get(kind, archive))
+    fetch_fails(tmp_path / "root", "cifar10")
+    assert {path.name for path in tmp_path.iterdir()} == {"outside", "root"}
+    assert (tmp_path / "outside").read_bytes() == b"untouched"
+
+
+def test_checksums_are_those_of_torchvision() -> None:
+    official = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
+    assert files.DATASETS["cifar10"] == tuple(
+        files.File(f"{CIFAR10.base_folder}/{name}", f"md5:{md5}") for name, md5 in official
+    )
+    assert [f"{Path(file.path).name}.gz" for file in files.DATASETS["mnist"]] == [name for name, _ in MNIST.resources]
+
+
+def test_data_root_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("WNREPRO_DATA", raising=False)
+    assert files.data_root(None) == tmp_path / ".cache/wnrepro"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert files.data_root(None) == tmp_path / "cache/wnrepro"
+    monkeypatch.setenv("WNREPRO_DATA", "~/data")
+    assert files.data_root(None) == tmp_path / "data"
+    assert files.data_root(tmp_path / "given") == tmp_path / "given"
+    assert files.free_bytes(tmp_path / "not/made/yet") > 0
+
+
+@pytest.mark.parametrize("dataset", SETS)
+def test_missing_files_are_named_with_folder_checksums_and_remedies(tmp_path: Path, dataset: str) -> None:
+    with pytest.raises(UserError) as caught:
+        files.require(dataset, tmp_path)
+    for file in files.DATASETS[dataset]:
+        assert f"{file.path}  {file.checksum.replace(':', ' ')}" in str(caught.value)
+    for part in (str(tmp_path), f"wnrepro data fetch {dataset}", "--data-dir", "WNREPRO_DATA"):
+        assert part in str(caught.value)
+    assert ("--binarization seeded" in str(caught.value)) == (dataset == "binarized_mnist")
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.marker,))
+
+
+def test_file_with_a_wrong_checksum_is_never_unpickled(tmp_path: Path) -> None:
+    marker = tmp_path / "was unpickled"
+    for file in files.DATASETS["cifar10"]:
+        path = tmp_path / file.path
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pickle.dumps(Malicious(marker)))
+    with pytest.raises(UserError, match="data_batch_1 corrupt"):
+        images.cifar10(tmp_path)
+    assert not marker.exists()
+    pickle.loads(path.read_bytes())
+    assert marker.exists(), "the file would have shown itself"
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda content: content[:-1],
+    "emptied": lambda _: b"",
+    "one bit flipped": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "foreign": lambda content: bytes(len(content)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("dataset", SETS)
+def test_damaged_file_is_named_before_anything_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, damage: str
+) -> None:
+    contents = small_data(monkeypatch, dataset, tmp_path)
+    files.require(dataset, tmp_path)
+    parsed: list[Any] = []
+    for name in ("datasets.CIFAR10", "datasets.mnist.read_image_file"):
+        monkeypatch.setattr(f"torchvision.{name}", lambda *words, **more: parsed.append(words))
+    monkeypatch.setattr("numpy.fromfile", lambda *words: parsed.append(words))
+    path, content = list(contents.items())[-1]
+    (tmp_path / path).write_bytes(DAMAGE[damage](content))
+    read = {"cifar10": images.cifar10, "mnist": images.seeded_mnist, "binarized_mnist": images.binarized_mnist}
+    with pytest.raises(UserError, match=f"{Path(path).name} corrupt"):
+        read[dataset](tmp_path)
+    assert parsed == []
+
+
+def test_file_is_hashed_once_and_again_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = small_data(monkeypatch, "binarized_mnist", tmp_path)
+    hashed, digest = list[str](), hashlib.file_digest
+    monkeypatch.setattr("hashlib.file_digest", lambda file, kind: hashed.append(file.name) or digest(file, kind))
+    for _ in range(3):
+        files.require("binarized_mnist", tmp_path)
+    assert len(hashed) == len(set(hashed)) == 3
+    path = tmp_path / "binarized_mnist/binarized_mnist_valid.amat"
+    content, modified = contents["binarized_mnist/binarized_mnist_valid.amat"], path.stat().st_mtime_ns
+    time.sleep(0.02)  # the clock of a file system is a coarse one
+    path.write_bytes(DAMAGE["one bit flipped"](content))
+    os.utime(path, ns=(modified, modified))  # as a copy that keeps the time has it
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"binarized_mnist_valid\.amat corrupt"):
+            files.require("binarized_mnist", tmp_path)
+    time.sleep(0.02)
+    path.write_bytes(content)
+    files.require("binarized_mnist", tmp_path)
+    assert hashed[3:] == [str(path)] * 2
+
+
+def test_unreadable_folder_is_a_disk_error(tmp_path: Path) -> None:
+    with pytest.raises(DiskError):
+        files.status(tmp_path / (300 * "a"))
+
+
+def test_binarization_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert files.binarization_at_hand(tmp_path) == "larochelle", "nothing is there"
+    small_data(monkeypatch, "mnist", tmp_path)
+    assert files.binarization_at_hand(tmp_path) == "seeded"
+    path, *_ = small_data(monkeypatch, "binarized_mnist", tmp_path)
+    assert files.binarization_at_hand(tmp_path) == "larochelle"
+    (tmp_path / path).write_bytes(b"?")
+    assert files.binarization_at_hand(tmp_path) == "larochelle", "a corrupt file is not passed over in silence"
+    (tmp_path / path).unlink()
+    assert files.binarization_at_hand(tmp_path) == "seeded", "one of the three is missing"
+
+
+def test_data_files_and_doctor_need_no_torch() -> None:
+    code = "import sys; from wnrepro import doctor; doctor.files.status(None); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,0 +1,1 @@
+"""The data sets: their files (no torch needed), their images as tensors, ZCA whitening."""

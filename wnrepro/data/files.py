@@ -1,0 +1,223 @@
+"""The data folder: which files it must hold, whether their checksums are right, and their download by torchvision.
+
+Nothing is unpickled or unpacked before its checksum is verified. Only a download imports torch.
+"""
+
+import contextlib
+import functools
+import gzip
+import hashlib
+import http.client
+import io
+import os
+import shutil
+import socket
+import sys
+import tarfile
+import urllib.error
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from wnrepro.errors import DiskError, UserError
+
+
+@dataclass(frozen=True)
+class File:
+    """A file under the data folder and its official checksum, such as `md5:c58f…`."""
+
+    path: str
+    checksum: str
+
+
+# Folders and checksums of CIFAR-10 and MNIST are torchvision's; binarized MNIST is Larochelle's fixed binarization.
+DATASETS: dict[str, tuple[File, ...]] = {
+    "cifar10": (
+        File("cifar-10-batches-py/data_batch_1", "md5:c99cafc152244af753f735de768cd75f"),
+        File("cifar-10-batches-py/data_batch_2", "md5:d4bba439e000b95fd0a9bffe97cbabec"),
+        File("cifar-10-batches-py/data_batch_3", "md5:54ebc095f3ab1f0389bbae665268c751"),
+        File("cifar-10-batches-py/data_batch_4", "md5:634d18415352ddfa80567beed471001a"),
+        File("cifar-10-batches-py/data_batch_5", "md5:482c414d41f54cd18b22e5b47cb7c3cb"),
+        File("cifar-10-batches-py/test_batch", "md5:40351d587109b95175f43aff81a1287e"),
+        File("cifar-10-batches-py/batches.meta", "md5:5ff9c542aee3614f3951f8cda6e48888"),
+    ),
+    "mnist": (
+        File("MNIST/raw/train-images-idx3-ubyte", "md5:6bbc9ace898e44ae57da46a324031adb"),
+        File("MNIST/raw/train-labels-idx1-ubyte", "md5:a25bea736e30d166cdddb491f175f624"),
+        File("MNIST/raw/t10k-images-idx3-ubyte", "md5:2646ac647ad5339dbf082846283269ea"),
+        File("MNIST/raw/t10k-labels-idx1-ubyte", "md5:27ae3e4e09519cfbb04c329615203637"),
+    ),
+    "binarized_mnist": tuple(
+        File(f"binarized_mnist/binarized_mnist_{part}.amat", f"sha256:{digest}")
+        for part, digest in {
+            "train": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+            "valid": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+            "test": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+        }.items()
+    ),
+}
+LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/"
+TIMEOUT_SECONDS = 30.0  # without an answer from a server
+# The alternatives that an error offers where a data set is missing.
+INSTEAD = {"binarized_mnist": "give --binarization seeded, which needs nothing but MNIST's own files (`mnist`), or "}
+# What a download or a broken archive raises; any other OSError comes from the disk.
+DOWNLOAD_ERRORS = (
+    *(RuntimeError, urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError),
+    *(tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError),
+)
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """A file on disk: `state` is present (checksum verified), missing or corrupt; `bytes` is its size."""
+
+    dataset: str
+    name: str
+    path: Path
+    state: str
+    bytes: int
+    checksum: str
+
+
+def cache_folder() -> Path:
+    """`wnrepro` in the user's cache folder."""
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")).absolute() / "wnrepro"
+
+
+def data_root(data_dir: Path | None) -> Path:
+    """The data folder: the one given, else WNREPRO_DATA, else the user's cache folder."""
+    given = data_dir or os.environ.get("WNREPRO_DATA")
+    return Path(os.path.expanduser(given)).absolute() if given else cache_folder()
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes on the disk that holds `folder`, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def status(data_dir: Path | None) -> list[FileStatus]:
+    """Every file of every data set, its checksum verified."""
+    root = data_root(data_dir)
+    return [_status(name, file, root) for name, files in DATASETS.items() for file in files]
+
+
+def _status(dataset: str, file: File, root: Path) -> FileStatus:
+    path = root / file.path
+    try:
+        size = path.stat().st_size if path.is_file() else 0
+        state = "present" if _verified(path, file.checksum) else "corrupt" if path.exists() else "missing"
+    except OSError as error:
+        raise DiskError(f"Cannot read {path} ({error.strerror}): check its permissions.") from error
+    return FileStatus(dataset, path.name, path, state, size, file.checksum)
+
+
+def _verified(path: Path, checksum: str) -> bool:
+    if not path.is_file():
+        return False
+    now = path.stat()
+    algorithm, _, expected = checksum.partition(":")
+    return _digest(path, algorithm, now.st_size, now.st_mtime_ns, now.st_ctime_ns) == expected
+
+
+@functools.lru_cache
+def _digest(path: Path, algorithm: str, *_: int) -> str:
+    """The hexadecimal hash of a file; computed again once its size or times have changed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def _listing(files: Iterable[File]) -> str:
+    return "".join(f"\n  {file.path}  {file.checksum.replace(':', ' ')}" for file in files)
+
+
+def _incomplete(dataset: str, root: Path) -> dict[File, str]:
+    """The files of a data set that are missing or corrupt, and which of the two."""
+    states = {file: _status(dataset, file, root).state for file in DATASETS[dataset]}
+    return {file: state for file, state in states.items() if state != "present"}
+
+
+def require(dataset: str, data_dir: Path | None) -> Path:
+    """The data folder, if it holds every file of `dataset` with its official checksum; else UserError."""
+    root = data_root(data_dir)
+    if wrong := _incomplete(dataset, root):
+        states = ", ".join(f"{Path(file.path).name} {state}" for file, state in wrong.items())
+        raise UserError(
+            f"The data set {dataset} is not complete in {root} ({states}): run "
+            f"`wnrepro data fetch {dataset}`, or {INSTEAD.get(dataset, '')}copy these files there, or point "
+            f"--data-dir or WNREPRO_DATA at the folder that has them:{_listing(wrong)}"
+        )
+    return root
+
+
+def binarization_at_hand(data_dir: Path | None) -> str:
+    """The binarization whose files exist, right or not: `seeded` where only MNIST's do, else `larochelle`."""
+    root = data_root(data_dir)
+    there = {name for name, files in DATASETS.items() if all((root / file.path).is_file() for file in files)}
+    return "seeded" if "mnist" in there and "binarized_mnist" not in there else "larochelle"
+
+
+def fetch(datasets: Iterable[str], data_dir: Path | None) -> None:
+    """Download what is missing or corrupt of the data sets, by torchvision, and verify it.
+
+    Raises UserError naming the files that could not be downloaded, DiskError where they cannot be stored.
+    """
+    root, names = data_root(data_dir), list(datasets)
+    for name in names:
+        if name not in DATASETS:
+            raise UserError(f"There is no data set {name!r}: choose from {', '.join(DATASETS)}.")
+    failed: dict[File, str] = {}
+    reasons = []
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)  # torchvision sets none
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".fetch.lock", timeout=0):
+            for name in names:
+                reason = "a wrong checksum"
+                try:
+                    _download(name, root)
+                except DOWNLOAD_ERRORS as error:
+                    reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+                if wrong := _incomplete(name, root):
+                    failed |= wrong
+                    reasons.append(f"{name}: {reason}")
+    except Timeout as error:
+        raise UserError(f"Another fetch is running in {root}: wait until it is done.") from error
+    except OSError as error:
+        raise DiskError(
+            f"Cannot read or write in {root} ({error.strerror}): make room there or see to its "
+            f"permissions, or choose another folder with --data-dir or WNREPRO_DATA."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+    if failed:
+        raise UserError(
+            f"Not every data set could be downloaded ({'; '.join(reasons)}): run the same command again once the "
+            f"network is there, or copy these files to {root}:{_listing(failed)}"
+        )
+
+
+def _download(dataset: str, root: Path) -> None:
+    """Have torchvision download a data set unless it is complete, showing its progress on a terminal."""
+    wrong = _incomplete(dataset, root)
+    if not wrong:
+        return
+    from torchvision.datasets import CIFAR10, MNIST
+    from torchvision.datasets.utils import download_and_extract_archive, download_url
+
+    for file in wrong:  # torchvision keeps what is there
+        (root / file.path).unlink(missing_ok=True)
+    with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
+        if dataset == "cifar10":
+            download_and_extract_archive(CIFAR10.url, root, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+        elif dataset == "mnist":
+            MNIST(root, download=True)
+        else:
+            for file in wrong:
+                target = root / file.path
+                download_url(f"{LAROCHELLE}{file.path}", target.parent, target.name)

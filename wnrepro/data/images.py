@@ -1,0 +1,248 @@
+"""Images as tensors: CIFAR-10, binarized MNIST, and bundled sets that need no download.
+
+Pixels are uint8, N×3×32×32 in 0..255 or N×1×28×28 in 0..1. The classifiers see `(x − 127.5) / 128`, ZCA-whitened
+(§5.1), the auto-encoders the pixels themselves. scikit-learn and torchvision are imported where they are used.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wnrepro.data.files import data_root, require
+from wnrepro.errors import UserError
+from wnrepro.settings import CifarSettings, CvaeSettings, DrawSettings
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: x (N, 3, 32, 32), y int64 (N,) in 0..9; `source` describes them in words."""
+
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    source: str
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images without labels: uint8 (N, 1, 28, 28) in 0..1 or (N, 3, 32, 32) in 0..255; `source` describes them."""
+
+    train_x: Tensor
+    test_x: Tensor
+    source: str
+
+
+SEED = 1602_07868
+BUNDLED_FOR = {"cifar10": "bundled", "mnist": "digits"}  # the bundled set that replaces a downloaded one
+SIZES = {  # training, test; those of `bundled` suffice for a whitening that holds for the test half too
+    "cifar10": (50_000, 10_000),
+    "bundled": (12_000, 1_000),
+    "mnist": (60_000, 10_000),
+    "digits": (4_000, 500),
+}
+
+
+def load_images(dataset: str, data_dir: Path | None) -> Images:
+    """The data set `cifar10` or `bundled`, loaded once a process."""
+    return bundled() if dataset == "bundled" else cifar10(data_root(data_dir))
+
+
+def cifar10(data_dir: Path | None) -> Images:
+    """CIFAR-10 (50,000 + 10,000 images) from torchvision's files; UserError unless each checksum is right."""
+    return _cifar10(require("cifar10", data_dir))
+
+
+@functools.lru_cache(maxsize=1)
+def _cifar10(root: Path) -> Images:
+    from torchvision.datasets import CIFAR10
+
+    def tensors(train: bool) -> tuple[Tensor, Tensor]:
+        part = CIFAR10(root, train=train)
+        x = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
+        return torch.from_numpy(x), torch.tensor(part.targets)
+
+    return Images(*tensors(train=True), *tensors(train=False), source="CIFAR-10, md5 verified")
+
+
+def binarized_mnist(data_dir: Path | None) -> Pixels:
+    """Larochelle's fixed binarization: his 50,000 training and then 10,000 validation images; 10,000 test images.
+
+    His test file is sorted by digit. Here the test images are in a fixed random order, so that the first ones
+    represent all of them. UserError unless each file's checksum is right.
+    """
+    root = require("binarized_mnist", data_dir)
+
+    def read(part: str) -> Tensor:
+        """Read lines of 784 digits, 0 or 1, each followed by a blank or the line's end."""
+        text = np.fromfile(root / f"binarized_mnist/binarized_mnist_{part}.amat", np.uint8)
+        return torch.from_numpy(text.reshape(-1, 1, 28, 28, 2)[..., 0] - ord("0"))
+
+    train, test = torch.cat([read("train"), read("valid")]), read("test")
+    test = test[np.random.RandomState(SEED).permutation(len(test))]
+    return Pixels(train, test, "MNIST, Larochelle's fixed binarization, sha256 verified")
+
+
+def seeded_mnist(data_dir: Path | None) -> Pixels:
+    """MNIST (60,000 + 10,000 images), each pixel drawn once, by a fixed seed, with probability grey / 255.
+
+    UserError unless each file's checksum is right.
+    """
+    from torchvision.datasets.mnist import read_image_file
+
+    root = require("mnist", data_dir)
+    rng = np.random.RandomState(SEED)  # its stream is the same in all versions of numpy
+
+    def draw(half: str) -> Tensor:
+        grey = read_image_file(str(root / f"MNIST/raw/{half}-images-idx3-ubyte")).numpy()[:, None]
+        return torch.from_numpy((rng.randint(255, size=grey.shape, dtype=np.uint8) < grey).astype(np.uint8))
+
+    source = f"MNIST, binarized once by seed {SEED} (drawn with probability grey/255), md5 verified"
+    return Pixels(draw("train"), draw("t10k"), source)
+
+
+def load_pixels(settings: CvaeSettings | DrawSettings, data_dir: Path | None) -> Pixels:
+    """The first images of each half of the set that the settings name. UserError unless its files are complete."""
+    s = settings
+    images: Images | Pixels
+    if _dataset(s) == "cifar10":
+        images = load_images("cifar10" if s.data == "real" else "bundled", data_dir)
+    elif s.data == "bundled":
+        images = bundled_digits()
+    else:
+        images = binarized_mnist(data_dir) if s.binarization == "larochelle" else seeded_mnist(data_dir)
+    return Pixels(images.train_x[: s.train_examples], images.test_x[: s.test_examples], images.source)
+
+
+def _dataset(settings: CvaeSettings | DrawSettings) -> str:
+    return settings.dataset if isinstance(settings, CvaeSettings) else "mnist"
+
+
+def check_sizes(
+    settings: CifarSettings | CvaeSettings | DrawSettings, available: Sequence[int], at_most: Sequence[str]
+) -> None:
+    """Raise UserError where the settings ask for more than the available training and test images.
+
+    at_most: the names of the settings that may not exceed the training images used.
+    """
+    train, test = available
+    limits = {"train_examples": train, "test_examples": test, **dict.fromkeys(at_most, settings.train_examples)}
+    for name, limit in limits.items():
+        if getattr(settings, name) > limit:
+            raise UserError(
+                f"--{name.replace('_', '-')} {getattr(settings, name)}: there are only {limit} images; give fewer"
+            )
+
+
+def check_pixels(settings: CvaeSettings | DrawSettings, data_dir: Path | None, at_most: Sequence[str]) -> None:
+    """Raise UserError where `load_pixels` with these settings would; at_most: see `check_sizes`."""
+    s, dataset = settings, _dataset(settings)
+    check_sizes(s, SIZES[BUNDLED_FOR[dataset] if s.data == "bundled" else dataset], at_most)
+    if s.data == "real":
+        require({"larochelle": "binarized_mnist", "seeded": "mnist", None: dataset}[s.binarization], data_dir)
+    elif s.binarization is not None:
+        raise UserError(f"--binarization {s.binarization}: the bundled images are binary already; leave it out")
+
+
+# ---------------------------------------------------------------------------------- bundled images
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a half of the bundled set is made of: digits (n, 8, 8) in 0..1, labels, photos (2, 427, w, 3)."""
+
+    digits: np.ndarray
+    labels: np.ndarray
+    photos: np.ndarray
+
+
+def bundled_material() -> tuple[Material, Material]:
+    """The material of the training and of the test half: different digits, different columns of the photographs.
+
+    The columns between the halves belong to neither.
+    """
+    from sklearn.datasets import load_digits, load_sample_images
+
+    digits = load_digits()
+    images = digits.images / 16
+    photos = np.stack(load_sample_images().images)  # china.jpg and flower.jpg
+    return (
+        Material(images[:1400], digits.target[:1400], photos[:, :, :480]),
+        Material(images[1400:], digits.target[1400:], photos[:, :, 512:640]),
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def bundled() -> Images:
+    """Ten classes that need no download: scikit-learn's digits, each blended over a crop of a photograph.
+
+    Always the same images. Their numbers cannot be compared with the paper's.
+    """
+    rng = np.random.default_rng(SEED)
+    material = zip(bundled_material(), SIZES["bundled"], strict=True)
+    (train_x, train_y), (test_x, test_y) = [compose(half, size, rng) for half, size in material]
+    source = "bundled: scikit-learn's digits over crops of its sample photographs"
+    return Images(train_x, train_y, test_x, test_y, source)
+
+
+def compose(material: Material, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """`count` images and labels: a random digit in a random warm colour, place and contrast, over a random crop.
+
+    The crop is 8×8 pixels magnified to 32×32, and so smooth; the digit 8×8 to 24×24, and then sharpened.
+    Whitening raises each frequency to the same variance: over texture it would leave little of the digit.
+    """
+    chosen = rng.integers(len(material.digits), size=count)
+    digits = _magnify(8, 24) @ material.digits[chosen] @ _magnify(8, 24).T
+    digits = np.clip(4 * (digits - 0.5) + 0.5, 0, 1) * rng.uniform(0.8, 1, size=(count, 1, 1))
+    colour = rng.integers([200, 120, 0], [256, 200, 60], size=(count, 3))
+    down, right = rng.integers(2, 7, size=(2, count))
+
+    photo = rng.integers(len(material.photos), size=count)
+    _, height, width, _ = material.photos.shape
+    top, left = rng.integers(height - 7, size=count), rng.integers(width - 7, size=count)
+    window = np.arange(8)
+    crops = material.photos[
+        photo[:, None, None], (top[:, None] + window)[:, :, None], (left[:, None] + window)[:, None]
+    ]
+    stretch = _magnify(8, 32)
+
+    x = np.empty((count, 3, 32, 32), np.uint8)
+    for n in range(count):
+        ink = np.zeros((32, 32))
+        ink[down[n] : down[n] + 24, right[n] : right[n] + 24] = digits[n]
+        crop = stretch @ crops[n].transpose(2, 0, 1) @ stretch.T
+        x[n] = np.rint(crop + ink * (colour[n, :, None, None] - crop))
+    return torch.from_numpy(x), torch.from_numpy(material.labels[chosen]).long()
+
+
+@functools.lru_cache(maxsize=1)
+def bundled_digits() -> Pixels:
+    """Binary 28×28 digits that need no download: scikit-learn's, 8×8 pixels magnified to 20×20, in random places.
+
+    Always the same images; no test digit is a training digit. Their bound cannot be compared with the paper's.
+    """
+    rng = np.random.default_rng(SEED)
+
+    def place(digits: np.ndarray, count: int) -> Tensor:
+        grey = _magnify(8, 20) @ digits[rng.integers(len(digits), size=count)] @ _magnify(8, 20).T
+        ink = grey > 0.5 - 1e-9  # a half is ink, however it was rounded
+        down, right = rng.integers(2, 7, size=(2, count))
+        x = np.zeros((count, 1, 28, 28), np.uint8)
+        for n in range(count):
+            x[n, 0, down[n] : down[n] + 20, right[n] : right[n] + 20] = ink[n]
+        return torch.from_numpy(x)
+
+    material = zip(bundled_material(), SIZES["digits"], strict=True)
+    train_x, test_x = [place(half.digits, size) for half, size in material]
+    return Pixels(train_x, test_x, "bundled: scikit-learn's digits, magnified and binarized")
+
+
+def _magnify(small: int, large: int) -> np.ndarray:
+    """The large×small matrix of linear interpolation along one side of an image."""
+    at = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(small)))

@@ -1,0 +1,118 @@
+"""ZCA whitening of images (§5.1), fitted once and kept in the user's cache folder."""
+
+import contextlib
+import functools
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from wnrepro.data.files import cache_folder, data_root
+from wnrepro.data.images import Images, load_images
+from wnrepro.errors import DiskError
+from wnrepro.runs.directory import write_atomic
+from wnrepro.settings import CifarSettings
+
+CHECKSUM = 32  # bytes of sha256 at the head of a kept whitening
+PATIENCE_SECONDS = 300.0  # to wait for another process that fits the same whitening: ten times what it takes
+
+
+@dataclass(frozen=True)
+class Zca:
+    """ZCA whitening: x − `mean`, times the symmetric `matrix`, both float64."""
+
+    mean: Float[Tensor, " D"]
+    matrix: Float[Tensor, "D D"]
+
+    @staticmethod
+    def fit(x: UInt8[Tensor, "N ..."], epsilon: float = 1e-5, device: torch.device | str = "cpu") -> "Zca":
+        """Fit the whitening V (Λ + ε)^-½ Vᵀ of images x with the covariance V Λ Vᵀ.
+
+        The covariance is over N, not N − 1 (authors' code). Its sums are of the integers x − 128, which no
+        float rounds: in a block of 1024 images they stay within 2²⁴ (float32), over all within 2⁵³ (float64).
+        """
+        x = x.flatten(1)
+        count, size = x.shape
+        device = torch.device(device)
+        exact = torch.float32 if device.type == "cpu" else torch.float64  # tf32's sums are not exact
+        total = torch.zeros(size, dtype=torch.float64, device=device)
+        square = torch.zeros(size, size, dtype=torch.float64, device=device)
+        for block in x.split(1024):
+            centred = block.to(device, exact) - 128
+            total += centred.sum(0)
+            square += centred.T @ centred
+        mean = total / count
+        covariance = square.div_(count).sub_(torch.outer(mean, mean)).div_(128**2)
+        eigenvalues, vectors = torch.linalg.eigh(covariance)
+        matrix = (vectors / torch.sqrt(eigenvalues.clamp(min=0) + epsilon)) @ vectors.T
+        return Zca((mean + 0.5) / 128, matrix)
+
+    def apply(self, x: UInt8[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
+        """Whiten images on any device to float32 on this whitening's device."""
+        white = torch.empty(x.shape, dtype=torch.float32, device=self.mean.device)
+        for source, target in zip(x.split(1024), white.split(1024), strict=True):
+            pixels = (source.flatten(1).to(self.mean.device, torch.float64) - 127.5) / 128
+            target.copy_(((pixels - self.mean) @ self.matrix).view_as(target))
+        return white
+
+
+def fitted(x: Tensor, epsilon: float, device: str) -> Zca:
+    """Fit a whitening once: it is kept in the user's cache folder, by a hash of the images.
+
+    Of several processes that need the same one, one fits it and the others wait. A damaged file is replaced; where
+    none can be written, none is kept.
+    """
+    key = f"{epsilon!r} {torch.device(device).type}"
+    digest = hashlib.sha256(x.numpy().tobytes() + key.encode()).hexdigest()[:16]
+    path = cache_folder() / f"whitening-{digest}.pt"
+    if zca := _kept(path, device):
+        return zca
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(f"{path}.lock", timeout=PATIENCE_SECONDS))
+        if zca := _kept(path, device):
+            return zca
+        zca, content = Zca.fit(x, epsilon, device), io.BytesIO()
+        torch.save({"mean": zca.mean.cpu(), "matrix": zca.matrix.cpu()}, content)
+        with contextlib.suppress(OSError, DiskError):
+            write_atomic(path, hashlib.sha256(content.getvalue()).digest() + content.getvalue())
+        return zca
+
+
+def _kept(path: Path, device: str) -> Zca | None:
+    """The whitening in a file of `fitted`, unless that is missing or damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    if content[:CHECKSUM] != hashlib.sha256(content[CHECKSUM:]).digest():
+        return None
+    return Zca(**torch.load(io.BytesIO(content[CHECKSUM:]), map_location=device, weights_only=True))
+
+
+def whitened(settings: CifarSettings, data_dir: Path | None, device: torch.device | str) -> Images:
+    """The first images of each half of the settings' data set, whitened: x are float32 tensors on `device`.
+
+    The whitening is fitted to all training images of the set. The last result is kept for the next call.
+    """
+    s = settings
+    return _whitened(s.dataset, data_root(data_dir), s.zca_epsilon, s.train_examples, s.test_examples, str(device))
+
+
+@functools.lru_cache(maxsize=1)
+def _whitened(dataset: str, root: Path, epsilon: float, train_examples: int, test_examples: int, device: str) -> Images:
+    images = load_images(dataset, root)
+    zca = fitted(images.train_x, epsilon, device)
+    return Images(
+        zca.apply(images.train_x[:train_examples]),
+        images.train_y[:train_examples].to(device),
+        zca.apply(images.test_x[:test_examples]),
+        images.test_y[:test_examples].to(device),
+        images.source,
+    )
