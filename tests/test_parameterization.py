@@ -839,7 +839,7 @@ def test_every_time_step_has_running_averages_of_its_own(param: str) -> None:
     for _ in range(3):
         for time, each in enumerate(alone):
             x = torch.randn(9, 3) + time
-            close(layer(x, layer.unrolled(), time), each(x))
+            close(layer(x, layer.w(), time), each(x))
     assert (layer.running_mean[0] - layer.running_mean[1]).abs().min() > 1e-3
     x = torch.randn(9, 3)
     layer.eval()

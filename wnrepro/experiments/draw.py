@@ -197,13 +197,10 @@ class DrawNet(nn.Module):
         Without images x (B, SIZE, SIZE) the noise is z, and there is no KL; without attention there are no windows.
         """
         s, step = self.settings, (self.compiled if self.training else None) or self.time_step
-        options: dict[str, Any] = {
-            "dtype": torch.bfloat16 if self.precision == "bf16" else None,
-            "gathered": step == self.time_step,
-        }
+        dtype = torch.bfloat16 if self.precision == "bf16" else self.heads.v.dtype
         weights = (
-            *(self.encoder.unrolled(**options), self.decoder.unrolled(**options)),
-            *(self.statistics.unrolled(**options), self.heads.unrolled(**options)),
+            *(cell.unrolled(dtype) for cell in (self.encoder, self.decoder)),
+            *(layer.w().to(dtype) for layer in (self.statistics, self.heads)),
         )
         start = (noise.new_zeros(noise.shape[1], s.units),) * 2
         canvas = noise.new_zeros(noise.shape[1], SIZE, SIZE)

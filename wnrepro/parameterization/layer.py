@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wnrepro.parameterization.norm import Param, along, instead, name_of, parameterization, unit_norm
-from wnrepro.parameterization.recurrence import Unrolled, product
 
 MOMENTUM = 0.1  # running averages 0.9/0.1, authors' code
 V_STD = 0.05  # §3
@@ -96,7 +95,7 @@ class Parameterized(nn.Module):
         # A mean of what a parameterization keeps, of unit vectors say, would be none.
         self.not_averaged = [name for name, _ in self.named_buffers() if name not in before]
 
-    def weighted_sum(self, x: Tensor, w: Any, b: Tensor | None) -> Tensor:
+    def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         """t = w·x, + b where given."""
         raise TypeError(f"{type(self).__name__} is no layer by itself: use Linear, Conv2d and so on")
 
@@ -174,10 +173,10 @@ class Parameterized(nn.Module):
             self.scale.copy_(g)
 
     def w(self) -> Tensor:
-        """The weight, of v's shape. In a recurrence call it once a step and give it to `forward`."""
+        """The weight, of v's shape. In a recurrence, compute it once and give it to each `forward`."""
         return self.masked(self.norm.weight(self, self.masked(self.v), self.factor))
 
-    def forward(self, x: Tensor, w: "Tensor | Unrolled | None" = None, time: int | EllipsisType = ...) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor | None = None, time: int | EllipsisType = ...) -> Tensor:
         """The layer's output; w: what `w()` gave; time: the time step, where each has its own averages."""
         if self.initializing:
             return self.initialize(x, time)
@@ -336,15 +335,11 @@ class Linear(Parameterized):
     def __init__(self, inputs: int, units: int, param: Param, **options: Any) -> None:
         super().__init__((units, inputs), units, param, **options)
 
-    def weighted_sum(self, x: Tensor, w: "Tensor | Unrolled", b: Tensor | None) -> Tensor:
-        return product(x, w, b) if isinstance(w, Unrolled) else F.linear(x, w, b)
-
-    def unrolled(self, dtype: torch.dtype | None = None, gathered: bool = True) -> Unrolled:
-        """The weight for many time steps, to be given to `forward`: it is computed once, and so is its gradient.
-
-        dtype: of the factors of the products, where it is not the weight's; gathered: see `Unrolled`.
-        """
-        return Unrolled(self.w(), dtype, gathered)
+    def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        if w.dtype == self.v.dtype:
+            return F.linear(x, w, b)
+        t = F.linear(x.to(w.dtype), w).to(x.dtype)
+        return t if b is None else t + b
 
     def plain_layer(self) -> nn.Module:
         units, inputs = self.v.shape

@@ -11,7 +11,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from wnrepro.parameterization.layer import Linear, layers
 from wnrepro.parameterization.norm import Param, elsewhere, name_of, parameterization
-from wnrepro.parameterization.recurrence import Unrolled, lstm_gates, lstm_step
 
 
 class LSTMCell(nn.Module):
@@ -36,23 +35,23 @@ class LSTMCell(nn.Module):
         self.input = Linear(inputs, 4 * units, param, time_steps=time_steps, v=v[0], **options)
         self.recurrent = Linear(units, 4 * units, elsewhere(param), v=v[1], **options)
 
-    def unrolled(self, dtype: torch.dtype | None = None, gathered: bool = True) -> tuple[Unrolled, Unrolled]:
-        """Both weights for many time steps, to be given to `forward` at each of them; see `Linear`."""
-        return self.input.unrolled(dtype, gathered), self.recurrent.unrolled(dtype, gathered)
+    def unrolled(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Both weights, for `forward` at many time steps. The products are computed in `dtype`, by default v's."""
+        w_input, w_recurrent = self.input.w(), self.recurrent.w()
+        return w_input.to(dtype or w_input.dtype), w_recurrent.to(dtype or w_recurrent.dtype)
 
     def forward(
         self,
         x: Tensor,
         state: tuple[Tensor, Tensor] | None = None,
-        weights: tuple[Unrolled, Unrolled] | None = None,
+        weights: tuple[Tensor, Tensor] | None = None,
         time: int | EllipsisType = ...,
     ) -> tuple[Tensor, Tensor]:
         h, c = state or (x.new_zeros(len(x), self.recurrent.v.shape[1]),) * 2
         w_input, w_recurrent = weights or self.unrolled()
-        t = self.input(x, w_input, time)
-        if self.recurrent.norm.linear and self.recurrent.b is not None:
-            return lstm_step(t, h, c, w_recurrent, self.recurrent.b)
-        return lstm_gates(t + self.recurrent(h, w_recurrent), c)
+        i, f, g, o = (self.input(x, w_input, time) + self.recurrent(h, w_recurrent)).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
 
     def in_torch(self) -> list[nn.Parameter]:
         """What the plain cell has, in its order: the weights of both products and, where one has a bias, the biases."""
