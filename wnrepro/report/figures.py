@@ -43,7 +43,7 @@ from wnrepro.report.claims.cifar import NOTICEABLE, log_norms
 from wnrepro.report.claims.claim import Finding
 from wnrepro.report.claims.dqn import max_score
 from wnrepro.report.claims.identities import INIT_LOSS, INIT_MEAN, INIT_VARIANCE, init_losses
-from wnrepro.report.stats import Estimate, beyond
+from wnrepro.report.stats import Estimate, t_test
 from wnrepro.results import OVER_NORMAL, QUARTILES, Results, Run, random_scores, sessions
 from wnrepro.settings import GAMES, PARAMS, SETTINGS
 from wnrepro.text import count, interval, listed, plain
@@ -567,7 +567,7 @@ def overview(results: Results, split: bool = False) -> Sheet | None:
                     earlier = f", {count(some[0].epoch, 'epoch')}" if some[0].epoch < last else ""
                     name = f"{param if param in PARAMS else look[param].label}{words} (n = {len(values)}{earlier})"
                     dots = [Estimate(run.name, value) for run, value in zip(some, values, strict=True)]
-                    rows.append((name, look[param], [beyond("", values), *dots]))
+                    rows.append((name, look[param], [t_test("", values), *dots]))
         if rows:
             panels[title] = rows, label, digits
     if not panels:

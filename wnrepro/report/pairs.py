@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from wnrepro.report.claims.evidence import shared
+from wnrepro.report.claims.evidence import shared_epochs
 from wnrepro.report.tables import FINALS
 from wnrepro.results import CHOICES, Results, Run
 from wnrepro.text import count
@@ -77,7 +77,7 @@ def _recorded(run: Run) -> dict[str, str]:
 
 
 def _pair(ours: Run, theirs: Run) -> Pair:
-    epochs = shared(ours, theirs)
+    epochs = shared_epochs(ours, theirs)
     one, other = (run.metrics[:epochs].drop(columns="seconds") for run in (ours, theirs))
     equal = ((one == other) | (one.isna() & other.isna())).all(axis="columns").tolist()
     first = equal.index(False) + 1 if False in equal else 0

@@ -19,7 +19,7 @@ from wnrepro.report import figures, stats
 from wnrepro.report.canvas import Drawn
 from wnrepro.report.claims import CLAIMS
 from wnrepro.report.claims.beyond import comparisons
-from wnrepro.report.claims.claim import COMMON, SHARE, VERDICTS, Claim, Finding
+from wnrepro.report.claims.claim import COMMON, VERDICTS, Claim, Finding
 from wnrepro.report.claims.dqn import max_score
 from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults, step_works, whose
 from wnrepro.settings import PARAMS, SETTINGS, scale_settings
@@ -185,7 +185,7 @@ def _judged(
     drawn: Mapping[str, Drawn],
     commands: Mapping[str, str],
 ) -> Judged:
-    fixed, units = claim.fixed, {test.name: test.unit for test in claim.tests}
+    fixed = claim.fixed
     version = f"version {fixed.version}, commit {fixed.commit} of {fixed.date}" if fixed.commit else "not committed"
     details = {
         "Paper": f"{claim.paper} ({claim.where})",
@@ -197,7 +197,7 @@ def _judged(
     }
     parts = []
     for e in finding.estimates:
-        unit = SHARE if e.name.endswith(" diverged") else units.get(e.name, claim.unit)
+        unit = claim.unit_of(e)
         ends = interval(unit.shown(e.low), unit.shown(e.high), unit.digits, unit.factor, unit.sign) or "–"
         p = "–" if claim.check else f"{min(e.p_holds, e.p_fails):.2g}"
         parts.append([e.name or claim.id, unit.number(e.value) if e.n else "–", ends, str(e.n), p])
@@ -339,7 +339,7 @@ def limits(name: str, low: float, high: float, digits: int, factor: float = 1) -
 def estimate(name: str, heading: str, values: list[float], digits: int = 2, factor: float = 1) -> list[Cell]:
     """A mean over seeds and its interval."""
     middle = Cell(f"{name}_mean", mean(values), heading, form(f".{digits}f", factor))
-    e = stats.beyond(name, values)
+    e = stats.t_test(name, values)
     return [middle, *limits(f"{name}_", e.low, e.high, digits, factor)]
 
 
@@ -451,7 +451,7 @@ def table3(results: Results) -> Iterator[list[Cell]]:
             epochs = min((run.epoch for run in runs), default=0)
             steps = min((int(run.metrics["agent_steps"].iloc[epochs - 1]) for run in runs if epochs), default=0)
             last, random = [score for run in runs for score in run.scores(epochs)], random_scores(of_kind)
-            above = stats.above(last, random) if min(len(last), len(random)) > 1 else None
+            above = stats.welch_t(last, random) if min(len(last), len(random)) > 1 else None
             theirs = published | {"mnih": paper.TABLE3_MNIH[game]}
             yield [
                 Cell("game", game, "Game", paper.game_name),

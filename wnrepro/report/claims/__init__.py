@@ -1,64 +1,62 @@
-"""The paper's claims, each an object in the file of its experiment, and what the runs say of them."""
+"""The paper's claims, each an object in the file of its experiment, and their findings."""
 
-import dataclasses
 import re
 import subprocess
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from wnrepro.report.claims import cifar, cvae, dqn, draw, identities
 from wnrepro.report.claims.claim import NOT_REPRODUCED, REPRODUCED, Claim, Finding
 from wnrepro.report.stats import LEVEL, holm, look, quiet
-from wnrepro.results import Results, Run, Session, load
+from wnrepro.results import Results, load
 from wnrepro.text import named
 
 EVERY = [one for part in (identities, cifar, cvae, draw, dqn) for one in vars(part).values() if isinstance(one, Claim)]
 CLAIMS = tuple(sorted(EVERY, key=lambda claim: (int(claim.id[1:].rstrip("abc")), claim.id)))
+EMPIRICAL = [claim for claim in CLAIMS if not claim.check]
 
 
 @quiet
 def findings(results: Results) -> dict[str, Finding]:
-    """The finding of every claim, by its id; with Holm's correction over all empirical claims, judged or not."""
+    """The finding of every claim, by its id, with Holm's correction over all empirical claims, judged or not."""
     found = {claim.id: claim.find(results.papers) for claim in CLAIMS}
-    empirical = [claim for claim in CLAIMS if not claim.check]
-    adjusted = holm({claim.id: min(found[claim.id].p_holds, found[claim.id].p_fails) for claim in empirical})
-    for claim in empirical:
+    adjusted = holm({claim.id: min(found[claim.id].p_holds, found[claim.id].p_fails) for claim in EMPIRICAL})
+    for claim in EMPIRICAL:
         finding, p, said = found[claim.id], adjusted[claim.id], ""
         if finding.verdict in (REPRODUCED, NOT_REPRODUCED):
             stands = "stands" if p <= LEVEL else "does not stand"
-            said = f"; {stands} after Holm's correction over {len(empirical)} claims (p = {p:.2g})"
+            said = f"; {stands} after Holm's correction over {len(EMPIRICAL)} claims (p = {p:.2g})"
         n = look(min((e.n for e in finding.estimates), default=0)) or claim.seeds
-        words = known.words(*claim.worlds) if (known := claim.power(n)) else ""
-        found[claim.id] = dataclasses.replace(finding, measured=finding.measured + said, power=words, holm=p)
+        words = power.words() if (power := claim.power(n)) else ""
+        found[claim.id] = replace(finding, measured=finding.measured + said, power=words, holm=p)
     return found
 
 
 @quiet
 def rules(folder: Path, scale: str, precision: str | None = None) -> list[str]:
-    """Of every claim with runs, whether its rule was committed before all of them. UserError as `load`."""
-    results, empirical = load(folder, scale, precision).papers, (claim for claim in CLAIMS if not claim.check)
-    return [f"{claim.id}{_committed(claim, runs)}" for claim in empirical if (runs := claim.find(results).used)]
-
-
-def _committed(claim: Claim, runs: Sequence[Run | Session]) -> str:
-    if not claim.fixed.commit:
-        return ": its rule is not committed yet"
-    commits = {"dirty" if run.dirty else run.commit: run.name for run in runs}
-    answers = {name: _is_ancestor(claim.fixed.commit, commit) for commit, name in commits.items()}
-    said = "rule before all its runs"
-    if later := named(name for name, answer in answers.items() if answer == 1):
-        said = f"rule after the fact of {later}"
-    elif unknown := named(name for name, answer in answers.items() if answer):
-        said = f"not known of {unknown}: uncommitted changes, or a commit that is not here"
-    return f", rules {claim.fixed.version} ({claim.fixed.commit[:7]}): {said}"
+    """For every claim with runs, whether its rule was committed before all of them. Raises as `load` does."""
+    papers, said = load(folder, scale, precision).papers, []
+    for claim in EMPIRICAL:
+        commits = {"dirty" if run.dirty else run.commit: run.name for run in claim.find(papers).used}
+        answers = {name: _is_ancestor(claim.fixed.commit, commit) for commit, name in commits.items()}
+        order = "rule before all its runs"
+        if later := named(name for name, answer in answers.items() if answer == 1):
+            order = f"rule after the fact of {later}"
+        elif unknown := named(name for name, answer in answers.items() if answer):
+            order = f"not known of {unknown}: uncommitted changes, or a commit that is not here"
+        if commits and claim.fixed.commit:
+            said.append(f"{claim.id}, rules {claim.fixed.version} ({claim.fixed.commit[:7]}): {order}")
+        elif commits:
+            said.append(f"{claim.id}: its rule is not committed yet")
+    return said
 
 
 def _is_ancestor(commit: str, other: str) -> int:
     """0: yes, 1: no; anything else: one of them is not in this repository, or there is none."""
     if not re.fullmatch("[0-9a-f]{40}", other):  # it may be anyone's text
         return 128
-    words = ["git", "-C", str(Path(__file__).parent), "merge-base", "--is-ancestor", commit, other]
+    command = ["git", "-C", str(Path(__file__).parent), "merge-base", "--is-ancestor", commit, other]
     try:
-        return subprocess.run(words, capture_output=True, check=False).returncode
+        return subprocess.run(command, capture_output=True, check=False).returncode
     except OSError:
         return 128

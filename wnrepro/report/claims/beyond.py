@@ -1,4 +1,4 @@
-"""Parameterizations that are not the paper's beside wn and normal: no claims, but by the claims' rules."""
+"""Parameterizations that are not the paper's beside wn and normal: no claims, but judged by the claims' rules."""
 
 import functools
 import itertools
@@ -10,9 +10,10 @@ from typing import Any
 
 from wnrepro import paper
 from wnrepro.report.claims import cifar, cvae, dqn, draw
-from wnrepro.report.claims.claim import DIFFERENCE, NOT_REPRODUCED, POINTS, REPRODUCED, Claim, Collect, Finding, Test
-from wnrepro.report.claims.evidence import Evidence, at_look, of, shared
-from wnrepro.report.stats import LEVEL, Estimate, equivalent, less_often, smaller, stratified
+from wnrepro.report.claims.claim import NOT_REPRODUCED, REPRODUCED, Claim, Collect, Finding, MarginTest
+from wnrepro.report.claims.evidence import Evidence, at_look, select, shared_epochs
+from wnrepro.report.claims.units import DIFFERENCE, POINTS
+from wnrepro.report.stats import LEVEL, Estimate, fisher, t_test, tost, welch
 from wnrepro.results import Results, Run
 from wnrepro.settings import PARAMS
 from wnrepro.text import named
@@ -25,38 +26,40 @@ MOST = 50  # parameterizations
 
 
 def comparisons(results: Results) -> Iterator[tuple[str, str, Claim, Finding]]:
-    """Those that have numbers, of every parameterization that is not the paper's with each of `BESIDE`: the rule, its
-    finding with the result as verdict, and with what else is to be said as what was measured.
+    """The comparisons of every parameterization that is not the paper's with each of `BESIDE`, if they have numbers.
+
+    Each is the two names, the rule, and its finding with the result as verdict and the remarks as what was measured.
     """
     others = [param for param in results.labels if param not in PARAMS][:MOST]
     for ours, theirs in itertools.product(others, BESIDE):
         for rule in _rules(results, ours, theirs):
             finding = rule.find(results)
             judged = [e for e in finding.estimates if not e.name.endswith(" diverged")]
-            if judged and judged[0].name:  # of several rates: the one that decides
+            if not judged:
+                continue
+            if judged[0].name:  # of several rates: the one that decides
                 judged.sort(key=lambda e: min(e.p_holds, e.p_fails))
             going = [f"{run.name}: {run.state}" for run in finding.used if isinstance(run, Run) and not run.over]
             unfinished = [f"not finished: {named(going)}"] if going else []
             said = "; ".join([*finding.measured.split("; ")[len(judged) :], *unfinished, *finding.warnings])
-            if judged:
-                words = {REPRODUCED: BETTER if judged[0].p_holds <= LEVEL else SAME, NOT_REPRODUCED: WORSE}
-                word = words.get(finding.verdict, finding.verdict)
-                yield ours, theirs, rule, replace(finding, verdict=word, measured=said, estimates=tuple(judged))
+            words = {REPRODUCED: BETTER if judged[0].p_holds <= LEVEL else SAME, NOT_REPRODUCED: WORSE}
+            word = words.get(finding.verdict, finding.verdict)
+            yield ours, theirs, rule, replace(finding, verdict=word, measured=said, estimates=tuple(judged))
 
 
 def _either(estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """p-values of: better, or no different; worse. Of the first estimate both sides count, a second is of the same."""
+    """p-values of: better, or no different; worse. The first estimate is two-sided, a second is its equivalence."""
     return min(e.p_holds for e in estimates), estimates[0].p_fails
 
 
 def _log_epochs(ours: Run, theirs: Run) -> float:
-    """`draw.log_epochs`; nan where ours does not reach the other's bound: no ratio says how far off that is."""
-    mine, others = (run.metrics["test_bound_nats"][: shared(ours, theirs)] for run in (ours, theirs))
+    """`draw.log_epochs`; nan if ours never reaches the other's bound, since no ratio says how far off that is."""
+    mine, others = (run.metrics["test_bound_nats"][: shared_epochs(ours, theirs)] for run in (ours, theirs))
     return draw.log_epochs(ours, theirs) if mine.max() >= others.iloc[-1] else math.nan
 
 
-def _both_sides(test: Test) -> dict[str, Any]:
-    """The rule that asks of both sides what a test asks of one, and whether the difference lies within its margin."""
+def _both_sides(test: MarginTest) -> dict[str, Any]:
+    """The fields of a rule that applies a one-sided test to both sides, and asks for equivalence within its margin."""
     margin = abs(test.margin)
     ahead, behind = (replace(test, sign=sign, margin=sign * margin, name="") for sign in (test.sign, -test.sign))
     same = replace(ahead, sign=0, margin=margin)
@@ -69,34 +72,33 @@ def _both_sides(test: Test) -> dict[str, Any]:
 
 
 def _rules(results: Results, ours: str, theirs: str) -> Iterator[Claim]:
-    """What is compared of two parameterizations: claims without words, which hold where ours is better, or the same."""
+    """The comparisons of two parameterizations: claims without words, which hold if ours is better, or the same."""
     rule = functools.partial(Claim, "", where="", paper="", rule="", combine=_either)
-    parts = {name: [of(part.at_rate(), param) for param in (ours, theirs)] for name, part in results.parts.items()}
+    parts = {name: select(part.at_rate(), ours, theirs) for name, part in results.parts.items()}
 
     def pairs(part: str, number: Callable[..., float]) -> Collect:
         return lambda evidence, _: evidence.collect("", number, *parts[part])
 
     def errors(evidence: Evidence, _: Results) -> None:
         if all(parts["cifar"]):
-            cifar.test_errors(evidence, results, [theirs])
-            evidence.lost = []  # ours alone are held against it
-            cifar.test_errors(evidence, results, [ours])
+            cifar.test_errors(evidence, results, theirs)
+            evidence.diverged = []  # ours alone are held against it
+            cifar.test_errors(evidence, results, ours)
 
     def scores(evidence: Evidence, _: Results) -> None:
         for game in (game for game in paper.TABLE3 if f"dqn {game}" in parts):
-            evidence.collect(game, dqn.log_score, *parts[f"dqn {game}"], named=f"{paper.game_name(game)}: {ours}")
+            evidence.collect(game, dqn.log_score, *parts[f"dqn {game}"], name=f"{paper.game_name(game)}: {ours}")
 
     def failures(part: str) -> Collect:
         failed = functools.partial(cifar.failed, limit=FAILED) if part == "cifar" else operator.attrgetter("diverged")
-        ended = [at_look([run for run in some if run.over]) for some in parts[part]]
-        return lambda evidence, _: evidence.failures("", failed, *ended)
+        ended = [at_look([run for run in runs if run.over]) for runs in parts[part]]
+        return lambda evidence, _: evidence.count_failures("", failed, *ended)
+
+    def judge_errors(values: Any) -> list[Estimate]:
+        return [welch("", values[ours], values[theirs]), tost("", values[ours], cifar.ALIKE, values[theirs])]
 
     if "cifar" in parts:
-        judge = lambda values: [  # noqa: E731
-            smaller("", values[ours], values[theirs]),
-            equivalent("", values[ours], cifar.ALIKE, values[theirs]),
-        ]
-        yield rule("better: final test error, cifar", collect=errors, judge=judge, unit=POINTS)
+        yield rule("better: final test error, cifar", collect=errors, judge=judge_errors, unit=POINTS)
         faster = cifar.faster("", ours, theirs)
         yield replace(faster, claim="faster: mean training error, cifar", **_both_sides(*faster.tests))
         yield replace(cifar.wider_range("", ours, theirs), claim="wider learning rates: share that fails, cifar,")
@@ -104,11 +106,15 @@ def _rules(results: Results, ours: str, theirs: str) -> Iterator[Claim]:
         yield rule(f"better: final test bound, {part}", collect=pairs(part, cvae.gain), **_both_sides(test))
         reached = f"faster: epochs to the other's test bound, {part}"
         yield rule(reached, collect=pairs(part, _log_epochs), **_both_sides(draw.TEST))
-    judge = lambda values: [stratified("", [*values.values()])]  # noqa: E731
-    yield rule("better: log ratio of maximum scores, dqn", collect=scores, judge=judge)
-    judge = lambda values: [less_often("", *values[""])]  # noqa: E731
+    ratio = "better: log ratio of maximum scores, dqn"
+    yield rule(ratio, collect=scores, judge=lambda values: [t_test("", *values.values())])
     for part in parts:
-        steadier, seeds = f"steadier: share that fails, {part}", cifar.DECIDING
-        yield rule(steadier, collect=failures(part), judge=judge, unit=DIFFERENCE, seeds=seeds)
-    step = cifar.step("", ours, theirs, "", "", "", Test(-1, cifar.SLOW, 0, 0, 0))
+        yield rule(
+            f"steadier: share that fails, {part}",
+            collect=failures(part),
+            judge=lambda values: [fisher("", *values[""])],
+            unit=DIFFERENCE,
+            seeds=cifar.DECIDING,
+        )
+    step = cifar.step_time("", ours, theirs, "", "", "", MarginTest(-1, cifar.SLOW))
     yield replace(step, claim="cost of a step: time, cifar", **_both_sides(*step.tests))

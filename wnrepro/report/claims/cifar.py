@@ -2,26 +2,15 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
 from wnrepro import paper
-from wnrepro.report.claims.claim import (
-    DIFFERENCE,
-    POINTS,
-    RATIO,
-    RELATIVE,
-    SHARE,
-    Claim,
-    Test,
-    Unit,
-    all_of,
-    any_of,
-    claim,
-)
-from wnrepro.report.claims.evidence import Evidence, at_look, by_seed, ended, of, shared
-from wnrepro.report.stats import equivalent, less_often, look, one_more, share, smaller
+from wnrepro.report.claims.claim import Claim, MarginTest, all_of, any_of, claim
+from wnrepro.report.claims.evidence import Evidence, at_look, by_seed, ended, select, shared_epochs
+from wnrepro.report.claims.units import DIFFERENCE, NUMBER, PERCENT, POINTS, RATIO, RELATIVE, SHARE
+from wnrepro.report.stats import binomial, fisher, look, prediction, tost, welch
 from wnrepro.results import Results, Run, Session, sessions
 from wnrepro.text import count, plain
 
@@ -29,52 +18,39 @@ LEVEL_MARGIN = 1.0  # C4b: points; table 2 spans 1.15
 ALIKE = 0.5  # C4a, C18b: points; the paper's own gaps are 0.4 and 0.7
 FASTER = math.log(0.95)  # C5, C18a, C19: the smallest ratio of training errors that matters
 NOTICEABLE = 1.03  # C7: a step this much slower is noticeable
+SLOW = math.log(NOTICEABLE)
 GAUSSIAN_KURTOSIS = 0.5  # C8: still near a Gaussian's 0 (a logistic law has 1.2, a Laplace law 3)
 ENOUGH = 100  # C8: one feature's kurtosis then has a standard error of √(24/100) = 0.5
 RATES = 3  # C13: learning rates that both have tried
 DECIDING = 5  # C6, C13: runs at a rate
+SLOW_AND_FAST = (0.0003, 0.003)  # C14: learning rates
 G_MARGIN = 0.05  # C15, C16b: of the test error
 AVERAGED = 10.0  # C16b: epochs of the Polyak average
 CURVES, NO_NUMBER = "curves of training error by epoch", "no number given"
 
+# ------------------------------------------------------------------------------- test error
 
-def log_ratio(ours: Run, theirs: Run, part: float = 1.0) -> float:
-    """log of the ratio of two runs' mean training errors, over this first part of the epochs that both have."""
-    rows = max(1, math.ceil(part * shared(ours, theirs)))
-    means = [float(run.metrics["train_error"].to_numpy(float)[:rows].mean()) for run in (ours, theirs)]
-    return math.log(means[0]) - math.log(means[1]) if min(means) > 0 else math.nan
-
-
-def relative_error(ours: Run, theirs: Run) -> float:
-    """The difference of the final test errors over theirs."""
-    return ours.final("test_error") / (theirs.final("test_error") or math.nan) - 1
-
-
-def test_errors(evidence: Evidence, results: Results, params: Iterable[str] = paper.TABLE2) -> None:
-    """The final test errors of these parameterizations at figure 1's rates, per cent."""
-    runs = results.of("cifar").figure1
-    for param in params:
-        evidence.collect(param, lambda run: 100 * run.final("test_error"), of(runs, param))
-
-
-STEPS = (("wn+mobn", "bn"), ("bn", "wn"), ("bn", "normal"))  # C4a
 ERRORS = paper.TABLE2.items()
+STEPS = (("wn+mobn", "bn"), ("bn", "wn"), ("bn", "normal"))
 TABLE2 = ("table 2", ", ".join(f"{param} {error:.2f} %" for param, error in ERRORS), "test_error")
-ASSUMED = "table 2's errors, standard deviation over seeds 0.2 points"
-SIMULTANEOUS = functools.partial(all_of, simultaneous=True)
+SIMULTANEOUS = {"combine": functools.partial(all_of, simultaneous=True), "none": "no run at figure 1's rates"}
+
+
+def test_errors(evidence: Evidence, results: Results, *params: str) -> None:
+    """Collects the final test errors of these parameterizations at figure 1's rates, in per cent."""
+    runs = results.of("cifar").figure1
+    for param in params or paper.TABLE2:
+        evidence.collect(param, lambda run: 100 * run.final("test_error"), *select(runs, param))
 
 
 @claim(
     *("C4a", *TABLE2),
     judge=lambda values: [
-        *(smaller(f"{a} − {b}", values[a], values[b], len(STEPS)) for a, b in STEPS),
-        equivalent("wn − normal", values["wn"], ALIKE, values["normal"]),
+        *(welch(f"{a} − {b}", values[a], values[b], len(STEPS)) for a, b in STEPS),
+        tost("wn − normal", values["wn"], ALIKE, values["normal"]),
     ],
     unit=POINTS,
-    world=lambda rng, n, true: {at: rng.normal(e if true else 8.06, 0.2, n) for at, e in ERRORS},
-    worlds=(ASSUMED, "all four 8.06 %"),
-    combine=SIMULTANEOUS,
-    none="no run at figure 1's rates",
+    **SIMULTANEOUS,
 )
 def order(evidence: Evidence, results: Results) -> None:
     """Order of table 2's test errors: wn+mobn best, then bn, then wn and normal alike
@@ -89,12 +65,9 @@ def order(evidence: Evidence, results: Results) -> None:
 
 @claim(
     *("C4b", *TABLE2),
-    judge=lambda values: [one_more(at, values[at], e, LEVEL_MARGIN, len(ERRORS)) for at, e in ERRORS],
-    unit=Unit(2, " %", sign=False),
-    world=lambda rng, n, true: {at: rng.normal(e if true else e + LEVEL_MARGIN, 0.2, n) for at, e in ERRORS},
-    worlds=(ASSUMED, "all four 1 point higher"),
-    combine=SIMULTANEOUS,
-    none="no run at figure 1's rates",
+    judge=lambda values: [prediction(param, values[param], e, LEVEL_MARGIN, len(ERRORS)) for param, e in ERRORS],
+    unit=PERCENT,
+    **SIMULTANEOUS,
 )
 def level(evidence: Evidence, results: Results) -> None:
     """Level of table 2's test errors
@@ -107,10 +80,23 @@ def level(evidence: Evidence, results: Results) -> None:
     test_errors(evidence, results)
 
 
-def faster(id: str, ours: str, theirs: str = "normal") -> Claim:
-    test = Test(-1, FASTER, math.log(0.85), 0, 0.03)
+# ------------------------------------------------------------------------------- training error
 
-    @claim(id, "figure 1; §5.1", CURVES, "figure1", test, ours=ours, theirs=theirs)
+
+def log_ratio(ours: Run, theirs: Run, part: float = 1.0) -> float:
+    """The log ratio of two runs' mean training errors, over this first part of the epochs that both have."""
+    rows = max(1, math.ceil(part * shared_epochs(ours, theirs)))
+    means = [float(run.metrics["train_error"].to_numpy(float)[:rows].mean()) for run in (ours, theirs)]
+    return math.log(means[0]) - math.log(means[1]) if min(means) > 0 else math.nan
+
+
+def mean_error(run: Run) -> float:
+    """The mean training error over the epochs; infinite for a diverged run."""
+    return math.inf if run.diverged else float(run.metrics["train_error"].to_numpy(float).mean())
+
+
+def faster(id: str, ours: str, theirs: str = "normal") -> Claim:
+    @claim(id, "figure 1; §5.1", CURVES, "figure1", MarginTest(-1, FASTER), ours=ours, theirs=theirs)
     def collect(evidence: Evidence, results: Results) -> None:
         """{ours} trains faster than {theirs}
 
@@ -120,56 +106,46 @@ def faster(id: str, ours: str, theirs: str = "normal") -> Claim:
         """
         runs, both = results.of("cifar").standard, {}
         for rate in paper.LEARNING_RATES:
-            pairs = by_seed(of(runs, ours, lr=rate), of(runs, theirs, lr=rate))
+            pairs = by_seed(*select(runs, ours, theirs, lr=rate))
             both[rate] = ended([pair for pair in pairs if all(run.epoch for run in pair)])
         if most := max(map(len, both.values())):
             rates = [rate for rate, pairs in both.items() if pairs and look(len(pairs)) == look(most)]
             chosen = [min(rates, key=lambda rate: mean_error(both[rate][0][i])) for i in (0, 1)]
             sides = [[pair[i] for pair in both[chosen[i]]][min(1, most - 1) :] for i in (0, 1)]
             evidence.collect("", log_ratio, *sides)
-            evidence.said.append(f"lr {chosen[0]:g} against {chosen[1]:g}")
+            evidence.remarks.append(f"lr {chosen[0]:g} against {chosen[1]:g}")
 
     return collect
-
-
-def mean_error(run: Run) -> float:
-    """Over the epochs; where the run diverged, beyond all others."""
-    return math.inf if run.diverged else float(run.metrics["train_error"].to_numpy(float).mean())
 
 
 wn_is_faster, bn_is_faster = faster("C5a", "wn"), faster("C5b", "bn")
 
 
-@claim(
-    *("C18a", "§5.1; figure 1", "faster progress per epoch in the beginning", "figure1"),
-    Test(-1, FASTER, math.log(0.8), 0, 0.05),
-)
+@claim("C18a", "§5.1; figure 1", "faster progress per epoch in the beginning", "figure1", MarginTest(-1, FASTER))
 def bn_is_ahead_early(evidence: Evidence, results: Results) -> None:
     """bn is ahead of wn early in training
 
     Ratio of the training errors' means over the first tenth of the epochs, bn over wn, at figure 1's rates. {LOST}
     """
-    runs = results.of("cifar").figure1
-    evidence.collect("", functools.partial(log_ratio, part=0.1), of(runs, "bn"), of(runs, "wn"))
+    evidence.collect("", functools.partial(log_ratio, part=0.1), *select(results.of("cifar").figure1, "bn", "wn"))
 
 
-THREE = (("bn", "wn"), ("wn+mobn", "wn"), ("wn+mobn", "bn"))
+PAIRS = (("bn", "wn"), ("wn+mobn", "wn"), ("wn+mobn", "bn"))
+GAPS = [MarginTest(0, ALIKE, f"{a} − {b}", POINTS) for a, b in PAIRS]
 
 
-@claim(
-    *("C18b", "§5.1; figure 1", CURVES, "figure1"),
-    *(Test(0, ALIKE, 0, ALIKE, 0.1, f"{a} − {b}", POINTS) for a, b in THREE),
-    none="no seed with two of them",
-)
+@claim("C18b", "§5.1; figure 1", CURVES, "figure1", *GAPS, none="no seed with two of them")
 def alike_at_the_end(evidence: Evidence, results: Results) -> None:
     """wn, bn and wn+mobn end at a similar training error
 
     Differences in final training error, in points, at figure 1's rates. {LOST}
     """
-    runs = results.of("cifar").figure1
-    for a, b in THREE:
-        pair = of(runs, a), of(runs, b)
-        evidence.collect(f"{a} − {b}", lambda x, y: 100 * (x.final("train_error") - y.final("train_error")), *pair)
+    for test, pair in zip(GAPS, PAIRS, strict=True):
+        runs = select(results.of("cifar").figure1, *pair)
+        evidence.collect(test.name, lambda x, y: 100 * (x.final("train_error") - y.final("train_error")), *runs)
+
+
+# ------------------------------------------------------------------------------- learning rates
 
 
 def failed(run: Run, limit: float) -> bool:
@@ -178,12 +154,10 @@ def failed(run: Run, limit: float) -> bool:
 
 @claim(
     *("C6", "figure 1, caption", f"{paper.DIVERGING_LR:g} leads to divergence", "learning_rates"),
-    judge=lambda values: [share("", values[""][0], values[""][1], 1 / 3)],
+    judge=lambda values: [binomial("", *values[""], 1 / 3)],
     unit=SHARE,
     none=f"no ended run of normal at {paper.DIVERGING_LR:g}",
     seeds=DECIDING,
-    world=lambda rng, n, true: {"": (int(rng.binomial(n, 0.95 if true else 0.05)), n)},
-    worlds=("95 % of the runs diverge", "5 % do"),
 )
 def diverging(evidence: Evidence, results: Results) -> None:
     """normal diverges at learning rate {paper.DIVERGING_LR:g}
@@ -191,30 +165,22 @@ def diverging(evidence: Evidence, results: Results) -> None:
     Share of normal's runs there that diverge, or end above a training error of 50 %, with its exact 95 % interval,
     ≥ {DECIDING} runs: reproduced if wholly above one third, not reproduced if wholly below, else inconclusive.
     """
-    runs = of(results.of("cifar").standard, "normal", lr=paper.DIVERGING_LR)
+    (runs,) = select(results.of("cifar").standard, "normal", lr=paper.DIVERGING_LR)
     if over := at_look([run for run in runs if run.over]):
         evidence.use(*over)
         evidence.values[""] = sum(failed(run, 0.5) for run in over), len(over)
         if finals := [100 * run.final("train_error") for run in over if run.done]:
-            evidence.said.append(f"mean training error of the others {plain(float(np.mean(finals)), unit=' %')}")
-
-
-def wider(rng: np.random.Generator, n: int, true: bool) -> dict[str, object]:
-    wn, normal = (0.02, 0.02, 0.02, 0.5), (0.02, 0.02, 0.95, 0.95)  # shares that fail, by rate
-    of_both = zip(paper.LEARNING_RATES, wn, normal if true else wn, strict=True)
-    return {f"lr {rate:g}": tuple((int(rng.binomial(n, p)), n) for p in both) for rate, *both in of_both}
+            evidence.remarks.append(f"mean training error of the others {plain(float(np.mean(finals)), unit=' %')}")
 
 
 def wider_range(id: str, ours: str, theirs: str) -> Claim:
     @claim(
         *(id, "§6.2", NO_NUMBER, "learning_rates"),
-        judge=lambda values: [less_often(name, *counts) for name, counts in values.items()],
+        judge=lambda values: [fisher(name, *counts) for name, counts in values.items()],
         combine=any_of,
         unit=DIFFERENCE,
         none=f"fewer than {RATES} learning rates at which both have ended",
         seeds=DECIDING,
-        world=wider,
-        worlds=("four rates; normal fails at two of them in 95 % of its runs, wn in 2 and 50 %", "both fail alike"),
         a=ours,
         b=theirs,
     )
@@ -227,26 +193,34 @@ def wider_range(id: str, ours: str, theirs: str) -> Claim:
         fails less often at one of them and more often at none; not reproduced if it fails more often at one and less
         often at none; else, a tie too, inconclusive. Shown: Newcombe's 95 % interval of each difference.
         """
-        runs = [run for run in results.of("cifar").standard if run.over]
-        grid = {rate: [at_look(of(runs, param, lr=rate)) for param in (ours, theirs)] for rate in paper.LEARNING_RATES}
+        over = [run for run in results.of("cifar").standard if run.over]
+        grid = {rate: list(map(at_look, select(over, ours, theirs, lr=rate))) for rate in paper.LEARNING_RATES}
         fewest = {rate: min(map(len, both)) for rate, both in grid.items()}
         rates = [rate for rate, n in fewest.items() if n and n >= look(max(fewest.values()))]
         if len(rates) < RATES:
             return
-        finals = [[run.final("train_error") for run in some if run.done] for rate in rates for some in grid[rate]]
+        finals = [[run.final("train_error") for run in runs if run.done] for rate in rates for runs in grid[rate]]
         limit = min((float(np.mean(errors)) for errors in finals if errors), default=1.0) + 0.05
         for rate in rates:
-            evidence.failures(f"lr {rate:g}", lambda run: failed(run, limit), *grid[rate])
-            said = " and ".join(f"{k} of {n}" for k, n in evidence.values[f"lr {rate:g}"])
-            evidence.said.append(f"lr {rate:g}: {said} fail ({ours}, {theirs})")
+            evidence.count_failures(f"lr {rate:g}", lambda run: failed(run, limit), *grid[rate])
+            counts = " and ".join(f"{k} of {n}" for k, n in evidence.values[f"lr {rate:g}"])
+            evidence.remarks.append(f"lr {rate:g}: {counts} fail ({ours}, {theirs})")
 
     return collect
 
 
 wn_has_a_wider_range = wider_range("C13", "wn", "normal")
 
+# ------------------------------------------------------------------------------- time of a step
 
-def step(id: str, ours: str, theirs: str, where: str, printed: str, said: str, test: Test) -> Claim:
+
+def step_time(id: str, ours: str, theirs: str, where: str, printed: str, said: str, test: MarginTest) -> Claim:
+    names = [f"{param} / normal" for param in (ours, theirs) if param != "normal"]
+
+    def log_time(session: Session) -> float:
+        logs = [math.log(session.ratios[name]["median"]) for name in names]
+        return logs[0] - sum(logs[1:])
+
     @claim(id, where, printed, "step_time", test, a=ours, b=theirs, said=said, none="no step times of cifar in bench/")
     def collect(evidence: Evidence, results: Results) -> None:
         """{said}
@@ -255,12 +229,6 @@ def step(id: str, ours: str, theirs: str, where: str, printed: str, said: str, t
         median of its paired rounds) in place of a seed. Judged on one device, torch version and precision of your
         own results, a GPU before a CPU, the one with the most sessions; the others are named.
         """
-        names = [f"{param} / normal" for param in (ours, theirs) if param != "normal"]
-
-        def log_time(one: Session) -> float:
-            logs = [math.log(one.ratios[name]["median"]) for name in names]
-            return logs[0] - sum(logs[1:])
-
         every = sessions(results, "cifar").items()
         timed = {key: [one for one in some if one.ratios.keys() >= {*names}] for key, some in every}
         timed = {key: some for key, some in timed.items() if some}
@@ -269,33 +237,35 @@ def step(id: str, ours: str, theirs: str, where: str, printed: str, said: str, t
             judged = at_look(timed.pop(best))
             evidence.use(*judged)
             evidence.values[""] = [log_time(one) for one in judged]
-            evidence.basis = count(len(judged), "session")
-            evidence.devices = (" with torch ".join(best),)
+            evidence.basis, evidence.devices = count(len(judged), "session"), (" with torch ".join(best),)
             for key, some in list(timed.items())[:10]:
                 ratio = RATIO.number(float(np.mean([log_time(one) for one in some])))
-                evidence.said.append(f"{' with torch '.join(key)}: {ratio}")
+                evidence.remarks.append(f"{' with torch '.join(key)}: {ratio}")
 
     return collect
 
 
-SLOW = math.log(NOTICEABLE)
-bn_is_slower = step(
-    *("C7a", "bn", "normal", "§5.1", "+16 %", "bn makes a step slower"), Test(1, SLOW, math.log(1.16), 0, 0.015)
-)
-wn_is_not_slower = step(
+bn_is_slower = step_time(*("C7a", "bn", "normal", "§5.1", "+16 %", "bn makes a step slower"), MarginTest(1, SLOW))
+wn_is_not_slower = step_time(
     *("C7b", "wn", "normal", "§5.1", "not noticeable", "wn does not make a step noticeably slower"),
-    Test(-1, SLOW, 0, SLOW, 0.015),
+    MarginTest(-1, SLOW),
 )
-mobn_is_cheaper = step(
+mobn_is_cheaper = step_time(
     *("C17", "wn+mobn", "bn", "§4", "less overhead; no number given", "Mean-only bn costs less a step than bn"),
-    Test(-1, math.log(0.99), math.log(1.03 / 1.16), 0, 0.015),
+    MarginTest(-1, math.log(0.99)),
 )
+
+# ------------------------------------------------------------------------------- noise
+
+NOISE = f"At figure 1's rates, ≥ {ENOUGH} minibatches; median over features and layers, mean over the epochs measured."
+UNMEASURED = {"none": "the minibatch statistics were not measured, or on too few minibatches"}
+GAUSSIAN, KURTOTIC = (MarginTest(sign, GAUSSIAN_KURTOSIS, unit=NUMBER) for sign in (0, 1))
 
 
 def middle(run: Run, column: str) -> float:
     """The median over layers, mean over the epochs measured; nan where a number is not finite."""
-    known = np.isfinite(run.noise[column]).all()
-    return float(run.noise.groupby("epoch")[column].median().mean()) if known else math.nan
+    finite = np.isfinite(run.noise[column]).all()
+    return float(run.noise.groupby("epoch")[column].median().mean()) if finite else math.nan
 
 
 def log_size(run: Run) -> float:
@@ -303,48 +273,53 @@ def log_size(run: Run) -> float:
     return math.log(size) if size > 0 else math.nan
 
 
-def measured(results: Results, param: str) -> list[Run]:
-    """The runs at figure 1's rates that measured the minibatch statistics themselves, on enough minibatches."""
-    runs = [run for run in of(results.of("cifar").figure1, param) if run.noise["kurtosis_mean"].notna().any()]
-    return [run for run in runs if run.noise["minibatches"].min() >= ENOUGH]
+def measured(results: Results, *params: str) -> list[list[Run]]:
+    """The runs at figure 1's rates that measured the minibatch statistics on enough minibatches."""
+    runs = [run for run in results.of("cifar").figure1 if run.noise["kurtosis_mean"].notna().any()]
+    return select((run for run in runs if run.noise["minibatches"].min() >= ENOUGH), *params)
 
 
-NOISE = f"At figure 1's rates, ≥ {ENOUGH} minibatches; median over features and layers, mean over the epochs measured."
-UNMEASURED = {"none": "the minibatch statistics were not measured, or on too few minibatches"}
-
-
-@claim(
-    *("C8a", "§4; §5.1", NO_NUMBER, "noise_kurtosis"),
-    Test(0, GAUSSIAN_KURTOSIS, 0, GAUSSIAN_KURTOSIS, 0.1, unit=Unit()),
-    **UNMEASURED,
-)
+@claim("C8a", "§4; §5.1", NO_NUMBER, "noise_kurtosis", GAUSSIAN, **UNMEASURED)
 def gaussian_noise(evidence: Evidence, results: Results) -> None:
     """The noise that mean-only bn adds is close to Gaussian
 
     Excess kurtosis over minibatches of a pre-activation's minibatch mean, under wn+mobn, bias-corrected. {NOISE} {LOST}
     """
-    evidence.collect("", lambda run: middle(run, "kurtosis_mean"), measured(results, "wn+mobn"))
+    evidence.collect("", lambda run: middle(run, "kurtosis_mean"), *measured(results, "wn+mobn"))
 
 
-@claim("C8b", "§4; §5.1", NO_NUMBER, "noise_kurtosis", Test(1, GAUSSIAN_KURTOSIS, 2, 0, 0.4, unit=Unit()), **UNMEASURED)
+@claim("C8b", "§4; §5.1", NO_NUMBER, "noise_kurtosis", KURTOTIC, **UNMEASURED)
 def kurtotic_noise(evidence: Evidence, results: Results) -> None:
     """bn's noise has a much higher kurtosis than that of mean-only bn
 
     Excess kurtosis over minibatches of bn's 1/σ_B less that of wn+mobn's μ_B, bias-corrected; much: by more than what
     C8a still calls Gaussian. {NOISE} {LOST}
     """
-    pair = measured(results, "bn"), measured(results, "wn+mobn")
+    pair = measured(results, "bn", "wn+mobn")
     evidence.collect("", lambda bn, mobn: middle(bn, "kurtosis_inverse_std") - middle(mobn, "kurtosis_mean"), *pair)
 
 
-@claim("C8c", "§4", NO_NUMBER, "noise_kurtosis", Test(-1, FASTER, math.log(0.7), 0, 0.1), **UNMEASURED)
+@claim("C8c", "§4", NO_NUMBER, "noise_kurtosis", MarginTest(-1, FASTER), **UNMEASURED)
 def less_noise(evidence: Evidence, results: Results) -> None:
     """Mean-only bn adds less noise than bn
 
     Ratio of the noise's root mean square in the normalized pre-activations, wn+mobn over bn. {NOISE} {LOST}
     """
-    pair = measured(results, "wn+mobn"), measured(results, "bn")
-    evidence.collect("", lambda mobn, bn: log_size(mobn) - log_size(bn), *pair)
+    evidence.collect("", lambda mobn, bn: log_size(mobn) - log_size(bn), *measured(results, "wn+mobn", "bn"))
+
+
+# ------------------------------------------------------------------------------- ‖v‖ and g
+
+GROWTH, SLOWING, BY_RATE = (
+    MarginTest(1, math.log(1.01), "growth"),
+    MarginTest(-1, 0, "later less earlier growth", RELATIVE),
+    MarginTest(1, math.log(1.01), "‖v‖ at the larger rate over that at the smaller"),
+)
+EXPONENTIAL = {c: MarginTest(0, G_MARGIN, f"c = {c}", RELATIVE) for c in (1, 3, 5)}
+NO_BETTER, NO_FASTER = (
+    MarginTest(1, -G_MARGIN, unit=RELATIVE),
+    MarginTest(1, FASTER),
+)
 
 
 def log_norms(run: Run) -> np.ndarray:
@@ -354,67 +329,58 @@ def log_norms(run: Run) -> np.ndarray:
 
 
 def slowing(run: Run) -> float:
-    """What ‖v‖ grows, over its start, in the later half of the epochs at a constant rate less in the earlier."""
+    """The growth of ‖v‖ over its start in the later half of the epochs at a constant rate, less the earlier half's."""
     norms = np.exp(log_norms(run))
     half = min(len(norms) - 1, run.decay_from) // 2
     return float(norms[2 * half] - 2 * norms[half] + norms[0])
 
 
-SLOW_AND_FAST = (0.0003, 0.003)  # C14: learning rates
-GROWTH = (
-    Test(1, math.log(1.01), 0.3, 0, 0.05, "growth"),
-    Test(-1, 0, -0.2, 0, 0.05, "later less earlier growth", RELATIVE),
-    Test(1, math.log(1.01), 0.3, 0, 0.05, "‖v‖ at the larger rate over that at the smaller"),
-)
-
-
-@claim("C14", "§6.2", NO_NUMBER, "norm_growth", *GROWTH, none="no ‖v‖ logged", rates=SLOW_AND_FAST)
+@claim("C14", "§6.2", NO_NUMBER, "norm_growth", GROWTH, SLOWING, BY_RATE, none="no ‖v‖ logged")
 def growing(evidence: Evidence, results: Results) -> None:
     """‖v‖ grows during training, more at a larger learning rate, and its growth slows down
 
-    Of wn without a bound, geometric means over layers: ‖v‖ at the end over its start, at lr {rates[1]:g}; what it grows
-    in the later half of the epochs at a constant rate less what it grows in the earlier half, over its start (linear
-    growth, under which ‖Δv‖/‖v‖ falls too, is no slowing); and ‖v‖ at the end at lr {rates[1]:g} over that at lr
-    {rates[0]:g}. {LOST}
+    Of wn without a bound, geometric means over layers: ‖v‖ at the end over its start, at lr {SLOW_AND_FAST[1]:g}; what
+    it grows in the later half of the epochs at a constant rate less what it grows in the earlier half, over its start
+    (linear growth, under which ‖Δv‖/‖v‖ falls too, is no slowing); and ‖v‖ at the end at lr {SLOW_AND_FAST[1]:g} over
+    that at lr {SLOW_AND_FAST[0]:g}. {LOST}
     """
-    growth, slower, by_rate = (test.name for test in GROWTH)
     runs = [run for run in results.of("cifar").standard if run.diverged or run.layers["epoch"].nunique() > 1]
-    low, high = (of(runs, "wn", lr=rate) for rate in SLOW_AND_FAST)
-    evidence.collect(growth, lambda run: float(log_norms(run)[-1]), high)
-    lost = evidence.lost[:]  # the other two have the same runs
-    evidence.collect(slower, slowing, high)
-    evidence.collect(by_rate, lambda fast, slow: float(log_norms(fast)[-1] - log_norms(slow)[-1]), high, low)
-    evidence.lost = lost
+    low, high = (select(runs, "wn", lr=rate)[0] for rate in SLOW_AND_FAST)
+    evidence.collect(GROWTH.name, lambda run: float(log_norms(run)[-1]), high)
+    diverged = evidence.diverged[:]  # the other two have the same runs
+    evidence.collect(SLOWING.name, slowing, high)
+    evidence.collect(BY_RATE.name, lambda fast, slow: float(log_norms(fast)[-1] - log_norms(slow)[-1]), high, low)
+    evidence.diverged = diverged
 
 
-@claim(
-    *("C15", "§6.1", NO_NUMBER, "variants"),
-    *(Test(0, G_MARGIN, 0, G_MARGIN, 0.04, f"c = {c}", RELATIVE) for c in (1, 3, 5)),
-    none="no pair of exp(c·s) and direct g",
-)
+def relative_error(ours: Run, theirs: Run) -> float:
+    """The difference of the final test errors over theirs."""
+    return ours.final("test_error") / (theirs.final("test_error") or math.nan) - 1
+
+
+@claim("C15", "§6.1", NO_NUMBER, "variants", *EXPONENTIAL.values(), none="no pair of exp(c·s) and direct g")
 def exponential_g(evidence: Evidence, results: Results) -> None:
     """g = exp(c·s), c from 1 to 5, is neither better nor worse at test than direct g
 
     Relative difference in final test error of wn to direct g, at figure 1's rate. {LOST}
     """
     runs = results.of("cifar").at_rate("g_exp")
-    for c in (1, 3, 5):
-        pair = of(runs, "wn", g_exp=c), of(runs, "wn", g_exp=None)
-        evidence.collect(f"c = {c}", relative_error, *pair, named=f"c = {c}")
+    for c, test in EXPONENTIAL.items():
+        pair = [select(runs, "wn", g_exp=factor)[0] for factor in (c, None)]
+        evidence.collect(test.name, relative_error, *pair, name=test.name)
 
 
 def collect_bounded(evidence: Evidence, results: Results, number: Callable[..., float], epochs: float | None) -> None:
     """wn with ‖v‖ ≤ a beside wn without, averaged over these epochs. Bounded runs that diverge are only named."""
     runs = results.of("cifar").at_rate("v_norm_max", "polyak_epochs")
-    pair = [of(runs, "wn", polyak_epochs=epochs, v_norm_max=bound) for bound in (paper.V_NORM_MAX, None)]
-    evidence.collect("", number, *pair, named=f"wn with ‖v‖ ≤ {paper.V_NORM_MAX:g}")
-    evidence.said += map(SHARE.words, evidence.lost)
-    evidence.lost = []
+    pair = [select(runs, "wn", polyak_epochs=epochs, v_norm_max=bound)[0] for bound in (paper.V_NORM_MAX, None)]
+    evidence.collect("", number, *pair, name=f"wn with ‖v‖ ≤ {paper.V_NORM_MAX:g}")
+    evidence.remarks += map(SHARE.words, evidence.diverged)
+    evidence.diverged = []
 
 
 @claim(
-    *("C16b", "§6.2", "no improvement; no number given", "variants"),
-    Test(1, -G_MARGIN, 0, -G_MARGIN, 0.04, unit=RELATIVE),
+    *("C16b", "§6.2", "no improvement; no number given", "variants", MarginTest(1, -G_MARGIN, unit=RELATIVE)),
     none="no pair with and without the bound, both averaged",
 )
 def bounded_error(evidence: Evidence, results: Results) -> None:
@@ -428,8 +394,7 @@ def bounded_error(evidence: Evidence, results: Results) -> None:
 
 
 @claim(
-    *("C19", "§6.2", "no noticeable improvement of convergence speed", "variants"),
-    Test(1, FASTER, 0, FASTER, 0.03),
+    *("C19", "§6.2", "no noticeable improvement of convergence speed", "variants", MarginTest(1, FASTER)),
     none="no pair with and without the bound",
 )
 def bounded_speed(evidence: Evidence, results: Results) -> None:

@@ -5,16 +5,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wnrepro.report.claims.claim import Claim, Test, claim
-from wnrepro.report.claims.evidence import Evidence, by_seed, of, shared
+from wnrepro.report.claims.claim import Claim, MarginTest, claim
+from wnrepro.report.claims.evidence import Evidence, by_seed, select, shared_epochs
 from wnrepro.results import Results, Run
 from wnrepro.text import count, plain
 
 EARLIER = 0.1  # of the epochs: the smallest gain that matters
+TEST = MarginTest(-1, math.log(1 - EARLIER))
 
 
 def reached(bounds: Sequence[float], target: float) -> float:
-    """The epoch, linear between two, at which bounds of the epochs 1, 2, … first reach `target`; inf: never."""
+    """The epoch, from 1 and interpolated linearly, at which the bounds first reach `target`; inf if never."""
     first = next((row for row, bound in enumerate(bounds) if bound >= target), None)
     if not first:
         return math.inf if first is None else 1.0
@@ -23,20 +24,16 @@ def reached(bounds: Sequence[float], target: float) -> float:
 
 
 def epochs_needed(ours: Run, theirs: Run) -> list[float]:
-    """Of both, the epoch at which it first reaches the other's bound at the last epoch of both; nan: not finite."""
-    epochs = shared(ours, theirs)
-    bounds = [run.metrics["test_bound_nats"].to_numpy(float)[:epochs] for run in (ours, theirs)]
-    known = np.isfinite(bounds).all()
-    return [reached(list(of), float(bounds[1][-1])) if known else math.nan for of in bounds]
+    """For both runs, the epoch at which they reach `theirs`' bound at the last epoch of both; nan: not finite."""
+    bounds = [run.metrics["test_bound_nats"].to_numpy(float)[: shared_epochs(ours, theirs)] for run in (ours, theirs)]
+    finite = np.isfinite(bounds).all()
+    return [reached(list(one), float(bounds[1][-1])) if finite else math.nan for one in bounds]
 
 
 def log_epochs(ours: Run, theirs: Run) -> float:
-    """log of the ratio of the epochs until the other's bound at the last epoch of both; at the latest, that epoch."""
-    a, b = (min(epoch, shared(ours, theirs)) for epoch in epochs_needed(ours, theirs))
+    """The log ratio of the epochs needed; a run that never gets there counts as if at the last epoch."""
+    a, b = (min(epoch, shared_epochs(ours, theirs)) for epoch in epochs_needed(ours, theirs))
     return math.log(a / b)
-
-
-TEST = Test(-1, math.log(1 - EARLIER), math.log(0.7), 0, 0.1)
 
 
 def faster(id: str, g_start: float | None, start: str) -> Claim:
@@ -48,15 +45,14 @@ def faster(id: str, g_start: float | None, start: str) -> Claim:
         interpolated linearly between epochs; where wn never reaches it, as if it did at the last. {LOST}
         """
         runs = results.of("draw").at_rate("g_start")
-        pair = of(runs, "wn", g_start=g_start), of(runs, "normal", g_start=None)
+        pair = *select(runs, "wn", g_start=g_start), *select(runs, "normal", g_start=None)
         evidence.collect("", log_epochs, *pair)
-        trained = ([run for run in runs if run.name in evidence.used and not run.diverged] for runs in pair)
-        both = by_seed(*trained)
-        never = sum(math.isinf(epochs_needed(*two)[0]) for two in both)
-        evidence.said += [f"wn does not reach normal's bound in {never} of {count(len(both), 'seed')}"] if never else []
-        for name, some in zip(("wn", "normal"), pair, strict=True):
-            finals = [plain(run.final("test_bound_nats")) for run in some if run.name in evidence.used]
-            evidence.said += [f"{name} ends at {', '.join(finals)} nats"] if finals else []
+        both = by_seed(*([run for run in side if run.name in evidence.used and not run.diverged] for side in pair))
+        if never := sum(math.isinf(epochs_needed(*two)[0]) for two in both):
+            evidence.remarks.append(f"wn does not reach normal's bound in {never} of {count(len(both), 'seed')}")
+        for name, side in zip(("wn", "normal"), pair, strict=True):
+            finals = [plain(run.final("test_bound_nats")) for run in side if run.name in evidence.used]
+            evidence.remarks += [f"{name} ends at {', '.join(finals)} nats"] if finals else []
 
     return collect
 

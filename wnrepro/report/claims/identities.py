@@ -1,4 +1,4 @@
-"""C1 to C3: that the code does what the paper defines. Checks of the implementation, at every scale."""
+"""C1 to C3: the code does what the paper defines. Checks of the implementation, at every scale."""
 
 import decimal
 import math
@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from wnrepro.report.claims.claim import Unit, claim
+from wnrepro.report.claims.claim import claim
 from wnrepro.report.claims.evidence import Evidence
+from wnrepro.report.claims.units import Unit
 from wnrepro.report.stats import Estimate
 from wnrepro.results import Results, Run
 from wnrepro.settings import PARAMS
@@ -20,13 +21,15 @@ INIT_MEAN = 1e-3  # |mean| of a pre-activation over the init batch, in its stand
 INIT_VARIANCE = 1e-2  # |variance − 1|
 INIT_LOSS = 1e-3  # spread of the four initial losses of a start over their mean
 ROUNDED_UP = decimal.Context(prec=2, rounding=decimal.ROUND_UP)
+MEAN, VARIANCE, LOSSES = "|mean|", "|variance − 1|", "spread of the four initial losses over their mean"
+RESIDUALS, BN_RESIDUAL = ("eq3_residual", "v_dot_grad_v"), "wn_is_bn_residual"
 
 
-class Bound(Unit):
-    """Of checks: the largest value."""
+class UpperBound(Unit):
+    """The unit of checks: the largest value, rounded up."""
 
     def number(self, value: float) -> str:
-        """`2.3e-16`: two digits, rounded up."""
+        """`2.3e-16`."""
         if not math.isfinite(value) or not value:
             return plain(value, "g")
         return f"{float(ROUNDED_UP.create_decimal(repr(value))):.1e}"
@@ -36,34 +39,31 @@ class Bound(Unit):
 
 
 def at_most(name: str, values: Iterable[float], limit: float) -> Estimate:
-    """Whether the largest of the distinct values lies at or below a limit; nothing measured decides nothing."""
+    """Does the largest of the distinct values lie at or below a limit? No value decides nothing."""
     distinct = {abs(value) for value in values}
-    largest = float(np.max([*distinct])) if distinct else math.nan  # nan where one is
+    largest = float(np.max([*distinct])) if distinct else math.nan  # nan if one is
     good = largest <= limit
     return Estimate(name, largest, n=len(distinct), p_holds=float(not good), p_fails=float(good or not distinct))
 
 
-def checked(none: str, **limits: float) -> dict[str, Any]:
-    """What the check has that these numbers, by name, lie at or below their limits."""
+def check(none: str, limits: dict[str, float]) -> dict[str, Any]:
+    """The fields of a check that the numbers of these names lie at or below their limits."""
     judge = lambda values: [at_most(name, values[name], limit) for name, limit in limits.items()]  # noqa: E731
-    return {"judge": judge, "unit": Bound(), "check": True, "none": none}
+    return {"judge": judge, "unit": UpperBound(), "check": True, "none": none}
 
 
 def collect_facts(evidence: Evidence, results: Results, *names: str) -> None:
-    """These numbers of run.json, of every run."""
+    """Collects these numbers of run.json of every run."""
     for run in results.runs:
-        for name in names:
-            if name in run.facts:
-                evidence.values[name].append(evidence.finite(abs(run.facts[name]), run))
-                evidence.use(run)
+        for name in run.facts.keys() & names:
+            evidence.values[name].append(evidence.finite(abs(run.facts[name]), run))
+            evidence.use(run)
 
 
-RESIDUALS = dict.fromkeys(("eq3_residual", "v_dot_grad_v"), IDENTITY_LIMIT)
-MEAN, VARIANCE, LOSSES = "|mean|", "|variance − 1|", "spread of the four initial losses over their mean"
-STARTS = {MEAN: INIT_MEAN, VARIANCE: INIT_VARIANCE, LOSSES: INIT_LOSS}
-
-
-@claim("C1", "§2, §2.1, eq. 2 and 3; §6.2", "an identity", "", **checked("no residual measured", **RESIDUALS))
+@claim(
+    *("C1", "§2, §2.1, eq. 2 and 3; §6.2", "an identity", ""),
+    **check("no residual measured", dict.fromkeys(RESIDUALS, IDENTITY_LIMIT)),
+)
 def gradients(evidence: Evidence, results: Results) -> None:
     """wn splits a weight's norm from its direction; its gradients are eq. 3, and v·∇v L = 0
 
@@ -73,17 +73,17 @@ def gradients(evidence: Evidence, results: Results) -> None:
     collect_facts(evidence, results, *RESIDUALS)
 
 
-@claim("C2", "§2.2", "an identity", "", **checked("no residual measured", wn_is_bn_residual=IDENTITY_LIMIT))
+@claim("C2", "§2.2", "an identity", "", **check("no residual measured", {BN_RESIDUAL: IDENTITY_LIMIT}))
 def wn_is_bn(evidence: Evidence, results: Results) -> None:
     """For a single layer on whitened input, wn and bn are the same function
 
     Largest relative residual between a layer of wn and a layer of bn over the runs, in float64: reproduced if ≤
     {IDENTITY_LIMIT:g}, else not reproduced. n: distinct residuals.
     """
-    collect_facts(evidence, results, "wn_is_bn_residual")
+    collect_facts(evidence, results, BN_RESIDUAL)
 
 
-def begun(part: Results) -> list[list[Run]]:
+def starts(part: Results) -> list[list[Run]]:
     """The standard runs that know their initial loss, by start: a seed draws other numbers on a GPU."""
     found: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in (run for run in part.standard if "init_loss" in run.facts):
@@ -92,17 +92,17 @@ def begun(part: Results) -> list[list[Run]]:
 
 
 def init_losses(part: Results) -> list[float]:
-    """Of every start that has all four: how far the initial losses lie apart, over their mean."""
-    whole = [runs for runs in begun(part) if {run.param for run in runs} == {*PARAMS}]
-    losses = [[run.facts["init_loss"] for run in runs] for runs in whole]
+    """The spread of the initial losses over their mean, for every start that has all four."""
+    complete = [runs for runs in starts(part) if {run.param for run in runs} == {*PARAMS}]
+    losses = [[run.facts["init_loss"] for run in runs] for runs in complete]
     return [float(np.ptp(some) / np.mean(some)) for some in losses]
 
 
 @claim(
     *("C3", "§3, eq. 4 and 5; §5.1", "mean 0, variance 1, identical starts", "init"),
-    **checked("no init measured", **STARTS),
+    **check("no init measured", {MEAN: INIT_MEAN, VARIANCE: INIT_VARIANCE, LOSSES: INIT_LOSS}),
 )
-def starts(evidence: Evidence, results: Results) -> None:
+def same_start(evidence: Evidence, results: Results) -> None:
     """The data-dependent init gives every pre-activation mean 0 and variance 1, and all four parameterizations start as
     the same function
 
@@ -119,13 +119,12 @@ def starts(evidence: Evidence, results: Results) -> None:
             evidence.values[MEAN] += means
             variances += ends.ravel().tolist()
             evidence.use(run)
-        for run in (run for start in begun(part) for run in start):
+        for run in (run for start in starts(part) for run in start):
             evidence.finite(run.facts["init_loss"], run)
             evidence.use(run)
         losses += init_losses(part)
     if evidence.used:
-        evidence.values[VARIANCE] = [abs(variance - 1) for variance in variances]
-        evidence.values[LOSSES] = losses
+        evidence.values |= {VARIANCE: [abs(variance - 1) for variance in variances], LOSSES: losses}
     if variances:
         low, high = (plain(float(end), ".4f") for end in (np.min(variances), np.max(variances)))
-        evidence.said.append(f"variance {low} to {high} in {count(len(evidence.used), 'run')}")
+        evidence.remarks.append(f"variance {low} to {high} in {count(len(evidence.used), 'run')}")
