@@ -146,8 +146,8 @@ def binomial(name: str, k: int, n: int, limit: float, sign: int = 1) -> Estimate
         return Estimate(name, math.nan, margin=(limit,))
     low, high = binomtest(k, n).proportion_ci(1 - LEVEL, "exact")
     tails = [binomtest(k, n, limit, side).pvalue for side in ("greater", "less")]
-    sides = [min(1.0, 2 * float(tail)) for tail in tails[::sign]]
-    return Estimate(name, k / n, float(low), float(high), n, *sides, (limit,))
+    p_holds, p_fails = (min(1.0, 2 * float(tail)) for tail in tails[::sign])
+    return Estimate(name, k / n, float(low), float(high), n, p_holds, p_fails, (limit,))
 
 
 def fisher(name: str, ours: tuple[int, int], theirs: tuple[int, int]) -> Estimate:
@@ -155,12 +155,12 @@ def fisher(name: str, ours: tuple[int, int], theirs: tuple[int, int]) -> Estimat
     (k, n), (m, others) = ours, theirs
     if not n or not others:
         return Estimate(name, math.nan, margin=(0.0,))
-    sides = [min(1.0, 2 * float(p)) for p in hypergeom.cdf([k, m], n + others, k + m, [n, others])]
+    p_holds, p_fails = (min(1.0, 2 * float(p)) for p in hypergeom.cdf([k, m], n + others, k + m, [n, others]))
     a, b = k / n, m / others
     ci, other_ci = (binomtest(*counts).proportion_ci(1 - LEVEL, "wilson") for counts in (ours, theirs))
     low = a - b - math.hypot(a - ci.low, other_ci.high - b)
     high = a - b + math.hypot(ci.high - a, b - other_ci.low)
-    return Estimate(name, a - b, low, high, min(n, others), *sides, (0.0,))
+    return Estimate(name, a - b, low, high, min(n, others), p_holds, p_fails, (0.0,))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

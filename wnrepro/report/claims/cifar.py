@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,10 @@ CURVES, NO_NUMBER = "curves of training error by epoch", "no number given"
 ERRORS = paper.TABLE2.items()
 STEPS = (("wn+mobn", "bn"), ("bn", "wn"), ("bn", "normal"))
 TABLE2 = ("table 2", ", ".join(f"{param} {error:.2f} %" for param, error in ERRORS), "test_error")
-SIMULTANEOUS = {"combine": functools.partial(all_of, simultaneous=True), "none": "no run at figure 1's rates"}
+SIMULTANEOUS: dict[str, Any] = {
+    "combine": functools.partial(all_of, simultaneous=True),
+    "none": "no run at figure 1's rates",
+}
 
 
 def test_errors(evidence: Evidence, results: Results, *params: str) -> None:
@@ -154,7 +158,7 @@ def failed(run: Run, limit: float) -> bool:
 
 @claim(
     *("C6", "figure 1, caption", f"{paper.DIVERGING_LR:g} leads to divergence", "learning_rates"),
-    judge=lambda values: [binomial("", *values[""], 1 / 3)],
+    judge=lambda values: [binomial("", values[""][0], values[""][1], 1 / 3)],
     unit=SHARE,
     none=f"no ended run of normal at {paper.DIVERGING_LR:g}",
     seeds=DECIDING,

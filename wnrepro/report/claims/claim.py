@@ -203,8 +203,8 @@ def versions() -> list[dict[str, Any]]:
 @functools.cache
 def powers() -> dict[tuple[str, int], Power]:
     """The rows of power.csv, by claim and n."""
-    rows = pd.read_csv(POWER, keep_default_na=False, dtype={"seeds80": str}).to_dict("records")
-    return {(row.pop("claim"), row["n"]): Power(**row | {"seeds80": int(row["seeds80"] or 0) or None}) for row in rows}
+    rows: Any = pd.read_csv(POWER, keep_default_na=False, dtype={"seeds80": str}).itertuples(index=False)
+    return {(row.claim, row.n): Power(*row[1:7], int(row.seeds80 or 0) or None, *row[8:]) for row in rows}
 
 
 def mixed(used: Sequence[Run | Session]) -> tuple[str, ...]:
