@@ -35,7 +35,7 @@ from wnrepro.report.claims.draw import reached
 from wnrepro.report.stats import LOOKS
 from wnrepro.results import load
 from wnrepro.settings import GAMES, SETTINGS
-from wnrepro.words import interval
+from wnrepro.text import interval
 
 BY_ID = {claim.id: claim for claim in CLAIMS}
 EMPIRICAL = [claim for claim in CLAIMS if not claim.check]
@@ -285,8 +285,8 @@ def test_the_same_runs_at_another_scale_have_an_estimate_and_no_verdict(
 ) -> None:
     WORLDS[claim][1](tmp_path)
     paper_finding = find(tmp_path, claim)
-    for experiment in SETTINGS.values():
-        monkeypatch.setitem(experiment.scales, "short", experiment.scales["paper"])
+    for scales in (*(one.scales for one in SETTINGS.values()), *SETTINGS["cvae"].part_scales.values()):
+        monkeypatch.setitem(scales, "short", scales["paper"])
     (tmp_path / "paper").rename(tmp_path / "short")
     for config in (tmp_path / "short").glob("*/*/*/config.json"):
         config.write_text(config.read_text().replace('"scale": "paper"', '"scale": "short"'))

@@ -204,7 +204,7 @@ def versions() -> list[dict[str, Any]]:
 def powers() -> dict[tuple[str, int], Power]:
     """The rows of power.csv, by claim and n."""
     rows: Any = pd.read_csv(POWER, keep_default_na=False, dtype={"seeds80": str}).itertuples(index=False)
-    return {(row.claim, row.n): Power(*row[1:7], int(row.seeds80 or 0) or None, *row[8:]) for row in rows}
+    return {(row.claim, row.n): Power._make((*row[1:7], int(row.seeds80 or 0) or None, *row[8:])) for row in rows}
 
 
 def mixed(used: Sequence[Run | Session]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from wnrepro.report.stats import Estimate
-from wnrepro.words import interval, plain
+from wnrepro.text import interval, plain
 
 
 @dataclass(frozen=True)
