@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install reproduce-quick reproduce-all picture test test-lowest soak lint audit clean
+.PHONY: install reproduce-quick reproduce-all picture test test-all test-lowest soak lint audit clean
 
 install: .venv/installed
 
@@ -28,8 +28,12 @@ picture: install
 	chromium --headless --hide-scrollbars $(if $(filter 0,$(shell id -u)),--no-sandbox) --disable-lcd-text --window-size=1200,1325 \
 		--screenshot=results/published/short/report.png "file://$(CURDIR)/results/published/short/report.html"
 
+# The fast tier: minutes on two cores.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 -m "not slow" --few
+
+test-all: install
+	$(BIN)/pytest -n 2
 
 # The tests of what is compiled, captured and computed, or those of TESTS, with the lowest torch that pyproject.toml allows;
 # everything else is that of .venv.
@@ -52,8 +56,7 @@ test-lowest: .venv-lowest/installed
 
 # The tests of robustness, with as many tries as LOG.md reports: hours.
 soak: install
-	$(BIN)/pytest --soak tests/test_faults.py tests/test_fuzz.py tests/test_long.py \
-		tests/test_messages.py tests/test_numbers.py
+	$(BIN)/pytest --soak
 
 lint: install
 	$(BIN)/ruff check .

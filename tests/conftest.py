@@ -1,4 +1,4 @@
-"""Small random images and small settings that several test modules share; --soak, which tries far more."""
+"""Fixtures that several test modules share; --few and --soak; checks of shapes."""
 
 import signal
 import sys
@@ -8,24 +8,43 @@ import hypothesis
 import pytest
 import torch
 from factories import make_images
+from jaxtyping import config as jaxtyping_config
+from jaxtyping import install_import_hook
 
 from wnrepro.cli import main
 from wnrepro.data.images import Images
 from wnrepro.settings import CifarSettings, scale_settings
 
 COUNTED = pytest.StashKey[list[str]]()
+# Modules whose annotations, jaxtyping's shapes among them, are checked at every call.
+CHECKED = ("drawing", "experiments", "identities", "measurements", "optim", "parameterization")
+PROFILES = {"few": 5, "many": 40, "soak": 20_000}  # hypothesis examples of a test
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--soak", action="store_true", help="try as much as LOG.md reports: an hour, not a minute")
+    parser.addoption("--few", action="store_true", help="few examples of each property: `make test`")
+    parser.addoption("--soak", action="store_true", help="as many tries as LOG.md reports: hours")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[COUNTED] = []
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background command ignores Ctrl-C
-    hypothesis.settings.register_profile("soak", max_examples=20_000, deadline=None)
-    hypothesis.settings.register_profile("steady", derandomize=True)  # what has passed once passes again
-    hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "steady")
+    for name, examples in PROFILES.items():
+        steady = name != "soak"  # what has passed once passes again
+        hypothesis.settings.register_profile(name, max_examples=examples, deadline=None, derandomize=steady)
+    profile = "soak" if config.getoption("--soak") else "few" if config.getoption("--few") else "many"
+    hypothesis.settings.load_profile(profile)
+    assert not any(name.startswith(("wnrepro.experiments.", "wnrepro.parameterization")) for name in sys.modules)
+    install_import_hook([f"wnrepro.{name}" for name in CHECKED], "beartype.beartype")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    if config.getoption("--soak"):  # only those that then try more
+        items[:] = [
+            item
+            for item in items
+            if {"times", "count"}.intersection(item.fixturenames) or hasattr(item.function, "hypothesis")
+        ]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -53,6 +72,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """No checks of annotations, which torch.compile cannot trace."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

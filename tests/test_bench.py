@@ -445,6 +445,7 @@ def say(answers, pipe, *_):
         pipe.send({"seconds": 1.0, "memory_bytes": 10**9})
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("wrong", ["", "captured", "compiled", "gradients"])
 def test_smoke_compares_captured_and_compiled_steps_with_plain_ones(monkeypatch, wrong):
     """By a stand-in for a graph that forgets the updates it was to repeat, and a function that is not compiled."""

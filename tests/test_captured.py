@@ -226,7 +226,7 @@ def compiles(test: Any) -> Any:
     """Ignore warnings from torch that, as errors, would make compiling fail, so that plain steps would be tested."""
     for message in ("The .grad attribute of a Tensor that is not a leaf", "TensorFloat32 tensor cores"):
         test = pytest.mark.filterwarnings(f"ignore:{message}:UserWarning")(test)
-    return test
+    return pytest.mark.usefixtures("unchecked")(test)
 
 
 @compiles

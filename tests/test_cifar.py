@@ -339,6 +339,7 @@ def test_settings_are_the_papers():
     }
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("param", PARAMS)
 def test_compiled_layers_train_after_the_init_pass_and_measurements(images, tiny, param):
     """Only steps run them, without being compiled anew; the init pass and the noise are of the plain network."""

@@ -461,6 +461,7 @@ def test_a_filter_that_the_image_does_not_have_is_nothing_and_has_no_gradient():
 # ------------------------------------------------------------------------------- compiled
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_compiled_time_step_is_the_plain_one(precision):
@@ -480,6 +481,7 @@ def test_a_compiled_time_step_is_the_plain_one(precision):
     assert told[1] == pytest.approx(told[0], rel=tolerance, abs=tolerance)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("param", ["bn", "wn+mobn"])
 def test_compiled_gradients_are_the_plain_ones(param):

@@ -363,6 +363,7 @@ def test_lstm_cell_converts_and_folds_back(param: str, bias: bool) -> None:
         assert list(back.state_dict()) == list(plain.state_dict())
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore:There is a performance drop because:UserWarning")
 def test_recurrent_nets_compile_export_and_have_gradients_of_each_sample() -> None:
     plain, _ = lstm(batch_first=True)
@@ -533,6 +534,7 @@ def test_init_of_torchs_weight_norm_says_what_is_wrong() -> None:
 # --- the page ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_table_of_the_page_is_what_works() -> None:
     """Every cell is computed; to write it anew: python scripts/library_table.py."""
     assert library_table.table() == library_table.published()

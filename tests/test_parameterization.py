@@ -951,6 +951,7 @@ def assert_compiled_is_eager(model: nn.Module, x: Tensor, backend: str) -> None:
     close(compiled(x), eager(x), 1e-9)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_compiled_for_real() -> None:
     """All four parameterizations and both forms of g in one model, through the default backend."""
     model = nn.Sequential(
@@ -968,12 +969,14 @@ def test_compiled_for_real() -> None:
     assert_compiled_is_eager(model, x, "inductor")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_compiled_without_graph_breaks() -> None:
     """Every kind of layer, with weight normalization and batch statistics both."""
     model, x = initialized("wn+mobn")
     assert_compiled_is_eager(model, x, "aot_eager")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_compiled_lstm() -> None:
     """The unrolled recurrence with weights computed once, in one graph."""
 

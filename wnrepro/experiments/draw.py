@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,7 @@ class Grid(nn.Module):
         self.register_buffer("pixels", torch.arange(float(SIZE)), persistent=False)
 
 
+@no_type_check  # torch.compile cannot trace checks of types here
 class FilterBanks(torch.autograd.Function):
     """Centres μ in pixels (B, N, 2) and 1/σ² (B, N, 1) of filters → their values on the pixels (B, N, 2, SIZE).
 
@@ -130,6 +131,7 @@ def boxes(windows: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------- the model
 
 
+@no_type_check
 class Sample(torch.autograd.Function):
     """Mean and log standard deviation (B, 2·L) and noise (B, L) → z (B, L), and its KL from N(0, 1) (B,)."""
 

@@ -6,7 +6,7 @@ Shapes: C output units of a layer, B examples. v has the weight's shape, g, b an
 import math
 from collections.abc import Mapping, Sequence
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, no_type_check
 
 import torch
 import torch.nn.functional as F
@@ -156,6 +156,7 @@ class WeightNorm(Parameterization):
         return weight_norm(v, g, layer.unit_dim)
 
 
+@no_type_check  # torch.compile cannot trace checks of types here
 class MeanOnlyFunction(torch.autograd.Function):
     """t (B, C, …), μ[t] and b (C,) → t − μ[t] + b, whose gradient loses its own mean over the batch (eq. 6, 7).
 
