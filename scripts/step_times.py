@@ -15,12 +15,12 @@ import sys
 STEPS = """
 import sys, time, torch
 sys.path.insert(0, ".")
-from wnrepro import bench
+from wnrepro.bench.ours import CHANGES, our_training
 from wnrepro.settings import scale_settings
 
 torch.set_num_threads(2)
-settings = scale_settings(sys.argv[1], "paper", sys.argv[2], **bench.CHANGES.get(sys.argv[1], {}))
-_, step = bench.our_training(settings, torch.device("cpu"))
+settings = scale_settings(sys.argv[1], "paper", sys.argv[2], **CHANGES.get(sys.argv[1], {}))
+_, step = our_training(settings, torch.device("cpu"))
 step(), step()
 print("ready", flush=True)
 for _ in sys.stdin:

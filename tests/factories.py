@@ -7,11 +7,14 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 
+from wnrepro.bench.ours import CHANGES
+from wnrepro.bench.timing import Contender, timed
 from wnrepro.data import files
 from wnrepro.data.images import Images, Pixels
 from wnrepro.results import load, scale_defaults
@@ -551,3 +554,37 @@ def small_data(monkeypatch: pytest.MonkeyPatch, dataset: str, root: Path | None 
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_bytes(content)
     return contents
+
+
+def timed_small(experiment: str) -> Settings:
+    """Settings of a benchmark whose steps take milliseconds."""
+    dqn = CHANGES["dqn"] | {"replay_start": 100, "replay_steps": 100, "test_games": 1, "epsilon_test": 1.0}
+    scale, changes = {
+        "cifar": ("paper", {"width": 4, "batch_size": 20, "init_examples": 100}),
+        "cvae": ("quick", {"batch_size": 20, "init_examples": 100}),
+        "draw": ("quick", {"batch_size": 10, "time_steps": 3, "units": 8, "latents": 3}),
+        "dqn": ("quick", dqn),
+    }[experiment]
+    return scale_settings(experiment, scale, "wn", **changes)
+
+
+class InProcess(Contender):
+    """A contender of the benchmark without its process."""
+
+    def __init__(self, prepare: Any, settings: Settings, device: torch.device, threads: int) -> None:
+        self.settings, self.device, self.memory_bytes = settings, device, 10**9
+        self.steps, self.facts = prepare(settings, device)
+        self.parts = list(self.steps)
+        self.process = MagicMock()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        return True
+
+    def ask(self, part: str, at_least: float = 0.0) -> None:
+        self.seconds = timed(self.steps[part], self.device, at_least)
+
+    def answer(self) -> float:
+        return self.seconds
+
+    def end(self) -> None:
+        pass

@@ -27,9 +27,10 @@ from factories import make_images, tiny_cvae, tiny_dqn, tiny_draw
 from filelock import FileLock
 
 import wnrepro.__main__
-from wnrepro import atari, bench, cli, device, preflight
+from wnrepro import atari, cli, device, preflight
 from wnrepro import reading as files
 from wnrepro import results as reader
+from wnrepro.bench.plain import check_plain
 from wnrepro.data import files as data_files
 from wnrepro.doctor import Finding
 from wnrepro.errors import DiskError, UserError
@@ -399,7 +400,7 @@ def a_gpu_too_many(place: Place) -> None:
 @case
 def bench_without_opencv(place: Place) -> None:
     place.patch.setattr(importlib.util, "find_spec", lambda _: None)
-    bench.check("dqn")
+    check_plain("dqn")
 
 
 @case
@@ -1162,7 +1163,7 @@ COMMANDS = {
 NO_ZERO = {
     "sample": ("sample {run}", "wnrepro.runs.run.open_run"),
     "watch": ("watch {run}", "wnrepro.runs.run.open_run"),
-    "bench": ("bench cifar --results {results}", "wnrepro.bench.check"),
+    "bench": ("bench cifar --results {results}", "wnrepro.bench.plain.check_plain"),
 }
 
 

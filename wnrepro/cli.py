@@ -684,7 +684,9 @@ def bench(
     import_uninterrupted("torch")
     from rich.console import Console
 
-    from wnrepro import bench as benches
+    from wnrepro.bench import plain, timing
+    from wnrepro.bench import smoke as smoke_test
+    from wnrepro.bench.ours import timed_settings
     from wnrepro.device import choose_device, set_precision
 
     console, where = Console(stderr=True), choose_device(device)
@@ -694,17 +696,15 @@ def bench(
     if smoke:
         if precision:
             raise UserError("--precision: --smoke has that in which each experiment is judged; leave out one of them")
-        if "dqn" in names:
-            benches.check_rom(benches.CHANGES["dqn"]["game"])
         with console.status("") as status:
-            rows = benches.smoke(names, where, status.update, params)
-        print(json.dumps(rows, indent=2) if as_json else benches.smoke_table(rows))
+            rows = smoke_test.smoke(names, where, status.update, params)
+        print(json.dumps(rows, indent=2) if as_json else smoke_test.table(rows))
         raise typer.Exit(0 if all(row["good"] for row in rows) else 1)
-    precisions = precision or benches.fast_precisions(where)
+    precisions = precision or timing.fast_precisions(where)
     for name in precisions:
         set_precision(name, where)
     for name in names:
-        benches.check(name)
+        plain.check_plain(name)
     if not precision and "bf16" not in precisions:
         console.print(
             "bf16 left out: this processor has no instructions for it (--precision bf16 times it all the same)"
@@ -712,11 +712,11 @@ def bench(
     measured, path = {}, None
     for name in names:
         with console.status("") as status:
-            settings = benches.timed_settings(name, where)
-            measured[name] = benches.measure(where, precisions, rounds, settings, status.update, params)
-        path = benches.store(results, name, measured[name], where, path)
+            settings = timed_settings(name, where)
+            measured[name] = timing.measure(where, precisions, rounds, settings, status.update, params)
+        path = timing.store(results, name, measured[name], where, path)
         if not as_json:
-            print(f"{name}\n{benches.table(measured[name])}\nwritten to {path}", flush=True)
+            print(f"{name}\n{timing.table(measured[name])}\nwritten to {path}", flush=True)
     if as_json:
         print(json.dumps(measured, indent=2))
 

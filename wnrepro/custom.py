@@ -207,7 +207,7 @@ def try_in(experiment: str, param: str) -> None:
         return
     import torch
 
-    from wnrepro.bench import our_training
+    from wnrepro.bench.ours import our_training
 
     cls = SETTINGS[experiment]
 

@@ -1,0 +1,204 @@
+"""The benchmark: what it times and reports, its file, its command; the contenders here, or each in its process."""
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from factories import InProcess, timed_small
+
+from wnrepro.bench import counting, timing
+from wnrepro.bench.ours import timed_settings
+from wnrepro.bench.plain import PLAIN, check_plain
+from wnrepro.errors import UserError
+from wnrepro.experiments.dqn import Dqn
+from wnrepro.settings import SETTINGS, Settings
+
+Run = Callable[..., tuple[int, str, str]]
+CPU = torch.device("cpu")
+FIVE = {"normal", "bn", "wn", "wn+mobn", "plain wn"}
+PARTS = {f"{name}, {part}" for name in ("wn", "plain wn") for part in ("emulation", "acting", "learning")}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "available_memory", lambda: None)
+    monkeypatch.setattr(timing, "SIDE_SECONDS", 0.3)
+    monkeypatch.setattr(timing, "FULL_REPLAY", 500)
+
+
+@pytest.fixture
+def in_process(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "Contender", InProcess)
+    for module in (timing, counting):
+        monkeypatch.setattr(module, "PRODUCT_SIZE", {"cpu": 256})
+        monkeypatch.setattr(module, "COPIED_BYTES", 2**22)
+
+
+def check_figures(figures: dict[str, Any], settings: Settings, precisions: list[str]) -> None:
+    dqn, main = settings.name == "dqn", settings.precision
+    expected = FIVE | PARTS if dqn else FIVE
+    if main == "bf16":  # the other precision has wn and the plain loop alone
+        expected = {f"{name} bf16" for name in FIVE} | {"wn", "plain wn"}
+    assert set(figures["seconds"]) == set(figures["per_second"]) == expected and figures["precision"] == main
+    for name, times in figures["seconds"].items():
+        assert len(times) == figures["rounds"] and min(times) > 0
+        low, high = (figures["per_second"][name][key] for key in ("low", "high"))
+        assert low == pytest.approx(settings.step_size / max(times))
+        assert high == pytest.approx(settings.step_size / min(times))
+    ratios = {"plain wn / wn", "bn / normal", "wn / normal", "wn+mobn / normal"}
+    assert set(figures["ratios"]) == ratios | ({"plain wn / wn bf16"} if main == "bf16" else set())
+    limits = figures["ceilings"]
+    assert set(limits["flops_per_second"]) == set(precisions)
+    assert set(figures["work"]) == ({entry for entry in PARTS if "learning" in entry} if dqn else expected)
+    for name, work in figures["work"].items():
+        limit = limits["flops_per_second"]["bf16" if "bf16" in name else "fp32"]["median"]
+        assert work["flops"] > 0 and work["bytes"] > 0 and work["floor_seconds"] == work["flops"] / limit
+        assert work["distance"] == pytest.approx(np.median(figures["seconds"][name]) / work["floor_seconds"])
+        assert work["flops_share"] == pytest.approx(1 / work["distance"])
+    assert set(figures["memory"]) == {name for name in figures["seconds"] if "," not in name}
+    assert all(1e8 < peak < 1e10 for peak in figures["memory"].values())
+    alone = 1 / np.median(figures["seconds"]["wn bf16" if main == "bf16" else "wn"])
+    assert 0.01 * alone < figures["side_by_side"]["1"] < 100 * alone  # of the same kind; how fast is no test
+    shown = timing.table(figures)
+    assert all(f"\n  {name} " in shown for name in [*figures["seconds"], *figures["ratios"]])
+    for name, work in figures["work"].items():
+        assert any(f"  {name} " in line and f"{work['distance']:.2f} × " in line for line in shown.splitlines())
+    assert ("full replay of 500 steps" in shown) == dqn
+
+
+def test_measure_and_store(in_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16, in which the classifier is judged on a GPU, and in fp32."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    settings = dataclasses.replace(timed_small("draw"), precision="bf16")
+    said: list[str] = []
+    figures = timing.measure(CPU, ["bf16", "fp32"], 6, settings, said.append)
+    assert "round 6 of 6" in said and set(figures["side_by_side"]) == {"1", "2"}
+    check_figures(figures, settings, ["fp32", "bf16"])
+    path = timing.store(tmp_path, "another", {"rounds": 1}, CPU)
+    assert timing.store(tmp_path, "draw", figures, CPU, path) == path
+    stored = json.loads(path.read_text())
+    assert stored["another"]["rounds"] == 1 and stored["draw"]["ratios"] == figures["ratios"]
+    assert stored["device_name"] == stored["draw"]["device_name"] and "commit" in stored["draw"]["git"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", PLAIN)
+def test_measure_in_processes(small: None, experiment: str) -> None:
+    settings = timed_small(experiment)
+    figures = timing.measure(CPU, ["fp32"], 3, settings, print)
+    check_figures(figures, settings, ["fp32"])
+    if experiment == "dqn":
+        assert figures["replay_memory"]["peak_bytes"] > 2e8
+
+
+def test_settings_have_the_precision_in_which_they_are_judged() -> None:
+    for experiment, cls in SETTINGS.items():
+        for device, expected in (("cuda", cls.gpu_precision), ("cpu", "fp32")):
+            assert timed_settings(experiment, torch.device(device)).precision == expected
+
+
+def test_training_with_the_whole_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Kept(Dqn):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(timing, "Dqn", Kept)
+    monkeypatch.setattr(timing, "peak_memory_bytes", lambda device: made[0].replay.appended)
+    settings: Any = dataclasses.replace(timed_small("dqn"), replay_steps=300, epochs=1, epoch_steps=40, test_steps=1)
+    assert timing.train_with_full_replay(settings, CPU) == 340
+    assert (made[0].epoch, made[0].updates) == (1, 10)
+
+
+def test_full_replay_is_left_out_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "available_memory", lambda: 9 * 10**9)
+    settings: Any = timed_settings("dqn", CPU)
+    found = timing.full_replay_memory(settings, CPU)
+    assert found["replay_steps"] == 1_000_000 and "9.0 GB" in found["left_out"]
+
+
+def test_side_by_side_is_limited_by_memory(in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "available_memory", lambda: 5 * 10**9)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    rates = timing.side_by_side(timed_small("draw"), CPU, 2 * 10**9, print)
+    assert list(rates) == ["1", "2"] and min(rates.values()) > 0
+
+
+def test_ratio_is_paired_and_has_its_interval() -> None:
+    slow = [float(n) for n in range(1, 21)]
+    ratio = timing.ratio([1.25 * seconds for seconds in slow], slow)
+    assert ratio == pytest.approx({"median": 1.25, "low": 1.25, "high": 1.25, "n": 20})
+    spread = timing.ratio([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9], 10 * [1.0])
+    assert spread["low"] < spread["median"] < spread["high"]
+    few = timing.ratio([1.0, 2.0], [1.0, 1.0])
+    assert (few["low"], few["high"]) == (1.0, 2.0)
+
+
+def test_gpu_is_waited_for_once_in_twenty_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: events.append("wait"))
+    seconds = timing.timed(lambda: events.append("step"), torch.device("cuda"))
+    assert events == ["wait", *["step"] * 20, "wait"] and 0 < seconds < 1
+    timing.timed(lambda: events.append("step"), CPU)
+    assert events[22:] == ["step"]
+
+
+def test_plain_loops_that_cannot_be_made_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_plain("cifar")
+    for experiment, named in (("dqn", "pip install opencv-python-headless"), ("char_lstm", "bench char_lstm")):
+        with pytest.raises(UserError, match=named):
+            check_plain(experiment)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """`measure` without processes: (experiment, precisions, rounds) of each call; "draw" at its end interrupts it."""
+    asked: list[Any] = []
+
+    def measure(device: Any, precisions: Any, rounds: int, settings: Settings, show: Any, params: Any) -> Any:
+        if asked and asked[0] == "interrupt" and settings.name == "draw":
+            raise KeyboardInterrupt
+        asked.append((settings.name, precisions, rounds))
+        return {"rounds": rounds, "batch_size": settings.batch_size}
+
+    monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(timing, "table", lambda figures: f"minibatches of {figures['batch_size']}")
+    return asked
+
+
+def test_command_stores_each_experiment_at_once(run: Run, asked: list[Any], tmp_path: Path) -> None:
+    asked.append("interrupt")
+    code, printed, _ = run("bench", "--rounds", 3, "--precision", "fp32", "--results", tmp_path)
+    assert code == 130 and asked[1:] == [(name, ["fp32"], 3) for name in ("cifar", "cvae")]
+    (path,) = (tmp_path / "bench").iterdir()
+    assert {"cifar", "cvae"} == set(json.loads(path.read_text())) - {"device_name"}
+    assert printed.count(f"minibatches of 100\nwritten to {path}") == 2
+    before = path.read_bytes()
+    asked.clear()
+    code, printed, _ = run("bench", "all", "--json", "--rounds", 3, "--results", tmp_path)
+    assert code == 0 and list(json.loads(printed)) == list(SETTINGS)
+    code, printed, _ = run("bench", "dqn", "--json", "--results", tmp_path)
+    assert code == 0 and json.loads(printed) == {"dqn": {"rounds": 20, "batch_size": 64}}
+    first, second, third = sorted((tmp_path / "bench").iterdir())
+    assert first == path and path.read_bytes() == before
+    sessions = [json.loads(session.read_text()) for session in (second, third)]
+    assert [set(session) - {"device_name"} for session in sessions] == [set(SETTINGS), {"dqn"}]
+
+
+def test_command_refuses_before_it_measures(
+    run: Run, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, error = run("bench", "--device", "cpu", "--precision", "tf32", "--results", tmp_path)
+    assert code == 2 and "--precision tf32" in error
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    code, _, error = run("bench", "--precision", "fp32", "--results", tmp_path)
+    assert code == 2 and "pip install opencv-python-headless" in error and asked == []

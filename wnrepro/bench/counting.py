@@ -1,0 +1,101 @@
+"""A training step's floating-point operations and bytes, and the device's ceilings for both."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from wnrepro.settings import Settings
+
+Step = Callable[[], object]
+WHOLE = "end to end"
+PRODUCT, COPY = "product", "copy"
+PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}  # rows and columns
+COPIED_BYTES = 2**29  # more than the caches hold
+
+
+@dataclass
+class Steps:
+    """What is timed of a contender: a training step, WHOLE, or parts of it.
+
+    counted: the update whose FLOPs and bytes are counted; updates: how many of them one timing has.
+    """
+
+    timed: dict[str, Step]
+    counted: Step | None = None
+    updates: int = 1
+
+
+def repeat(step: Step, times: int) -> Step:
+    """The step several times; it returns what the last one does."""
+    return lambda: [step() for _ in range(times)][-1]
+
+
+def ceilings(settings: Settings, device: torch.device) -> Steps:
+    """A large matrix product in the settings' precision, and a copy."""
+    size = PRODUCT_SIZE[device.type]
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    product, source = torch.empty_like(a), torch.ones(COPIED_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    return Steps({PRODUCT: lambda: torch.mm(a, b, out=product), COPY: lambda: target.copy_(source)})
+
+
+def count_work(step: Step) -> dict[str, int]:
+    """FLOPs of a step's matrix products and convolutions, and bytes of all its operations."""
+    in_place = {torch.ops.aten.addmm_: lambda _sum, a, b, **_: 2 * math.prod(a) * b[1]}  # not in torch's table
+    with FlopCounterMode(display=False, custom_mapping=in_place) as flops, Traffic() as traffic:
+        step()
+    return {"flops": flops.get_total_flops(), "bytes": traffic.bytes}
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the `bytes` that torch's operations read and write, each separately.
+
+    An operation reads its tensors and writes its results; a tensor changed in place is read and written, unless it is
+    overwritten. A view moves nothing, a broadcast dimension counts once, and an operation that picks rows reads only
+    those. Kernels that fetch twice, and caches, are not accounted for.
+    """
+
+    OVERWRITE = ("copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "random_", "exponential_")
+    PICK = ("index", "index_select", "gather")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        results, schema = func(*args, **(kwargs or {})), func._schema
+        name = schema.name.removeprefix("aten::")
+        aliases = {argument.name: argument.alias_info for argument in schema.arguments}
+        is_view = any(alias and not alias.is_write for alias in aliases.values())
+        if is_view or name == "_unsafe_view" or name.startswith(("empty", "new_empty")):
+            return results
+        given = dict(zip(aliases, args, strict=False)) | (kwargs or {})
+        written = {key: value for key, value in given.items() if (alias := aliases[key]) and alias.is_write}
+        if name.endswith("_like") or name.startswith("new_"):
+            given = {}  # they read its shape alone
+        elif name in self.PICK:
+            given["self"] = results
+        elif name in self.OVERWRITE or "out" in written:
+            given = {key: value for key, value in given.items() if key not in written}
+        returned = results if len(schema.returns) > 1 else (results,)
+        made = [value for value, kind in zip(returned, schema.returns, strict=False) if not kind.alias_info]
+        self.bytes += sum(map(nbytes, tree_leaves((given, written, made))))
+        return results
+
+
+def nbytes(value: object) -> int:
+    """Bytes of a tensor, elements of a broadcast dimension counted once; 0 of anything else."""
+    if not isinstance(value, Tensor):
+        return 0
+    sizes = (size for size, stride in zip(value.shape, value.stride(), strict=True) if stride)
+    return math.prod(sizes) * value.itemsize

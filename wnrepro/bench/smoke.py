@@ -1,0 +1,138 @@
+"""A quick check, made for a GPU: whether captured and compiled training steps are the plain ones, for every model."""
+
+import contextlib
+import copy
+import dataclasses
+import os
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from wnrepro.atari import check_rom
+from wnrepro.bench.counting import WHOLE, Step
+from wnrepro.bench.ours import CHANGES, our_training
+from wnrepro.bench.timing import Contender, Show
+from wnrepro.compiling import Compilation, judged, relative_error
+from wnrepro.cuda_graphs import Captured
+from wnrepro.device import cores
+from wnrepro.settings import PARAMS, SETTINGS, Settings, scale_settings
+
+TOGETHER = 10  # processes at most, for their memory
+PREPARE_SECONDS = 300.0  # that a process may take
+STEPS = 8  # plain ones, and as many of which PLAIN_CALLS are plain and the others a graph
+LR_FACTOR = 0.01  # of the paper's learning rate: the first steps of some would otherwise amplify rounding
+TOLERANCE = 0.2  # relative, of the change of all parameters and running averages: a wrong step changes them otherwise
+
+
+def models(experiments: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Every model of the experiments, of dqn only that of the benchmark's game: experiment, and the part's setting."""
+    for name in experiments:
+        setting = SETTINGS[name].part
+        for part in SETTINGS[name].models:
+            if setting is None or part is None:
+                yield name, {}
+            elif part == CHANGES.get(name, {}).get(setting, part):
+                yield name, {setting: part}
+
+
+def smoke_settings(experiment: str, param: str, device: torch.device, **part: str) -> Settings:
+    """The paper's settings in a GPU's precision; on a CPU those of scale quick."""
+    if device.type == "cpu":
+        small = {"replay_start": 200, "replay_steps": 200} if experiment == "dqn" else {}
+        return scale_settings(experiment, "quick", param, **part, **small)
+    changes = CHANGES.get(experiment, {}) | {"precision": SETTINGS[experiment].gpu_precision} | part
+    settings = scale_settings(experiment, "paper", param, **changes)
+    return dataclasses.replace(settings, lr=LR_FACTOR * settings.lr)
+
+
+def recompiled(experiment: Any) -> Compilation:
+    """Judge the compilation again with the network in training: the function must serve without recompiling."""
+    try:
+        with torch.compiler.set_stance("fail_on_recompile"):
+            return judged(experiment.compilation.function, experiment.gradients, experiment.settings.precision)
+    except RuntimeError as error:
+        return Compilation(refused=f"the network trains otherwise ({' '.join(str(error).split())[:200]})")
+
+
+def compare(settings: Settings, device: torch.device) -> tuple[dict[str, Step], dict[str, Any]]:
+    """Prepare a contender: its step, and how far captured steps and compiled gradients are from the plain ones."""
+    experiment, step = our_training(settings, device)
+    compilation = getattr(experiment, "compilation", None) or Compilation()
+    if compilation.function:
+        compilation = recompiled(experiment)
+    captures = [one for one in vars(experiment).values() if isinstance(one, Captured)]
+    start, captured = copy.deepcopy(experiment.state_dict()), any(one.captures for one in captures)
+    moved = []
+    for graphs in (False, captured):
+        experiment.load_state_dict(copy.deepcopy(start))
+        before = [value.clone() for value in experiment.net.state_dict().values()]
+        for one in captures:
+            one.captures = graphs
+        torch.manual_seed(1)
+        for _ in range(STEPS):
+            step()
+        after = experiment.net.state_dict().values()
+        moved.append([new - old for new, old in zip(after, before, strict=True)])
+    return {WHOLE: step}, {
+        "captured": relative_error(moved[1], moved[0]) if captured else None,
+        "compiled": compilation.error if compilation.function or compilation.refused else None,
+        "refused": compilation.refused or ("" if captured else "nothing captured"),
+    }
+
+
+def smoke(
+    experiments: Collection[str], device: torch.device, show: Show, params: Sequence[str] = PARAMS
+) -> list[dict[str, Any]]:
+    """Check each model with each parameterization. A row has the relative errors of `compare`, whether they are `good`,
+    `seconds` a step and memory; a model of which nothing was captured is not good.
+
+    As many processes run together as there are processors; their steps are timed one after the other.
+    """
+    if "dqn" in experiments:
+        check_rom(CHANGES["dqn"]["game"])
+    cases = [(name, part, param) for name, part in models(experiments) for param in params]
+    rows: list[dict[str, Any]] = []
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # in each of the processes
+    together = min(cores(), TOGETHER)
+    for first in range(0, len(cases), together):
+        wave = []
+        for name, part, param in cases[first : first + together]:
+            settings = smoke_settings(name, param, device, **part)
+            row: dict[str, Any] = {"model": " ".join([name, *part.values()]), "param": param}
+            wave.append((row | {"precision": settings.precision}, Contender(compare, settings, device, threads=1)))
+        for row, contender in wave:
+            show(f"checking {row['model']} {row['param']}")
+            with contextlib.suppress(EOFError, OSError):  # the process died, and told standard error why
+                if contender.wait(PREPARE_SECONDS):
+                    row |= contender.facts
+        for row, contender in wave:
+            show(f"timing {row['model']} {row['param']}")
+            with contextlib.suppress(EOFError, OSError):
+                if contender.parts:
+                    contender.ask(WHOLE, 0.5)
+                    row |= {"seconds": contender.answer(), "memory_bytes": contender.memory_bytes}
+            good = "seconds" in row and not row["refused"] and row["captured"] <= TOLERANCE
+            rows.append(row | {"good": good})
+            contender.process.kill()
+            contender.process.join()
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in lines of text."""
+
+    def share(row: dict[str, Any], name: str) -> str:
+        return "-" if row.get(name) is None else f"{row[name]:.1e}"
+
+    lines = [
+        "model         param    precision  captured  compiled  ms a step  memory  (differences from plain: relative)"
+    ]
+    for row in rows:
+        cost = f"{1000 * row['seconds']:9.3f} {row['memory_bytes'] / 1e9:7.2f}" if "seconds" in row else f"{'died':>17}"
+        verdict = "good" if row["good"] else f"BAD {row.get('refused', '')}"
+        lines.append(
+            f"{row['model']:<13} {row['param']:<8} {row['precision']:<9} {share(row, 'captured'):>9} "
+            f"{share(row, 'compiled'):>9} {cost}  {verdict}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,392 @@
+"""Step times, side by side: the parameterizations and a plain PyTorch loop, interleaved in one run.
+
+Every contender has its own process, so that neither memory nor threads of one help or hinder another. One round times
+one training step of each, one at a time and in a new random order; a ratio is paired within the round. Machines are
+noisy: what counts is the median ratio, its interval and n.
+
+Every round also times a large matrix product in each precision and a copy, in separate processes: the device's
+ceilings. A step's floor is its FLOPs at the speed of that product.
+
+DQN's step is `update_every` agent steps and their update; of wn and the plain loop its parts are timed too: emulation,
+acting, learning. Its floor is that of learning.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import multiprocessing
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import quantile_test
+
+from wnrepro.atari import Replay
+from wnrepro.bench.counting import COPIED_BYTES, COPY, PRODUCT, PRODUCT_SIZE, WHOLE, Step, Steps, ceilings, count_work
+from wnrepro.bench.ours import AGENT_STEPS, LEARNING, our_steps
+from wnrepro.bench.plain import plain_steps
+from wnrepro.custom import use
+from wnrepro.device import available_memory, set_precision
+from wnrepro.experiments.dqn import Dqn, replay_device
+from wnrepro.mps import mps
+from wnrepro.runs.directory import now, read_json, write_json
+from wnrepro.runs.provenance import peak_memory_bytes, provenance
+from wnrepro.settings import PARAMS, PRECISIONS, DqnSettings, Settings, Source, about
+
+WARM_UP_STEPS = {"cpu": 1, "cuda": 5}  # after the counted one; a GPU's first steps are not yet a graph
+PLAIN = "plain wn"
+BASE = PARAMS[0]  # whose steps the others' are set against
+SIDE_SECONDS = 10.0  # for which processes step side by side
+MOST_ON_A_GPU = 8  # of those
+CONTEXT_BYTES = 10**9  # of a GPU's memory, for what a process takes there besides its tensors
+FULL_REPLAY = DqnSettings.replay_steps
+SPARE_BYTES = 2 * 10**9  # of memory, for what a run of DQN takes besides its replay
+STEPS_TOGETHER = {"cpu": 1, "cuda": 20}  # between two waits for the device: what a step costs in training
+
+Show = Callable[[str], None]
+Prepare = Callable[[Any, torch.device], tuple[dict[str, Step], dict[str, Any]]]  # what is timed, and facts about it
+
+
+def fast_precisions(device: torch.device) -> list[str]:
+    """The precisions in which the device has its own instructions for multiplication."""
+    if device.type == "cuda":
+        return list(PRECISIONS)
+    return ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["fp32"]
+
+
+# ------------------------------------------------------------------------------- contenders
+
+
+def timed(step: Step, device: torch.device, at_least: float = 0.0) -> float:
+    """Seconds of a step, the device's work included: on average over STEPS_TOGETHER, or over `at_least` seconds."""
+    wait = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait()
+    began, count = time.perf_counter(), 0
+    while not count or time.perf_counter() - began < at_least:
+        for _ in range(STEPS_TOGETHER[device.type]):
+            step()
+        count += STEPS_TOGETHER[device.type]
+        wait()
+    return (time.perf_counter() - began) / count
+
+
+def prepare(
+    make: Callable[[Any, torch.device], Steps], settings: Settings, device: torch.device
+) -> tuple[dict[str, Step], dict[str, Any]]:
+    """Make a contender's steps, count what an update needs and warm up."""
+    steps = make(settings, device)
+    facts: dict[str, Any] = {"updates": steps.updates}
+    if steps.counted:
+        with torch.compiler.set_stance("force_eager"):  # compiled operations could not be counted
+            facts["work"] = count_work(steps.counted)
+    for step in steps.timed.values():
+        for _ in range(WARM_UP_STEPS[device.type]):
+            timed(step, device)
+    return steps.timed, facts
+
+
+def contend(
+    pipe: Any, prepare: Prepare, settings: Settings, device: torch.device, threads: int, source: Source | None
+) -> None:
+    """A contender's process: prepare, send the names of the steps and the facts; then time what the pipe names.
+
+    To (step, seconds) it answers with the time of a step, and its largest memory so far; None ends it.
+    """
+    torch.set_num_threads(threads)
+    set_precision(settings.precision, device)
+    if source is not None:
+        use(source, tried=True)
+    steps, facts = prepare(settings, device)
+    pipe.send((list(steps), facts))
+    while asked := pipe.recv():
+        part, at_least = asked
+        pipe.send((timed(steps[part], device, at_least), peak_memory_bytes(device)))
+
+
+class Contender:
+    """A contender's process, seen from the one that asks."""
+
+    def __init__(self, prepare: Prepare, settings: Settings, device: torch.device, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.settings, self.parts, self.facts, self.memory_bytes = settings, list[str](), dict[str, Any](), 0
+        arguments = (theirs, prepare, settings, device, threads, about(settings.param).source)
+        self.process = context.Process(target=contend, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()  # so that reading ends when the process does
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is prepared; returns whether that was in time. Raises EOFError where the process died."""
+        if prepared := self.pipe.poll(seconds):
+            self.parts, self.facts = self.pipe.recv()
+        return prepared
+
+    def ask(self, part: str, at_least: float = 0.0) -> None:
+        self.pipe.send((part, at_least))
+
+    def answer(self) -> float:
+        """Seconds a step, of what was asked for."""
+        seconds, self.memory_bytes = self.pipe.recv()
+        return float(seconds)
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):
+            self.pipe.send(None)
+        self.process.join()
+
+
+@contextlib.contextmanager
+def contenders(
+    entrants: dict[str, tuple[Prepare, Settings]], device: torch.device, threads: int, show: Show
+) -> Iterator[dict[str, Contender]]:
+    """A process for each entrant, prepared one after the other; they end with the context."""
+    with contextlib.ExitStack() as ending:
+        started = {}
+        for name, (prepare, settings) in entrants.items():
+            show(f"warming up {name}")
+            started[name] = Contender(prepare, settings, device, threads)
+            ending.callback(started[name].end)
+            started[name].wait()
+        yield started
+
+
+# ------------------------------------------------------------------------------- a measurement
+
+
+def middle(values: np.ndarray) -> dict[str, float]:
+    """Median with its 95 % interval (order statistics; the extremes where n is small)."""
+    interval = quantile_test(values, p=0.5).confidence_interval(0.95)
+    low, high = (
+        float(np.nan_to_num(x, nan=edge)) for x, edge in zip(interval, (values.min(), values.max()), strict=True)
+    )
+    return {"median": float(np.median(values)), "low": low, "high": high, "n": len(values)}
+
+
+def ratio(over: list[float], under: list[float]) -> dict[str, float]:
+    """`middle` of the paired ratios."""
+    return middle(np.array(over) / np.array(under))
+
+
+def measure(
+    device: torch.device,
+    precisions: list[str],
+    rounds: int,
+    settings: Settings,
+    show: Show,
+    params: Sequence[str] = PARAMS,
+) -> dict[str, Any]:
+    """Time `rounds` steps of each contender, showing progress. Of DQN, the full replay's memory too.
+
+    The parameterizations `params`, and those of the settings and of BASE, are timed in the settings' precision, or the
+    first (in the order of PRECISIONS) where that is not among these; that of the settings and the plain loop in each.
+    """
+    params = list(dict.fromkeys([BASE, *params, settings.param]))
+    precisions = [precision for precision in PRECISIONS if precision in precisions]
+    main = settings.precision if settings.precision in precisions else precisions[0]
+    labels = {precision: "" if precision == "fp32" else f" {precision}" for precision in precisions}
+    ours, plain, limits = (functools.partial(prepare, make) for make in (our_steps, plain_steps, ceilings))
+    entrants: dict[str, tuple[Prepare, Settings]] = {}
+    for precision in precisions:
+        here = dataclasses.replace(settings, precision=precision)
+        for param in params if precision == main else [settings.param]:
+            entrants[param + labels[precision]] = ours, dataclasses.replace(here, param=param)
+        entrants[PLAIN + labels[precision]] = plain, here
+        entrants[f"ceilings {precision}"] = limits, here
+    with contenders(entrants, device, torch.get_num_threads(), show) as those:
+        seconds = time_rounds(those, rounds, settings.param, show)
+    updates = those[PLAIN + labels[main]].facts["updates"]
+
+    flops = 2 * PRODUCT_SIZE[device.type] ** 3
+    flops_per_second = {
+        precision: middle(flops / np.array(seconds[f"ceilings {precision}", PRODUCT])) for precision in precisions
+    }
+    bytes_per_second = middle(2 * COPIED_BYTES / np.array(seconds[f"ceilings {precisions[0]}", COPY]))
+    peaks = {"flops_per_second": flops_per_second, "bytes_per_second": bytes_per_second}
+    times: dict[str, list[float]] = {}
+    memory: dict[str, int] = {}
+    work: dict[str, dict[str, float]] = {}
+    for (name, part), values in seconds.items():
+        if part in (PRODUCT, COPY):
+            continue
+        contender, entry = those[name], name if part == WHOLE else f"{name}, {part}"
+        times[entry] = [value / updates for value in values]
+        memory[name] = contender.memory_bytes
+        if part == (LEARNING if LEARNING in contender.parts else WHOLE):
+            typical = float(np.median(times[entry]))
+            work[entry] = compare_work(peaks, contender.settings.precision, contender.facts["work"], typical)
+    fastest = {f"{PLAIN} / {settings.param}{label}": settings.param + label for label in labels.values()}
+    ratios = {name: ratio(times[PLAIN], times[entry]) for name, entry in fastest.items() if PLAIN in times}
+    for param in params[1:]:
+        ratios[f"{param} / {BASE}"] = ratio(times[param + labels[main]], times[BASE + labels[main]])
+    one = settings.param + labels[main]
+    rates = side_by_side(those[one].settings, device, memory[one], show)
+    figures = {
+        "rounds": rounds,
+        "precision": main,
+        "batch_size": settings.batch_size,
+        "step": "an update",
+        "seconds": times,
+        "unit": settings.unit,
+        "per_second": {entry: middle(settings.step_size / np.array(values)) for entry, values in times.items()},
+        "ratios": ratios,
+        "ceilings": peaks,
+        "work": work,
+        "memory": memory,
+        "side_by_side": {count: updates * rate for count, rate in rates.items()},
+    }
+    if isinstance(settings, DqnSettings):
+        figures["step"] = f"{settings.update_every} agent steps and their update, or one part of that alone"
+        show("filling the whole replay")
+        figures["replay_memory"] = full_replay_memory(settings, device)
+    return figures
+
+
+def time_rounds(those: dict[str, Contender], rounds: int, param: str, show: Show) -> dict[tuple[str, str], list[float]]:
+    """Seconds of every contender's steps, by contender and step; parts of a step only with this parameterization."""
+    seconds: dict[tuple[str, str], list[float]] = {
+        (name, part): []
+        for name, contender in those.items()
+        for part in contender.parts
+        if part == WHOLE or contender.settings.param == param
+    }
+    order, entries = np.random.default_rng(0), list(seconds)
+    for number in range(rounds):
+        show(f"round {number + 1} of {rounds}")
+        for k in order.permutation(len(entries)):
+            name, part = entries[k]
+            those[name].ask(part)
+            seconds[name, part].append(those[name].answer())
+    return seconds
+
+
+def compare_work(peaks: dict[str, Any], precision: str, work: dict[str, int], seconds: float) -> dict[str, float]:
+    """What a step of this duration needs and achieves, and how far that is from the device's ceilings.
+
+    Its floor is its FLOPs at the speed of the large product; the distance is the step's time over that floor.
+    """
+    flops_limit = peaks["flops_per_second"][precision]["median"]
+    flops_per_second, bytes_per_second = work["flops"] / seconds, work["bytes"] / seconds
+    return {
+        **work,
+        "floor_seconds": work["flops"] / flops_limit,
+        "distance": flops_limit / flops_per_second,
+        "flops_per_second": flops_per_second,
+        "flops_share": flops_per_second / flops_limit,
+        "bytes_per_second": bytes_per_second,
+        "bytes_share": bytes_per_second / peaks["bytes_per_second"]["median"],
+    }
+
+
+def side_by_side(settings: Settings, device: torch.device, memory_bytes: int, show: Show) -> dict[str, float]:
+    """Steps a second of 1, 2, 4, … processes together, by their number, as far as processors and memory allow.
+
+    On a CPU they share the threads, on a GPU they compute at the same time where MPS is; `memory_bytes` is the memory
+    of one.
+    """
+    threads = torch.get_num_threads()
+    most, free = threads, available_memory()
+    if device.type == "cuda":
+        most, free = MOST_ON_A_GPU, torch.cuda.mem_get_info(device)[0]
+        memory_bytes += CONTEXT_BYTES
+    ours = functools.partial(prepare, our_steps)
+    rates: dict[str, float] = {}
+    count = 1
+    with mps([str(device)], show):
+        while count <= most and (free is None or count * memory_bytes <= free):
+            entrants: dict[str, tuple[Prepare, Settings]] = {
+                f"{k + 1} of {count} side by side": (ours, settings) for k in range(count)
+            }
+            with contenders(entrants, device, max(threads // count, 1), show) as those:
+                show(f"{count} side by side")
+                for contender in those.values():
+                    contender.ask(WHOLE, SIDE_SECONDS)
+                rates[str(count)] = sum(1 / contender.answer() for contender in those.values())
+            count *= 2
+    return rates
+
+
+def full_replay_memory(settings: DqnSettings, device: torch.device) -> dict[str, Any]:
+    """The peak memory of a process that trains with the full replay, in bytes, or why it was not measured."""
+    needed, available = Replay.nbytes_needed(FULL_REPLAY) + SPARE_BYTES, available_memory()
+    on = replay_device(FULL_REPLAY, device).type
+    if on == "cpu" and available is not None and available < needed:
+        why = f"{available / 1e9:.1f} GB of memory are free, it needs {needed / 1e9:.1f} GB"
+        return {"replay_steps": FULL_REPLAY, "left_out": why}
+    full = dataclasses.replace(settings, replay_steps=FULL_REPLAY, epochs=1, epoch_steps=AGENT_STEPS, test_steps=1)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        peak = process.submit(train_with_full_replay, full, device).result()
+    return {"replay_steps": FULL_REPLAY, "on": on, "peak_bytes": peak}
+
+
+def train_with_full_replay(settings: DqnSettings, device: torch.device) -> int:
+    """Fill the replay with one screen and train to the last epoch; the peak memory in bytes where the replay is."""
+    experiment = Dqn(settings, device)
+    screens, nothing = experiment.training.frames, np.zeros(settings.actors)
+    for _ in range(experiment.replay.slots):
+        experiment.replay.append(screens, nothing, nothing, nothing)
+    experiment.agent_steps = settings.replay_start
+    for _ in experiment.train():
+        pass
+    return peak_memory_bytes(experiment.replay.screens.device)
+
+
+# ------------------------------------------------------------------------------- its file and its table
+
+
+def store(
+    results: Path, experiment: str, figures: dict[str, Any], device: torch.device, path: Path | None = None
+) -> Path:
+    """Put an experiment's figures, with their provenance, into the session's file; returns its path.
+
+    path: that file; without one it is new, results/bench/<device>_<time>.json.
+    """
+    about = {"created": now(), **provenance(device)}
+    if path is None:
+        slug = re.sub(r"[^a-z0-9]+", "-", about["device_name"].lower()).strip("-")
+        at = datetime.datetime.now(datetime.UTC)
+        path = results / "bench" / f"{slug}_{at:%Y-%m-%dT%H-%M-%S-%f}Z.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+    stored = read_json(path) or {"device_name": about["device_name"]}
+    write_json(path, stored | {experiment: about | figures})
+    return path
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures in lines of text."""
+    of, unit = f"(median, 95 % interval, n = {figures['rounds']})", figures["unit"]
+    width = max(map(len, [*figures["seconds"], *figures["ratios"]]))
+    lines = [f"median seconds a step ({figures['step']}), and {unit}/s {of}"]
+    for name, seconds in figures["seconds"].items():
+        rate = figures["per_second"][name]
+        speed = f"{rate['median']:8.1f}  [{rate['low']:.1f}, {rate['high']:.1f}]"
+        lines.append(f"  {name:<{width}} {float(np.median(seconds)):8.4f} s {speed} {unit}/s")
+    lines.append(f"ratios of step times, paired within a round {of}")
+    for name, r in figures["ratios"].items():
+        lines.append(f"  {name:<{width}} {r['median']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]")
+    limits = figures["ceilings"]
+    speeds = [f"{limit['median'] / 1e9:.4g} GFLOP/s {name}" for name, limit in limits["flops_per_second"].items()]
+    speeds.append(f"{limits['bytes_per_second']['median'] / 1e9:.4g} GB/s")
+    lines += [
+        f"ceilings, by a large matrix product and a copy: {', '.join(speeds)}",
+        "a step's floor (its FLOPs at the speed of that product), the median step over it, shares of the ceilings",
+    ]
+    for name, w in figures["work"].items():
+        lines.append(
+            f"  {name:<{width}} {w['floor_seconds']:8.4f} s {w['distance']:6.2f} × "
+            f"{100 * w['flops_share']:5.1f} % of FLOP/s ({w['flops'] / 1e9:.4g} GFLOP) "
+            f"{100 * w['bytes_share']:5.1f} % of bytes/s ({w['bytes'] / 1e9:.3g} GB)"
+        )
+    lines.append("largest memory of a process")
+    lines += [f"  {name:<{width}} {peak / 1e9:.2f} GB" for name, peak in figures["memory"].items()]
+    lines.append("steps a second of processes of wn side by side")
+    lines += [f"  {count:<{width}} {rate:.4g}" for count, rate in figures["side_by_side"].items()]
+    if full := figures.get("replay_memory"):
+        peak = f"{full['peak_bytes'] / 1e9:.2f} GB" if "peak_bytes" in full else f"left out: {full['left_out']}"
+        lines.append(f"largest memory of training with a full replay of {full['replay_steps']} steps: {peak}")
+    return "\n".join(lines)
