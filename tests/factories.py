@@ -6,11 +6,13 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import MagicMock
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -27,6 +29,9 @@ from wnrepro.settings import (
     Settings,
     scale_settings,
 )
+
+if TYPE_CHECKING:
+    from wnrepro.report.claims.claim import Finding
 
 LAYERS = [f"conv{i}" for i in range(1, 10)] + ["dense"]
 SPEED = {"normal": 0.16, "bn": 0.42, "wn": 0.36, "wn+mobn": 0.38}
@@ -590,3 +595,39 @@ class InProcess:
 
     def end(self) -> None:
         pass
+
+
+# ------------------------------------------------------------------------------- claims
+
+DIVERGED: dict[str, Any] = {"status": "diverged", "logged": 1}
+
+
+def wobble(seed: int) -> float:
+    """A number about 0 for every seed, always the same."""
+    return float(np.random.default_rng(seed).normal())
+
+
+def about(middle: float, spread: float, shift: int = 0) -> Callable[[int], float]:
+    """A number about `middle` for every seed, always the same."""
+    return lambda seed: middle + spread * wobble(seed + shift)
+
+
+def make_seeds(results: Path, make: Callable[..., Any], seeds: Iterable[int], *sides: dict[str, Any]) -> None:
+    """For every seed a made-up run of scale paper of each side; a value may be a function of the seed."""
+    for seed in seeds:
+        for side in sides:
+            values = {name: value(seed) if callable(value) else value for name, value in side.items()}
+            make(results, seed=seed, **({"scale": "paper"} | values))
+
+
+def find(results: Path, claim: str, scale: str = "paper") -> "Finding":
+    """The finding of a claim."""
+    from wnrepro.report.claims import findings
+
+    return findings(load(results, scale))[claim]
+
+
+def edit_column(path: Path, column: str, value: Any) -> None:
+    """Replaces a column of a CSV table."""
+    table = pd.read_csv(path)
+    table.assign(**{column: value}).to_csv(path, index=False, na_rep="nan")

@@ -1,0 +1,369 @@
+"""Every claim's rule on made-up runs: what holds, what fails, what is open, and what decides nothing."""
+
+import importlib.util
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from factories import (
+    DIVERGED,
+    about,
+    edit_column,
+    find,
+    make_bench,
+    make_dqn,
+    make_draw,
+    make_run,
+    make_seeds,
+    make_vae,
+    wobble,
+)
+
+from wnrepro import paper
+from wnrepro.errors import UserError
+from wnrepro.report.claims import CLAIMS, EMPIRICAL, findings
+from wnrepro.report.claims.claim import (
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    NOT_RUN,
+    NOT_TESTABLE,
+    NOT_YET,
+    REPRODUCED,
+    RULES,
+    Claim,
+)
+from wnrepro.report.stats import LOOKS
+from wnrepro.results import load
+from wnrepro.settings import GAMES
+
+RATES = paper.LEARNING_RATES
+GAUSSIAN, HEAVY = {"kurtosis_mean": 0.0, "noise_size": 0.2}, {"kurtosis_inverse_std": 2.5, "noise_size": 0.5}
+Side = dict[str, Any]
+World = tuple[Callable[..., Any], int, list[Side]]  # what makes a run, the number of seeds, the sides
+
+
+def errors(bn: float) -> World:
+    table = paper.TABLE2 | {"bn": bn}
+    return make_run, 10, [{"param": p, "test_error": about(e / 100, 0.001, 99 * len(p))} for p, e in table.items()]
+
+
+def speeds(n: int, **speed: float) -> World:
+    rate = {"lr": 0.003}
+    return make_run, n, [{"param": p.replace("_", "+"), "speed": about(s, 0.002 * s), **rate} for p, s in speed.items()]
+
+
+def sweep(faster: str, n: int = 5) -> World:
+    """wn and normal at four rates, one twice as fast; the other diverges from 0.003 on."""
+    sides = [
+        {"param": p, "lr": lr, "speed": 0.6 if p == faster else 0.3} | (DIVERGED if p != faster and lr > 0.002 else {})
+        for p, lr in itertools.product(("wn", "normal"), RATES)
+    ]
+    return make_run, n, sides
+
+
+def benches(bn: float, wn: float) -> World:
+    def make(results: Path, seed: int, scale: str) -> None:
+        if seed == 1:
+            make_run(results, scale=scale)
+        created, shift = f"2026-11-2{seed}", 0.004 * wobble(seed)
+        make_bench(results, bn + shift, wn + shift, f"s{seed}", device="NVIDIA H200", created=created)
+
+    return make, 5, [{}]
+
+
+def noise(mobn: dict[str, float], bn: dict[str, float]) -> World:
+    def shifted(columns: dict[str, float]) -> Callable[[int], dict[str, float]]:
+        return lambda seed: {name: value + 0.02 * wobble(seed + len(name)) for name, value in columns.items()}
+
+    return make_run, 3, [{"param": "wn+mobn", "noise": shifted(mobn)}, {"param": "bn", "noise": shifted(bn)}]
+
+
+def vaes(gain: float, ours: Side, theirs: Side) -> World:
+    """Bounds of both data sets; ours are better by `gain` (CIFAR-10: × 100)."""
+    sides = []
+    for dataset, middle, unit in (("mnist", -84.0, 1.0), ("cifar10", -9000.0, 100.0)):
+        base = about(middle, unit)
+        sides.append({"dataset": dataset, "bound": base, **theirs})
+        sides.append(
+            {"dataset": dataset, "bound": lambda s, b=base, u=unit: b(s) + u * about(gain, 0.05)(s + 50), **ours}
+        )
+    return make_vae, 3, sides
+
+
+def vae_spreads(wn: float, normal: float) -> World:
+    def bound(spread: float, shift: int) -> Callable[[int], float]:
+        return lambda seed: -84 + spread * (wobble(seed) + 0.05 * wobble(seed + shift))
+
+    return make_vae, 5, [{"param": "wn", "bound": bound(wn, 2)}, {"param": "normal", "bound": bound(normal, 6)}]
+
+
+def draws(speed: float, **changed: Any) -> World:
+    return make_draw, 3, [{"param": "wn", "speed": about(speed, 0.02), **changed}, {"param": "normal"}]
+
+
+def games(wn: float, normal: float) -> World:
+    sides = [
+        {"param": param, "game": game, "best": about(best, 1, 9 * len(param)), "episodes": 3}
+        for game, (param, best) in itertools.product(GAMES, (("wn", wn), ("normal", normal)))
+    ]
+    return make_dqn, 3, sides
+
+
+def swept_bn(best: float) -> World:
+    sides: list[Side] = []
+    for game in ("breakout", "space_invaders"):
+        sides.append({"param": "normal", "game": game, "best": about(100, 1)})
+        scores = [about(best, 1, 30) if lr == 0.001 else 11.0 for lr in (0.0001, 0.0003, 0.001, 0.003)]
+        sides += [
+            {"param": "bn", "game": game, "lr": lr, "best": score}
+            for lr, score in zip((0.0001, 0.0003, 0.001, 0.003), scores, strict=True)
+        ]
+    return make_dqn, 3, [side | {"episodes": 30} for side in sides]
+
+
+def final_errors(n: int, error: float, *ours: Side, **both: Any) -> World:
+    sides = [{"test_error": about(error, 0.0005), **both, **side} for side in ours]
+    return make_run, n, [{"test_error": 0.08, **both}, *sides]
+
+
+def bounded_speed(ours: float, theirs: float) -> World:
+    return make_run, 3, [{"v_norm_max": 0.25, "speed": ours}, {"speed": theirs}]
+
+
+def normals(diverged: int) -> World:
+    return (
+        make_run,
+        10,
+        [
+            {
+                "param": "normal",
+                "lr": 0.003,
+                "status": lambda seed: "diverged" if seed <= diverged else "done",
+                "logged": 20,
+            }
+        ],
+    )
+
+
+WN, NORMAL, BOUND = {"param": "wn"}, {"param": "normal"}, {"v_norm_max": 0.25}
+FACTORS = [{"g_exp": c} for c in (1.0, 3.0, 5.0)]
+WORLDS: dict[str, tuple[World, World]] = {  # where a claim holds, and where it does not
+    "C4a": (errors(8.05), errors(9.4)),
+    "C4b": (errors(8.05), errors(9.4)),
+    "C5a": (sweep("wn"), sweep("normal")),
+    "C5b": (speeds(4, bn=0.6, normal=0.3), speeds(4, bn=0.3, normal=0.6)),
+    "C6": (normals(9), normals(0)),
+    "C7a": (benches(1.16, 1.0), benches(1.0, 1.0)),
+    "C7b": (benches(1.16, 1.0), benches(1.16, 1.1)),
+    "C8a": (noise(GAUSSIAN, HEAVY), noise(GAUSSIAN | {"kurtosis_mean": 1.5}, HEAVY)),
+    "C8b": (noise(GAUSSIAN, HEAVY), noise(GAUSSIAN, HEAVY | {"kurtosis_inverse_std": 0.0})),
+    "C8c": (noise(GAUSSIAN, HEAVY), noise(GAUSSIAN | {"noise_size": 0.9}, HEAVY)),
+    "C9a": (vaes(0.8, WN, NORMAL), vaes(-0.8, WN, NORMAL)),
+    "C9b": (vae_spreads(0.3, 1.0), vae_spreads(1.0, 0.3)),
+    "C10a": (draws(1.8), draws(0.5)),
+    "C10b": (draws(1.8, g_start=1.0), draws(0.5, g_start=1.0)),
+    "C11": (games(100, 50), games(50, 100)),
+    "C12": (swept_bn(12), swept_bn(95)),
+    "C13": (sweep("wn", 10), sweep("normal", 10)),
+    "C15": (final_errors(5, 0.08, *FACTORS), final_errors(5, 0.1, *FACTORS)),
+    "C16a": (vaes(0.8, BOUND, {}), vaes(-0.8, BOUND, {})),
+    "C16b": (final_errors(5, 0.08, BOUND, polyak_epochs=10.0), final_errors(5, 0.07, BOUND, polyak_epochs=10.0)),
+    "C17": (benches(1.16, 1.0), benches(1.0, 1.0)),
+    "C18a": (speeds(3, bn=0.6, wn=0.3), speeds(3, bn=0.3, wn=0.6)),
+    "C18b": (speeds(3, bn=0.6, wn=0.6, wn_mobn=0.6), speeds(3, bn=0.6, wn=0.1, wn_mobn=0.6)),
+    "C19": (bounded_speed(0.4, 0.4), bounded_speed(0.6, 0.3)),
+}
+
+
+def build(results: Path, world: World) -> None:
+    make, n, sides = world
+    make_seeds(results, make, range(1, n + 1), *sides)
+
+
+def test_every_empirical_claim_is_tried() -> None:
+    assert {claim.id for claim in EMPIRICAL} == WORLDS.keys() | {"C14"}  # whose are in test_cifar.py
+
+
+@pytest.mark.parametrize("holds", [True, False])
+@pytest.mark.parametrize("claim", WORLDS)
+def test_verdict_is_that_of_the_runs(tmp_path: Path, claim: str, holds: bool) -> None:
+    build(tmp_path, WORLDS[claim][not holds])
+    results = load(tmp_path, "paper")
+    finding = findings(results)[claim]
+    assert finding.verdict == (REPRODUCED if holds else NOT_REPRODUCED), finding.measured
+    assert finding.power
+    short = findings(replace(results, scale="short"))[claim]  # another scale has the estimate and no verdict
+    assert short.verdict == NOT_TESTABLE
+    assert short.estimates == finding.estimates
+
+
+@pytest.mark.parametrize("scale", ["quick", "short"])
+def test_checks_alone_have_a_verdict_below_the_papers_scale(tmp_path: Path, scale: str) -> None:
+    make_seeds(tmp_path, make_run, [1], *({"param": param, "scale": scale} for param in paper.TABLE2))
+    make_bench(tmp_path)
+    found = findings(load(tmp_path, scale))
+    assert {found[claim.id].verdict for claim in EMPIRICAL} == {NOT_TESTABLE, NOT_RUN}
+    assert found["C1"].verdict == found["C3"].verdict == REPRODUCED
+
+
+# ------------------------------------------------------------------------------- runs that decide nothing
+
+
+def test_unfinished_runs_have_an_estimate_and_no_verdict(tmp_path: Path) -> None:
+    running = {"status": "running", "logged": 4}
+    sides = ({"param": "wn", "bound": about(-80, 0.1)}, {"param": "normal", "bound": about(-84, 0.1)})
+    make_seeds(tmp_path, make_vae, range(1, 7), *(side | running for side in sides))
+    finding = find(tmp_path, "C9a")
+    assert finding.verdict == NOT_YET
+    assert [e.n for e in finding.estimates if e.value > 0] == [5]
+
+
+@pytest.mark.parametrize("further", [{"status": "running", "logged": 3}, {"status": "failed", "logged": 3}, {}])
+def test_further_seeds_below_the_next_look_change_nothing(tmp_path: Path, further: Side) -> None:
+    build(tmp_path, draws(1.8))
+    before = find(tmp_path, "C10a")
+    make_seeds(tmp_path, make_draw, [4], {"param": "wn", "speed": 0.1, **further}, {"param": "normal", **further})
+    assert find(tmp_path, "C10a") == before
+    if not further:
+        make_seeds(tmp_path, make_draw, [5], {"param": "wn", "speed": 0.1}, {"param": "normal"})
+        after = find(tmp_path, "C10a")
+        assert (after.verdict, after.estimates[0].n) == (INCONCLUSIVE, 5)
+
+
+@pytest.mark.parametrize(("seeds", "logged", "verdict"), [((1, 2), None, INCONCLUSIVE), ((1, 2, 3), 5, NOT_YET)])
+def test_few_seeds_or_epochs_decide_nothing(tmp_path: Path, seeds: Any, logged: int | None, verdict: str) -> None:
+    sides = {"param": "wn", "speed": about(3.0, 0.01)}, {"param": "normal"}
+    make_seeds(tmp_path, make_draw, seeds, *(side | {"logged": logged} for side in sides))
+    assert find(tmp_path, "C10a").verdict == verdict
+
+
+@pytest.mark.parametrize("copy", ["wn_lr0.0003 copy/seed-1", "wn_lr0.0003/seed-2"])
+def test_a_copied_folder_is_no_seed(tmp_path: Path, copy: str) -> None:
+    folder = make_draw(tmp_path, "wn", scale="paper")
+    shutil.copytree(folder, folder.parents[1] / copy)
+    with pytest.raises(UserError, match=copy.split("/")[copy.endswith("2")]):
+        find(tmp_path, "C10a")
+
+
+def test_one_divergence_in_20_refutes_nothing(tmp_path: Path) -> None:
+    status = {"status": lambda seed: "diverged" if seed == 7 else "done"}
+    make_seeds(tmp_path, make_draw, range(1, 21), {"param": "wn", "speed": about(1.8, 0.02), **status}, NORMAL)
+    finding = find(tmp_path, "C10a")
+    assert finding.verdict == REPRODUCED
+    assert "wn diverged 10 % [0, 45]" in finding.measured
+    assert finding.estimates[0].n == 9
+
+
+def test_where_every_run_diverges_the_claim_is_refuted(tmp_path: Path) -> None:
+    make_seeds(tmp_path, make_draw, range(1, 6), WN | DIVERGED, NORMAL)
+    lost = [{"param": param} | DIVERGED for param in paper.TABLE2]
+    make_seeds(tmp_path, make_run, range(1, 6), *lost, {"param": "normal", "lr": 0.003} | DIVERGED)
+    found = findings(load(tmp_path, "paper"))
+    assert {found[claim].verdict for claim in ("C4a", "C4b", "C5a", "C10a")} == {NOT_REPRODUCED}
+
+
+def test_where_only_normal_diverges_nothing_is_reproduced(tmp_path: Path) -> None:
+    make_seeds(tmp_path, make_draw, (1, 2, 3), WN, NORMAL | DIVERGED)
+    finding = find(tmp_path, "C10a")
+    assert finding.verdict == INCONCLUSIVE
+    assert "normal diverged in 3 seeds" in finding.measured
+
+
+def test_precisions_are_never_pooled(tmp_path: Path) -> None:
+    build(tmp_path, draws(1.8))
+    before = find(tmp_path, "C10a")
+    sides = ({"param": "wn", "speed": 0.5}, {"param": "normal"})
+    make_seeds(tmp_path, make_draw, range(4, 10), *(side | {"precision": "bf16"} for side in sides))
+    assert find(tmp_path, "C10a") == before  # fp32 has fewer runs
+    other = findings(load(tmp_path, "paper", "bf16"))["C10a"]
+    assert other.verdict != REPRODUCED
+    assert other.estimates[0].n == 5
+    assert any("bf16" in note for note in load(tmp_path, "paper").notes)
+
+
+def test_binarizations_are_never_compared(tmp_path: Path) -> None:
+    make_seeds(tmp_path, make_draw, (1, 2, 3), {"param": "wn", "binarization": "seeded"}, NORMAL)
+    assert find(tmp_path, "C10a").verdict == NOT_RUN
+
+
+def test_mixed_provenance_and_a_younger_rule_are_marked(tmp_path: Path) -> None:
+    build(tmp_path, draws(1.8))
+    before = find(tmp_path, "C10a")
+    assert (before.warnings, before.after_the_fact) == ((), False)
+    path = tmp_path / "paper/draw/wn_lr0.0003/seed-2/run.json"
+    record = json.loads(path.read_text()) | {"created": "2026-11-01T00:00:00Z", "device_name": "NVIDIA H200"}
+    record |= {"git": {"commit": "f" * 40, "dirty": True}, "versions": {"torch": "2.11.0"}}
+    path.write_text(json.dumps(record))
+    finding = find(tmp_path, "C10a")
+    assert finding.after_the_fact
+    assert finding.warnings == (
+        "Mixed commits: 0123456, fffffff.",
+        "Mixed torch versions: 2.11.0, 2.13.0.",
+        "Mixed devices: AMD EPYC, 2 threads, NVIDIA H200.",
+        "Uncommitted changes: draw/wn_lr0.0003/seed-2.",
+    )
+
+
+def test_a_number_that_is_not_finite_leaves_the_claim_open(tmp_path: Path) -> None:
+    build(tmp_path, draws(1.8))
+    edit_column(tmp_path / "paper/draw/wn_lr0.0003/seed-2/metrics.csv", "test_bound_nats", math.nan)
+    finding = find(tmp_path, "C10a")
+    assert finding.verdict == INCONCLUSIVE
+    assert "not finite: draw/wn_lr0.0003/seed-2" in finding.measured
+
+
+def test_holms_correction_is_over_all_empirical_claims(tmp_path: Path) -> None:
+    speed = {1: 1.75, 2: 1.45, 3: 1.6}
+    make_seeds(tmp_path, make_draw, speed, {"param": "wn", "speed": speed.__getitem__}, NORMAL)
+    finding = find(tmp_path, "C10a")
+    assert finding.verdict == REPRODUCED
+    assert finding.holm == pytest.approx(min(1, 25 * finding.p_holds))
+    assert "does not stand after Holm's correction over 25 claims" in finding.measured
+
+
+# ------------------------------------------------------------------------------- power, and rules fixed beforehand
+
+
+def simulation() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("power", Path(__file__).parents[3] / "scripts/power.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("claim", EMPIRICAL, ids=lambda claim: claim.id)
+def test_power_grows_with_the_seeds(claim: Claim) -> None:
+    rows = [row for n in LOOKS if (row := claim.power(n))]
+    assert all(row.null <= 0.055 and row.true_refuted <= 0.03 for row in rows)  # 5 %, and the error of 4000 tries
+    assert [row.true for row in rows] == sorted(row.true for row in rows)
+    assert rows[-1].true >= 0.8 or claim.id == "C11"
+    assert claim.power(2) is None
+    assert claim.power(9) == rows[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("claim", EMPIRICAL, ids=lambda claim: claim.id)
+def test_power_is_what_the_simulation_gives(claim: Claim) -> None:
+    tries, script = 300, simulation()
+    for row in filter(None, map(claim.power, LOOKS)):
+        for true, *shares in ((True, row.true, row.true_refuted), (False, row.null, row.null_refuted)):
+            found = script.verdicts(claim, row.n, true, tries, seed=7)
+            for share, one in zip(shares, found, strict=True):
+                assert one == pytest.approx(share, abs=4 * math.sqrt(max(share * (1 - share), 0.01) / tries))
+        assert (row.assumed, row.without) == (script.SCENARIOS[claim.id].assumed, script.SCENARIOS[claim.id].without)
+
+
+def test_rules_are_those_of_the_last_version() -> None:
+    """A changed rule is a new version, with the commit that fixes it: see `scripts/rules.py`."""
+    versions = json.loads(RULES.read_text())
+    assert versions[-1]["rules"] == {claim.id: claim.hash for claim in CLAIMS}
+    assert all(len(one["commit"]) == 40 and one["date"] for one in versions)
