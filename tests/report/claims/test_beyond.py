@@ -237,9 +237,8 @@ def test_a_hostile_label_is_text(tmp_path: Path, label: str) -> None:
     assert ET.fromstring(panel).attrib["aria-label"] == shown.replace("`", "")
     text = report_text(tmp_path)
     page = (tmp_path / "short/report.html").read_text()
-    assert not [
-        bad for bad in ("<script>a", "\u202e", "\n# Heading") if bad in text or (bad in page and bad[0] != "\n")
-    ]
+    assert not any(bad in text + page for bad in ("<script>a", "\u202e"))
+    assert "\n# Heading" not in text
     rows = [line for line in text[text.index("## Beyond") :].splitlines() if line.startswith("| ")][:3]
     assert CENTRED in rows[2]
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
