@@ -54,7 +54,7 @@ test-lowest: .venv-lowest/installed
 	$(BIN)/pip --python $(LOWEST)/python install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-# The tests of robustness, with as many tries as LOG.md reports: hours.
+# The tests of robustness, with as many tries as docs/log.md reports: hours.
 soak: install
 	$(BIN)/pytest --soak
 
@@ -62,6 +62,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 # Known vulnerabilities of what requirements.txt pins. It needs PyPI itself: many mirrors serve no such data.
 audit: install
