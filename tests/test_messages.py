@@ -801,12 +801,6 @@ def a_report_of_too_many_layers(place: Place) -> None:
 
 
 @case
-def a_report_of_too_many_rows(place: Place) -> None:
-    place.patch.setattr(files, "MOST_ROWS", 1)
-    place.report()
-
-
-@case
 def a_report_of_a_copied_run(place: Place) -> None:
     shutil.copytree(place.run, place.run.with_name("seed-7"))
     place.report()

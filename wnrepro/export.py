@@ -82,7 +82,7 @@ def times(run: Run) -> dict[int, tuple[int, float]]:
 
 def settings(run: Run) -> str:
     """What the run is, as a table in Markdown. Signs are entities, which mark nothing."""
-    about = {"experiment": run.experiment, "scale": run.config["scale"], "state": run.state, **run.settings}
+    about = {"experiment": run.experiment, "scale": run.config.scale, "state": run.state, **run.settings}
     lines = ["| setting | value |", "|---|---|"]
     for row in about.items():
         name, value = (re.sub(r"[^\w .,+-]|_", lambda sign: f"&#{ord(sign[0])};", str(cell)) for cell in row)

@@ -1,31 +1,30 @@
-"""Readers of JSON and CSV files that may be anyone's: what they accept is of the right kind, finite where it has to be,
-no larger than a report can show, and each of its texts one printable line.
-"""
+"""Reads JSON and CSV files that anyone may have written: typed, bounded, every text a printable line."""
 
 import contextlib
+import csv
 import functools
+import io
 import json
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from wnrepro.errors import UserError
 from wnrepro.runs.directory import read_text
-from wnrepro.settings import printable
+from wnrepro.settings import NAME, PRECISIONS, SCALE_NAMES, SETTINGS, printable
 
 DEEPEST, LONGEST_NAME, LONGEST_TEXT = 8, 100, 2000  # of JSON
-LARGEST, LARGEST_WHOLE = 1e40, 2**53  # numbers: float32 ends at 3.4e38
-MOST_ROWS, MOST_LAYERS = 10**6, 1000  # of a table
-NAMES = {"layer"}  # columns of text
-# Columns of whole numbers, and their bounds; then those of others, besides which they may also not be finite.
-WHOLE = {"epoch": (0, 10_000), "time_step": (1, 10_000), "game": (0, LARGEST_WHOLE), "minibatches": (1, LARGEST_WHOLE)}
-WHOLE |= dict.fromkeys(("agent_steps", "episodes"), (0, LARGEST_WHOLE))
-SHARES = {"train_error", "test_error"}  # fractions from 0 to 1, or nan
+LARGEST, LARGEST_INT = 1e40, 2**53  # numbers: float32 ends at 3.4e38
+MOST_LAYERS = 1000
+# The integer columns of tables with their bounds. Other columns than `layer` are floats, which may not be finite.
+INTEGERS = {"epoch": (0, 10_000), "time_step": (1, 10_000), "minibatches": (1, LARGEST_INT)}
+INTEGERS |= dict.fromkeys(("game", "agent_steps", "episodes"), (0, LARGEST_INT))
+FRACTIONS = ("train_error", "test_error")  # in 0..1, or nan
 
 
 @contextlib.contextmanager
@@ -34,101 +33,261 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, OverflowError, RecursionError) as error:
+        text = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "its content"
+            text = f"`{place}`: {first['msg'].removeprefix('Value error, ')}"
         raise UserError(
-            f"{printable(str(path))} is malformed ({printable(str(error), 200)}): restore it from version control, or "
-            "move its folder out of the results."
+            f"{printable(str(path))} is malformed ({printable(text, 200)}): restore it from version control, or move "
+            "its folder out of the results."
         ) from error
 
 
-def read_json(path: Path, rule: Any) -> dict[str, Any]:
-    """A JSON object that is as the rule says; see `expect`. `clean` makes its texts printable."""
-    with naming(path):
-        try:
-            value: dict[str, Any] = json.loads(read_text(path))
-        except FileNotFoundError as error:
-            raise ValueError("a link to nowhere") from error
-        expect(clean(value), rule)
+# ------------------------------------------------------------------------------- JSON
+
+
+class Content(BaseModel):
+    """A JSON object: strictly typed; null is as good as missing; unknown entries of other versions are kept."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        return {name: value for name, value in content.items() if value is not None or name not in known}
+
+
+def one_of(choices: Any) -> AfterValidator:
+    """A validator of one of these texts."""
+
+    def check(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"none of {', '.join(choices)}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _amount(value: Any) -> Any:
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError("no finite number from 0 on")
     return value
 
 
+Amount = Annotated[float, PlainValidator(_amount)]
+Rate = Annotated[float, Field(ge=1e-30, allow_inf_nan=False)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Precision = Annotated[str, one_of(PRECISIONS)]
+
+
+class GitState(Content):
+    commit: str = "unknown"
+    dirty: bool = False
+
+
+class Versions(Content):
+    torch: str = "unknown"
+
+
+class Provenance(Content):
+    """Where and by which code something was measured."""
+
+    created: str = ""
+    git: GitState = GitState()
+    versions: Versions = Versions()
+    device_name: str = "unknown device"
+
+
+class Facts(Content):
+    data: str = ""
+    importance_samples: Amount | None = None
+
+
+class RunRecord(Provenance):
+    """The content of run.json; the defaults are those of a run without one."""
+
+    status: Annotated[str, one_of(("running", "done", "diverged", "failed"))]
+    epoch: int
+    message: str = ""
+    config_hash: str | None = None
+    seconds: Amount | None = None
+    peak_memory_bytes: Amount | None = None
+    device: str = ""
+    facts: Facts = Facts()
+    resumed: list[Provenance] = []
+    metrics_sha256: str | None = None  # of earlier versions
+    tables_sha256: dict[str, Any] = {}
+
+
+class RunSettings(Content):
+    param: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+    lr: Rate
+    seed: int
+    epochs: int
+
+
+class Parameterization(Content):
+    """The entry of a parameterization that is not the paper's."""
+
+    class_name: str = Field(alias="class")
+    label: str
+    lr: Rate | None = None
+    sha256: Sha256
+
+
+class RunConfig(Content):
+    """The content of config.json."""
+
+    experiment: Annotated[str, one_of(SETTINGS)]
+    scale: Annotated[str, one_of(SCALE_NAMES)]
+    settings: RunSettings
+    parameterization: Parameterization | None = None
+    hash: str
+
+
+class Ratio(Content):
+    median: Amount
+    low: Amount
+    high: Amount
+    n: int
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Ratio":
+        if not 0 < self.low <= self.median <= self.high:
+            raise ValueError("the median lies outside its interval, or the interval is not above 0")
+        return self
+
+
+class Work(Content):
+    flops: Amount
+    bytes: Amount
+    floor_seconds: Amount
+    distance: Amount
+    flops_share: Amount
+    bytes_share: Amount
+
+
+class StepTimes(Provenance):
+    """One experiment's figures in a benchmark."""
+
+    precision: Precision = PRECISIONS[0]
+    ratios: dict[str, Ratio]
+    memory: dict[str, Any] = {}
+    work: dict[str, Work] = {}
+
+    @model_validator(mode="after")
+    def _memory(self) -> "StepTimes":
+        if missing := {whose(name) for name in self.work if type(self.memory.get(whose(name))) is not int}:
+            raise ValueError(f"no memory of {min(missing)}")
+        return self
+
+
+def whose(entry: str) -> str:
+    """The contender of a figure: `wn` of `wn, learning`."""
+    return entry.split(", ")[0]
+
+
+class Benchmark(Content):
+    """The content of a file of results/bench/."""
+
+    device_name: str = ""
+    experiments: dict[str, StepTimes]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_experiment(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        found = {name: content[name] for name in SETTINGS if content.get(name) is not None}
+        return {"experiments": found} | ({"device_name": content.get("device_name")} if found else {})
+
+
+Model = TypeVar("Model", bound=Content)
+
+
+def read_json(path: Path, model: type[Model]) -> tuple[Model, dict[str, Any]]:
+    """A JSON file's content as the model has it, with printable texts; and as it is."""
+    with naming(path):
+        try:
+            raw = json.loads(read_text(path))
+        except FileNotFoundError as error:
+            raise ValueError("a link to nowhere") from error
+        return model.model_validate(clean(raw)), raw
+
+
 def clean(value: Any, depth: int = DEEPEST) -> Any:
-    """A copy of what JSON holds, its texts printable and cut. Raises ValueError for what no run writes."""
+    """A copy of a JSON value with its texts printable and cut. Raises ValueError for what no run writes."""
     if isinstance(value, dict | list) and not depth:
         raise ValueError("nested too deeply")
     if isinstance(value, dict):
         return {printable(name, LONGEST_NAME): clean(one, depth - 1) for name, one in value.items()}
     if isinstance(value, list):
         return [clean(one, depth - 1) for one in value]
-    most = LARGEST_WHOLE if isinstance(value, int) else LARGEST
+    most = LARGEST_INT if isinstance(value, int) else LARGEST
     if isinstance(value, int | float) and most < abs(value) < math.inf:
         raise ValueError("a number beyond all bounds")
     return printable(value, LONGEST_TEXT) if isinstance(value, str) else value
 
 
-def expect(value: Any, rule: Any, name: str = "its content") -> None:
-    """Raise ValueError unless a value of JSON is as the rule says: of a type (float: a finite number from 0 on), one of
-    a tuple's, a text that matches a pattern, a list in which each is as the rule in `[rule]` says, or an object whose
-    entries are as those of a dict say (`name?`: it may be missing or null; `*`: every entry).
-    """
-    if isinstance(rule, list | dict):
-        fits = isinstance(value, type(rule))
-    elif isinstance(rule, tuple):
-        fits = value in rule
-    elif isinstance(rule, re.Pattern):
-        fits = isinstance(value, str) and rule.fullmatch(value) is not None
-    else:
-        fits = type(value) in (int, float) and 0 <= value < math.inf if rule is float else type(value) is rule
-    if not fits:
-        raise ValueError(f"`{name}` is missing or of the wrong kind")
-    if isinstance(rule, list):
-        value, rule = {f"{name} {n}": one for n, one in enumerate(value)}, {"*": rule[0]}
-    for key, inner in rule.items() if isinstance(rule, dict) else ():
-        for entry in value if key == "*" else [key.removesuffix("?")]:
-            if key in ("*", entry) or value.get(entry) is not None:
-                expect(value.get(entry), inner, entry)
+# ------------------------------------------------------------------------------- CSV
 
 
 def read_table(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFrame:
-    """These columns of a CSV file: text (`NAMES`), whole numbers (`WHOLE`) or floats. No file: no rows; a last line cut
-    short is left out. later: columns that files of earlier versions lack; there they are nan.
+    """These columns of a CSV file; without the file no rows. A last line that is cut short is left out.
+
+    later: columns that files of earlier versions lack; there they are nan.
     """
     try:
         text = read_text(path)
     except FileNotFoundError:
         return _empty(columns + later)
-    header, *rows = [line.split(",") for line in text[: text.rfind("\n") + 1].splitlines()] or [[*columns]]
-    found: dict[str, Any] = {}
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    if not lines:
+        return _empty(columns + later)
+    header = lines[0].split(",")
     with naming(path):
-        if wrong := [place for place, row in enumerate(rows, start=2) if len(row) != len(header)]:
-            raise ValueError(f"line {wrong[0]} has not the header's {len(header)} fields")
-        if len(rows) > MOST_ROWS:
-            raise ValueError(f"more than {MOST_ROWS} rows")
+        for number, line in enumerate(lines, start=1):
+            if line.count(",") != len(header) - 1:
+                raise ValueError(f"line {number} has not the header's {len(header)} fields")
         for name in columns + later:
-            if name in later and name not in header:
-                found[name] = np.full(len(rows), math.nan)
-                continue
-            if header.count(name) != 1:
+            if header.count(name) != 1 and (name in columns or name in header):
                 raise ValueError(f"not one column {name}")
-            place = header.index(name)
-            found[name] = _column(name, [row[place] for row in rows])
-    return pd.DataFrame(found)
+        table = _parsed("\n".join(lines), [name for name in columns + later if name in header])
+        if len(table) != len(lines) - 1:
+            raise ValueError("lines that are empty")
+        for name in table.columns.tolist():
+            values = table[name]
+            low, high = INTEGERS.get(name, (0, 1) if name in FRACTIONS else (-LARGEST, LARGEST))
+            if name == "layer":
+                if values.nunique() > MOST_LAYERS:
+                    raise ValueError(f"more than {MOST_LAYERS} layers")
+            elif not (values.between(low, high) | values.isna() | (np.isinf(values) & (name not in FRACTIONS))).all():
+                raise ValueError(f"{name}: a number outside {low:g} to {high:g}")
+    for missing in set(later) - {*header}:
+        table[missing] = math.nan
+    return table[[*columns, *later]]
 
 
 @functools.cache
 def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
-    return pd.DataFrame({name: _column(name, []) for name in columns})
+    return _parsed(",".join(columns), [*columns])
 
 
-def _column(name: str, texts: list[str]) -> list[str] | np.ndarray:
-    """The values of a column. ValueError where they are none."""
-    if name in NAMES:
-        shown = {one: printable(one, LONGEST_NAME) for one in set(texts)}
-        if len(shown) > MOST_LAYERS:
-            raise ValueError(f"more than {MOST_LAYERS} layers")
-        return [shown[one] for one in texts]
-    values = np.array([*map(int, texts)], np.int64) if name in WHOLE else np.array([*map(float, texts)], float)
-    low, high = WHOLE.get(name, (0, 1) if name in SHARES else (-LARGEST, LARGEST))
-    outside = (values < low) | (values > high)
-    if (outside if name in SHARES else outside & np.isfinite(values)).any():
-        raise ValueError(f"{name}: a number outside {low:g} to {high:g}")
-    return values
+def _parsed(text: str, columns: list[str]) -> pd.DataFrame:
+    kinds = {name: np.int64 if name in INTEGERS else np.float64 for name in columns if name != "layer"}
+    table = pd.read_csv(
+        io.StringIO(text),
+        usecols=columns,
+        dtype=kinds,
+        converters={"layer": lambda text: printable(text, LONGEST_NAME)} if "layer" in columns else None,
+        keep_default_na=False,
+        na_values={name: ["nan"] for name, kind in kinds.items() if kind is np.float64},
+        quoting=csv.QUOTE_NONE,
+        float_precision="round_trip",
+        low_memory=False,
+    )
+    return table[columns]

@@ -1,7 +1,7 @@
-"""The runs of a scale, results/<scale>/<experiment>/<variant>/seed-<n>/, and the benchmarks of results/bench/.
+"""The runs of a scale, results/<scale>/<experiment>/<variant>/seed-<n>/, and the benchmarks of results/bench/, as data.
 
-A run still under way, or one that was killed, is read as far as it got. What makes no sense is the user's to mend, and
-the error names it: a file, or a folder with another run's name, for a copy is no further seed.
+A run still in progress, or one that was killed, is read as far as it got. Errors name the file, or the folder under
+another run's name: a copy is no further seed.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import itertools
 import json
 import math
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,11 +23,11 @@ import pandas as pd
 
 from wnrepro import settings
 from wnrepro.errors import UserError
-from wnrepro.reading import clean, expect, naming, read_json, read_table
+from wnrepro.reading import Benchmark, Provenance, RunConfig, RunRecord, StepTimes, naming, read_json, read_table
 from wnrepro.runs.directory import FINISHED, PUBLISHED, read_text, sealed, variant
 from wnrepro.settings import NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
 
-MOST_RUNS, MOST_BENCHES, MOST_PROBLEMS = 1000, 200, 100
+MOST_RUNS, MOST_BENCHES = 1000, 200
 LONGEST_LABEL = 60  # of a parameterization
 CHOICES = {"precision": PRECISIONS, "binarization": ("larochelle", "seeded")}  # one is judged: the first with runs
 # The settings in which the variants of an experiment differ by design, or that change no number.
@@ -44,62 +43,38 @@ KL_STEPS = ("epoch", "time_step", "kl_nats")
 GAME_SCORES = ("epoch", "game", "score")
 TABLES = ("metrics", "layers", "init", "noise", "kl_steps", "games")
 OVER_NORMAL = " / normal"  # the end of a ratio's name in a benchmark
-WORK = ("flops", "bytes", "floor_seconds", "distance", "flops_share", "bytes_share")
-
-# What the JSON files hold; see `expect`.
-ABOUT: dict[str, Any] = {"created?": str, "versions?": {"torch?": str}, "git?": {"commit?": str, "dirty?": bool}}
-CONFIG = {"experiment": tuple(SETTINGS), "scale": SCALE_NAMES, "hash": str}
-CONFIG["settings"] = {"param": NAME, "lr": float, "seed": int, "epochs": int}
-CONFIG["parameterization?"] = {"class": str, "label": str, "lr?": float, "sha256": re.compile("[0-9a-f]{64}")}
-RECORD = ABOUT | {"status": ("running", "done", "diverged", "failed"), "epoch": int, "resumed?": [ABOUT]}
-RECORD |= dict.fromkeys(("message?", "device?", "device_name?", "config_hash?", "metrics_sha256?"), str)
-RECORD |= {"seconds?": float, "peak_memory_bytes?": float, "facts?": {"importance_samples?": float}}
-RECORD |= {"tables_sha256?": {}}
-RATIO = {"median": float, "low": float, "high": float, "n": int}
-BENCH = ABOUT | {"precision?": PRECISIONS, "ratios": {"*": RATIO}, "memory?": {}}
-BENCH |= {"work?": {"*": dict.fromkeys(WORK, float)}}
 
 
-def _entry(where: str, *keys: str, otherwise: Any = None) -> Any:
-    """A property of a run: what this part of it has under these keys, and `otherwise` where it has nothing."""
+class Measured:
+    """What was measured somewhere by some code, as its `record` says."""
 
-    def find(run: "Run") -> Any:
-        found = functools.reduce(lambda value, key: (value or {}).get(key), keys, getattr(run, where))
-        return otherwise if found is None else found
-
-    return property(find)
-
-
-class Provenance:
-    """Where and by which code something was measured, as its `record` says."""
-
-    record: dict[str, Any]
-    commit = _entry("record", "git", "commit", otherwise="unknown")
-    torch = _entry("record", "versions", "torch", otherwise="unknown")
-    created = _entry("record", "created", otherwise="")
-    dirty = _entry("record", "git", "dirty", otherwise=False)  # whether its code was not committed
-    device = _entry("record", "device_name", otherwise="unknown device")
+    record: Provenance
+    commit = property(lambda self: self.record.git.commit)
+    torch = property(lambda self: self.record.versions.torch)
+    created = property(lambda self: self.record.created)
+    dirty = property(lambda self: self.record.git.dirty)  # whether its code was not committed
+    device = property(lambda self: self.record.device_name)
 
 
 @dataclass(frozen=True)
-class Session(Provenance):
+class Session(Measured):
     """The ratios of an experiment's step times in one benchmark, and what a claim asks of a `Run`."""
 
     name: str  # bench/<file name without .json>
-    record: dict[str, Any]
+    record: StepTimes
     over, data, dataset, seed = True, "", None, None
-    ratios = _entry("record", "ratios")
-    precision = _entry("record", "precision", otherwise=PRECISIONS[0])
+    ratios = property(lambda self: {name: ratio.model_dump() for name, ratio in self.record.ratios.items()})
+    precision = property(lambda self: self.record.precision)
 
 
 @dataclass(frozen=True)
-class Run(Provenance):
-    """One run directory. Of its tables, metrics has a row an epoch, the others one an epoch and layer, time step, …"""
+class Run(Measured):
+    """One run directory. metrics has a row per epoch, the other tables one per epoch and layer, time step, …"""
 
     path: Path
     name: str  # <experiment>/<variant>/seed-<n>
-    config: dict[str, Any]
-    record: dict[str, Any]  # run.json
+    config: RunConfig
+    record: RunRecord
     metrics: pd.DataFrame
     layers: pd.DataFrame
     init: pd.DataFrame
@@ -107,52 +82,58 @@ class Run(Provenance):
     kl_steps: pd.DataFrame  # of draw: mean KL on the test images
     games: pd.DataFrame  # of dqn: the score of every test game; of epoch 0: of random play
     sealed: bool  # whether run.json is as it was written
+    digest: str  # the hash of the settings in config.json
 
-    experiment = _entry("config", "experiment")
-    param = _entry("config", "settings", "param")
-    lr = _entry("config", "settings", "lr")
-    seed = _entry("config", "settings", "seed")
-    epochs = _entry("config", "settings", "epochs")  # that it is meant to run
-    precision = _entry("settings", "precision")
-    binarization = property(lambda run: run.settings["binarization"] if "binarization" in run.defaults else None)
-    data = _entry("record", "facts", "data", otherwise="")
-    status = _entry("record", "status")
-    done = property(lambda run: run.status == "done")
-    diverged = property(lambda run: run.status == "diverged")
-    over = property(lambda run: run.diverged or (run.done and run.epoch == run.epochs))  # its whole length
-    epoch = property(lambda run: len(run.metrics))  # that it has logged
-    variant = property(lambda run: run.path.parent.name)
-    dataset = property(lambda run: _part(run.config))  # or game, where the experiment has a model for each
-    own_lr = _entry("config", "parameterization", "lr")  # of a parameterization that is not the paper's
+    experiment = property(lambda self: self.config.experiment)
+    param = property(lambda self: self.config.settings.param)
+    lr = property(lambda self: self.config.settings.lr)
+    seed = property(lambda self: self.config.settings.seed)
+    epochs = property(lambda self: self.config.settings.epochs)  # planned
+    precision = property(lambda self: self.settings["precision"])
+    binarization = property(lambda self: self.settings["binarization"] if "binarization" in self.defaults else None)
+    data = property(lambda self: self.record.facts.data)
+    status = property(lambda self: self.record.status)
+    done = property(lambda self: self.status == "done")
+    diverged = property(lambda self: self.status == "diverged")
+    over = property(lambda self: self.diverged or (self.done and self.epoch == self.epochs))  # nothing left to train
+    epoch = property(lambda self: len(self.metrics))  # logged
+    variant = property(lambda self: self.path.parent.name)
+    dataset = property(lambda self: _part(self.config))  # or game, where the experiment has a model for each
+    dirty = property(lambda self: any(one.git.dirty for one in (self.record, *self.record.resumed)))
+
+    @property
+    def own_lr(self) -> float | None:
+        """The default learning rate of a parameterization that is not the paper's."""
+        return self.config.parameterization.lr if self.config.parameterization else None
 
     @property
     def label(self) -> str:
-        """Its parameterization's; `Results.labels` tells those that are alike apart."""
+        """The parameterization's label; `Results.labels` distinguishes equal ones."""
         if self.param in PARAMS:
             return settings.ABOUT[self.param].label
-        said = (self.config.get("parameterization") or {}).get("label", "")
-        return printable(" ".join(said.split()), LONGEST_LABEL) or str(self.param)
+        label = self.config.parameterization.label if self.config.parameterization else ""
+        return printable(" ".join(label.split()), LONGEST_LABEL) or str(self.param)
 
     @functools.cached_property
     def defaults(self) -> dict[str, Any]:
         """The scale's settings of its parameterization."""
-        found = scale_defaults(self.experiment, self.config["scale"], self.dataset, self.param)
+        found = scale_defaults(self.experiment, self.config.scale, self.dataset, self.param)
         return found | ({"lr": self.own_lr} if self.own_lr else {})
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
-        """All settings: those that its version did not have are at their defaults."""
-        return self.defaults | self.config["settings"]
+        """All settings; those that its version lacked are at their defaults."""
+        return self.defaults | self.config.settings.model_dump()
 
     @functools.cached_property
     def alike(self) -> str:
-        """The same for runs of the same experiment, settings and seed, whichever settings their versions lacked."""
+        """Equal for runs of the same experiment, settings and seed, whichever settings their versions lacked."""
         values = {name: float(value) if isinstance(value, int) else value for name, value in self.settings.items()}
         return json.dumps([self.experiment, values | {"checkpoint_replay": None}], sort_keys=True)
 
     @functools.cached_property
     def changed(self) -> dict[str, Any]:
-        """The settings that differ from the scale's, besides those that are `FREE`."""
+        """The settings that differ from the scale's, except `FREE`."""
         fixed = {name: value for name, value in self.settings.items() if name not in FREE}
         return {name: value for name, value in fixed.items() if self.defaults.get(name, self) != value}
 
@@ -168,16 +149,9 @@ class Run(Provenance):
         return {"done": "done", "running": so_far}.get(self.status, f"{self.status}, {so_far}")
 
     @property
-    def dirty(self) -> bool:
-        """Whether it was started, or resumed, with code that was not committed."""
-        starts = [self.record, *(self.record.get("resumed") or [])]
-        return any((start.get("git") or {}).get("dirty") for start in starts)
-
-    @property
     def facts(self) -> dict[str, float]:
         """The numbers among run.json's facts."""
-        facts = self.record.get("facts") or {}
-        return {name: float(value) for name, value in facts.items() if isinstance(value, int | float)}
+        return {name: float(value) for name, value in self.record.facts if isinstance(value, int | float)}
 
     def final(self, column: str) -> float:
         """The last epoch's value; nan before the first epoch."""
@@ -235,7 +209,7 @@ class Results:
         params: dict[str, set[str]] = defaultdict(set)
         for run in runs:
             params[run.precision].add(run.param)
-        on_gpu = {run.experiment for run in runs if str(run.record.get("device")).startswith("cuda")}
+        on_gpu = {run.experiment for run in runs if run.record.device.startswith("cuda")}
         order = [*(SETTINGS[experiment].gpu_precision for experiment in on_gpu), *PRECISIONS]
         several = [one for one in order if len(params[one]) > 1]
         return self.asked or next((one for one in (*several, *order) if params[one]), PRECISIONS[0])
@@ -336,14 +310,14 @@ def scale_defaults(experiment: str, scale: str, dataset: str | None = None, para
 
 
 def scales_with_runs(results: Path) -> list[str]:
-    """The scales that have a run directory, largest first. UserError if `results` is no readable folder."""
+    """The scales that have a run directory, largest first. Raises UserError if `results` is no readable folder."""
     return [scale for scale in SCALE_NAMES if _run_folders(results, scale)]
 
 
 def load(results: Path, scale: str, precision: str | None = None) -> Results:
-    """Read everything of one scale. UserError if there is nothing, or a file cannot be is_record.
+    """Read everything of one scale. Raises UserError if there is nothing, or a file is malformed.
 
-    precision: that in which the claims are judged; see `Results.precision`.
+    precision: the one to judge; see `Results.precision`.
     """
     folders = _run_folders(results, scale)
     if not folders:
@@ -354,19 +328,18 @@ def load(results: Path, scale: str, precision: str | None = None) -> Results:
     runs = sorted((_run(results / scale, folder) for folder in folders), key=_order)
     alike: dict[str, Run] = {}
     for run in runs:
-        twin = alike.setdefault(run.alike, run)
-        if twin is not run:
+        if (twin := alike.setdefault(run.alike, run)) is not run:
             raise UserError(f"{run.path} has the settings and the seed of {twin.path}: remove one of the two.")
     shown = results / PUBLISHED
     published = load(shown, scale, precision) if shown.is_dir() and _run_folders(shown, scale) else None
-    bench = _bench(results)
+    bench = _benchmarks(results)
     labels = _labels([*(published.runs if published else ()), *runs], bench)
     return Results(results, scale, tuple(runs), bench, precision, published, labels)
 
 
 def read_run(folder: Path) -> Run:
-    """The run that lives in this directory. UserError if there is none, or a file cannot be is_record."""
-    with contextlib.suppress(OSError, RuntimeError):  # a link in a circle is no directory
+    """The run in this directory. Raises UserError if there is none, or a file is malformed."""
+    with contextlib.suppress(OSError, RuntimeError):  # a circular link
         folder = folder.resolve()
     if len(folder.parents) < 3 or not os.path.lexists(folder / "config.json"):
         raise UserError(f"{folder}: holds no run (no config.json); give a directory …/<variant>/seed-<n>")
@@ -374,9 +347,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _labels(runs: Iterable[Run], bench: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """The label of every parameterization with runs or step times, and of the paper's; with its name where it shares
-    the label.
-    """
+    """The label of the paper's and every other parameterization with runs or step times; shared ones with the name."""
     timed = {name for one in bench.values() for part in one.keys() & SETTINGS for name in one[part]["ratios"]}
     names = (name.removesuffix(OVER_NORMAL) for name in timed if name.endswith(OVER_NORMAL))
     found = {name: name for name in names if NAME.fullmatch(name)} | {run.param: run.label for run in runs}
@@ -415,7 +386,7 @@ def _run(top: Path, folder: Path) -> Run:
     name, path = folder.relative_to(top).as_posix(), folder / "config.json"
     if not name.isprintable():
         raise UserError(f"{printable(str(folder))}: no run has such a name; move it out of the results.")
-    config = clean(read_json(path, CONFIG))
+    config, raw_config = read_json(path, RunConfig)
     with naming(path):
         place = _place(config, name)
     if place != f"{top.name}/{name}":
@@ -423,79 +394,80 @@ def _run(top: Path, folder: Path) -> Run:
             f"{path}: its folder is a copy, or was renamed, for its settings and seed are those of "
             f"{printable(place, 200)}; move it there, or remove it."
         )
-    raw = {"status": "running", "epoch": 0}  # what run.json would say if there were one
+    record, raw = RunRecord(status="running", epoch=0), dict[str, Any]()
     if os.path.lexists(folder / "run.json"):
-        raw = read_json(folder / "run.json", RECORD)
-    cls = SETTINGS[config["experiment"]]
-    metrics = _whole_epochs(folder / "metrics.csv", tuple(cls.models[_part(config)].metrics), 1)
-    steps = config["settings"].get("time_steps", 0) if "time_steps" in cls.__dataclass_fields__ else 0
+        record, raw = read_json(folder / "run.json", RunRecord)
+    cls = SETTINGS[config.experiment]
+    columns = tuple(cls.models[_part(config)].metrics)
+    steps = config.settings.model_dump().get("time_steps", 0) if "time_steps" in cls.__dataclass_fields__ else 0
     return Run(
         folder,
         name,
         config,
-        clean(raw),
-        metrics,
-        _whole_epochs(folder / "layers.csv", LAYERS, 0),
-        _by_layer(folder / "init.csv", INIT),
-        _by_layer(folder / "noise.csv", NOISE, *NOISE_LATER),
-        _whole_epochs(folder / "kl_steps.csv", KL_STEPS, 1, steps),
+        record,
+        read_epochs(folder / "metrics.csv", columns, 1),
+        read_epochs(folder / "layers.csv", LAYERS, 0),
+        read_layers(folder / "init.csv", INIT),
+        read_layers(folder / "noise.csv", NOISE, *NOISE_LATER),
+        read_epochs(folder / "kl_steps.csv", KL_STEPS, 1, steps),
         read_table(folder / "games.csv", GAME_SCORES),
         sealed(raw),
+        config_hash(**raw_config),
     )
 
 
-def _part(config: dict[str, Any]) -> str | None:
-    return config["settings"].get(SETTINGS[config["experiment"]].part)
+def _part(config: RunConfig) -> Any:
+    return config.settings.model_dump().get(SETTINGS[config.experiment].part or "")
 
 
-def _place(config: dict[str, Any], name: str) -> str:
-    """Where a run with these settings has to be: <scale>/<experiment>/<variant>/seed-<n>. ValueError for what is none.
+def _place(config: RunConfig, name: str) -> str:
+    """The folder of a run with these settings: <scale>/<experiment>/<variant>/seed-<n>. Raises ValueError for bad ones.
 
-    Settings that this version does not have follow where `name` has them: their defaults are not known.
+    Settings that this version lacks are appended if `name` has them: their defaults are not known.
     """
-    experiment, scale, given = (config[entry] for entry in ("experiment", "scale", "settings"))
-    expect(_part(config), tuple(SETTINGS[experiment].models), SETTINGS[experiment].part or "")
-    values = scale_defaults(experiment, scale, _part(config), given["param"])
+    cls, given = SETTINGS[config.experiment], config.settings.model_dump()
+    if (part := given.get(cls.part or "")) not in list(cls.models):
+        raise ValueError(f"`{cls.part}` is none of {', '.join(map(str, cls.models))}")
+    values = scale_defaults(config.experiment, config.scale, part, config.settings.param)
     further = [f"_{entry}-{value}" for entry, value in given.items() if entry not in values]
     try:
-        known = settings.settings_from(experiment, values | {entry: given[entry] for entry in values.keys() & given})
+        known = {entry: given[entry] for entry in values.keys() & given}
+        changed = settings.settings_from(config.experiment, values | known)
     except UserError as error:
         raise ValueError(str(error)) from error
-    of_others = config.get("parameterization") or {}
-    if of_others and not given["param"].endswith(f"-{of_others['sha256'][:8]}"):
-        raise ValueError(f"`parameterization` is not that of {given['param']}")
-    for lr in (given["lr"], of_others.get("lr")):
-        if lr is not None and lr < 1e-30:
-            raise ValueError(f"no learning rate: {lr}")
+    entry = config.parameterization
+    if entry and not config.settings.param.endswith(f"-{entry.sha256[:8]}"):
+        raise ValueError(f"`parameterization` is not that of {config.settings.param}")
     end = "".join(text for text in further if text in name)
-    return f"{scale}/{experiment}/{variant(experiment, scale, known)}{end}/seed-{given['seed']}"
+    folder = f"{variant(config.experiment, config.scale, changed)}{end}/seed-{config.settings.seed}"
+    return f"{config.scale}/{config.experiment}/{folder}"
 
 
-def _by_layer(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFrame:
+def read_layers(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFrame:
     """A table with every layer at most once an epoch, and each median between its quartiles."""
     table = read_table(path, columns, *later)
     with naming(path):
-        if len(set(zip(table["epoch"], table["layer"], strict=True))) < len(table):
+        if table.duplicated(["epoch", "layer"]).any():
             raise ValueError("a layer stands twice in an epoch")
         if "minibatches" in columns and (np.diff(table[[*QUARTILES]]) < 0).any():
             raise ValueError("a median lies outside its quartiles")
     return table
 
 
-def _whole_epochs(path: Path, columns: tuple[str, ...], first: int, steps: int = 0) -> pd.DataFrame:
-    """A table up to its last whole epoch. UserError unless each has this many steps, or the layers of the first."""
+def read_epochs(path: Path, columns: tuple[str, ...], first: int, steps: int = 0) -> pd.DataFrame:
+    """A table up to its last complete epoch. Each has the same layers, or this many time steps, or one row."""
     table = read_table(path, columns)
     epochs, keys = (table[name].to_numpy() for name in columns[:2])
     rows = np.arange(len(table))
-    wanted = rows % max(steps, 1) + 1  # time steps
+    expected = rows % max(steps, 1) + 1  # time steps
     if columns[1] == "layer":
         layers = list(dict.fromkeys(keys[epochs == first]))
-        steps, wanted = len(layers), np.resize(np.array(layers, object), len(table))
+        steps, expected = len(layers), np.resize(np.array(layers, object), len(table))
     steps = max(steps, 1)
     with naming(path):
         if (epochs != first + rows // steps).any():
             raise ValueError(f"its epochs are not {first}, {first + 1}, {first + 2}, … of the same number of rows")
-        if columns[1] in ("layer", "time_step") and (keys != wanted).any():
+        if columns[1] in ("layer", "time_step") and (keys != expected).any():
             raise ValueError(f"an epoch has not every {columns[1]} once, in the order of the others")
     return table[: len(table) // steps * steps] if len(table) % steps else table
 
@@ -504,36 +476,33 @@ def _whole_epochs(path: Path, columns: tuple[str, ...], first: int, steps: int =
 
 
 def check(results: Path, scale: str) -> list[str]:
-    """The problems of runs whose files do not fit together, one sentence each. UserError as `load`."""
+    """The problems of runs whose files do not fit together, one sentence each. Raises as `load`."""
     return problems(load(results, scale))
 
 
 def problems(results: Results) -> list[str]:
-    """Those of `check`; at most `MOST_PROBLEMS`."""
-    found = [f"{run.name}: {problem}." for run in results.runs for problem in _problems(run)]
-    more = len(found) - MOST_PROBLEMS
-    return found if more <= 0 else [*found[:MOST_PROBLEMS], f"And {more} more of the kind."]
+    """The problems that `check` finds."""
+    return [f"{run.name}: {problem}." for run in results.runs for problem in _problems(run)]
 
 
 def _problems(run: Run) -> Iterator[str]:
-    digest = config_hash(**run.config)
-    said = printable(run.config["hash"], 100)
-    if said != digest:
-        yield f"config.json's hash is {said}, its settings have {digest}"
+    recorded = printable(run.config.hash, 100)
+    if recorded != run.digest:
+        yield f"config.json's hash is {recorded}, its settings have {run.digest}"
     if not run.sealed:
         yield "run.json is not as it was written"
-    if (of := run.record.get("config_hash", said)) != said:
-        yield f"run.json was written for the settings {printable(str(of), 100)}, config.json holds {said}"
+    if (other := run.record.config_hash or run.config.hash) != run.config.hash:
+        yield f"run.json was written for the settings {printable(other, 100)}, config.json holds {recorded}"
     # Runs of earlier versions have the checksum of metrics.csv alone.
-    wanted = {"metrics.csv": run.record.get("metrics_sha256")} | (run.record.get("tables_sha256") or {})
-    for name in (f"{table}.csv" for table in TABLES if run.status in FINISHED and f"{table}.csv" in wanted):
+    sha256 = {"metrics.csv": run.record.metrics_sha256} | run.record.tables_sha256
+    for name in (f"{table}.csv" for table in TABLES if run.status in FINISHED and f"{table}.csv" in sha256):
         with contextlib.suppress(FileNotFoundError):
-            if wanted[name] == hashlib.sha256(read_text(run.path / name).encode()).hexdigest():
+            if sha256[name] == hashlib.sha256(read_text(run.path / name).encode()).hexdigest():
                 continue
         yield f"{name} is not the one that run.json has the sha256 of"
     behind = 1 if run.status == "running" else 0  # killed between the two files
-    if abs(run.epoch - run.record["epoch"]) > behind:
-        yield f"metrics.csv has {run.epoch} epochs, run.json {run.record['epoch']}"
+    if abs(run.epoch - run.record.epoch) > behind:
+        yield f"metrics.csv has {run.epoch} epochs, run.json {run.record.epoch}"
     if run.done and run.epoch != run.epochs:
         yield f"done, with {run.epoch} of {run.epochs} epochs"
     games = Counter(run.games["epoch"])
@@ -545,53 +514,33 @@ def _problems(run: Run) -> Iterator[str]:
 # ------------------------------------------------------------------------------- benchmarks
 
 
-def _bench(results: Path) -> dict[str, dict[str, Any]]:
-    """The files of results/bench that have ratios of an experiment's step times."""
+def _benchmarks(results: Path) -> dict[str, dict[str, Any]]:
+    """The files of results/bench that have ratios of an experiment's step times: device_name, and by experiment."""
     paths = sorted(itertools.islice((results / "bench").glob("*.json"), MOST_BENCHES + 1))
     if len(paths) > MOST_BENCHES:
         raise UserError(f"{results / 'bench'} holds more than {MOST_BENCHES} benchmarks: move some of them elsewhere.")
-    found = {path.stem: bench for path in paths if (bench := _one_bench(path)).keys() & SETTINGS}
-    names = {json.dumps(bench, sort_keys=True): name for name, bench in found.items()}
-    for name, bench in found.items():
-        if (other := names[json.dumps(bench, sort_keys=True)]) != name:
-            raise UserError(
-                f"{results / 'bench' / name}.json and {other}.json are the same session: remove one of them."
-            )
+    found: dict[str, dict[str, Any]] = {}
+    names: dict[str, str] = {}
+    for path in paths:
+        if not path.name.isprintable():
+            raise UserError(f"{printable(str(path))}: no benchmark has such a name; give it another.")
+        bench, raw = read_json(path, Benchmark)
+        if (other := names.setdefault(json.dumps(raw, sort_keys=True), path.name)) != path.name and bench.experiments:
+            raise UserError(f"{path} and {other} are the same session: remove one of them.")
+        if bench.experiments:
+            found[path.stem] = {"device_name": bench.device_name} | bench.model_dump()["experiments"]
     return found
 
 
-def _one_bench(path: Path) -> dict[str, Any]:
-    if not path.name.isprintable():
-        raise UserError(f"{printable(str(path))}: no benchmark has such a name; give it another.")
-    bench = clean(read_json(path, {f"{experiment}?": BENCH for experiment in SETTINGS}))
-    bench = {name: value for name, value in bench.items() if value is not None}
-    with naming(path):
-        for experiment in bench.keys() & SETTINGS:
-            expect(bench, {"device_name": str})
-            for name, ratio in bench[experiment]["ratios"].items():
-                if not 0 < ratio["low"] <= ratio["median"] <= ratio["high"]:
-                    raise ValueError(
-                        f"the median of `{name}` lies outside its interval, or the interval is not above 0"
-                    )
-            memory = {whose(name): int for name in step_works(bench, experiment)}
-            expect(bench[experiment], {"memory": memory} if memory else {})
-    return bench
-
-
-def whose(entry: str) -> str:
-    """The contender that a figure of a benchmark is of: `wn` of `wn, learning`."""
-    return entry.split(", ")[0]
-
-
 def step_works(bench: dict[str, Any], experiment: str) -> dict[str, dict[str, Any]]:
-    """What an experiment's training steps need and achieve, by contender; none where that was not measured."""
-    return bench[experiment].get("work") or {} if experiment in bench else {}
+    """What an experiment's training steps need and achieve, by contender; none if that was not measured."""
+    return bench[experiment]["work"] if experiment in bench else {}
 
 
 def sessions(results: Results, experiment: str) -> dict[tuple[str, str], list[Session]]:
-    """Those of an experiment, oldest first, by the device, and the version of torch and precision."""
+    """The sessions of an experiment, oldest first, by device, and version of torch and precision."""
     every = [
-        Session(f"bench/{name}", bench[experiment] | {"device_name": bench["device_name"]})
+        Session(f"bench/{name}", StepTimes(**bench[experiment] | {"device_name": bench["device_name"]}))
         for name, bench in results.bench.items()
         if experiment in bench
     ]

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wnrepro import paper
+from wnrepro.reading import whose
 from wnrepro.report import figures, stats
 from wnrepro.report.canvas import Drawn
 from wnrepro.report.claims import CLAIMS
 from wnrepro.report.claims.beyond import comparisons
 from wnrepro.report.claims.claim import COMMON, VERDICTS, Claim, Finding
 from wnrepro.report.claims.dqn import max_score
-from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults, step_works, whose
+from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults, step_works
 from wnrepro.settings import PARAMS, SETTINGS, scale_settings
 from wnrepro.text import NOT_FINITE, count, interval, listed, plain, score
 
@@ -596,10 +597,10 @@ def runs(results: Results) -> Iterator[list[Cell]]:
             Cell("epochs", run.epochs),
             *(Cell(name, last.get(name)) for name in shown),
             Cell("", words if run.epoch else "–", "Last epoch"),
-            Cell("seconds", run.record.get("seconds"), "Seconds", form(".0f")),
-            Cell("peak_memory_bytes", run.record.get("peak_memory_bytes")),
-            *cells(device=run.device, git=commit, torch=run.torch, hash=run.config["hash"]),
-            *cells(resumed=len(run.record.get("resumed") or []), message=run.record.get("message") or ""),
+            Cell("seconds", run.record.seconds, "Seconds", form(".0f")),
+            Cell("peak_memory_bytes", run.record.peak_memory_bytes),
+            *cells(device=run.device, git=commit, torch=run.torch, hash=run.config.hash),
+            *cells(resumed=len(run.record.resumed), message=run.record.message),
         ]
 
 

@@ -1,15 +1,13 @@
-"""Checkpoints: the state of a run in one file with its own checksum, and the global random generators.
+"""Checkpoints: a run's state in one file with its own checksum, and the states of the random generators.
 
-A checkpoint is torch.save's ZIP archive, read with weights_only=True; its comment is its sha256. The one before stays.
+A checkpoint is torch.save's ZIP archive, read with weights_only=True. Its comment is its sha256. The last one is kept.
 """
 
 import hashlib
 import io
 import json
-import os
 import random
 import re
-import stat
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,27 +18,27 @@ import torch
 from wnrepro.runs.directory import is_record, write_atomic
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt")  # the newest first
+FIELDS = {"epoch": int, "diverged": str, "rng": dict, "experiment": dict, "tables": dict, "record": str}
+COMMENT_BYTES = 2 + len("sha256:") + 64  # at the archive's end, with its length
+
+
+class Damaged(Exception):
+    """A checkpoint that was changed since it was written, or is none."""
 
 
 def rng_state() -> dict[str, Any]:
-    """The global generators of torch, its GPUs, numpy and Python, in types that `weights_only` loads."""
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    """The global generators of torch, its GPUs, NumPy and Python, in types that `weights_only` loads."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [
-            str(kind),
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            position,
-            has_gauss,
-            cached,
-        ],
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         "python": random.getstate(),
     }
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put the global generators back to an `rng_state`."""
+    """Set the global generators to an `rng_state`."""
     torch.set_rng_state(state["torch"])
     torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     kind, keys, *rest = state["numpy"]
@@ -49,50 +47,46 @@ def set_rng_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
-class Damaged(Exception):
-    """A checkpoint that is not as it was written, or is none."""
-
-
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole, as torch.save's ZIP archive with its own sha256 as comment; the one before it stays."""
+    """Write a checkpoint atomically and keep the previous one."""
     content = io.BytesIO()
     torch.save(state, content)
     add_checksum(content)
-    newest, before = (folder / name for name in CHECKPOINTS)
-    write_atomic(newest, content.getbuffer(), keep=before)
+    newest, previous = (folder / name for name in CHECKPOINTS)
+    write_atomic(newest, content.getbuffer(), keep=previous)
 
 
 def add_checksum(archive: io.BytesIO) -> None:
-    """Make the sha256 of a ZIP archive that has no comment its comment."""
+    """Make the sha256 of a ZIP archive without a comment its comment."""
     with archive.getbuffer()[:-2] as body:  # without the comment's length
-        comment = b"sha256:" + hashlib.sha256(body).hexdigest().encode()
+        comment = _comment(hashlib.sha256(body).hexdigest())
     archive.seek(-2, io.SEEK_END)
-    archive.write(len(comment).to_bytes(2, "little") + comment)
+    archive.write(comment)
+
+
+def _comment(digest: str) -> bytes:
+    text = f"sha256:{digest}".encode()
+    return len(text).to_bytes(2, "little") + text
 
 
 def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
-    """A checkpoint of the run with this hash, or None where there is no file. Raises Damaged where it is none."""
+    """A checkpoint of the run with this config hash, or None without a file. Raises Damaged for any other content."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise Damaged(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ValueError("no file")
-            if not whole(file):
+        if not path.exists():
+            return None
+        if not path.is_file():
+            raise ValueError("not a file")
+        with path.open("rb") as file:
+            if not _intact(file):
                 raise ValueError("not as it was written")
             with zipfile.ZipFile(file) as archive:
                 if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
-                    raise ValueError("packed")  # the room it takes would be anyone's guess
+                    raise ValueError("compressed")  # and may expand to any size
             file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         if state["config_hash"] != digest:
             raise ValueError("of a run with other settings")
-        kinds = {"epoch": int, "diverged": str, "rng": dict, "experiment": dict, "tables": dict, "record": str}
-        fits = all(isinstance(state.get(name), kind) for name, kind in kinds.items())
+        fits = all(isinstance(state.get(name), kind) for name, kind in FIELDS.items())
         names = all(isinstance(name, str) and re.fullmatch(r"[a-z_]+", name) for name in state["tables"])
         texts = all(isinstance(text, str) for text in state["tables"].values())
         if not (fits and names and texts and is_record(json.loads(state["record"]))):
@@ -103,15 +97,12 @@ def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
         raise Damaged(f"{path}: {str(reason).splitlines()[0]}") from error
 
 
-def whole(file: BinaryIO) -> bool:
-    """Whether a file ends as `add_checksum` has it."""
-    size, tail = file.seek(0, io.SEEK_END), 2 + len("sha256:") + 64
-    if size < tail:
-        return False
+def _intact(file: BinaryIO) -> bool:
+    """Whether a file ends with the checksum of its rest, as written by `add_checksum`."""
+    left = file.seek(0, io.SEEK_END) - COMMENT_BYTES
     file.seek(0)
-    digest, left = hashlib.sha256(), size - tail
-    while left and (block := file.read(min(left, 2**20))):
+    digest = hashlib.sha256()
+    while left > 0 and (block := file.read(min(left, 2**20))):
         digest.update(block)
         left -= len(block)
-    comment = b"sha256:" + digest.hexdigest().encode()
-    return file.read() == len(comment).to_bytes(2, "little") + comment
+    return left == 0 and file.read() == _comment(digest.hexdigest())

@@ -1,4 +1,4 @@
-"""What ran the code: device, commit, package versions; the memory it took."""
+"""What ran the code: device, commit, package versions; and the memory it took."""
 
 import contextlib
 import importlib.metadata
@@ -18,17 +18,13 @@ PACKAGES = ("wnrepro", "torch", "torchvision", "numpy", "scikit-learn")
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the code that runs, and whether its files differ from it.
-
-    Outside a git checkout the commit is what WNREPRO_COMMIT says, or null as the other is.
-    """
+    """The commit of this code, and whether its files differ from it. Outside git: WNREPRO_COMMIT, or null."""
     package = Path(__file__).parents[1]
 
     def git(*words: str) -> str | None:
+        command = ["git", "-C", str(package), *words]
         try:
-            return subprocess.run(
-                ["git", "-C", str(package), *words], capture_output=True, text=True, check=True, timeout=10
-            ).stdout.strip()
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return None
 
@@ -39,7 +35,7 @@ def git_state() -> dict[str, Any]:
 
 
 def device_name(device: torch.device, threads: int | None = None) -> str:
-    """GPU name, or processor name and threads; without a number, those of this process."""
+    """The GPU's name, or the processor's and the number of threads (default: this process's)."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
@@ -50,7 +46,7 @@ def device_name(device: torch.device, threads: int | None = None) -> str:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """What ran the code: device, whether its steps may be CUDA graphs, commit, package versions."""
+    """What runs the code now: device, whether its steps may be CUDA graphs, commit, versions."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -65,7 +61,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Largest memory so far: what the allocator has taken of the GPU, used or not, or that of this process."""
+    """Peak memory so far: reserved on the GPU by the allocator, or resident of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if platform.system() == "Linux" else 1)

@@ -1,9 +1,9 @@
-"""One run: its tables, its checkpoint, its provenance; resume without a row lost, doubled or changed.
+"""One run: its tables and checkpoint; resumes without a row lost, doubled or changed.
 
-Every file is written whole: temporary file, fsync, rename. After each epoch the tables are written first, then
-the checkpoint, then run.json. A checkpoint holds all that the run needs to go on, the tables' text and run.json too,
-and a checksum of itself; the one before it stays. A kill at any byte, a copy made at any moment, a damaged table or
-checkpoint therefore leave a directory that goes on from its last good checkpoint, and says what was damaged.
+Every file is written atomically. After each epoch the tables come first, then the checkpoint, then run.json. A
+checkpoint holds everything to resume from, the tables' text and run.json included, with its own checksum; the previous
+one stays. A kill at any byte, a copy made at any moment, a damaged table or checkpoint therefore leave a directory that
+resumes from its last good checkpoint, and says what was damaged.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from wnrepro.settings import ABOUT, PARAMS, about, scale_settings
 
 
 class Experiment(Protocol):
-    """What a run drives: train() yields its progress, the state dict is all that it goes on from."""
+    """What a run executes: train() yields its events, the state dict is everything it resumes from."""
 
     device: torch.device
     facts: dict[str, Any]
@@ -46,46 +46,45 @@ class Experiment(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-# ------------------------------------------------------------------------------- files
-
-
 class Tables:
-    """The run's CSV files: the text of each by its name, without .csv; each row has its epoch."""
+    """The run's CSV files: the text of each by its name without .csv."""
 
     def __init__(self, folder: Path, text: dict[str, str]) -> None:
         self.folder, self.text = folder, text
 
     def restore(self) -> list[str]:
-        """Put the files back to this text; those that did not begin with it, for they were damaged or are of before."""
+        """Reset the files to this text; the names of those that did not begin with it."""
         damaged = []
-        for path in sorted(self.folder.glob("*.csv")):
+        for path in self.folder.glob("*.csv"):
             if path.stem not in self.text:
                 path.unlink()
         for name, text in self.text.items():
-            path, content = self.folder / f"{name}.csv", text.encode()
-            there = b""
+            path, content, found = self.folder / f"{name}.csv", text.encode(), b""
             if path.is_file():
                 with path.open("rb") as file:
-                    there = file.read(len(content) + 1)  # more is cut off, however much it is
-            if not there.startswith(content):
+                    found = file.read(len(content) + 1)  # a longer file is cut
+            if not found.startswith(content):
                 damaged.append(path.name)
-            if there != content:
+            if found != content:
                 write_atomic(path, content)
         return damaged
 
     def append(self, epoch: Epoch) -> None:
-        """Add an epoch's rows, and write the files."""
+        """Add an epoch's rows and write the files."""
         for name, rows in {"metrics": [epoch.metrics], **epoch.tables}.items():
             if rows:
-                self.text[name] = self.text.get(name, "") + as_csv(rows, self.columns(name))
+                old = self.text.get(name, "")
+                text = io.StringIO(newline="")
+                columns = next(csv.reader(io.StringIO(old))) if old else list(rows[0])
+                writer = csv.DictWriter(text, columns, lineterminator="\n")
+                if not old:
+                    writer.writeheader()
+                writer.writerows(rows)
+                self.text[name] = old + text.getvalue()
                 write_atomic(self.folder / f"{name}.csv", self.text[name].encode())
 
-    def columns(self, name: str) -> list[str] | None:
-        """A table's columns; None where it has no row yet."""
-        return next(csv.reader(io.StringIO(self.text[name]))) if name in self.text else None
-
     def seconds(self) -> float:
-        """What the epochs took, in sum."""
+        """The total time of the epochs."""
         rows = csv.DictReader(io.StringIO(self.text.get("metrics", "")))
         return round(sum(float(row["seconds"]) for row in rows), 3)
 
@@ -94,48 +93,34 @@ class Tables:
         return {f"{name}.csv": hashlib.sha256(text.encode()).hexdigest() for name, text in self.text.items()}
 
 
-def as_csv(rows: list[dict[str, Any]], columns: list[str] | None) -> str:
-    """Rows as lines of these columns, or after a header of their own."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns or list(rows[0]), lineterminator="\n")
-    if columns is None:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-# ------------------------------------------------------------------------------- the run
-
-
 class Run(RunDirectory):
-    """What a process does with a run directory that it holds."""
+    """A run directory whose run this process executes or evaluates, while it holds the lock."""
 
     def execute(
         self, load: Callable[[], Experiment], show: Callable[[Progress | Epoch | Note], None] = lambda _: None
     ) -> dict[str, Any]:
-        """Begin or go on, to the end; the content of run.json then. `show` sees everything that train() yields.
+        """Start or resume the run and train to its end; the content of run.json. `show` gets every event of train().
 
-        Nothing happens where the run has ended: another process may just have been at it. Raises what the experiment
-        raises, after recording the run as failed; an interruption leaves it as running.
+        A finished run stays unchanged: another process may just have completed it. An exception of the experiment is
+        recorded as `failed` and raised; an interruption leaves the run `running`.
         """
         record = self.record()
         if record and record["status"] in FINISHED:
             return record
         checkpoint, damaged = self.last_checkpoint()
         if checkpoint is None:
-            self.expect_nothing(record)
+            self.refuse_without_checkpoint(record)
         experiment = load()
         if source := about(self.config["settings"]["param"]).source:
             write_atomic(self.folder / SOURCE, source.text.encode())
         write_json(self.folder / "config.json", self.config)
-        epoch, diverged = 0, ""
+        epoch, diverged, tables = 0, "", Tables(self.folder, {})
         if checkpoint:
-            if damaged:  # it would take the place of the good one
+            if damaged:  # else the next checkpoint would replace the good one
                 (self.folder / CHECKPOINTS[0]).replace(self.folder / "checkpoint-damaged.pt")
-            self.take(experiment, checkpoint)
-            epoch, diverged = checkpoint["epoch"], checkpoint["diverged"]
+            self.load_state(experiment, checkpoint)
+            epoch, diverged, tables.text = checkpoint["epoch"], checkpoint["diverged"], checkpoint["tables"]
             record = record or json.loads(checkpoint["record"])
-        tables = Tables(self.folder, checkpoint["tables"] if checkpoint else {})
         damaged += [f"{self.folder / name}: not as the checkpoint has it" for name in tables.restore()]
 
         here = provenance(experiment.device)
@@ -143,16 +128,10 @@ class Run(RunDirectory):
             found = {"damaged": damaged} if damaged else {}
             record["resumed"].append({"at": now(), "from_epoch": epoch, **here, **found})
         else:
-            record = {
-                "status": "running",
-                "message": "",
-                "epoch": 0,
-                "epochs": self.epochs,
-                "config_hash": self.config["hash"],
-            }
-            record |= {"created": now(), "updated": now(), "seconds": 0.0, "peak_memory_bytes": 0, **here}
-            record |= {"facts": {}, "resumed": []}
-        record |= {"status": "running", "message": "", "epoch": epoch}
+            record = {"status": "running", "message": "", "epoch": 0, "epochs": self.epochs}
+            record |= {"config_hash": self.config["hash"], "created": now(), "peak_memory_bytes": 0, **here}
+            record |= {"resumed": []}
+        assert record is not None
 
         def write(**changes: Any) -> None:
             record.update(changes, updated=now(), facts=experiment.facts, seconds=tables.seconds())
@@ -161,11 +140,11 @@ class Run(RunDirectory):
                 record["tables_sha256"] = tables.sha256()
             self.write_record(record)
 
-        write()
+        write(status="running", message="", epoch=epoch)
         for sentence in damaged:
-            show(Note(f"{sentence}; goes on from the checkpoint of epoch {epoch}"))
+            show(Note(f"{sentence}; resuming from the checkpoint of epoch {epoch}"))
         try:
-            # A run that was killed between its divergence and run.json has nothing left to train.
+            # A run killed between its divergence and run.json has nothing left to train.
             for event in experiment.train() if not diverged else ():
                 if isinstance(event, Epoch):
                     tables.append(event)
@@ -176,7 +155,7 @@ class Run(RunDirectory):
                     write(epoch=event.epoch)
                 show(event)
         except Exception as error:
-            with contextlib.suppress(DiskError):  # which may be what ended it
+            with contextlib.suppress(DiskError):  # which may be the error
                 write(status="failed", message=f"{type(error).__name__}: {error}")
             raise
         write(status="diverged" if diverged else "done", message=diverged)
@@ -184,55 +163,50 @@ class Run(RunDirectory):
         return record
 
     def write_record(self, record: dict[str, Any]) -> None:
-        """Write run.json, sealed."""
+        """Write run.json with its seal."""
         seal(record)
         write_json(self.folder / "run.json", record)
 
     def last_checkpoint(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The last good checkpoint, or None where there is no file of any; and what is wrong with one after it.
+        """The last good checkpoint, or None if there is none at all; and what damaged one is newer.
 
-        Raises UserError where there are none but damaged ones.
+        Raises UserError if all are damaged.
         """
-        wrong: list[str] = []
+        damaged: list[str] = []
         for name in CHECKPOINTS:
             try:
-                state = load_checkpoint(self.folder / name, self.config["hash"])
+                if (state := load_checkpoint(self.folder / name, self.config["hash"])) is not None:
+                    return state, damaged
             except Damaged as error:
-                wrong.append(str(error))
-                continue
-            if state is not None:
-                return state, wrong
-        if wrong:
-            raise UserError(f"{'; '.join(wrong)}; put a good copy there, or start over with --fresh")
+                damaged.append(str(error))
+        if damaged:
+            raise UserError(f"{'; '.join(damaged)}; put a good copy there, or start over with --fresh")
         return None, []
 
-    def expect_nothing(self, record: dict[str, Any] | None) -> None:
-        """Raise UserError where the run has more behind it than a kill in its first epoch leaves."""
+    def refuse_without_checkpoint(self, record: dict[str, Any] | None) -> None:
+        """Raise UserError if the run has more epochs than a kill in the first one leaves."""
         path = self.folder / "metrics.csv"
         rows = len(read_text(path).splitlines()) - 1 if path.exists() else 0
         if rows > 1 or (record and record["epoch"]):
             other = f"train it as {self.own}" if self.own else "start over with --fresh"
             raise UserError(
-                f"{self.folder}: has epochs behind it, but no checkpoint to go on from (checkpoints are not "
+                f"{self.folder}: has epochs behind it, but no checkpoint to resume from (checkpoints are not "
                 f"committed); put its checkpoint.pt there, or {other}"
             )
 
-    def take(self, experiment: Experiment, checkpoint: dict[str, Any]) -> None:
-        """Take the experiment and the generators to a checkpoint. Raises UserError where it does not fit them."""
+    def load_state(self, experiment: Experiment, checkpoint: dict[str, Any]) -> None:
+        """Set the experiment and the random generators to a checkpoint. Raises UserError if it does not fit them."""
         try:
             experiment.load_state_dict(checkpoint["experiment"])
             set_rng_state(checkpoint["rng"])
         except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"{self.folder}: its checkpoint does not fit this version of wnrepro; go on with the one of which "
+                f"{self.folder}: its checkpoint does not fit this version of wnrepro; resume with the one of which "
                 "run.json has the commit, or start over with --fresh"
             ) from error
 
     def add_facts(self, load: Callable[[], Experiment], measure: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Measure the experiment at its last checkpoint, and put what came out among run.json's facts; its content.
-
-        Raises UserError where there is no checkpoint.
-        """
+        """Measure the experiment at its newest checkpoint and add the result to run.json's facts; its content."""
         record, experiment = self.record(), load()
         assert record is not None
         self.restore(experiment)
@@ -241,10 +215,9 @@ class Run(RunDirectory):
         return record
 
     def restore(self, experiment: Experiment) -> None:
-        """Take the experiment to the run's newest checkpoint. UserError where it is damaged, or there is none."""
-        path = self.folder / CHECKPOINTS[0]
+        """Set the experiment to the run's newest checkpoint. Raises UserError if it is damaged or missing."""
         try:
-            checkpoint = load_checkpoint(path, self.config["hash"])
+            checkpoint = load_checkpoint(self.folder / CHECKPOINTS[0], self.config["hash"])
         except Damaged as error:
             raise UserError(f"{error}; put a good copy there, or train the run again with --fresh") from error
         if checkpoint is None:
@@ -252,12 +225,12 @@ class Run(RunDirectory):
                 f"{self.folder}: has no checkpoint.pt (checkpoints are not committed); "
                 f"train {f'it as {self.own}' if self.own else 'the run here'} first"
             )
-        self.take(experiment, checkpoint)
+        self.load_state(experiment, checkpoint)
 
 
 def open_run(folder: Path) -> Run:
-    """The run that lives in this directory. Raises UserError where none of this version does."""
-    with contextlib.suppress(OSError, RuntimeError):  # a link in a circle is no directory
+    """The run in this directory. Raises UserError if it holds none of this version."""
+    with contextlib.suppress(OSError, RuntimeError):  # a circular link
         folder = folder.resolve()
     path = folder / "config.json"
     content = read_json(path) if folder.is_dir() else None
@@ -279,7 +252,6 @@ def open_run(folder: Path) -> Run:
     if run.folder != folder:
         raise UserError(f"{folder}: its settings belong to {run.folder}; move it there")
     if run.config["hash"] != content.get("hash"):
-        raise UserError(
-            f"{path}: its settings are not those of a run of this version ({run.differing(content)}); train it again"
-        )
+        names = run.differing(content)
+        raise UserError(f"{path}: its settings are not those of a run of this version ({names}); train it again")
     return run

@@ -87,7 +87,7 @@ def starts(part: Results) -> list[list[Run]]:
     """The standard runs that know their initial loss, by start: a seed draws other numbers on a GPU."""
     found: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in (run for run in part.standard if "init_loss" in run.facts):
-        found[run.seed, str(run.record.get("device")).split(":")[0]].append(run)
+        found[run.seed, run.record.device.split(":")[0]].append(run)
     return [*found.values()]
 
 
