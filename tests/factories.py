@@ -5,8 +5,9 @@ import dataclasses
 import hashlib
 import json
 import math
+import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import MagicMock
@@ -18,8 +19,10 @@ import torch
 
 from wnrepro.data import files
 from wnrepro.data.images import Images, Pixels
+from wnrepro.events import Epoch, Note
 from wnrepro.results import load, scale_defaults
 from wnrepro.runs.directory import variant
+from wnrepro.runs.run import Run
 from wnrepro.settings import (
     GAMES,
     PARAMS,
@@ -93,6 +96,52 @@ def tiny_dqn(param: str = "wn", **changes: object) -> DqnSettings:
     settings = scale_settings("dqn", "quick", param, **(small | changes))
     assert isinstance(settings, DqnSettings)
     return settings
+
+
+class Walk:
+    """An experiment without a model: a random walk that uses every global generator, and may diverge."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, epochs: int = 4, diverges: int = 0) -> None:
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        self.epochs, self.diverges, self.epoch, self.place = epochs, diverges, 0, 0.0
+        self.facts: dict[str, Any] = {"steps": 0}
+
+    def train(self) -> Iterator[Epoch | Note]:
+        yield Note(f"from {self.epoch}")
+        while self.epoch < self.epochs:
+            self.epoch += 1
+            self.place += torch.randn(()).item() + random.random() + np.random.rand()
+            rows = [{"epoch": self.epoch, "half": half, "place": self.place / half} for half in (1, 2)]
+            if self.epoch == 1:  # the state before training, as in layers.csv
+                rows.insert(0, {"epoch": 0, "half": 1, "place": 0.0})
+            diverged = "walked away" if self.epoch == self.diverges else ""
+            yield Epoch(
+                self.epoch, {"epoch": self.epoch, "seconds": 0.1, "place": self.place}, {"halves": rows}, diverged
+            )
+            if diverged:
+                return
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "place": self.place}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.place = state["epoch"], state["place"]
+
+
+def walk_run(results: Path, seed: int = 1, epochs: int = 4) -> Run:
+    """A run for a `Walk`, under the name of an auto-encoder's."""
+    return Run(results, "cvae", "quick", tiny_cvae(epochs=epochs, seed=seed))
+
+
+def without_seconds(path: Path) -> list[list[str]]:
+    """The lines of metrics.csv without the column `seconds`."""
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    column = lines[0].index("seconds")
+    return [line[:column] + line[column + 1 :] for line in lines]
 
 
 def set_scale_short(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,22 +268,22 @@ def good(place: Path) -> dict[str, Path]:
 
 
 def metrics_of(experiment: str, dataset: str | None = None) -> Callable[[Path], object]:
-    return lambda path: load._whole_epochs(path, tuple(SETTINGS[experiment].models[dataset].metrics), 1)
+    return lambda path: load.read_epochs(path, tuple(SETTINGS[experiment].models[dataset].metrics), 1)
 
 
 # The file of `good` that is changed, and what reads it.
 READERS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
-    "run.json": ("cifar", "run.json", lambda path: files.read_json(path, load.RECORD)),
+    "run.json": ("cifar", "run.json", lambda path: files.read_json(path, files.RunRecord)),
     "metrics.csv of cifar": ("cifar", "metrics.csv", metrics_of("cifar")),
     "metrics.csv of cvae": ("cvae", "metrics.csv", metrics_of("cvae", "cifar10")),
     "metrics.csv of draw": ("draw", "metrics.csv", metrics_of("draw")),
     "metrics.csv of dqn": ("dqn", "metrics.csv", metrics_of("dqn", "breakout")),
-    "layers.csv": ("cifar", "layers.csv", lambda path: load._whole_epochs(path, load.LAYERS, 0)),
-    "init.csv": ("cifar", "init.csv", lambda path: load._by_layer(path, load.INIT)),
-    "noise.csv": ("cifar", "noise.csv", lambda path: load._by_layer(path, load.NOISE, *load.NOISE_LATER)),
-    "kl_steps.csv": ("draw", "kl_steps.csv", lambda path: load._whole_epochs(path, load.KL_STEPS, 1, 4)),
+    "layers.csv": ("cifar", "layers.csv", lambda path: load.read_epochs(path, load.LAYERS, 0)),
+    "init.csv": ("cifar", "init.csv", lambda path: load.read_layers(path, load.INIT)),
+    "noise.csv": ("cifar", "noise.csv", lambda path: load.read_layers(path, load.NOISE, *load.NOISE_LATER)),
+    "kl_steps.csv": ("draw", "kl_steps.csv", lambda path: load.read_epochs(path, load.KL_STEPS, 1, 4)),
     "games.csv": ("dqn", "games.csv", lambda path: files.read_table(path, load.GAME_SCORES)),
-    "bench": ("bench", "", load._one_bench),
+    "bench": ("bench", "", lambda path: files.read_json(path, files.Benchmark)),
 }
 
 

@@ -24,9 +24,8 @@ from typing import Any
 
 import pytest
 import torch
-from factories import small_data, tiny_cvae, tiny_dqn, tiny_draw
+from factories import small_data, tiny_cvae, tiny_dqn, tiny_draw, without_seconds
 from rich.console import Console
-from test_runs import without_seconds
 
 from wnrepro import cli, mps, paper, preflight
 from wnrepro.cuda_graphs import CaptureError

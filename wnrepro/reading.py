@@ -278,16 +278,8 @@ def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _parsed(text: str, columns: list[str]) -> pd.DataFrame:
-    kinds = {name: np.int64 if name in INTEGERS else np.float64 for name in columns if name != "layer"}
-    table = pd.read_csv(
-        io.StringIO(text),
-        usecols=columns,
-        dtype=kinds,
-        converters={"layer": lambda text: printable(text, LONGEST_NAME)} if "layer" in columns else None,
-        keep_default_na=False,
-        na_values={name: ["nan"] for name, kind in kinds.items() if kind is np.float64},
-        quoting=csv.QUOTE_NONE,
-        float_precision="round_trip",
-        low_memory=False,
-    )
-    return table[columns]
+    kinds = {name: str if name == "layer" else np.int64 if name in INTEGERS else np.float64 for name in columns}
+    table = pd.read_csv(io.StringIO(text), usecols=columns, dtype=object, na_filter=False, quoting=csv.QUOTE_NONE)
+    if "layer" in columns:
+        table["layer"] = table["layer"].map(lambda name: printable(name, LONGEST_NAME))
+    return table[columns].astype(kinds)  # of Python's numbers: pandas' own reader rounds in some versions
