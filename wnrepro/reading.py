@@ -194,7 +194,7 @@ def whose(entry: str) -> str:
 class Benchmark(Content):
     """The content of a file of results/bench/."""
 
-    device_name: str = ""
+    device_name: str
     experiments: dict[str, StepTimes]
 
     @model_validator(mode="before")
@@ -203,7 +203,7 @@ class Benchmark(Content):
         if not isinstance(content, dict):
             return content
         found = {name: content[name] for name in SETTINGS if content.get(name) is not None}
-        return {"experiments": found} | ({"device_name": content.get("device_name")} if found else {})
+        return {"experiments": found, "device_name": content.get("device_name") if found else ""}
 
 
 Model = TypeVar("Model", bound=Content)
