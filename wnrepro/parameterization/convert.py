@@ -1,7 +1,4 @@
-"""Any model's torch layers as parameterized ones, and the data-dependent init of models with torch's own weight norm.
-
-Shapes: B examples, C output units of a layer.
-"""
+"""Conversion of any model's torch layers, and the data-dependent init of models with torch's own weight norm."""
 
 import copy
 import re
@@ -19,14 +16,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from wnrepro.parameterization import layer as ours
-from wnrepro.parameterization.layer import (
-    ConstantFeatureError,
-    Parameterized,
-    is_constant,
-    layers,
-    moments,
-    over_processes,
-)
+from wnrepro.parameterization.layer import ConstantFeatureError, is_constant, layers, moments, over_processes
 from wnrepro.parameterization.lstm import LSTM, LSTMCell
 from wnrepro.parameterization.norm import CLASSES, Param, Parameterization, along, parameterization, unit_norm
 from wnrepro.parameterization.trial import trial
@@ -34,10 +24,22 @@ from wnrepro.parameterization.trial import trial
 Skip: TypeAlias = Collection[str] | Callable[[str, nn.Module], bool]
 
 TORCH_PART = re.compile(r"((?:.*\.)?)(?:weight_|parametrizations\.weight\.original)([gv01])")  # of its weight norm
-KINDS: tuple[type[nn.Module], ...] = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    *(nn.LSTMCell, nn.LSTM),
-)
+KINDS: dict[type[nn.Module], Any] = {
+    **{nn.Linear: ours.Linear, nn.LSTMCell: LSTMCell, nn.LSTM: LSTM},
+    **{nn.Conv1d: ours.Conv1d, nn.Conv2d: ours.Conv2d, nn.Conv3d: ours.Conv3d},
+    **{getattr(nn, kind.__name__): kind for kind in (ours.ConvTranspose1d, ours.ConvTranspose2d, ours.ConvTranspose3d)},
+}
+TORCH_LAYERS: tuple[type[nn.Module], ...] = tuple(KINDS)
+# Names of sizes and options by torch class, for the classes of KINDS.
+SIGNATURES: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
+    nn.Linear: (("in_features", "out_features"), ()),
+    _ConvNd: (
+        ("in_channels", "out_channels", "kernel_size"),
+        ("stride", "padding", "dilation", "groups", "padding_mode", "output_padding"),
+    ),
+    nn.LSTMCell: (("input_size", "hidden_size"), ()),
+    nn.LSTM: (("input_size", "hidden_size"), ("num_layers", "batch_first", "dropout", "bidirectional")),
+}
 
 
 def convert(
@@ -48,25 +50,24 @@ def convert(
     remove_batch_norm: bool = False,
     g_exp: float | None = None,
 ) -> nn.Module:
-    """A copy of the model, of which every torch layer of KINDS has the parameterization.
+    """A copy of the model in which every torch layer of KINDS has the parameterization.
 
-    v is the layer's weight and b its bias; with them go type, device, strides, what is frozen and the training mode.
-    Under `normal` and `wn` it is the same function. Under `bn` and `wn+mobn` it is so in evaluation alone, with running
-    averages of 0 and 1: in training these subtract statistics of the batch, so `data_dependent_init` is to follow.
+    v is the layer's weight and b its bias; type, device, strides, frozen parameters and the training mode are kept.
+    Under `normal` and `wn` it is the same function. Under `bn` and `wn+mobn` it is so in evaluation only, with running
+    averages of 0 and 1: in training these subtract statistics of the batch, so call `data_dependent_init` next.
     A class of your own decides by its `start`.
-    The recurrent product of an LSTM cell, and all of an LSTM, have what `param` says of the layers elsewhere.
+    The recurrent product of an LSTM cell, and all of an LSTM, have the parameterization of the layers elsewhere.
 
     param: `normal`, `bn`, `wn`, `wn+mobn`, or a class of your own.
-    skip: names of modules to leave as they are, with all that is in them, or a function of name and module that says
-        whether to.
-    remove_batch_norm: whether the model's own batch normalization layers become nn.Identity, and every converted layer
-        without a bias gets one of 0. That is another function, so `data_dependent_init` is to follow. Else they stay.
+    skip: names of modules to keep, with everything in them, or a function of name and module.
+    remove_batch_norm: replace the model's own batch normalization layers with nn.Identity, and give every converted
+        layer without a bias one of 0. That is another function, so call `data_dependent_init` next.
     g_exp: c of g = exp(c·s), s learnt in place of g; None for g itself.
 
-    A module that is used twice stays one. What is of a subclass, such as the projections of nn.MultiheadAttention,
-    is left alone, and so is nn.Embedding. Raises ValueError that names the layer where one cannot be converted, or
-    a name of `skip` where there is no such module, and `trial.Refused`, a ValueError, for a class of your own that is
-    no parameterization.
+    A module that is used twice stays one. Subclasses, such as the projections of nn.MultiheadAttention, and
+    nn.Embedding are not converted. Raises ValueError that names the layer where one cannot be converted, or
+    a name of `skip` where there is no such module, and `trial.Refused`, a ValueError, for a class of your own that
+    cannot be trained.
     """
     norm = parameterization(param)
     if type(norm) not in CLASSES.values():
@@ -82,16 +83,16 @@ def convert(
             continue
         if remove_batch_norm and isinstance(module, _BatchNorm):
             memo[id(module)] = nn.Identity().train(module.training)
-        elif isinstance(module, KINDS) and (why := _refusal(module, owners)):
+        elif isinstance(module, TORCH_LAYERS) and (why := _refusal(module, owners)):
             raise ValueError(f"convert: layer {names[module][0] or type(module).__name__!r} {why}, or skip it")
         elif type(module) in KINDS:
-            memo[id(module)] = _converted(module, norm, remove_batch_norm, {"g_exp": g_exp}).train(module.training)
+            memo[id(module)] = _converted(module, norm, remove_batch_norm, g_exp)
     return copy.deepcopy(model, memo)
 
 
 def _skipped(names: Mapping[nn.Module, list[str]], skip: Skip) -> set[nn.Module]:
-    """The modules to leave alone, with all that is in them."""
-    named = {name: module for module, of_it in names.items() for name in of_it}
+    """The modules to keep, with everything in them."""
+    named = {name: module for module, its_names in names.items() for name in its_names}
     if not callable(skip) and (isinstance(skip, str) or not named.keys() >= set(skip)):
         raise ValueError(f"convert: skip takes a list of names of modules, and one of {skip!r} is none")
     chosen = [module for name, module in named.items() if (skip(name, module) if callable(skip) else name in skip)]
@@ -99,7 +100,7 @@ def _skipped(names: Mapping[nn.Module, list[str]], skip: Skip) -> set[nn.Module]
 
 
 def _refusal(module: nn.Module, owners: Counter[int]) -> str:
-    """Why a layer of KINDS or of a subclass cannot be converted, and what to do; nothing where it can, or stays."""
+    """Why a layer of KINDS, or of a subclass, cannot be converted, and what to do; empty where it can, or is kept."""
     if isinstance(module, LazyModuleMixin):
         return "has no weight yet: call the model once first"
     exact = type(module) in KINDS
@@ -113,60 +114,37 @@ def _refusal(module: nn.Module, owners: Counter[int]) -> str:
     return ""
 
 
-def _converted(module: Any, norm: Parameterization, bias: bool, options: dict[str, Any]) -> nn.Module:
-    """The layer, parameterized; bias: whether it has one in any case."""
-    given = {name: p.detach().clone() for name, p in module.named_parameters()}  # clones keep the strides
-    options["bias"] = bias or any(name.startswith("bias") for name in given)
-    new: Any
-    if isinstance(module, nn.LSTM | nn.LSTMCell):
-        suffixes = [name.removeprefix("weight_ih") for name in given if name.startswith("weight_ih")]
-        v = [(given[f"weight_ih{s}"], given[f"weight_hh{s}"]) for s in suffixes]
-        if isinstance(module, nn.LSTM):
-            options |= {
-                name: getattr(module, name) for name in ("num_layers", "batch_first", "dropout", "bidirectional")
-            }
-            new = LSTM(module.input_size, module.hidden_size, norm, v=v, **options)
-        else:
-            new = LSTMCell(module.input_size, module.hidden_size, norm, v=v[0], **options)
-        parts = [f"{part}{s}" for s in suffixes for part in ("ih", "hh")]
-        for (_, layer), part in zip(layers(new), parts, strict=True):
-            _finish(layer, getattr(module, f"weight_{part}"), getattr(module, f"bias_{part}", None))
-    else:
-        new = _sum(module, norm, given["weight"], options)
-        _finish(new, module.weight, module.bias)
-    return new
-
-
-def _sum(module: Any, norm: Parameterization, v: Tensor, options: dict[str, Any]) -> Parameterized:
-    """A dense layer or a convolution."""
-    if isinstance(module, nn.Linear):
-        return ours.Linear(module.in_features, module.out_features, norm, v=v, **options)
-    transposed = isinstance(module, _ConvTransposeNd)
-    names = ("stride", "padding", "dilation", "groups", "output_padding" if transposed else "padding_mode")
-    options |= {name: getattr(module, name) for name in names}
-    options["v"] = torch.cat(v.chunk(module.groups), 1) if transposed and module.groups > 1 else v
-    kind = getattr(ours, type(module).__name__)
-    layer: Parameterized = kind(module.in_channels, module.out_channels, module.kernel_size, norm, **options)
-    return layer
-
-
 @torch.no_grad()
-def _finish(layer: Parameterized, weight: Tensor, bias: Tensor | None) -> None:
-    """Give the layer its bias, and freeze what is frozen: g with the weight, for it is one of its two parts."""
-    for p in layer.parameters():
-        p.requires_grad_(weight.requires_grad)
-    if layer.b is not None and bias is not None:
-        layer.b.copy_(bias).requires_grad_(bias.requires_grad)
+def _converted(module: Any, norm: Parameterization, bias: bool, g_exp: float | None) -> nn.Module:
+    """The parameterized layer; bias: whether it has one in any case."""
+    weights = [p for name, p in module.named_parameters() if name.startswith("weight")]
+    biases = [p for name, p in module.named_parameters() if name.startswith("bias")]
+    v: list[Any] = [p.clone() for p in weights]  # clones keep the strides
+    if isinstance(module, nn.LSTM | nn.LSTMCell):
+        pairs = list(zip(v[::2], v[1::2], strict=True))
+        v = [pairs] if isinstance(module, nn.LSTM) else pairs
+    elif isinstance(module, _ConvTransposeNd) and module.groups > 1:
+        v = [torch.cat(v[0].chunk(module.groups), 1)]
+    sizes, options = next(names for kind, names in SIGNATURES.items() if isinstance(module, kind))
+    given: dict[str, Any] = {name: getattr(module, name) for name in options}
+    given |= {"v": v[0], "bias": bias or bool(biases), "g_exp": g_exp}
+    new: nn.Module = KINDS[type(module)](*(getattr(module, name) for name in sizes), norm, **given)
+    for (_, layer), weight, b in zip(layers(new), weights, biases or [None] * len(weights), strict=True):
+        for p in layer.parameters():
+            p.requires_grad_(weight.requires_grad)  # g with the weight
+        if layer.b is not None and b is not None:
+            layer.b.copy_(b).requires_grad_(b.requires_grad)
+    return new.train(module.training)
 
 
 @torch.no_grad()
 def init_torch_weight_norm(model: nn.Module, *inputs: Any) -> Any:
     """`data_dependent_init` of a model whose layers have torch's own weight norm, of either interface.
 
-    One forward pass of `model(*inputs)`, in training mode, whose output it returns, sets g (`original0` or `weight_g`)
-    and the bias of every such nn.Linear, convolution and transposed convolution, in the order of the pass, such that
-    its outputs have mean 0 and variance 1 on this batch; without a bias, the variance alone. A layer called twice is
-    set by its first call. With a process group the batches of all processes count, of equal size each.
+    One forward pass of `model(*inputs)`, in training mode, sets g (`original0` or `weight_g`) and the bias of every
+    such nn.Linear, convolution and transposed convolution, in the order of the pass, such that its outputs have mean 0
+    and variance 1 on this batch; without a bias, variance 1 only. A layer called twice is set by its first call. With
+    a process group the batches of all processes count; they must have equal sizes. Returns the output.
 
     Raises ValueError where a layer has no g of each output unit (a transposed convolution takes `dim=1` and one group,
     the others `dim=0`), and where the pass does not reach one; ConstantFeatureError where a feature does not vary.
@@ -211,14 +189,14 @@ def init_torch_weight_norm(model: nn.Module, *inputs: Any) -> Any:
 
 
 def _units(module: Any) -> tuple[int, int]:
-    """The output dimension of a torch layer's weight, and how many output units it has."""
+    """The output dimension of a torch layer's weight, and its number of output units."""
     if isinstance(module, nn.Linear):
         return 0, module.out_features
     return int(isinstance(module, _ConvTransposeNd)), module.out_channels
 
 
 def _torch_g(module: nn.Module) -> Tensor | None:
-    """g of torch's weight norm on `weight`, of either interface, if there is one."""
+    """g of torch's weight norm of either interface on `weight`, if there is one."""
     if is_parametrized(module, "weight"):
         chain: Any = module.parametrizations["weight"]  # type: ignore[index]
         return chain.original0 if isinstance(chain[0], _WeightNorm) else None

@@ -1,24 +1,23 @@
-"""LSTM cells and nets whose products are parameterized. Shapes: B examples."""
+"""LSTM cells and nets with parameterized weights."""
 
 import copy
 from collections.abc import Sequence
-from types import EllipsisType
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from wnrepro.parameterization.layer import Linear, layers
-from wnrepro.parameterization.norm import Param, elsewhere, name_of, parameterization
+from wnrepro.parameterization.norm import Param, Time, elsewhere, name_of, parameterization
 
 
 class LSTMCell(nn.Module):
     """LSTM cell (§5.3) with one g per gate row: x (B, inputs), state (h, c) each (B, units) → new state.
 
-    Batch statistics, where `param` has them, are of the input-to-hidden product alone; the recurrent
-    product has what `param` says of the layers elsewhere. Gates in torch's order: i, f, g, o.
-    Without a state h and c are 0.
+    Batch statistics, where `param` has them, are of the input-to-hidden product alone; the recurrent product has the
+    parameterization of the layers elsewhere. Gates in torch's order: i, f, g, o. Without a state h and c are 0.
     """
 
     def __init__(
@@ -42,47 +41,46 @@ class LSTMCell(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        state: tuple[Tensor, Tensor] | None = None,
+        x: Float[Tensor, "B I"],
+        state: tuple[Float[Tensor, "B U"], Float[Tensor, "B U"]] | None = None,
         weights: tuple[Tensor, Tensor] | None = None,
-        time: int | EllipsisType = ...,
-    ) -> tuple[Tensor, Tensor]:
+        time: Time = ...,
+    ) -> tuple[Float[Tensor, "B U"], Float[Tensor, "B U"]]:
         h, c = state or (x.new_zeros(len(x), self.recurrent.v.shape[1]),) * 2
         w_input, w_recurrent = weights or self.unrolled()
         i, f, g, o = (self.input(x, w_input, time) + self.recurrent(h, w_recurrent)).chunk(4, 1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
 
-    def in_torch(self) -> list[nn.Parameter]:
-        """What the plain cell has, in its order: the weights of both products and, where one has a bias, the biases."""
+    def folded(self) -> list[nn.Parameter]:
+        """The plain cell's parameters: both weights and, where one product has a bias, both biases."""
         plain: list[Any] = [self.input.fold(), self.recurrent.fold()]
         values = [layer.weight for layer in plain]
-        if self.input.biased or self.recurrent.biased:
-            no_bias = nn.Parameter(values[0].new_zeros(len(values[0])))
-            values += [no_bias if layer.bias is None else layer.bias for layer in plain]
+        if any(layer.bias is not None for layer in plain):
+            zero = nn.Parameter(values[0].new_zeros(len(values[0])))
+            values += [zero if layer.bias is None else layer.bias for layer in plain]
         return values
 
     def fold(self) -> nn.Module:
         """The plain torch.nn.LSTMCell of the same function in evaluation; where there is none, a copy."""
         if not (self.input.norm.affine and self.recurrent.norm.affine):
             return copy.deepcopy(self).eval()
-        values = self.in_torch()
+        values = self.folded()
         plain = nn.LSTMCell(self.input.v.shape[1], self.recurrent.v.shape[1], len(values) > 2, device="meta")
-        return _given(plain, values).train(self.training)
+        return _with_parameters(plain, values).train(self.training)
 
 
-def _given(plain: nn.Module, values: list[nn.Parameter]) -> nn.Module:
-    """The module with these parameters."""
+def _with_parameters(plain: nn.Module, values: list[nn.Parameter]) -> nn.Module:
     for (name, _), value in zip(list(plain.named_parameters()), values, strict=True):
         setattr(plain, name, value)
     return plain
 
 
 class LSTM(nn.Module):
-    """torch.nn.LSTM, options, shapes and kernel, whose weights are parameterized: they are computed once a call.
+    """torch.nn.LSTM, with its options, shapes and kernel, and parameterized weights, computed once a call.
 
-    The kernel takes weights and biases alone: where `param` is not `linear` its cells have what it says of the layers
-    elsewhere, so that `bn` is `normal` and `wn+mobn` is `wn`. v: both weights of each cell at the start.
+    The kernel takes only weights and biases: where `param` is not `linear` the cells have the parameterization of the
+    layers elsewhere, so that `bn` is `normal` and `wn+mobn` is `wn`. v: both initial weights of each cell.
     Raises ValueError where that is not `linear` either.
     """
 
@@ -113,8 +111,7 @@ class LSTM(nn.Module):
         self.cells = nn.ModuleList()  # in torch's order: forwards and backwards of the first layer, of the second, …
         for k in range(num_layers * directions):
             width = inputs if k < directions else units * directions
-            first = v[k] if v else (None, None)
-            self.cells.append(LSTMCell(width, units, norm, bias=bias, v=first, **options))
+            self.cells.append(LSTMCell(width, units, norm, bias=bias, v=v[k] if v else (None, None), **options))
 
     def flat_weights(self) -> list[Tensor]:
         """Weights and biases as `torch.lstm` takes them."""
@@ -126,25 +123,25 @@ class LSTM(nn.Module):
 
     def forward(self, x: Any, state: Any = None) -> tuple[Any, tuple[Tensor, Tensor]]:
         """x: (T, B, inputs), (B, T, inputs) if `batch_first`, (T, inputs) or packed; state: h and c, as in torch."""
-        packed, one = isinstance(x, PackedSequence), 0 if self.batch_first else 1
+        packed, batch_dim = isinstance(x, PackedSequence), 0 if self.batch_first else 1
         data, sizes, order, back = x if packed else (x, None, None, None)
-        alone = data.ndim == 2 and not packed
-        if alone:
-            data, state = data.unsqueeze(one), state and [part.unsqueeze(1) for part in state]
+        unbatched = data.ndim == 2 and not packed
+        if unbatched:
+            data, state = data.unsqueeze(batch_dim), state and [part.unsqueeze(1) for part in state]
         if state is None:
-            batch = data.shape[one] if sizes is None else int(sizes[0])
+            batch = data.shape[batch_dim] if sizes is None else int(sizes[0])
             state = [data.new_zeros(len(self.cells), batch, self.units)] * 2
         elif order is not None:
             state = [part.index_select(1, order) for part in state]
-        how = self.bias, self.num_layers, self.dropout, self.training, self.bidirectional
+        options = self.bias, self.num_layers, self.dropout, self.training, self.bidirectional
         if sizes is None:
-            y, *state = torch.lstm(data, state, self.flat_weights(), *how, self.batch_first)
+            y, *state = torch.lstm(data, state, self.flat_weights(), *options, self.batch_first)
         else:
-            y, *state = torch.lstm(data, sizes, state, self.flat_weights(), *how)
+            y, *state = torch.lstm(data, sizes, state, self.flat_weights(), *options)
         if back is not None:
             state = [part.index_select(1, back) for part in state]
-        if alone:
-            return y.squeeze(one), (state[0].squeeze(1), state[1].squeeze(1))
+        if unbatched:
+            return y.squeeze(batch_dim), (state[0].squeeze(1), state[1].squeeze(1))
         return PackedSequence(y, sizes, order, back) if packed else y, (state[0], state[1])
 
     def fold(self) -> nn.Module:
@@ -155,9 +152,8 @@ class LSTM(nn.Module):
         options["bidirectional"] = self.bidirectional
         plain = nn.LSTM(self.inputs, self.units, self.num_layers, self.bias, **options)
         cells: list[Any] = list(self.cells)
-        return _given(plain, [value for cell in cells for value in cell.in_torch()]).train(self.training)
+        return _with_parameters(plain, [value for cell in cells for value in cell.folded()]).train(self.training)
 
     def extra_repr(self) -> str:
-        return f"{self.inputs}, {self.units}, num_layers={self.num_layers}" + (
-            ", bidirectional" if self.bidirectional else ""
-        )
+        both = ", bidirectional" if self.bidirectional else ""
+        return f"{self.inputs}, {self.units}, num_layers={self.num_layers}{both}"

@@ -1,4 +1,4 @@
-"""What is done to all parameterized layers of a model: the data-dependent init, bounds on v, folding."""
+"""Operations on all parameterized layers of a model: the data-dependent init, bounds on v, folding."""
 
 import copy
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from wnrepro.parameterization.norm import unit_norm
 def data_dependent_init(model: nn.Module, *inputs: Any) -> Any:
     """Set every g and b from one forward pass of `model(*inputs)` and return its output (§3, eq. 4, 5).
 
-    The pass runs in training mode, as the authors' does: noise and dropout are on. A layer that is called
-    more than once is set by its first call. Recurrent cells keep their start (§3). With a process group, g and b
-    are those of the batches of all processes, which have to be of equal size. Raises ConstantFeatureError naming a
-    layer with a feature that is the same for the whole batch, and ValueError naming layers that the pass did not reach.
+    The pass runs in training mode, as the authors' does: with noise and dropout. A layer that is called more than once
+    is set by its first call. Recurrent cells keep their start (§3). With a process group, g and b are those of the
+    batches of all processes, which must have equal sizes. Raises ConstantFeatureError naming a layer with a feature
+    that is the same for the whole batch, and ValueError naming layers that the pass did not reach.
     """
     was_training = model.training
     cells = {layer for cell in model.modules() if isinstance(cell, LSTMCell) for _, layer in layers(cell)}
@@ -51,7 +51,7 @@ def bound_v_norm(model: nn.Module, a: float) -> None:
 
 @torch.no_grad()
 def updated(model: nn.Module) -> None:
-    """To be called after an optimizer's step: what a parameterization has to do then."""
+    """Let parameterizations change their buffers; call it after an optimizer's step."""
     for _, layer in layers(model):
         layer.norm.updated(layer)
 
@@ -59,27 +59,27 @@ def updated(model: nn.Module) -> None:
 def fold(model: nn.Module) -> nn.Module:
     """A copy of the model in plain torch layers: the same function in evaluation, for inference.
 
-    Layers, LSTM cells and LSTMs whose output is not affine in t stay as they are, in evaluation mode.
+    Layers, LSTM cells and LSTMs whose output is not affine in t stay, in evaluation mode.
     """
     return copy.deepcopy(model, {id(layer): layer.fold() for layer in foldable(model)})
 
 
 @torch.no_grad()
 def refold(model: nn.Module, plain: nn.Module) -> None:
-    """Give `plain`, which `fold` made of the model before, the model's present function; without LSTMs and cells."""
+    """Give `plain`, an earlier `fold` of the model, the model's present function; without LSTMs and cells."""
     for name, layer in layers(model):
-        there: Any = plain.get_submodule(name)
-        if isinstance(there, Parameterized):
-            pairs = zip(there.state_dict().values(), layer.state_dict().values(), strict=True)
-        else:
-            pairs = zip((there.weight, there.bias), layer.folded(), strict=True)
-        for mine, theirs in pairs:
-            if mine is not None:
-                mine.copy_(theirs)
+        target: Any = plain.get_submodule(name)
+        if isinstance(target, Parameterized):
+            target.load_state_dict(layer.state_dict())
+            continue
+        w, b = layer.folded()
+        target.weight.copy_(w)
+        if b is not None:
+            target.bias.copy_(b)
 
 
-def foldable(model: nn.Module) -> Iterator["Parameterized | LSTMCell | LSTM"]:
-    """The layers of the tree that have a plain torch layer of their own."""
+def foldable(model: nn.Module) -> Iterator[Parameterized | LSTMCell | LSTM]:
+    """The outermost modules of the tree that fold to a torch layer."""
     if isinstance(model, Parameterized | LSTMCell | LSTM):
         yield model
     else:

@@ -1,6 +1,6 @@
-"""A parameterization is one small class: how a weight follows from v and g, and what its layer makes of t = w·x.
+"""Parameterizations: small classes that define the weight as a function of v and g, and the output of t = w·x.
 
-Shapes: C output units of a layer, B examples. v has the weight's shape, g, b and statistics are (C,).
+Shapes: C output units of a layer, B examples. v has the weight's shape; g, b and statistics are (C,).
 """
 
 import math
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, no_type_check
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from wnrepro.settings import PARAMS
@@ -18,25 +19,28 @@ if TYPE_CHECKING:
     from wnrepro.parameterization.layer import Parameterized
 
 BN_EPSILON = 1e-6  # authors' code
+Units: TypeAlias = Float[Tensor, " C"]
+Same: TypeAlias = Float[Tensor, "*same"]  # of one shape, in all places of a signature
+Time: TypeAlias = int | EllipsisType  # a time step where each has its own running averages
 
 
-def along(values: Tensor, x: Tensor, dim: int) -> Tensor:
-    """values (C,) shaped to broadcast over x along its dimension `dim`, which has C elements."""
+def along(values: Shaped[Tensor, " C"], x: Tensor, dim: int) -> Tensor:
+    """Reshape values to broadcast over x along its dimension `dim`, which has C elements."""
     shape = [1] * x.ndim
     shape[dim] = -1
     return values.view(shape)
 
 
-def unit_norm(v: Tensor, unit_dim: int) -> Tensor:
-    """‖v‖ per output unit: shape of v with every dimension but `unit_dim` 1."""
+def unit_norm(v: Float[Tensor, "..."], unit_dim: int) -> Float[Tensor, "..."]:
+    """‖v‖ per output unit: v's shape with every dimension but `unit_dim` 1."""
     dims = [d for d in range(v.ndim) if d != unit_dim]
     return torch.linalg.vector_norm(v, dim=dims, keepdim=True)
 
 
-def weight_norm(v: Tensor, g: Tensor, unit_dim: int = 0) -> Tensor:
-    """w = g·v/‖v‖ (eq. 2); g of shape (C,), w of v's shape and, if that is channels_last, of its strides.
+def weight_norm(v: Same, g: Units, unit_dim: int = 0) -> Same:
+    """w = g·v/‖v‖ (eq. 2), with v's strides if v is channels_last.
 
-    Where a unit's v is 0, so are its w and all gradients.
+    A unit whose v is 0 has w = 0 and gradients of 0.
     """
     dead = (v == 0).flatten(1).all(1) if unit_dim == 0 else (v == 0).transpose(0, 1).flatten(1).all(1)
     v, g = torch.where(along(dead, v, unit_dim), 1.0, v), torch.where(dead, 0.0, g)
@@ -48,7 +52,7 @@ def weight_norm(v: Tensor, g: Tensor, unit_dim: int = 0) -> Tensor:
 
 
 class Parameterization:
-    """Says what w and y are; stateless, for its tensors live on the layer.
+    """Defines w and y; stateless, since its tensors live on the layer.
 
     By default w = g·direction(v) and y = normalize(w·x) + b; with `after`, w = direction(v) and
     y = g·normalize(w·x) + b. A subclass overrides what differs. `layer` has v, g, b, and helpers: see `Parameterized`.
@@ -56,71 +60,71 @@ class Parameterization:
 
     label: ClassVar[str] = ""  # in tables and figures; empty: the class's name
     lr: ClassVar[Mapping[str, float]] = {}  # learning rate by experiment (cifar, cvae, draw, dqn); default: wn's
-    after: ClassVar[bool] = False  # whether g scales what `normalize` returns, in place of the direction
+    after: ClassVar[bool] = False  # whether g scales the output of `normalize` instead of the direction
     learns_g: ClassVar[bool] = True  # whether g is learnt; else it is the init's scale, a constant
-    # Whether in evaluation y = a·t + c with an a and c of each unit, as `fold` and masked (autoregressive) layers need;
-    # where it is not, these are not folded, and have `elsewhere`.
+    # Whether y = a·t + c in evaluation, with an a and c of each unit. If not, `fold` keeps the layer, and masked
+    # (autoregressive) layers have `elsewhere`.
     affine: ClassVar[bool] = True
-    batch_statistics: ClassVar[tuple[str, ...]] = ()  # those of which a layer keeps running averages: see `averaged`
-    # What layers have to which this does not apply, None: weight normalization; and the layers of a recurrent net that
-    # are no input-to-hidden product, None: this one or, where it has batch statistics, weight normalization.
+    batch_statistics: ClassVar[tuple[str, ...]] = ()  # names of the running averages that a layer keeps: see `averaged`
+    # The parameterization of layers to which this does not apply, None: weight normalization; and of the layers of a
+    # recurrent net that are no input-to-hidden product, None: this one or, with batch statistics, weight normalization.
     elsewhere: "ClassVar[Param | None]" = None
-    linear: ClassVar[bool] = True  # whether y = w·x + b: found out
+    linear: ClassVar[bool] = True  # whether y = w·x + b; set by __init_subclass__
 
     def __init_subclass__(cls) -> None:
         base = Parameterization
         cls.linear = not cls.after and cls.normalize is base.normalize and cls.output is base.output
 
     def applies(self, layer: "Parameterized") -> bool:
-        """Whether the layer can have it. It has v and mask by then."""
+        """Whether the layer, which has v and mask by then, can have it."""
         return True
 
     def build(self, layer: "Parameterized") -> None:
-        """Register what buffers the layer needs besides running averages."""
+        """Register buffers, besides running averages, on the layer."""
 
     def std(self, v_shape: Sequence[int], std: float, init: str) -> float:
-        """The standard deviation of v's elements at the start; std: that of the others."""
+        """The initial standard deviation of v's elements, given that of the other parameterizations."""
         return std
 
-    def start(self, layer: "Parameterized") -> Tensor:
-        """g without an init pass (C,): such that ‖w‖ = ‖v‖, or 1 where it comes after."""
+    def start(self, layer: "Parameterized") -> Units:
+        """g without an init pass: such that ‖w‖ = ‖v‖, or 1 with `after`."""
         if self.after:
             return torch.ones_like(layer.v_norm())
         norm = unit_norm(self.direction(layer, layer.masked(layer.v)), layer.unit_dim).flatten()
         return torch.where(layer.v_norm() == 0, 1.0, layer.v_norm() / norm)
 
     def initialized(self, layer: "Parameterized") -> None:
-        """What is to be done once the init pass has set g and b."""
+        """Called once the init pass has set g and b."""
 
-    def direction(self, layer: "Parameterized", v: Tensor) -> Tensor:
-        """The weight at g = 1, of v's shape; where the layer has a mask, v has it already."""
+    def direction(self, layer: "Parameterized", v: Same) -> Same:
+        """The weight at g = 1; v is masked already."""
         return v
 
-    def weight(self, layer: "Parameterized", v: Tensor, g: Tensor) -> Tensor:
-        """w of v's shape."""
+    def weight(self, layer: "Parameterized", v: Same, g: Units) -> Same:
+        """w."""
         w = self.direction(layer, v)
         return w if self.after else w * along(g, v, layer.unit_dim)
 
-    def normalize(self, layer: "Parameterized", t: Tensor, time: int | EllipsisType) -> Tensor:
-        """What becomes of t = w·x, of its shape; time: the time step, where each has its own running averages."""
+    def normalize(self, layer: "Parameterized", t: Same, time: Time) -> Same:
+        """t, normalized."""
         return t
 
-    def output(self, layer: "Parameterized", t: Tensor, time: int | EllipsisType) -> Tensor:
+    def output(self, layer: "Parameterized", t: Same, time: Time) -> Same:
         """y of t = w·x."""
         y = self.normalize(layer, t, time)
         if self.after:
             y = y * layer.per_feature(layer.factor, y)
         return y if layer.b is None else y + layer.per_feature(layer.b, y)
 
-    def in_evaluation(self, layer: "Parameterized") -> tuple[Tensor, Tensor]:
-        """a and c (C,) of y = a·t + c in evaluation: what y is where t is 0, and where it is 1."""
+    def in_evaluation(self, layer: "Parameterized") -> tuple[Units, Units]:
+        """a and c of y = a·t + c in evaluation, from y at t = 0 and t = 1."""
         shape = [1] * layer.v.ndim
         shape[layer.feature_dim] = layer.units
         c, y = (self.output(layer, layer.v.new_full(shape, value), ...).flatten() for value in (0.0, 1.0))
         return y - c, c
 
     def updated(self, layer: "Parameterized") -> None:
-        """After an optimizer's step, without gradients: here alone may a buffer change, running averages apart."""
+        """Called after an optimizer's step, without gradients; only here may buffers change, but running averages."""
 
 
 Param: TypeAlias = "str | type[Parameterization] | Parameterization"
@@ -137,7 +141,7 @@ class Normal(Parameterization):
         glorot = math.sqrt(2 / ((v_shape[0] + v_shape[1]) * math.prod(v_shape[2:])))
         return glorot if init == "authors" else std
 
-    def start(self, layer: "Parameterized") -> Tensor:
+    def start(self, layer: "Parameterized") -> Units:
         return torch.ones_like(layer.factor)
 
     def initialized(self, layer: "Parameterized") -> None:
@@ -149,18 +153,18 @@ class Normal(Parameterization):
 class WeightNorm(Parameterization):
     """w = g·v/‖v‖ (eq. 2)."""
 
-    def start(self, layer: "Parameterized") -> Tensor:
+    def start(self, layer: "Parameterized") -> Units:
         return layer.v_norm()
 
-    def weight(self, layer: "Parameterized", v: Tensor, g: Tensor) -> Tensor:
+    def weight(self, layer: "Parameterized", v: Same, g: Units) -> Same:
         return weight_norm(v, g, layer.unit_dim)
 
 
 @no_type_check  # torch.compile cannot trace checks of types here
 class MeanOnlyFunction(torch.autograd.Function):
-    """t (B, C, …), μ[t] and b (C,) → t − μ[t] + b, whose gradient loses its own mean over the batch (eq. 6, 7).
+    """t − μ[t] + b of t (B, C, …), μ[t] (C,) and b (C,), whose gradient loses its mean over the batch (eq. 6, 7).
 
-    μ[t] is a function of t, but no gradient is wanted of it. The gradient's mean has the gradient's precision.
+    μ[t] is a function of t, but takes no gradient itself. The gradient's mean has the gradient's precision.
     """
 
     generate_vmap_rule = True
@@ -175,10 +179,10 @@ class MeanOnlyFunction(torch.autograd.Function):
         ctx.feature_dim, ctx.dtype = feature_dim, b.dtype
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:
-        of_b = gradient.sum([d for d in range(gradient.ndim) if d != ctx.feature_dim % gradient.ndim])
-        mean = of_b * (of_b.numel() / gradient.numel())
-        return gradient - along(mean, gradient, ctx.feature_dim), None, of_b.to(ctx.dtype), None
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        d_b = d_y.sum([d for d in range(d_y.ndim) if d != ctx.feature_dim % d_y.ndim])
+        mean = d_b * (d_b.numel() / d_y.numel())
+        return d_y - along(mean, d_y, ctx.feature_dim), None, d_b.to(ctx.dtype), None
 
 
 class MeanOnly(WeightNorm):
@@ -187,7 +191,7 @@ class MeanOnly(WeightNorm):
     batch_statistics = ("mean",)
     elsewhere = WeightNorm
 
-    def output(self, layer: "Parameterized", t: Tensor, time: int | EllipsisType) -> Tensor:
+    def output(self, layer: "Parameterized", t: Same, time: Time) -> Same:
         b = torch.zeros_like(layer.factor) if layer.b is None else layer.b
         if not layer.training:
             return t + layer.per_feature(b - layer.running_mean[time], t)
@@ -197,7 +201,7 @@ class MeanOnly(WeightNorm):
         y: Tensor = MeanOnlyFunction.apply(t, mean, b, layer.feature_dim)
         return y
 
-    def in_evaluation(self, layer: "Parameterized") -> tuple[Tensor, Tensor]:
+    def in_evaluation(self, layer: "Parameterized") -> tuple[Units, Units]:
         c = -layer.running_mean if layer.b is None else layer.b - layer.running_mean
         return torch.ones_like(c), c
 
@@ -209,16 +213,16 @@ class BatchNorm(Parameterization):
     batch_statistics = ("mean", "var")
     elsewhere = Normal
 
-    def start(self, layer: "Parameterized") -> Tensor:  # over time: Cooijmans et al., 2016
+    def start(self, layer: "Parameterized") -> Units:  # over time: Cooijmans et al., 2016
         return torch.full_like(layer.factor, 1.0 if layer.time_steps is None else 0.1)
 
-    def output(self, layer: "Parameterized", t: Tensor, time: int | EllipsisType) -> Tensor:
+    def output(self, layer: "Parameterized", t: Same, time: Time) -> Same:
         rows = t if layer.feature_dim == 1 else t.reshape(-1, t.shape[-1])
         averages = layer.running_mean[time], layer.running_var[time]
         y = F.batch_norm(rows, *averages, layer.factor, layer.b, layer.training, layer.momentum, BN_EPSILON)
         return y.view_as(t)
 
-    def in_evaluation(self, layer: "Parameterized") -> tuple[Tensor, Tensor]:
+    def in_evaluation(self, layer: "Parameterized") -> tuple[Units, Units]:
         a = layer.factor / (layer.running_var + BN_EPSILON).sqrt()
         c = -a * layer.running_mean
         return a, c if layer.b is None else c + layer.b
@@ -228,7 +232,7 @@ CLASSES: dict[str, type[Parameterization]] = dict(zip(PARAMS, (Normal, BatchNorm
 
 
 def parameterization(param: Param) -> Parameterization:
-    """The parameterization of this name, or class, or itself. Raises ValueError where there is none of the name."""
+    """The parameterization of a name or class, or the given one. Raises ValueError for an unknown name."""
     if isinstance(param, str):
         if param not in CLASSES:
             raise ValueError(f"param {param!r} is none of {', '.join(CLASSES)}, and no class")
@@ -237,7 +241,7 @@ def parameterization(param: Param) -> Parameterization:
 
 
 def name_of(param: Param) -> str:
-    """The name of a parameterization: that which `--param` takes, else its class's."""
+    """The name that `--param` takes for a parameterization, else its class's name."""
     kind = type(parameterization(param))
     return next((name for name, one in CLASSES.items() if one is kind), kind.__name__)
 

@@ -14,6 +14,7 @@ from wnrepro.parameterization.layer import (
     MaskedConv2d,
     Parameterized,
     layers,
+    moments,
 )
 from wnrepro.parameterization.lstm import LSTMCell
 from wnrepro.parameterization.models import data_dependent_init, fold, updated
@@ -75,7 +76,7 @@ def _layer(kind: str, layer: Parameterized, x: Tensor) -> None:
         text = f"{error.features} of {layer.units} features do not vary after the init"
         raise Refused(f"in a layer {kind} {text}; leave such layers out by `applies`") from error
     y = layer(x)
-    mean, std = layer.moments(y.detach())
+    mean, std = moments(y.detach(), layer.feature_dim)
     _refuse(
         mean.abs().max() <= MEAN and (std.square() - 1).abs().max() <= VARIANCE,
         kind,
