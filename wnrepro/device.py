@@ -67,7 +67,7 @@ def keep_memory() -> None:
     """Keep freed memory in this process, instead of returning it to the system and asking for it at every step.
 
     glibc maps every tensor over 32 MiB afresh and unmaps it when freed, so that each step touches its pages for the
-    first time; LOG.md gives the cost. Without glibc this does nothing.
+    first time; docs/log.md gives the cost. Without glibc this does nothing.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
