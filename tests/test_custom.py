@@ -464,7 +464,7 @@ def test_a_layer_to_which_it_does_not_apply_has_weight_normalization():
 
 def test_several_values_of_an_option_are_several_runs(mine, wnrepro, monkeypatch, tmp_path):
     seen: list[Settings] = []
-    monkeypatch.setattr("wnrepro.cli.run_all", lambda _experiment, planned, **_: seen.extend(planned) or 0)
+    monkeypatch.setattr("wnrepro.cli.run_all", lambda _cls, planned, _options: seen.extend(planned) or 0)
     text = mine(MEAN)
     wnrepro("cifar", "--param", f"all,{text}", "--lr", 0.001, "--lr", 0.003, "--lr", 0.001, "--seed", 1, "--seed", 2)
     (own,) = custom.params([text])

@@ -58,7 +58,7 @@ from wnrepro.reproduce.plan import (
 from wnrepro.reproduce.work import Event, Job
 from wnrepro.runs.directory import PUBLISHED, write_json
 from wnrepro.runs.run import Run
-from wnrepro.settings import GAMES, PARAMS, SCALE_NAMES, SETTINGS, scale_settings, settings_from
+from wnrepro.settings import GAMES, PARAMS, SCALE_NAMES, SETTINGS, Settings, scale_settings, settings_from
 
 CPU = torch.device("cpu")
 HERE = "A processor, 2 threads"
@@ -1230,11 +1230,8 @@ def test_ctrl_c_ends_the_grid_in_a_sentence(tmp_path):
             "enduro --scale short",
             "reproduce enduro: unknown at scale short; give some of cifar, cvae, draw, dqn, mnist, ",
         ),
-        ("--scale large", "--scale large: unknown; give one of paper, short, quick"),
-        ("--engine slurm", "--engine slurm: unknown; give one of local, ray"),
         ("--address host:1", "--address: needs --engine ray"),
         ("--bring-back", "--bring-back: needs --engine ray"),
-        ("--precision fp8", "--precision fp8: unknown"),
         ("--precision tf32 --scale quick --device cpu", "--precision tf32: only a GPU has it"),
         ("--device tpu", "--device tpu: no such device"),
         ("draw --scale short --data-dir {tmp}", "binarized_mnist is not complete in {tmp}"),
@@ -1332,8 +1329,8 @@ def test_on_a_gpu_the_precision_is_that_in_which_each_experiment_is_judged(
     def folders() -> list[str]:
         return [row["run"] for row in json.loads(run(*command)[1])["grid"]]
 
-    def run_all(experiment: str, settings: list[Any], **_: object) -> int:
-        alone.extend(str(Planned(experiment, "quick", each, ()).directory(gpus).folder) for each in settings)
+    def run_all(cls: type[Settings], settings: list[Any], _: object) -> int:
+        alone.extend(str(Planned(cls.name, "quick", each, ()).directory(gpus).folder) for each in settings)
         return 0
 
     monkeypatch.setattr(preflight, "GPU_FILES", (str(tmp_path / "nvidia[1-9]"),))

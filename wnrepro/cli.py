@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Torch is imported inside the commands alone, so that --help is fast."""
+"""The command line: parse, call, print. Torch is imported inside the commands only, so that --help is fast."""
 
 import atexit
 import contextlib
@@ -6,39 +6,46 @@ import dataclasses
 import functools
 import inspect
 import io
-import itertools
 import json
+import operator
 import os
 import shlex
 import signal
 import sys
-import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from wnrepro import errors
 from wnrepro.errors import DiskError, UserError, complain, describe
+from wnrepro.options import (
+    PARAM_FORMS,
+    DataDir,
+    Device,
+    Json,
+    ParamCode,
+    PrecisionName,
+    Quiet,
+    Results,
+    RunFolder,
+    RunOptions,
+    Scale,
+    ScaleName,
+    command_parameters,
+    given_settings,
+)
 from wnrepro.preflight import (
-    available_binarization,
+    check_choice,
     check_params,
     check_results,
+    complete_settings,
     import_uninterrupted,
     is_gpu,
     load_params,
 )
-from wnrepro.settings import (
-    ABOUT,
-    PARAMS,
-    PRECISIONS,
-    SCALE_NAMES,
-    SETTINGS,
-    Settings,
-    option,
-    scale_settings,
-)
+from wnrepro.settings import PRECISIONS, SETTINGS, Settings
 from wnrepro.text import printable
 
 app = typer.Typer(
@@ -49,203 +56,56 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="The data sets: what is there, and fetching them.", no_args_is_help=True)
+data_app = typer.Typer(help="The data sets: their state, and downloads.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="where runs and reports live")]
-DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", metavar="DIR", help="where the data sets live; or WNREPRO_DATA")
-]
-Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="what computes")]
-Code = Annotated[
-    str | None,
-    typer.Option("--param", metavar="FILE.py:CLASS", help="the code of the run's parameterization, if it is yours"),
-]
-Json = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
-Scale = Annotated[str, typer.Option("--scale", metavar="|".join(SCALE_NAMES), help="how much of the paper to run")]
-
-RUN_OPTIONS: dict[str, Any] = {
-    "scale": (Scale, "paper"),
-    "results": (Results, Path("results")),
-    "data_dir": (DataDir, None),
-    "device": (Device, "auto"),
-    "resume": (
-        Annotated[bool, typer.Option("--resume/--fresh", help="continue an unfinished run, or start it over")],
-        True,
-    ),
-    "yes": (
-        Annotated[bool, typer.Option("--yes", help="with --fresh: do not ask before removing a run")],
-        False,
-    ),
-    "quiet": (Annotated[bool, typer.Option("--quiet", help="print nothing but errors")], False),
-    "as_json": (Json, False),
-}
-PARAM = "|".join([*PARAMS, "all", "FILE.py:CLASS"])
-IMPORTANCE_SAMPLES: dict[str, Any] = {
-    "importance_samples": (
-        Annotated[
-            int | None,
-            typer.Option(
-                "--importance-samples",
-                min=1,
-                metavar="K",
-                help="after the last epoch, estimate log p(x) of the test images by K samples each",
-            ),
-        ],
-        None,
-    ),
-}
 
 
 @app.callback()
 def common(
     debug: Annotated[
-        bool, typer.Option("--debug", help="show an error's traceback too; anywhere among a command's words")
+        bool, typer.Option("--debug", help="also show an error's traceback; allowed anywhere in a command")
     ] = False,
 ) -> None:
     errors.DEBUG = debug
 
 
-def default_text(experiment: str, field: dataclasses.Field[Any]) -> str:
-    """A setting's default at every scale, for its help."""
-    if field.name == "lr" and any(experiment in ABOUT[param].lr for param in PARAMS):
-        rates = {param: ABOUT[param].lr.get(experiment, field.default) for param in PARAMS}
-        return "; default: " + ", ".join(f"{param} {lr:g}" for param, lr in rates.items())
-    cls = SETTINGS[experiment]
-    if field.name == "init":
-        return f"; default: {cls.init_default}"
-    if field.name == "precision":
-        return f"; default: {field.default}, on a GPU {cls.gpu_precision}"
-    if field.name == "param" or field.default is None:
-        return ""
-
-    def text(value: Any) -> str:
-        return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-    parts = tuple(cls.models) if cls.part_scales else (None,)
-    defaults = []
-    for part in parts:
-        if field.metadata.get("only", part) != part:
-            continue
-        values = [
-            (name, text(changes[field.name]))
-            for name in SCALE_NAMES
-            if (changes := cls.scale_changes(name, part)).get(field.name) is not None
-        ]
-        at_paper = dict(values).pop("paper", text(field.default))
-        others = [f"{name} {value}" for name, value in values if value != at_paper]
-        defaults.append(", ".join([at_paper, *others]))
-    if len(set(defaults)) > 1:
-        defaults = [f"{part} {default}" for part, default in zip(parts, defaults, strict=True)]
-    return f"; default: {'; '.join(dict.fromkeys(defaults))}"
+# ------------------------------------------------------------------------------- one experiment
 
 
-def is_tuple(kind: Any) -> bool:
-    """Whether a setting is several numbers."""
-    return typing.get_origin(kind) is tuple
+def experiment_command(cls: type[Settings]) -> Callable[..., None]:
+    """Return the command of an experiment, with an option for each of its settings."""
 
-
-def one_of(kind: Any) -> Any:
-    """A setting's type without None."""
-    return next(one for one in typing.get_args(kind) or (kind,) if one is not type(None))
-
-
-def run_command(experiment: str) -> Callable[..., None]:
-    """The command of an experiment: an option for each of its settings, made from the dataclass."""
-
-    cls = SETTINGS[experiment]
-    run_options = RUN_OPTIONS | (IMPORTANCE_SAMPLES if cls.estimates_likelihood else {})
-
-    def command(**options: Any) -> None:
-        common = {name: options.pop(name) for name in run_options}
-        if common["scale"] not in SCALE_NAMES:
-            raise UserError(f"--scale {common['scale']}: unknown; give one of {', '.join(SCALE_NAMES)}")
-        given: dict[str, Any] = {name: options[name] for name in kinds if options[name] not in (None, [])}
+    def command(**given: Any) -> None:
+        names = {field.name for field in dataclasses.fields(RunOptions)}
+        options = RunOptions(**{name: given.pop(name) for name in names & given.keys()})
+        given = {name: value for name, value in given.items() if value not in (None, [])}
         given["param"] = load_params(given["param"])
-        if cls.part and "all" in given.get(cls.part, ()):
-            given[cls.part] = list(cls.models)
-        changes = {
-            name: [tuple(value)] if is_tuple(kinds[name]) else [value] if kinds[name] is bool else dict.fromkeys(value)
-            for name, value in given.items()
-        }
+        planned = list(given_settings(cls, options.scale, given))
+        on_gpu = "precision" not in given and is_gpu(options.device)
+        planned = complete_settings(planned, given, on_gpu, options.data_dir, options.quiet or options.as_json)
+        raise typer.Exit(run_all(cls, planned, options))
 
-        def plan() -> list[Any]:
-            each = (dict(zip(changes, values, strict=True)) for values in itertools.product(*changes.values()))
-            return [scale_settings(experiment, common["scale"], **these) for these in each]
-
-        planned = plan()
-        if "binarization" in options and "binarization" not in changes:
-            changes["binarization"] = [
-                available_binarization(planned[0], common["data_dir"], common["quiet"] or common["as_json"])
-            ]
-        if "precision" not in changes and is_gpu(common["device"]):
-            changes["precision"] = [cls.gpu_precision]
-        raise typer.Exit(run_all(experiment, plan(), **common))
-
-    parameters = []
-    hints = typing.get_type_hints(cls)
-    kinds = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
-    for field in dataclasses.fields(cls):
-        choices: tuple[str, ...] = field.metadata.get("choices", ())
-        if field.name == cls.part:
-            choices += ("all",)
-        name = option(field)
-        typed = typer.Option(
-            f"{name}/--no-{name[2:]}" if kinds[field.name] is bool else name,
-            metavar=PARAM if field.name == "param" else "|".join(choices) or None,
-            help=f"{field.metadata['help']} ({field.metadata['source']}{default_text(experiment, field)})",
-        )
-        kind: Any = kinds[field.name]
-        if kind is not bool:  # several values: one setting of whole numbers, or several runs
-            kind = list[int] if is_tuple(kind) else list[one_of(kind)]  # type: ignore[misc]
-        default: Any = inspect.Parameter.empty
-        if field.name != "param":
-            kind, default = kind | None, None
-        annotation = Annotated[kind, typed]
-        parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-        )
-    for name, (annotation, default) in run_options.items():
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-        )
+    parameters = command_parameters(cls)
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__doc__ = cls.__doc__
     return command
 
 
-for name in SETTINGS:
-    app.command(name)(run_command(name))
+def add_experiments() -> None:
+    """Add a command for every registered experiment that has none yet."""
+    known = {command.name for command in app.registered_commands}
+    for name, cls in SETTINGS.items():
+        if name not in known:
+            app.command(name)(experiment_command(cls))
 
 
-def confirmed(question: str) -> bool:
-    """The answer of whoever sits at the terminal; no answer is a no."""
-    try:
-        return typer.confirm(question)
-    except typer.Abort as error:
-        raise typer.Exit(130 if isinstance(error.__context__, KeyboardInterrupt) else 1) from None
+add_experiments()
 
 
-def run_all(
-    experiment: str,
-    planned: list[Any],
-    *,
-    scale: str,
-    results: Path,
-    data_dir: Path | None,
-    device: str,
-    resume: bool,
-    yes: bool,
-    quiet: bool,
-    as_json: bool,
-    importance_samples: int | None = None,
-) -> int:
-    """Run these settings one after the other; the exit code: 0, 1 where a run failed, 130 after Ctrl-C.
-
-    A CUDA graph that cannot be captured ends them all: nothing can be computed in its process from then on.
-    """
-    check_results(results)
+def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOptions) -> int:
+    """Run these settings one after the other; return the exit code: 0, 1 where a run failed, 130 after Ctrl-C."""
+    check_results(options.results)
     import_uninterrupted("torch")
     from rich.console import Console
 
@@ -255,58 +115,64 @@ def run_all(
     from wnrepro.progress import Show
     from wnrepro.runs.run import Run
 
-    console = Console(quiet=quiet or as_json)
-    where, kind = choose_device(device), experiment_class(experiment)
+    silent = options.quiet or options.as_json
+    console = Console(quiet=silent)
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    device, experiment_cls = choose_device(options.device), experiment_class(cls.name)
     for settings in planned:
-        kind.check(settings, data_dir, where)
-    check_params({(experiment, settings.param) for settings in planned})
-    todo = [Run(results, experiment, scale, settings) for settings in planned]
-    if not resume and not yes:
-        there = [str(run.folder) for run in todo if run.folder.exists()]
-        if there and not (sys.stdin and sys.stdin.isatty()):
-            raise UserError(f"--fresh would remove {', '.join(there)}: add --yes to do so")
-        if there and not confirmed(f"Remove {', '.join(there)} and start over?"):
-            raise typer.Exit(1)
+        experiment_cls.check(settings, options.data_dir, device)
+    check_params((cls.name, settings.param) for settings in planned)
+    runs = [Run(options.results, cls.name, options.scale, settings) for settings in planned]
+    if not options.resume and not options.yes:
+        confirm_removal([str(run.folder) for run in runs if run.folder.exists()])
 
-    records, failed, lost = [], False, False
-    for run, settings in zip(todo, planned, strict=True):
-        if lost:
+    records, failed, capturable = [], False, True
+    for run in runs:
+        if not capturable:  # after a failed capture nothing can be computed in this process
             break
-        status = run.finished() if resume else None
-        load = functools.partial(kind.load, settings, data_dir, where)
+        load = functools.partial(experiment_cls.load, run.settings, options.data_dir, device)
+        status = run.finished() if options.resume else None
         if status is None:
-            with run, Show(console, run.name, settings.epochs, quiet or as_json, settings.unit) as show:
-                if not resume:
+            with run, Show(console, run.name, run.settings.epochs, silent, cls.unit) as show:
+                if not options.resume:
                     run.clear()
                 try:
                     status = run.execute(load, show)["status"]
                 except UserError:
                     raise
                 except KeyboardInterrupt:
-                    complain(
-                        f"wnrepro: {run.folder} interrupted; the same command again continues after its last epoch"
-                    )
+                    complain(f"wnrepro: {run.folder}: interrupted; run the same command again to continue")
                     return 130
                 except Exception as error:
-                    status, failed, lost = "failed", True, capture_failed(error)
+                    status, failed, capturable = "failed", True, not capture_failed(error)
                     complain(f"{run.folder}: failed, {describe(error)}", error)
-        if importance_samples and status == "done":
-            with run, console.status(f"{run.name}: {importance_samples} samples an image"):
-                facts = run.add_facts(load, lambda trained: trained.log_likelihood(importance_samples))["facts"]
-            console.print(
-                f"{run.folder}: log p(x) ≈ {facts['log_likelihood_nats']:.2f} nats, by {importance_samples} samples an "
-                "image",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+        if options.importance_samples and status == "done":
+            k = options.importance_samples
+            with run, console.status(f"{run.name}: {k} samples for each image"):
+                facts = run.add_facts(load, operator.methodcaller("log_likelihood", k))["facts"]
+            say(f"{run.folder}: log p(x) ≈ {facts['log_likelihood_nats']:.2f} nats, by {k} samples for each image")
         record = run.record() or {}
         records.append({"run": str(run.folder), **record})
         message = f" ({printable(record['message'], 300)})" if record.get("message") else ""
-        console.print(printable(f"{run.folder}: {status}{message}"), markup=False, highlight=False, soft_wrap=True)
-    if as_json:
+        say(printable(f"{run.folder}: {status}{message}"))
+    if options.as_json:
         print(json.dumps(records, indent=2))
     return 1 if failed else 0
+
+
+def confirm_removal(folders: list[str]) -> None:
+    """Exit unless the user agrees that these folders are removed."""
+    if not folders:
+        return
+    if not (sys.stdin and sys.stdin.isatty()):
+        raise UserError(f"--fresh would remove {', '.join(folders)}: add --yes to do so")
+    try:
+        typer.confirm(f"Remove {', '.join(folders)} and start over?", abort=True)
+    except typer.Abort as error:
+        raise typer.Exit(130 if isinstance(error.__context__, KeyboardInterrupt) else 1) from None
+
+
+# ------------------------------------------------------------------------------- all experiments
 
 
 @app.command()
@@ -315,80 +181,67 @@ def reproduce(
         list[str] | None,
         typer.Argument(
             metavar="[EXPERIMENT]...",
-            help=f"of {', '.join(SETTINGS)}; a data set of cvae or a game of dqn for that alone; a claim, table or "
-            "figure, such as C10, table2, figure1, for the runs that serve it; without any, all",
+            help=f"of {', '.join(SETTINGS)}; a data set of cvae or a game of dqn; or a claim, table or figure, such as "
+            "C10, table2, figure1, for the runs behind it; default: all",
         ),
     ] = None,
     scale: Scale = "paper",
-    plan: Annotated[
-        bool, typer.Option("--plan", help="only say what is done, what is left, and what that takes here")
-    ] = False,
-    engine: Annotated[
-        str, typer.Option("--engine", metavar="local|ray", help="this machine, or a Ray cluster")
-    ] = "local",
+    plan: Annotated[bool, typer.Option("--plan", help="only print the state of every run and the time left")] = False,
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="this machine, or a Ray cluster")] = "local",
     address: Annotated[
-        str | None, typer.Option("--address", metavar="HOST:PORT", help="with --engine ray: the cluster's head")
+        str | None, typer.Option(metavar="HOST:PORT", help="with --engine ray: the cluster's head")
     ] = None,
     bring_back: Annotated[
         bool,
         typer.Option(
             "--bring-back",
-            help="with --engine ray: the nodes do not share the results folder; bring each run's files here after "
-            "every epoch",
+            help="with --engine ray: copy each run's files here after every epoch, for nodes that do not share the "
+            "results folder",
         ),
     ] = False,
     jobs: Annotated[
         int | None,
         typer.Option(
-            "--jobs",
             min=1,
-            help="runs side by side, at most; default: --jobs-per-gpu on every GPU or, without one, one a processor "
-            "as far as there are 4 GB of memory for each; on a CPU each computes with one thread (OMP_NUM_THREADS "
-            "gives all of them more), so that no row depends on their number",
+            help="runs side by side, at most; default: --jobs-per-gpu on every GPU or, without a GPU, one for each "
+            "processor and 4 GB of memory; on a CPU each run computes with one thread (OMP_NUM_THREADS sets more), so "
+            "that results do not depend on the number of jobs",
         ),
     ] = None,
     jobs_per_gpu: Annotated[
         int | None,
         typer.Option(
-            "--jobs-per-gpu",
             min=1,
-            help="runs side by side on a GPU; default: what took the most steps a second by `wnrepro bench` there, as "
-            "far as its memory allows, or 1; without nvidia-cuda-mps-control, by which they share it, 1",
+            help="runs side by side on a GPU; default: the fastest number by `wnrepro bench` on that GPU that fits "
+            "into its memory, else 1; without nvidia-cuda-mps-control: 1",
         ),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(
-            "--budget",
-            metavar="TIME",
-            help="such as 90s, 25m, 8h or 1h30m: end by then, and start nothing that could not write a checkpoint",
-        ),
+        typer.Option(metavar="TIME", help="end within this time, such as 90s, 25m, 8h or 1h30m, at finished epochs"),
     ] = None,
     precision: Annotated[
-        str | None,
+        PrecisionName | None,
         typer.Option(
-            "--precision",
-            metavar="|".join(PRECISIONS),
-            help=f"of all runs; default: {PRECISIONS[0]}, on a GPU "
-            + ", ".join(f"{cls.gpu_precision} for {name}" for name, cls in SETTINGS.items()),
+            help="of all runs; default: fp32, on a GPU "
+            + ", ".join(f"{cls.gpu_precision} for {name}" for name, cls in SETTINGS.items())
         ),
     ] = None,
     param: Annotated[
         list[str] | None,
         typer.Option(
-            "--param",
-            metavar=PARAM,
-            help="the runs with these parameterizations alone; one of yours has those of wn, but for the variants of g "
-            "and ‖v‖; default: all of the paper's",
+            metavar=PARAM_FORMS,
+            help="only runs with these parameterizations; a custom one gets wn's runs, without the variants of g and "
+            "‖v‖; default: all of the paper's",
         ),
     ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     results: Results = Path("results"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Every run that the paper needs: does what is missing, and goes on where it stopped."""
+    """Compute every run that the paper needs and that is not finished yet."""
     from wnrepro.reproduce.command import reproduce
 
     code = reproduce(
@@ -414,233 +267,185 @@ def reproduce(
 
 @app.command()
 def report(
-    scale: Annotated[
-        str | None,
-        typer.Option("--scale", metavar="|".join(SCALE_NAMES), help="one scale; without it, all there are"),
-    ] = None,
+    scale: Annotated[ScaleName | None, typer.Option(help="default: every scale with runs")] = None,
     precision: Annotated[
-        str | None,
-        typer.Option(
-            "--precision",
-            metavar="|".join(PRECISIONS),
-            help="judge the runs in it alone; without it, of each data set and game those in the first that it has",
-        ),
+        PrecisionName | None,
+        typer.Option(help="judge only runs in it; default: for each data set and game the first one with runs"),
     ] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="of the runs that this repository publishes, in <results>/published")
+        bool, typer.Option("--published", help="use the runs that this repository publishes, in <results>/published")
     ] = False,
     check: Annotated[
         bool,
         typer.Option(
             "--check",
-            help="only check that every run's files fit, exit 1 if not; and say of each claim whether its rule was "
-            "committed before its runs",
+            help="only check that every run's files are consistent, exit 1 if not; and print for each claim whether "
+            "its rule was committed before its runs",
         ),
     ] = False,
     compare: Annotated[
         Path | None,
-        typer.Option(
-            "--compare",
-            metavar="OTHER_RESULTS",
-            help="only compare with the runs of another results folder: numbers, what differs, verdicts",
-        ),
+        typer.Option(metavar="OTHER_RESULTS", help="only compare with the runs of another results folder"),
     ] = None,
     export: Annotated[
-        str | None,
-        typer.Option("--export", metavar="latex", help="also a folder latex/, to \\input into a paper"),
+        Literal["latex"] | None, typer.Option(help="also write a folder latex/, to \\input into a paper")
     ] = None,
     serve: Annotated[
-        bool,
-        typer.Option("--serve", help="only show the page at an address of this machine, renewed while runs train"),
+        bool, typer.Option("--serve", help="only serve the page on this machine, updated while runs train")
     ] = False,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="of --serve; 0: one that is free")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of --serve; 0: any free port")] = 8000,
     results: Results = Path("results"),
 ) -> None:
-    """Tables, figures and a verdict on every claim, from your own runs under --results."""
+    """Write tables, figures and a verdict on every claim, from your own runs under --results."""
     check_results(results, must_exist=True)
+    if [check, serve, compare is not None, export is not None].count(True) > 1:
+        raise UserError("--check, --compare, --export and --serve exclude each other; give one of them")
     import_uninterrupted("wnrepro.report")
     from wnrepro import report as reports
     from wnrepro.reproduce.grid import commands
     from wnrepro.runs.directory import PUBLISHED
 
-    if scale is not None and scale not in SCALE_NAMES:
-        raise UserError(f"--scale {scale}: unknown; give one of {', '.join(SCALE_NAMES)}")
-    if precision is not None and precision not in PRECISIONS:
-        raise UserError(f"--precision {precision}: unknown; give one of {', '.join(PRECISIONS)}")
-    if export not in (None, "latex"):
-        raise UserError(f"--export {export}: unknown; give latex")
-    if [check, serve, compare is not None, export is not None].count(True) > 1:
-        raise UserError("--check, --compare, --export and --serve: each stands alone; give one of them")
-    shown = results / PUBLISHED
-    if published and not shown.is_dir():
-        raise UserError(f"--published: there is no folder {shown}; run this in a clone of the repository")
-    folder, at = shown if published else results, f" at scale {scale}" if scale else ""
-
-    def told(scale: str) -> dict[str, str]:
-        """The commands of claims; for the published runs they compute one's own."""
-        more = "" if published or results == Path("results") else f" --results {shlex.quote(str(results))}"
-        return {claim: command + more for claim, command in commands(scale).items()}
-
     def scales_in(folder: Path) -> list[str]:
         return [name for name in reports.scales_with_runs(folder) if scale in (None, name)]
 
+    published_folder, at = results / PUBLISHED, f" at scale {scale}" if scale else ""
+    if published and not published_folder.is_dir():
+        raise UserError(f"--published: there is no folder {published_folder}; run this in a clone of the repository")
+    folder = published_folder if published else results
     scales = scales_in(folder)
-    if not scales and not published and shown.is_dir() and scales_in(shown):
-        raise UserError(f"--results {results}: holds no runs of your own{at}; add --published for those in {shown}")
+    if not scales and not published and published_folder.is_dir() and scales_in(published_folder):
+        raise UserError(f"--results {results}: no runs of your own{at}; add --published for those of the repository")
     if not scales:
         command = f"wnrepro cifar --param all --scale {scale or 'quick'}"
-        raise UserError(f"--results {folder}: holds no runs{at}; run `{command}` first")
+        raise UserError(f"--results {folder}: no runs{at}; run `{command}` first")
+
+    def commands_of(name: str) -> dict[str, str]:
+        """Return the command that computes the runs of each claim, into the reader's own results."""
+        own = "" if published or results == Path("results") else f" --results {shlex.quote(str(results))}"
+        return {claim: command + own for claim, command in commands(name).items()}
+
     if compare is not None:
-        for name in comparable(folder, compare, scales_in, at):
+        if not compare.is_dir():
+            raise UserError(f"--compare {compare}: no such folder; give a folder of results")
+        both = [name for name in scales if name in scales_in(compare)]
+        if not both:
+            raise UserError(f"--compare {compare}: no runs at a scale of {folder}{at}; give another folder")
+        if any(os.path.samefile(folder / name, compare / name) for name in both):
+            raise UserError(f"--compare {compare}: has the same files as {folder}; give another folder")
+        for name in both:
             summary, path = reports.write_comparison(folder, compare, name, precision)
             print(*map(printable, [f"scale {name}", *summary, str(path)]), sep="\n")
-        return
-    if check:
+    elif check:
         problems = [problem for name in scales for problem in reports.check(folder, name)]
         rules = [f"scale {name}, {rule}" for name in scales for rule in reports.rules(folder, name, precision)]
-        checked = problems or [f"every run's files fit: scale {', '.join(scales)}"]
+        checked = problems or [f"every run's files are consistent: scale {', '.join(scales)}"]
         print(*map(printable, [*checked, *rules]), sep="\n")
         raise typer.Exit(1 if problems else 0)
-    if serve:
+    elif serve:
         from wnrepro.report.serve import Server
 
-        name = scales[0]
-        server = Server(
-            folder,
-            name,
-            lambda version: reports.live_page(version, folder, name, precision, told(name)),
-            port,
-            complain,
-        )
-        print(f"{server.url} shows scale {name}; Ctrl-C ends it", flush=True)
-        with server, contextlib.suppress(KeyboardInterrupt):
+        def make(version: str) -> str:
+            return reports.live_page(version, folder, scales[0], precision, commands_of(scales[0]))
+
+        with Server(folder, scales[0], make, port, complain) as server, contextlib.suppress(KeyboardInterrupt):
+            print(f"{server.url} shows scale {scales[0]}; Ctrl-C ends it", flush=True)
             server.serve_forever()
-        return
-    for name in scales:
-        print(*reports.write_report(folder, name, precision, told(name), export is not None), sep="\n")
+    else:
+        for name in scales:
+            paths = reports.write_report(folder, name, precision, commands_of(name), export is not None)
+            print(*paths, sep="\n")
 
 
-def comparable(folder: Path, other: Path, scales_in: Callable[[Path], list[str]], at: str) -> list[str]:
-    """The scales of which both folders have runs. UserError where there is none, or the folders are the same."""
-    if not os.path.isdir(other):
-        raise UserError(f"--compare {other}: is no folder; give one of results")
-    ours, theirs = scales_in(folder), scales_in(other)
-    if not theirs:
-        raise UserError(f"--compare {other}: holds no runs{at}; give a folder that does")
-    shared = [name for name in ours if name in theirs]
-    if not shared:
-        scales = f"{', '.join(theirs)}; {folder}: {', '.join(ours)}"
-        raise UserError(f"--compare {other}: shares no scale with {folder} ({scales}); give another folder")
-    if any(os.path.samefile(folder / name, other / name) for name in shared):
-        raise UserError(f"--compare {other}: has the same files as {folder}; give another folder")
-    return shared
+# ------------------------------------------------------------------------------- one run
 
 
-def shown_on(settings: Settings, device_type: str) -> Settings:
-    """Those with which a trained model is shown on this device: tf32, which a CPU lacks, is fp32 there."""
-    on_cpu = settings.precision == "tf32" and device_type == "cpu"
-    return dataclasses.replace(settings, precision="fp32") if on_cpu else settings
-
-
-def having(method: str) -> str:
-    """The experiments whose class has a method."""
+def open_trained(folder: Path, method: str, device: str, param: str | None) -> tuple[Any, type[Any], Settings, Any]:
+    """Return a run whose model has this method, its experiment's class, its settings here, and the device."""
+    import_uninterrupted("torch")
+    from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
+    from wnrepro.runs.run import open_run
 
-    return " or ".join(name for name in SETTINGS if hasattr(experiment_class(name), method))
+    if param is not None:
+        load_params([param])
+    run = open_run(folder)
+    experiment_cls, torch_device = experiment_class(run.experiment), choose_device(device)
+    if not hasattr(experiment_cls, method):
+        others = " or ".join(name for name in SETTINGS if hasattr(experiment_class(name), method))
+        raise UserError(f"{folder}: {run.experiment} has no {method}; give a run of {others}")
+    if run.finished() == "diverged":
+        raise UserError(f"{folder}: the run diverged and has no {method}; give another run")
+    settings = run.settings
+    if settings.precision == "tf32" and torch_device.type == "cpu":  # a CPU has no tf32
+        settings = dataclasses.replace(settings, precision="fp32")
+    return run, experiment_cls, settings, torch_device
 
 
 @app.command()
 def sample(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N")],
-    count: Annotated[int, typer.Option("--count", min=1, max=1000, help="samples, and reconstructions")] = 64,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**53, help="seed of the latent noise")] = 1,
-    param: Code = None,
+    run: RunFolder,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="samples, and reconstructions")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**53, help="seed of the latent noise")] = 1,
+    param: ParamCode = None,
     data_dir: DataDir = None,
     device: Device = "auto",
 ) -> None:
-    """Samples of a trained model, and reconstructions beside their originals, as PNG files in the run's directory; of
-    DRAW a GIF too, of samples being drawn.
+    """Write samples and reconstructions of a trained model as PNG files into the run's directory; for DRAW also a GIF
+    of samples being drawn.
     """
-    import_uninterrupted("torch")
-    from wnrepro.device import choose_device
-    from wnrepro.experiments import experiment_class
+    opened, experiment_cls, settings, torch_device = open_trained(run, "pictures", device, param)
     from wnrepro.runs.media import write_pictures
-    from wnrepro.runs.run import open_run
 
-    if param is not None:
-        load_params([param])
-    there = open_run(run)
-    kind, where = experiment_class(there.experiment), choose_device(device)
-    if not hasattr(kind, "pictures"):
-        others = having("pictures")
-        raise UserError(f"{run}: a run of {there.experiment}, which generates no images; give one of {others}")
-    settings = shown_on(there.settings, where.type)
-    kind.check(settings, data_dir, where)
-    if there.finished() == "diverged":
-        raise UserError(f"{run}: the run diverged, its model has no images to show; give another")
-    with there:
-        trained = kind.load(settings, data_dir, where)
-        there.restore(trained)
-        for path in write_pictures(there.folder, trained.pictures(count, seed)):
-            print(path)
+    experiment_cls.check(settings, data_dir, torch_device)
+    with opened:
+        trained = experiment_cls.load(settings, data_dir, torch_device)
+        opened.restore(trained)
+        print(*write_pictures(opened.folder, trained.pictures(count, seed)), sep="\n")
 
 
 @app.command()
 def watch(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N")],
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**53, help="seed of the game and of its ε-greedy play")
-    ] = 1,
-    seconds: Annotated[int, typer.Option("--seconds", min=1, max=1800, help="of the game at most")] = 120,
-    param: Code = None,
+    run: RunFolder,
+    seed: Annotated[int, typer.Option(min=0, max=2**53, help="seed of the game and of its ε-greedy play")] = 1,
+    seconds: Annotated[int, typer.Option(min=1, max=1800, help="of the game at most")] = 120,
+    param: ParamCode = None,
     device: Device = "auto",
 ) -> None:
-    """A test game of a trained DQN, in colour and with its score, as game.gif in the run's directory."""
-    import_uninterrupted("torch")
+    """Film a test game of a trained DQN, in colour and with its score, as game.gif in the run's directory."""
+    opened, experiment_cls, settings, torch_device = open_trained(run, "film", device, param)
     from rich.console import Console
 
-    from wnrepro.device import choose_device
-    from wnrepro.experiments import experiment_class
     from wnrepro.runs.media import write_film
-    from wnrepro.runs.run import open_run
 
-    if param is not None:
-        load_params([param])
-    there = open_run(run)
-    kind, where = experiment_class(there.experiment), choose_device(device)
-    if not hasattr(kind, "film"):
-        raise UserError(f"{run}: a run of {there.experiment}, which plays no game; give one of {having('film')}")
-    if there.finished() == "diverged":
-        raise UserError(f"{run}: the run diverged, its network plays no game; give another")
-    with there, Console(stderr=True).status("playing"):
-        trained = kind.load(shown_on(there.settings, where.type), None, where)
-        there.restore(trained)
+    with opened, Console(stderr=True).status("playing"):
+        trained = experiment_cls.load(settings, None, torch_device)
+        opened.restore(trained)
         title = f"{trained.settings.game} {trained.settings.param}"
-        path, last = write_film(there.folder, trained.film(seed, seconds), title)
-    end = f", {last.steps} steps, game over" if last.over else f" after {seconds} s of play (the game went on)"
+        path, last = write_film(opened.folder, trained.film(seed, seconds), title)
+    end = f", {last.steps} steps, game over" if last.over else f" after {seconds} s of play, game not over"
     print(f"{path}\n{last.score:.0f} points{end}")
 
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N")],
+    run: RunFolder,
     tensorboard: Annotated[
-        Path | None,
+        Path,
         typer.Option(
-            "--tensorboard",
             metavar="DIR",
             help="write a TensorBoard event file into DIR/<experiment>/<variant>/seed-N: metrics.csv, layers.csv, "
-            "kl_steps.csv and the settings; a step is an epoch, of dqn an agent step",
+            "kl_steps.csv and the settings; a step is an epoch, for dqn an agent step",
         ),
-    ] = None,
+    ],
 ) -> None:
-    """A run's tables and settings for another program, as far as the run got."""
-    if tensorboard is None:
-        raise UserError("--tensorboard: missing; give the folder for the event files")
+    """Convert a run's tables and settings for another program."""
     import_uninterrupted("wnrepro.export")
     from wnrepro.export import write_events
 
     print(write_events(run, tensorboard))
+
+
+# ------------------------------------------------------------------------------- bench, data, doctor
 
 
 @app.command()
@@ -648,38 +453,36 @@ def bench(
     experiment: Annotated[
         str,
         typer.Argument(
-            metavar="|".join([*SETTINGS, "all"]), help="the experiment to time; cvae is MNIST's, dqn plays Breakout"
+            metavar="|".join([*SETTINGS, "all"]), help="the experiment to time; cvae on MNIST, dqn on Breakout"
         ),
     ] = "all",
-    rounds: Annotated[int, typer.Option("--rounds", min=2, help="steps timed of each contender")] = 20,
+    rounds: Annotated[int, typer.Option(min=2, help="steps timed of each contender")] = 20,
     precision: Annotated[
         list[str] | None,
-        typer.Option(
-            "--precision", metavar="|".join(PRECISIONS), help="without it: fp32, and those for which the device is made"
-        ),
+        typer.Option(metavar="|".join(PRECISIONS), help="default: fp32, and those with hardware support on the device"),
     ] = None,
     smoke: Annotated[
         bool,
         typer.Option(
             "--smoke",
-            help="instead, within a minute on a GPU: of every model and parameterization whether captured steps and "
-            "compiled gradients are the plain ones, ms a step, memory; exit 1 if not, or if nothing was captured",
+            help="instead, within a minute on a GPU: for every model and parameterization whether captured steps and "
+            "compiled gradients equal the plain ones, ms per step, memory; exit 1 if not, or if nothing was captured",
         ),
     ] = False,
     param: Annotated[
         list[str] | None,
-        typer.Option("--param", metavar=PARAM, help="of these beside normal and wn; default: all of the paper's"),
+        typer.Option(metavar=PARAM_FORMS, help="time these beside normal and wn; default: all of the paper's"),
     ] = None,
     device: Device = "auto",
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Step times of the parameterizations and of a plain PyTorch loop, and their distance from the floor."""
-    if experiment not in (*SETTINGS, "all"):
-        raise UserError(f"bench {experiment}: unknown; give one of {', '.join(SETTINGS)}, all")
+    """Time a step of each parameterization and of a plain PyTorch loop, and compare with the hardware's limit."""
+    check_choice("bench", experiment, (*SETTINGS, "all"))
     for name in precision or ():
-        if name not in PRECISIONS:
-            raise UserError(f"--precision {name}: unknown; give one of {', '.join(PRECISIONS)}")
+        check_choice("--precision", name, PRECISIONS)
+    if smoke and precision:
+        raise UserError("--precision: --smoke uses each experiment's own; leave out one of them")
     check_results(results)
     import_uninterrupted("torch")
     from rich.console import Console
@@ -689,32 +492,29 @@ def bench(
     from wnrepro.bench.ours import timed_settings
     from wnrepro.device import choose_device, set_precision
 
-    console, where = Console(stderr=True), choose_device(device)
+    console, torch_device = Console(stderr=True), choose_device(device)
     names = list(SETTINGS) if experiment == "all" else [experiment]
     params = load_params(param or ["all"])
-    check_params({(name, one) for name in names for one in params})
+    check_params((name, one) for name in names for one in params)
     if smoke:
-        if precision:
-            raise UserError("--precision: --smoke has that in which each experiment is judged; leave out one of them")
         with console.status("") as status:
-            rows = smoke_test.smoke(names, where, status.update, params)
+            rows = smoke_test.smoke(names, torch_device, status.update, params)
         print(json.dumps(rows, indent=2) if as_json else smoke_test.table(rows))
         raise typer.Exit(0 if all(row["good"] for row in rows) else 1)
-    precisions = precision or timing.fast_precisions(where)
+    precisions = precision or timing.fast_precisions(torch_device)
     for name in precisions:
-        set_precision(name, where)
+        set_precision(name, torch_device)
     for name in names:
         plain.check_plain(name)
     if not precision and "bf16" not in precisions:
-        console.print(
-            "bf16 left out: this processor has no instructions for it (--precision bf16 times it all the same)"
-        )
-    measured, path = {}, None
+        console.print("bf16 left out: this processor has no instructions for it (--precision bf16 times it anyway)")
+    measured: dict[str, Any] = {}
+    path = None
     for name in names:
         with console.status("") as status:
-            settings = timed_settings(name, where)
-            measured[name] = timing.measure(where, precisions, rounds, settings, status.update, params)
-        path = timing.store(results, name, measured[name], where, path)
+            settings = timed_settings(name, torch_device)
+            measured[name] = timing.measure(torch_device, precisions, rounds, settings, status.update, params)
+        path = timing.store(results, name, measured[name], torch_device, path)
         if not as_json:
             print(f"{name}\n{timing.table(measured[name])}\nwritten to {path}", flush=True)
     if as_json:
@@ -723,7 +523,7 @@ def bench(
 
 @data_app.command("status")
 def data_status(data_dir: DataDir = None, as_json: Json = False) -> None:
-    """What is there, its checksums verified, and the free space."""
+    """List the data sets' files, with their checksums verified, and the free space."""
     from wnrepro.data import files
 
     root, free = files.data_root(data_dir), files.free_bytes(files.data_root(data_dir))
@@ -736,15 +536,15 @@ def data_status(data_dir: DataDir = None, as_json: Json = False) -> None:
     for file in statuses:
         print(f"  {file.dataset:<16} {file.name:<28} {file.state:<8} {file.bytes / 1e6:8.1f} MB  {file.checksum}")
     if any(file.state != "present" for file in statuses):
-        print("`wnrepro data fetch` downloads what is missing or corrupt")
+        print("`wnrepro data fetch` downloads missing and corrupt files")
 
 
 @data_app.command("fetch")
 def data_fetch(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="data sets; without any, all")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="data sets; default: all")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Download what is missing or corrupt, and verify it."""
+    """Download missing and corrupt files, and verify them."""
     from wnrepro.data import files
 
     files.fetch(names or files.DATASETS, data_dir)
@@ -753,10 +553,10 @@ def data_fetch(
 
 @app.command()
 def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json: Json = False) -> None:
-    """Python, torch, GPU, data, ROMs, disk and memory: what is wrong, what it costs, how to mend it."""
+    """Check Python, torch, GPU, data, ROMs, disk and memory, and say how to repair what is wrong."""
     from wnrepro.doctor import diagnose
 
-    with contextlib.suppress(ImportError, OSError):  # which is a finding
+    with contextlib.suppress(ImportError, OSError):  # `diagnose` reports it
         import_uninterrupted("torch")
     findings = diagnose(data_dir, results)
     if as_json:
@@ -771,44 +571,44 @@ def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json
     raise typer.Exit(1 if any(finding.state == "problem" for finding in findings) else 0)
 
 
-# ------------------------------------------------------------------------------- what goes wrong
+# ------------------------------------------------------------------------------- the entry point
 
 
 def flush() -> None:
-    """Write out what was printed. Raises BrokenPipeError where nobody reads it, DiskError where a disk is full."""
-    if sys.stdout is None:
-        return
+    """Flush standard output; raise BrokenPipeError where its reader is gone, DiskError where a disk is full."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        with contextlib.suppress(OSError):  # the rest of it, which Python will try to write at its end
+        with contextlib.suppress(OSError):  # Python writes the rest when it exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
-        raise DiskError(f"standard output: {error.strerror}; make room there, or write elsewhere") from error
+        raise DiskError(f"standard output: {error.strerror}; free some space, or write elsewhere") from error
 
 
 def main() -> None:
-    """The entry point. Exit code 2 for a user's mistake, 1 for what else goes wrong, each with one sentence."""
+    """Run the command line; exit with 2 after a user's mistake, 1 after another error, 130 after Ctrl-C."""
+    add_experiments()
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
-    debug = "--debug" in words[:end]
+    debug = ["--debug"] if "--debug" in words[:end] else []
     words = [word for word in words[:end] if word != "--debug"] + words[end:]
     command = next((f" {word}" for word in words if not word.startswith("-")), "")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal may lack the letter, a file's name have none
+            stream.reconfigure(errors="backslashreplace")  # for letters that the terminal cannot encode
     try:
         try:
-            app(["--debug"] * debug + words, prog_name="wnrepro")
+            app(debug + words, prog_name="wnrepro")
         finally:
-            atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python ends is no traceback
-            flush()
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # no traceback if Ctrl-C hits the exit
+            if sys.stdout is not None:
+                flush()
     except UserError as error:
         complain(f"wnrepro: {error}", error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
-        complain("wnrepro: interrupted; give the same command again", error)
+        complain("wnrepro: interrupted; run the same command again", error)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)

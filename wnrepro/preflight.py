@@ -1,5 +1,6 @@
 """What a command checks and chooses before it computes. Imports torch only where it has to."""
 
+import dataclasses
 import glob
 import importlib
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wnrepro.errors import DiskError, UserError
+from wnrepro.settings import Settings
 
 GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # present where Linux, or WSL, has a GPU
 
@@ -71,16 +73,31 @@ def is_gpu(device: str) -> bool:
     return choose_device(device).type == "cuda"
 
 
-def available_binarization(settings: Any, data_dir: Path | None, quiet: bool = False) -> str | None:
-    """Return the binarization of MNIST whose files are present, or None for other data; the seeded one with a note."""
+def complete_settings(
+    planned: Iterable[Settings], given: Collection[str], on_gpu: bool, data_dir: Path | None, quiet: bool
+) -> list[Settings]:
+    """Return settings with those not given that depend on this machine: a GPU's precision, MNIST's binarization."""
+    completed = []
+    for settings in planned:
+        changes: dict[str, Any] = {}
+        if on_gpu and "precision" not in given:
+            changes["precision"] = settings.gpu_precision
+        if hasattr(settings, "binarization") and "binarization" not in given:
+            changes["binarization"] = available_binarization(settings, data_dir)
+            if changes["binarization"] == "seeded" and not quiet:
+                print(
+                    "MNIST is binarized by a seed, as Larochelle's files are missing: bounds move by 1 to 2 nats",
+                    file=sys.stderr,
+                )
+                quiet = True
+        completed.append(dataclasses.replace(settings, **changes))
+    return completed
+
+
+def available_binarization(settings: Any, data_dir: Path | None) -> str | None:
+    """Return the binarization of MNIST whose files are present, or None for other data."""
     if settings.data != "real" or getattr(settings, "dataset", "mnist") != "mnist":
         return None
-    from wnrepro.data import files
+    from wnrepro.data.files import binarization_at_hand
 
-    found = files.binarization_at_hand(data_dir)
-    if found == "seeded" and not quiet:
-        note = (
-            f"Larochelle's binarized MNIST is not in {files.data_root(data_dir)}: MNIST is binarized by a fixed seed, "
-        )
-        print(f"{note}which moves the bound by 1 to 2 nats", file=sys.stderr)
-    return found
+    return binarization_at_hand(data_dir)

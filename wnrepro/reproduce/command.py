@@ -14,10 +14,9 @@ from rich.console import Console
 from wnrepro import errors, mps
 from wnrepro.errors import UserError, complain
 from wnrepro.preflight import (
-    available_binarization,
-    check_choice,
     check_params,
     check_results,
+    complete_settings,
     import_uninterrupted,
     is_gpu,
     load_params,
@@ -26,7 +25,6 @@ from wnrepro.reproduce import plan as plans
 from wnrepro.reproduce.board import Board, print_plan, summary
 from wnrepro.reproduce.drive import Task, drive, seconds_of
 from wnrepro.reproduce.grid import Planned, left_out, planned
-from wnrepro.settings import SCALE_NAMES
 from wnrepro.text import printable
 
 
@@ -51,8 +49,6 @@ def reproduce(
 ) -> int:
     """Compute the runs that the words name and are not there yet, or print the plan; return the exit code."""
     began = time.monotonic()
-    check_choice("--scale", scale, SCALE_NAMES)
-    check_choice("--engine", engine, ("local", "ray"))
     for option, given in (("--address", address), ("--bring-back", bring_back)):
         if given and engine != "ray":
             raise UserError(f"{option}: needs --engine ray; add that, or leave it out")
@@ -70,7 +66,8 @@ def reproduce(
         computers = cluster(address, device, jobs, jobs_per_gpu, bring_back)
         device = computers.device
     on_gpus = not precision and (device == "cuda" if engine == "ray" else is_gpu(device))
-    runs = complete(runs, on_gpus, data_dir, quiet or as_json)
+    settings = complete_settings((run.settings for run in runs), (), on_gpus, data_dir, quiet or as_json)
+    runs = [dataclasses.replace(run, settings=completed) for run, completed in zip(runs, settings, strict=True)]
     others = left_out(scale, runs, params)
     lines = plans.plan(results, runs)
     side_by_side: dict[str, int] = {}
@@ -138,17 +135,6 @@ def cluster(address: str | None, device: str, jobs: int | None, jobs_per_gpu: in
     from wnrepro.reproduce.cluster import Cluster
 
     return Cluster(address, device, jobs, jobs_per_gpu or 1, bring_back)
-
-
-def complete(runs: Iterable[Planned], on_gpus: bool, data_dir: Path | None, quiet: bool) -> list[Planned]:
-    """Return the runs with the settings that depend on this machine: a GPU's precision, the data that is present."""
-    completed: list[Planned] = []
-    for run in runs:
-        changes: dict[str, Any] = {"precision": run.settings.gpu_precision} if on_gpus else {}
-        if hasattr(run.settings, "binarization"):
-            changes["binarization"] = available_binarization(run.settings, data_dir, quiet or bool(completed))
-        completed.append(dataclasses.replace(run, settings=dataclasses.replace(run.settings, **changes)))
-    return completed
 
 
 def runs_per_gpu(

@@ -1,0 +1,250 @@
+"""What is printed of an error, with which exit code a command ends, and how a process ends."""
+
+import errno
+import io
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from factories import make_run
+
+import wnrepro.__main__
+from wnrepro import preflight
+from wnrepro.data import files
+from wnrepro.doctor import Finding
+from wnrepro.errors import HINT, DiskError, UserError, describe
+from wnrepro.settings import SETTINGS
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ZeroDivisionError("by\nnothing\x1b[2J"), f"ZeroDivisionError: by nothing\\x1b[2J; {HINT}"),
+        (KeyError("x"), f"KeyError: 'x'; {HINT}"),
+        (AssertionError(), f"AssertionError; {HINT}"),
+        (RuntimeError(1000 * "x"), f"RuntimeError: {285 * 'x'}…; {HINT}"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "/a"),
+            f"FileNotFoundError: [Errno 2] No such file: '/a'; {HINT}",
+        ),
+        (MemoryError(), "out of memory (MemoryError)"),
+        (RuntimeError("CUDA error: OutOfMemory"), "out of memory (RuntimeError: "),
+        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "/a/b: No space left on device; "),
+        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system; "),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error; "),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_unforeseen_error_is_one_line_with_its_traceback_on_request(
+    run: Command, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    assert describe(error).startswith(says)
+    monkeypatch.setattr(files, "data_root", fail)
+    sentence = f"wnrepro data: failed, {describe(error)}\n"
+    assert run("data", "status") == (1, "", sentence)
+    code, printed, shown = run("data", "status", "--debug")
+    assert (code, printed) == (1, "") and shown.startswith("Traceback") and shown.endswith(sentence)
+    assert type(error).__name__ in shown.removesuffix(sentence) and "\x1b" not in shown
+
+
+def test_debug_may_stand_anywhere_before_two_dashes(run: Command, tmp_path: Path) -> None:
+    words = ["data", "fetch", "chess", "--data-dir", str(tmp_path)]
+    code, _, sentence = run(*words)
+    assert code == 2 and "chess" in sentence and "Traceback" not in sentence
+    for number in range(len(words) + 1):
+        code, _, error = run(*words[:number], "--debug", *words[number:])
+        assert code == 2 and error.startswith("Traceback") and error.endswith(f"\n{sentence}")
+    assert "--debug" in run("--help")[1]
+    code, _, error = run("data", "fetch", "--data-dir", tmp_path, "--", "--debug")
+    assert code == 2 and "--debug" in error and "Traceback" not in error
+
+
+def test_a_failed_run_of_the_grid_shows_its_traceback_with_debug_only(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drive(tasks: list[Any], *_: object) -> None:
+        for task in tasks:
+            task.state = "done"
+        tasks[0].state, tasks[0].text = "failed", "ZeroDivisionError: by\nnothing"
+        tasks[0].traceback = "Traceback (most recent call last):\n  \x1b\nZeroDivisionError: by nothing\n"
+
+    monkeypatch.setattr("wnrepro.reproduce.command.drive", drive)
+    words = ["reproduce", "draw", "--scale", "quick", "--device", "cpu", "--quiet", "--results", tmp_path / "new"]
+    code, printed, error = run(*words)
+    assert (code, printed, error.count("\n")) == (1, "", 1) and "ZeroDivisionError: by nothing" in error
+    code, _, shown = run(*words, "--debug")
+    assert code == 1 and shown.startswith("Traceback") and "\n  \\x1b\n" in shown
+
+
+# ------------------------------------------------------------------------------- exit codes
+
+COMMANDS = {  # a command's words, and what it calls on its way
+    "cifar": ("cifar --param wn --scale quick --results {tmp}/new", "wnrepro.cli.check_results"),
+    "reproduce": ("reproduce draw --scale quick --plan --results {tmp}/new", "wnrepro.reproduce.command.check_results"),
+    "report": ("report --results {tmp}", "wnrepro.report.write_report"),
+    "report --check": ("report --check --results {tmp}", "wnrepro.report.check"),
+    "export": ("export {run} --tensorboard {tmp}/new", "wnrepro.export.write_events"),
+    "data status": ("data status --data-dir {tmp}/new", "wnrepro.data.files.status"),
+    "data fetch": ("data fetch mnist --data-dir {tmp}", "wnrepro.data.files.fetch"),
+    "doctor": ("doctor --data-dir {tmp}/new --results {tmp}", "wnrepro.doctor.diagnose"),
+    "sample": ("sample {run}", "wnrepro.runs.run.open_run"),
+    "watch": ("watch {run}", "wnrepro.runs.run.open_run"),
+    "bench": ("bench cifar --results {tmp}", "wnrepro.bench.plain.check_plain"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError(), 1),
+        (DiskError("/a: full; make room"), 1),
+        (UserError("/a: no"), 2),
+    ],
+    ids=str,
+)
+def test_exit_codes_of_errors(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, error: BaseException, expected: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    words, called = COMMANDS[command]
+    folder = make_run(tmp_path)
+    monkeypatch.setattr(called, fail)
+    code, printed, said = run(*words.format(tmp=tmp_path, run=folder).split())
+    assert (code, printed) == (expected, "") and "Traceback" not in said and said.count("\n") <= 1
+
+
+@pytest.mark.parametrize(("state", "expected"), [("note", 0), ("problem", 1)])
+def test_doctor_exits_with_1_for_a_problem(
+    run: Command, monkeypatch: pytest.MonkeyPatch, state: str, expected: int
+) -> None:
+    monkeypatch.setattr("wnrepro.doctor.diagnose", lambda *_: [Finding("gpu", state, "none", "time", "buy one")])
+    code, printed, error = run("doctor")
+    assert (code, error) == (expected, "") and printed
+
+
+@pytest.mark.parametrize(
+    "command", [*SETTINGS, "reproduce", "report", "sample", "watch", "export", "bench", "data", "doctor", ""]
+)
+def test_an_unknown_option_exits_with_2(run: Command, command: str) -> None:
+    code, printed, error = run(*command.split(), "--no-such")
+    assert (code, printed) == (2, "") and "--no-such" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(("error", "expected"), [(None, 1), (KeyboardInterrupt, 130)])
+def test_without_consent_nothing_is_removed(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | None, expected: int
+) -> None:
+    words = ("cifar", "--param", "wn", "--scale", "quick", "--device", "cpu", "--results", tmp_path)
+    folder = make_run(tmp_path, scale="quick")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    terminal = io.StringIO()  # a user who gives no answer, or presses Ctrl-C
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(terminal, "readline", Mock(side_effect=error, return_value=""))
+    monkeypatch.setattr(sys, "stdin", terminal)
+    code, printed, said = run(*words, "--fresh")
+    assert code == expected and str(folder) in printed + said and "Traceback" not in said
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+# ------------------------------------------------------------------------------- processes
+
+
+def process(*words: object, **more: Any) -> subprocess.Popen[str]:
+    """The command line in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-m", "wnrepro", *map(str, words)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **more)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["data", "status"], pytest.param(["cifar", "--param", "wn", "--scale", "quick"], marks=pytest.mark.slow)],
+)
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, words: list[str]) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    folder = "--data-dir" if words[0] == "data" else "--results"
+    with process(*words, folder, tmp_path, stdout=writes) as gone:
+        os.close(writes)
+        assert gone.stderr is not None and gone.stderr.read() == ""
+    assert gone.returncode == 1
+
+
+def test_a_full_disk_behind_standard_output_is_a_sentence(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full, process("data", "status", "--data-dir", tmp_path, stdout=full) as done:
+        assert done.stderr is not None
+        error = done.stderr.read()
+    assert done.returncode == 1 and "standard output" in error and error.count("\n") == 1
+
+
+def test_letters_that_a_terminal_lacks_are_escaped(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "wnrepro", "data", "status", "--data-dir", f"{tmp_path}/Köln"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "") and "K\\xf6ln" in done.stdout
+
+
+def test_ctrl_c_waits_until_an_import_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "interrupted.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        preflight.import_uninterrupted("interrupted")
+    assert sys.modules.pop("interrupted").whole
+
+
+class Interrupts:
+    """Ctrl-C as the command line is imported."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "wnrepro.cli":
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_before_the_command_line_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "wnrepro.cli")
+    monkeypatch.delattr(wnrepro, "cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupts, *sys.meta_path])
+    with pytest.raises(SystemExit) as stop:
+        wnrepro.__main__.main()
+    assert stop.value.code == 130
+
+
+BEGIN = "import os\nfrom wnrepro.__main__ import main\nos.write(1, b'.')\nmain()"  # Python itself has begun
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_moment_is_no_traceback(
+    tmp_path: Path, times: Callable[[int, int], int], count: Callable[[str], None]
+) -> None:
+    codes: list[int] = []
+    for _ in range(tries := times(4, 100)):
+        words, done, longest = random.choice([(["--help"], 0, 0.8), (["sample", str(tmp_path)], 2, 4.0)])
+        command = [sys.executable, "-c", BEGIN, *words]
+        with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as stopped:
+            assert stopped.stdout is not None and stopped.stdout.read(1) == "."
+            time.sleep(random.uniform(0.02, longest))
+            stopped.send_signal(signal.SIGINT)
+            _, error = stopped.communicate()
+        assert not re.search("Traceback|ignored|terminate", error), error
+        assert stopped.returncode in (130, done, -signal.SIGINT)  # the last as Python ends
+        codes.append(stopped.returncode)
+    count(f"Ctrl-C: {tries} at random moments, {codes.count(130)} with exit code 130, no traceback")

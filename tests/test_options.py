@@ -1,0 +1,77 @@
+"""The options of an experiment's command, made from its settings."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from wnrepro.options import default_text, given_settings
+from wnrepro.settings import PARAMS, SETTINGS, CifarSettings, register
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("experiment", SETTINGS)
+def test_every_setting_is_an_option_with_its_source(
+    run: Command, monkeypatch: pytest.MonkeyPatch, experiment: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    code, printed, _ = run(experiment, "--help")
+    text = " ".join(printed.replace("│", "").split())
+    assert code == 0 and "None" not in text
+    for field in dataclasses.fields(SETTINGS[experiment]):
+        assert f"--{field.name.replace('_', '-')}" in text
+        assert f"({field.metadata['source']}" in text
+    assert ("--importance-samples" in text) == (experiment == "cvae")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "setting", "expected"),
+    [
+        ("cifar", "epochs", "200, short 6, quick 10"),
+        ("cifar", "param", None),
+        ("cifar", "precision", "fp32, on a GPU bf16"),
+        ("cvae", "precision", "fp32, on a GPU tf32"),
+        ("cvae", "dataset", "mnist"),
+        ("cvae", "init", "folded"),
+        ("cvae", "lr", "0.002"),
+        ("cvae", "epochs", "mnist 100, short 4, quick 10; cifar10 100, short 12, quick 5"),
+        ("cvae", "maps", "mnist 16 32 32, quick 4 8 8; cifar10 160, short 32, quick 16"),
+        ("cvae", "hidden", "450, quick 64"),
+        ("cvae", "g_exp", None),
+        ("draw", "batch_size", "100, quick 50"),
+        ("dqn", "lr", "normal 0.0001, bn 0.0003, wn 0.0003, wn+mobn 0.0003"),
+    ],
+)
+def test_help_tells_the_default_at_every_scale(experiment: str, setting: str, expected: str | None) -> None:
+    cls = SETTINGS[experiment]
+    (field,) = (field for field in dataclasses.fields(cls) if field.name == setting)
+    assert default_text(cls, field) == (f"; default: {expected}" if expected else "")
+
+
+def test_several_values_are_several_runs() -> None:
+    options: dict[str, Any] = {"param": ["wn", "bn"], "lr": [0.1, 0.1, 0.2], "noise_epochs": [1, 2]}
+    planned = list(given_settings(CifarSettings, "quick", options))
+    assert [(s.param, s.lr) for s in planned] == [(p, lr) for p in ("wn", "bn") for lr in (0.1, 0.2)]
+    assert {s.noise_epochs for s in planned} == {(1, 2)}  # type: ignore[attr-defined]
+
+
+def test_a_registered_experiment_has_a_command(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wnrepro import cli
+
+    planned: list[Any] = []
+    monkeypatch.setattr(cli, "run_all", lambda _, settings, __: planned.append(settings) or 0)  # type: ignore[func-returns-value]
+    monkeypatch.setattr(cli.app, "registered_commands", list(cli.app.registered_commands))
+    monkeypatch.setitem(SETTINGS, "own", CifarSettings)  # removed after the test
+
+    @dataclass(frozen=True)
+    class OwnSettings(CifarSettings):
+        """An experiment of its user's."""
+
+        name = "own"
+
+    register(OwnSettings)
+    assert run("own", "--param", "all", "--scale", "quick") == (0, "", "")
+    assert [type(settings) for settings in planned[0]] == len(PARAMS) * [OwnSettings]

@@ -1,0 +1,123 @@
+"""The command line's options: those that commands share, and those of an experiment, made from its settings."""
+
+import dataclasses
+import inspect
+import itertools
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from wnrepro.settings import ABOUT, PARAMS, SCALE_NAMES, Settings, option, scale_settings
+
+ScaleName = Literal["paper", "short", "quick"]
+PrecisionName = Literal["fp32", "tf32", "bf16"]
+PARAM_FORMS = "|".join([*PARAMS, "all", "FILE.py:CLASS"])
+
+Scale = Annotated[ScaleName, typer.Option(help="how much of the paper to run")]
+Results = Annotated[Path, typer.Option(metavar="DIR", help="folder of runs and reports")]
+DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="folder of the data sets; default: WNREPRO_DATA")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="device to compute on")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="print nothing but errors")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N")]
+ParamCode = Annotated[
+    str | None,
+    typer.Option("--param", metavar="FILE.py:CLASS", help="code of the run's parameterization, if it is custom"),
+]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of an experiment's command besides its settings."""
+
+    scale: Scale = "paper"
+    results: Results = Path("results")
+    data_dir: DataDir = None
+    device: Device = "auto"
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="continue an unfinished run, or start it over")] = (
+        True
+    )
+    yes: Annotated[bool, typer.Option("--yes", help="with --fresh: remove a run without asking")] = False
+    quiet: Quiet = False
+    as_json: Json = False
+    importance_samples: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="K", help="also estimate log p(x) of the test images by K samples for each image"),
+    ] = None
+
+
+def command_parameters(cls: type[Settings]) -> list[inspect.Parameter]:
+    """Return the parameters of an experiment's command: an option for each setting, and the RunOptions."""
+    parameters = []
+    types = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        kind, name = types[field.name], option(field)
+        choices = (*field.metadata.get("choices", ()), *(("all",) if field.name == cls.part else ()))
+        declared = typer.Option(
+            f"{name}/--no-{name[2:]}" if kind is bool else name,
+            metavar=PARAM_FORMS if field.name == "param" else "|".join(choices) or None,
+            help=f"{field.metadata['help']} ({field.metadata['source']}{default_text(cls, field)})",
+        )
+        if kind is not bool:
+            kind = list[value_type(kind)]  # type: ignore[misc]  # one setting of several numbers, or several runs
+        required = field.name == "param"
+        default = inspect.Parameter.empty if required else None
+        annotation: Any = Annotated[kind if required else kind | None, declared]
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        )
+    for parameter in inspect.signature(RunOptions).parameters.values():
+        if parameter.name != "importance_samples" or cls.estimates_likelihood:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    return parameters
+
+
+def value_type(kind: Any) -> Any:
+    """Return the type of one value: int of `tuple[int, ...]`, float of `float | None`."""
+    return (typing.get_args(kind) or (kind,))[0]
+
+
+def default_text(cls: type[Settings], field: dataclasses.Field[Any]) -> str:
+    """Return a setting's default at every scale, for its help."""
+    if field.name == "lr" and any(cls.name in ABOUT[param].lr for param in PARAMS):
+        rates = [f"{param} {ABOUT[param].lr.get(cls.name, field.default):g}" for param in PARAMS]
+        return f"; default: {', '.join(rates)}"
+    if field.name == "init":
+        return f"; default: {cls.init_default}"
+    if field.name == "precision":
+        return f"; default: {field.default}, on a GPU {cls.gpu_precision}"
+    if field.name == "param" or field.default is None:
+        return ""
+
+    def text(value: Any) -> str:
+        return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    defaults = {}
+    for part in tuple(cls.models) if cls.part_scales else (None,):
+        if field.metadata.get("only", part) == part:
+            changed = {name: cls.scale_changes(name, part).get(field.name) for name in SCALE_NAMES}
+            values = {name: text(value) for name, value in changed.items() if value is not None}
+            at_paper = values.pop("paper", text(field.default))
+            defaults[part] = ", ".join([at_paper, *(f"{k} {v}" for k, v in values.items() if v != at_paper)])
+    if len({*defaults.values()}) == 1:
+        return f"; default: {next(iter(defaults.values()))}"
+    return "; default: " + "; ".join(f"{part} {default}" for part, default in defaults.items())
+
+
+def given_settings(cls: type[Settings], scale: str, options: dict[str, Any]) -> Iterator[Settings]:
+    """Yield the settings of every run that the options ask for: every combination of their values."""
+    types = typing.get_type_hints(cls)
+    values: dict[str, list[Any]] = {}
+    for name, given in options.items():
+        if types[name] is bool:
+            values[name] = [given]
+        elif typing.get_origin(types[name]) is tuple:
+            values[name] = [tuple(given)]
+        else:
+            values[name] = list(cls.models if name == cls.part and "all" in given else dict.fromkeys(given))
+    for combination in itertools.product(*values.values()):
+        yield scale_settings(cls.name, scale, **dict(zip(values, combination, strict=True)))
