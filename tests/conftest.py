@@ -22,6 +22,7 @@ PROFILES = {"few": 5, "many": 40, "soak": 20_000}  # hypothesis examples of a te
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-golden", action="store_true", help="write tests/report/golden.md anew")
     parser.addoption("--few", action="store_true", help="few examples of each property: `make test`")
     parser.addoption("--soak", action="store_true", help="as many tries as docs/log.md reports: hours")
 

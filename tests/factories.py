@@ -6,8 +6,10 @@ import hashlib
 import json
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import MagicMock
@@ -16,6 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from markdown_it import MarkdownIt
+from PIL import Image
 
 from wnrepro.data import files
 from wnrepro.data.images import Images, Pixels
@@ -35,6 +39,18 @@ from wnrepro.settings import (
 
 if TYPE_CHECKING:
     from wnrepro.report.claims.claim import Finding
+# Text that must show as text, as HTML, Markdown and LaTeX.
+HOSTILE = (
+    """<script>window.pwned=1</script> "><img src=x onerror="window.pwned=2"> </td></table><b>&amp;</b> """
+    """{{ 7 * 7 }} {% raw %} **bold** `code` [link](javascript:window.pwned=3) | ]]> $\\frac$ <!-- """
+)
+# What GitHub would make a link or an image of, too; no space at its end, and a name of a folder once it has no slash.
+ADDRESSES = (
+    """![i](http://evil.example/i.png) [l](//evil.example) [r][r] <http://evil.example> http://evil.example """
+    """www.evil.example a@evil.example <a href=javascript:window.pwned=4>x</a> <javascript:alert(1)> &lt;img&gt; _e_"""
+)
+ESCAPES = "\x1b[31mred\x1b]0;title\x07 \x00 \u202eturned \u2028 two\nlines"
+SHOWN = r"\x1b[31mred\x1b]0;title\x07 \x00 \u202eturned   two lines"  # ESCAPES, as text
 
 LAYERS = [f"conv{i}" for i in range(1, 10)] + ["dense"]
 SPEED = {"normal": 0.16, "bn": 0.42, "wn": 0.36, "wn+mobn": 0.38}
@@ -171,11 +187,11 @@ def text_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def leave_unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn, for print and for the page, but not turned into images: each is its own file and panel."""
-    from wnrepro.report import canvas, figures
+    from wnrepro.report import canvas
 
-    monkeypatch.setattr(canvas.Sheet, "files", lambda sheet: {"sheet": sheet})
+    monkeypatch.setattr(canvas.Sheet, "files", lambda sheet: {"sheet": sheet, "pdf": b""})
     monkeypatch.setattr(canvas.Sheet, "panels", lambda sheet, prefix, caption: [sheet])
-    monkeypatch.setattr(figures, "key_svg", lambda key, prefix: "")
+    monkeypatch.setattr(canvas, "key_svg", lambda key, prefix: "")
 
 
 @pytest.fixture
@@ -518,23 +534,6 @@ def report_text(results: Path, scale: str = "short") -> str:
     return write_report(results, scale)[0].read_text()
 
 
-def report_twice(results: Path) -> tuple[str, dict[str, bytes]]:
-    """The report, which the second time is the same to the byte, and all files then there. The figures are drawn once:
-    test_canvas.py and test_report.py draw some twice.
-    """
-    from wnrepro.report import figures, write_report
-
-    draw, drawn = figures.draw, []
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(figures, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
-        text = report_text(results)
-        first = snapshot(results)
-        monkeypatch.setattr(figures, "draw", lambda *given: drawn[0])
-        write_report(results, "short")
-    assert snapshot(results) == first
-    return text, first
-
-
 def add_work(results: Path, name: str = "cpu") -> Path:
     """What a step needs, and its ceilings, to the benchmarks of `make_bench`: of cifar and dqn alone."""
     path = results / "bench" / f"{name}.json"
@@ -680,3 +679,85 @@ def edit_column(path: Path, column: str, value: Any) -> None:
     """Replaces a column of a CSV table."""
     table = pd.read_csv(path)
     table.assign(**{column: value}).to_csv(path, index=False, na_rep="nan")
+
+
+def make_everything(results: Path) -> None:
+    """Runs of every experiment, with all that a report has words for: other starts, agents and parameterizations, runs
+    that are published, diverged or under way, numbers that are not finite, and a benchmark with floors.
+    """
+    make_all(results, seeds=(1, 2))
+    make_vaes(results)
+    make_draws(results)
+    make_draw(results, bound=-81.0, g_start=1.0)
+    make_draw(results, epochs=3, seed=4, status="running", logged=2)
+    make_dqns(results, ("breakout", "seaquest"))
+    make_dqn(results, best=90.0, actors=8)
+    make_run(results, next(iter(OTHERS)))
+    lost = make_draw(results, "bn", seed=3, bound=-190.0)
+    edit(lost / "metrics.csv", "10,60.5,-201.5,-202.0", "10,60.5,-201.5,nan")
+    facts = {"log_likelihood_nats": -80.25, "importance_samples": 128}
+    make_vae(results, seed=4, facts=facts, record={"device_name": "NVIDIA H200", "device": "cuda"})
+    for seed in (1, 2):
+        make_run(results / "published", seed=seed, test_error=0.1)
+        make_draw(results / "published", seed=seed, bound=-90.0)
+        make_vae(results / "published", seed=seed, bound=-85.0)
+        make_dqn(results / "published", seed=seed, best=40.0)
+    make_draw(results / "published", "wn+mobn", bound=-70.0)  # nothing of ours to stand beside
+    add_work(results)
+
+
+def make_media(results: Path) -> None:
+    """An image of every kind in the first run of each experiment that has it."""
+    kinds = {"cvae": ["samples.png", "reconstructions.png"], "draw": ["drawing.gif"], "dqn": ["game.gif"]}
+    for experiment, names in kinds.items():
+        run = min((results / "short" / experiment).glob("*/seed-1"))
+        for name in names:
+            Image.new("L", (28, 28)).save(run / name)
+
+
+def make_hostile(results: Path) -> None:
+    """Runs whose files say `HOSTILE`, `ADDRESSES` and `ESCAPES` wherever they may hold a text."""
+    record: dict[str, Any] = {"message": HOSTILE, "device_name": HOSTILE, "versions": {"torch": HOSTILE}}
+    record |= {"git": {"commit": HOSTILE[:7], "dirty": True}}
+    record |= {"config_hash": HOSTILE}  # does not fit: a problem, which the top of the page names
+    facts: dict[str, Any] = {HOSTILE: 1.5, "data": HOSTILE, "note": HOSTILE}
+    name = HOSTILE.replace("/", "")
+    run = make_run(results, status="failed", logged=2, record=record, facts=facts, data=name)
+    config = json.loads((run / "config.json").read_text())
+    config["settings"] |= {HOSTILE[:80]: HOSTILE, "old": [HOSTILE, 1]}
+    (run / "config.json").write_text(json.dumps(config | {"hash": ADDRESSES}))
+    for param in ("bn", "wn+mobn"):
+        about = {"message": ADDRESSES, "device_name": ADDRESSES, "device": ADDRESSES}
+        edit(make_run(results, param, record=about) / "noise.csv", "conv1", "<b>[l](//x.y)</b>")
+    escapes = {"message": ESCAPES, "device_name": ESCAPES, "config_hash": ESCAPES}
+    make_run(results, "normal", record=escapes, data=ADDRESSES.replace("/", ""))
+    make_vae(results, facts={"data": ADDRESSES, "importance_samples": 5, "log_likelihood_nats": -80.0})
+    make_bench(results)
+    path = results / "bench" / "cpu.json"
+    bench = json.loads(path.read_text()) | {"device_name": HOSTILE}
+    bench["cifar"]["ratios"][ADDRESSES] = bench["cifar"]["ratios"]["bn / normal"]
+    path.write_text(json.dumps(bench))
+    path.rename(path.with_name(f"{ADDRESSES.replace('/', '')}.json"))
+
+
+class Parsed(HTMLParser):
+    """The tags of a page with their attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def shown_by_github(source: str) -> Parsed:
+    """Markdown as GitHub renders it: it allows HTML. No letter steers a terminal, nothing becomes a link by itself."""
+    assert all(letter.isprintable() or letter == "\n" for letter in source)
+    assert not re.search(r"://|(?<!\w)www\.|@(?!&NoBreak;)", source)
+    return Parsed(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(source))

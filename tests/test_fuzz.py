@@ -38,7 +38,7 @@ from wnrepro import results as load
 from wnrepro.errors import UserError
 from wnrepro.report import figures, tables, write_report
 from wnrepro.report.claims import findings
-from wnrepro.report.layout import markdown, page
+from wnrepro.report.layout import page, render
 from wnrepro.reproduce import board, cluster, plan, work
 from wnrepro.reproduce.drive import seconds_of
 from wnrepro.reproduce.grid import Planned
@@ -371,9 +371,8 @@ def test_a_folder_of_any_name_is_read_or_named(
 def texts_of(read: load.Results, drawn: bool) -> str:
     """The report; `drawn`: with its figures."""
     found = findings(read)
-    built, shown = tables.build(read, found), figures.draw(read, found) if drawn else {}
-    whole = tables.report(read, found, built, shown, {})
-    return markdown(whole) + page(whole)
+    whole = tables.report(read, found, figures.draw(read, found) if drawn else {}, {})
+    return render("page.md.jinja", report=whole) + page(whole)
 
 
 CHANGED = [

@@ -36,7 +36,7 @@ from wnrepro.parameterization import Linear
 from wnrepro.report import figures, stats, tables
 from wnrepro.report.canvas import STYLE, Drawn, Sheet
 from wnrepro.report.claims import CLAIMS, claim, dqn, findings, identities
-from wnrepro.report.layout import markdown
+from wnrepro.report.layout import render
 from wnrepro.reproduce import engines, work
 from wnrepro.reproduce.engines import Local
 from wnrepro.reproduce.grid import Planned
@@ -327,9 +327,9 @@ class Shown:
         made_up.leave_unrendered(monkeypatch)
         self.findings = findings(results)
         self.figures: dict[str, Drawn] = figures.draw(results, self.findings, printed=False)
-        built = tables.build(results, self.findings)
-        self.text = markdown(tables.report(results, self.findings, built, self.figures, {}))
-        self.rows = {name: [row for table in some for row in table.values] for name, some in built.items()}
+        report = tables.report(results, self.findings, self.figures, {})
+        self.text = render("page.md.jinja", report=report)
+        self.rows = {name: [row for table in some for row in table.values] for name, some in report.tables.items()}
         del self.rows["claims"]
 
 

@@ -1,6 +1,5 @@
 """The report: a pure function of the files in results/. Never imports torch."""
 
-import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,16 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from wnrepro.errors import DiskError, UserError
-from wnrepro.report import compare, figures, tables
-from wnrepro.report.canvas import Drawn
+from wnrepro.report import compare, declared, figures, tables
 from wnrepro.report.claims import findings, rules
 from wnrepro.report.latex import latex
-from wnrepro.report.layout import hashes, markdown, media, page, render
-from wnrepro.results import Results, check, load, scales_with_runs
+from wnrepro.report.layout import page, render
+from wnrepro.results import check, load, scales_with_runs
 from wnrepro.runs.directory import write_atomic
 
 __all__ = ["check", "live_page", "rules", "scales_with_runs", "write_comparison", "write_report"]
-COMPARISON = ("comparison.md", "comparison.html")
 
 
 def write_report(
@@ -34,43 +31,34 @@ def write_report(
     if there are no runs, a file is malformed or a link leads out of `results`; DiskError if the folder cannot be
     written to.
     """
-    folder = results / scale
-    read, built, drawn, whole = _whole(results, scale, precision, commands)
-    inner = ("", "tables", "figures", *(("latex", "latex/tables", "latex/figures") if export else ()))
-    _stay_within(results, *(folder / name for name in inner))
-    files: dict[Path, bytes] = {}  # empty: one that an earlier report has left goes
-    for name, some in built.items():
+    report = _report(results, scale, precision, commands)
+    files: dict[str, bytes] = {}  # empty: one that an earlier report has left goes
+    for name, some in report.tables.items():
         rows = [row for table in some for row in table.values]
         text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n") if rows else ""
-        files[folder / "tables" / f"{name}.csv"] = text.encode()
-    for name, suffix in itertools.product(figures.CAPTIONS, ("png", "pdf", "svg")):
-        files[folder / "figures" / f"{name}.{suffix}"] = drawn[name].files.get(suffix, b"") if name in drawn else b""
-    reports = [folder / "report.md", folder / "report.html"]
-    files |= zip(reports, (markdown(whole).encode(), page(whole, media(read)).encode()), strict=True)
-    if export:
-        pdfs = {name: one.files["pdf"] for name, one in drawn.items()}
-        files |= {folder / "latex" / name: content for name, content in latex(whole, built, pdfs).items()}
-        reports.append(folder / "latex" / "report.tex")
-    _write(folder, files)
-    return reports
+        files[f"tables/{name}.csv"] = text.encode()
+    for name in {**declared.FIGURES, **report.figures}:
+        drawn = report.figures[name].files if name in report.figures else {}
+        files |= {f"figures/{name}.{suffix}": drawn.get(suffix, b"") for suffix in ("png", "pdf", "svg")}
+    files |= {"report.md": render("page.md.jinja", report=report).encode(), "report.html": page(report).encode()}
+    files |= {f"latex/{name}": content for name, content in (latex(report) if export else {}).items()}
+    _write(results, scale, files)
+    return [results / scale / name for name in ("report.md", "report.html", *["latex/report.tex"] * export)]
 
 
 def live_page(
     version: str, results: Path, scale: str, precision: str | None = None, commands: Mapping[str, str] | None = None
 ) -> str:
     """The page as a server shows it, which asks for newer versions; nothing is written. UserError as `write_report`."""
-    read, _, _, whole = _whole(results, scale, precision, commands, printed=False)
-    return page(whole, media(read), live=version)
+    return page(_report(results, scale, precision, commands, printed=False), version)
 
 
-def _whole(
+def _report(
     results: Path, scale: str, precision: str | None, commands: Mapping[str, str] | None, printed: bool = True
-) -> tuple[Results, dict[str, list[tables.Table]], dict[str, Drawn], tables.Report]:
-    """What was read, its tables and figures, and the report."""
+) -> tables.Report:
     read = load(results, scale, precision)
     found = findings(read)
-    built, drawn = tables.build(read, found), figures.draw(read, found, printed)
-    return read, built, drawn, tables.report(read, found, built, drawn, commands or {})
+    return tables.report(read, found, figures.draw(read, found, printed), commands or {})
 
 
 def write_comparison(results: Path, other: Path, scale: str, precision: str | None = None) -> tuple[list[str], Path]:
@@ -79,24 +67,22 @@ def write_comparison(results: Path, other: Path, scale: str, precision: str | No
     precision and errors: as of `write_report`. Nothing is written into `other`.
     """
     compared = compare.compare(load(results, scale, precision), load(other, scale, precision))
-    _stay_within(results, results / scale)
-    texts = {name: render(f"{name}.jinja", comparison=compared, hashes=hashes()) for name in COMPARISON}
-    _write(results / scale, {results / scale / name: text.encode() for name, text in texts.items()})
-    return compared.summary, results / scale / COMPARISON[-1]
+    names = ("comparison.md", "comparison.html")
+    _write(results, scale, {name: render(f"{name}.jinja", comparison=compared).encode() for name in names})
+    return compared.summary, results / scale / names[1]
 
 
-def _stay_within(results: Path, *places: Path) -> None:
-    """UserError where one of these, in a foreign results folder, is a link that leads out of it."""
-    top = os.path.realpath(results)
-    for place in places:
+def _write(results: Path, scale: str, files: Mapping[str, bytes]) -> None:
+    """Write files into results/<scale>/; one without content goes. UserError where, in a foreign results folder, a link
+    leads out of it; DiskError where writing fails.
+    """
+    folder, top = results / scale, os.path.realpath(results)
+    for place in sorted({(folder / name).parent for name in files}):
         if os.path.commonpath([top, os.path.realpath(place)]) != top:
             raise UserError(f"{place} leads out of {results}, where nothing is written: move that link away.")
-
-
-def _write(folder: Path, files: dict[Path, bytes]) -> None:
-    """Write the report's files; one without content goes. DiskError where that fails."""
     try:
-        for path, content in files.items():
+        for name, content in files.items():
+            path = folder / name
             if content:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(path, content)

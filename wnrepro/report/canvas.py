@@ -79,7 +79,7 @@ WIDTH, HEIGHT, NARROW = 3.2, 2.05, 0.8  # inches of a panel on the page; of thre
 class Mark(NamedTuple):
     """What a drawn line or its dots are of: points in their coordinates, with what is said of each."""
 
-    artist: Any  # matplotlib's
+    artist: Artist
     group: str
     param: str
     seed: bool  # of a single run, beside a mean
@@ -130,6 +130,7 @@ class Sheet:
 
     @property
     def axes(self) -> list[Axes]:
+        """The panels."""
         return [*self.places.values()]
 
     def mark(self, drawn: Any, *about: Any, **more: Any) -> None:
@@ -148,14 +149,17 @@ class Sheet:
     def legend(self, lines: Mapping[str, tuple[dict[str, Any], str]] | None = None, gaps: int = 0) -> "Sheet":
         """Itself with a legend of lines by their labels, each with its group, of what the axes label, and of signs."""
         shown = [Key(label, Line2D([], [], **style), group) for label, (style, group) in (lines or {}).items()]
-        handles = {key.get_label(): key for axes in self.axes for key in axes.get_legend_handles_labels()[0]}
-        labelled = [Key(str(label), _line(handle), self._group(handle)) for label, handle in handles.items()]
+        handles = {str(one.get_label()): one for axes in self.axes for one in axes.get_legend_handles_labels()[0]}
+        for label, handle in handles.items():
+            mark = self.marks.get(str(handle.get_gid()))
+            shown.append(Key(label, _line(handle), mark.group if mark else ""))
         markers = {line.get_marker() for axes in self.axes for line in axes.lines}
         grey: dict[str, Any] = {"color": GREY}
         signs = [Key(SIGNS[sign], Line2D([], [], marker=sign, **grey, **SIGN)) for sign in SIGNS if sign in markers]
-        if gaps:
-            signs.append(Key(f"gaps: not finite in {count(gaps, 'run')}", Line2D([], [], linestyle="none")))
-        self.keys = [*_first(shown), *_first(labelled), *signs]
+        signs += [Key(f"gaps: not finite in {count(gaps, 'run')}", _nothing())] if gaps else []
+        left_out = len(shown) - MOST_NAMED
+        more = [Key(f"and {left_out} more", _nothing())] if left_out > 0 else []
+        self.keys = [*shown[:MOST_NAMED], *more, *signs]
         if not self.split and self.keys:
             for key in self.keys:
                 key.line.set_label(key.label)
@@ -163,23 +167,16 @@ class Sheet:
             columns = max(1, min(3, len(self.keys), int(self.width / (0.45 + 0.052 * longest))))
             (figure,) = self.figures
             figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(self.keys) // columns))
-            lines_ = [key.line for key in self.keys]
-            for text in figure.legend(handles=lines_, loc="outside lower center", ncols=columns).get_texts():
+            legend = figure.legend(handles=[key.line for key in self.keys], loc="outside lower center", ncols=columns)
+            for text in legend.get_texts():
                 text.set_parse_math(False)
         return self
 
-    def _group(self, handle: Any) -> str:
-        marked = self.marks.get(str(handle.get_gid())) if isinstance(handle, Artist) else None
-        return marked.group if marked else ""
-
     def files(self) -> dict[str, bytes]:
         """For print, by suffix: the same bytes for the same figure."""
-        png = _saved(self.figures[0], "png", {"Software": None})
+        png = _saved(self.figures[0], "png", "Software")
         self.figures[0].set_layout_engine("none")  # it stands
-        return {
-            "png": png,
-            "pdf": _saved(self.figures[0], "pdf", dict.fromkeys(("CreationDate", "Creator", "Producer"))),
-        }
+        return {"png": png, "pdf": _saved(self.figures[0], "pdf", "CreationDate", "Creator", "Producer")}
 
     def panels(self, prefix: str, caption: str) -> list[str]:
         """For the page: one SVG element per panel, whose ids begin with `prefix`, and which say the caption aloud."""
@@ -188,9 +185,8 @@ class Sheet:
         return [svg(figure, f"{prefix}-{i}", label.replace("`", ""), self.marks) for i, (label, figure) in every]
 
 
-def _first(keys: list[Key]) -> list[Key]:
-    more = Key(f"and {len(keys) - MOST_NAMED} more", Line2D([], [], linestyle="none"))
-    return keys[:MOST_NAMED] + [more] * (len(keys) > MOST_NAMED)
+def _nothing() -> Line2D:
+    return Line2D([], [], linestyle="none")
 
 
 def _line(handle: Any) -> Line2D:
@@ -212,9 +208,9 @@ def powers() -> FuncFormatter:
     return FuncFormatter(lambda value, _: "10" + f"{math.log10(value):.0f}".translate(RAISED))
 
 
-def _saved(figure: Figure, suffix: str, metadata: Mapping[str, None]) -> bytes:
+def _saved(figure: Figure, suffix: str, *left_out: str) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix, dpi=72 if suffix == "svg" else 300, metadata=dict(metadata))
+    figure.savefig(buffer, format=suffix, dpi=72 if suffix == "svg" else 300, metadata=dict.fromkeys(left_out))
     return buffer.getvalue()
 
 
@@ -234,52 +230,37 @@ def svg(figure: Figure, prefix: str, label: str, marks: Mapping[str, Mark]) -> s
     """
     for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
         patch.set_visible(False)
-    root = ET.fromstring(_saved(figure, "svg", dict.fromkeys(("Date", "Creator"))))
+    root = ET.fromstring(_saved(figure, "svg", "Date", "Creator"))
     for parent in [*root.iter()]:
         for child in [*parent]:
-            if child.tag.rpartition("}")[2] in ("metadata", "style"):
+            if child.tag.endswith(("}metadata", "}style")):
                 parent.remove(child)
-    height = float(figure.get_figheight() * 72)
     for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
+        element.tag, element.tail = element.tag.rpartition("}")[2], None
+        element.text = element.text if element.tag in ("text", "tspan") else None
         attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
-        for name, value in _declared(attributes.pop("style", "")):
-            attributes[name] = VARIABLES.get(value.lower(), value)
-        mark = marks.get(name := attributes.pop("id", ""))
-        if mark:
-            attributes |= _said(mark, height)
+        style = dict(re.findall(r"([\w-]+): *([^;]+)", attributes.pop("style", "")))
+        attributes |= {of: VARIABLES.get(value.lower(), value) for of, value in style.items() if of[:4] != "font"}
+        if size := re.search(r"[\d.]+(?=px)", style.get("font") or style.get("font-size", "")):
+            attributes["font-size"] = size[0]
+        name = attributes.pop("id", "")
+        if name in marks:
+            attributes |= _said(marks[name], float(figure.get_figheight() * 72))
         elif name and element.tag != "g":
             attributes["id"] = f"{prefix}-{name}"
         for name in {"href", "clip-path"} & attributes.keys():
             attributes[name] = attributes[name].replace("#", f"#{prefix}-")
         for name in {"d", "x", "y", "x1", "x2", "y1", "y2", "transform"} & attributes.keys():
-            attributes[name] = NUMBER.sub(_rounded, " ".join(attributes[name].split()))
-        element.attrib.clear()
-        element.attrib.update(attributes)
-        element.tail = None
-        element.text = element.text if element.tag in ("text", "tspan") else None
+            attributes[name] = re.sub(r"-?\d+\.\d+(e-?\d+)?", _rounded, " ".join(attributes[name].split()))
+        element.attrib = attributes
     for name in ("width", "height", "version"):
         del root.attrib[name]
-    root.attrib.update({"aria-label": label, "tabindex": "0", "role": "img"} if label else {"aria-hidden": "true"})
+    root.attrib |= {"aria-label": label, "tabindex": "0", "role": "img"} if label else {"aria-hidden": "true"}
     return ET.tostring(root, encoding="unicode")
-
-
-NUMBER = re.compile(r"-?\d+\.\d+(e-?\d+)?")
-FONT = re.compile(r"(?:.* )?([\d.]+)px\b.*")
 
 
 def _rounded(number: re.Match[str]) -> str:
     return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
-
-
-def _declared(style: str) -> list[tuple[str, str]]:
-    """A style's declarations as attributes; of a font, which is the page's, the size."""
-    pairs = [tuple(map(str.strip, one.split(":", 1))) for one in style.split(";") if ":" in one]
-    found = [
-        ("font-size", FONT.sub(r"\1", value)) if name in ("font", "font-size") else (name, value)
-        for name, value in pairs
-    ]
-    return [(name, value) for name, value in found if not name.startswith("font-") or name == "font-size"]
 
 
 def _said(mark: Mark, height: float) -> dict[str, str]:

@@ -1,39 +1,114 @@
 """Two results folders side by side. An arrow leads from ours to theirs, and a difference is theirs less ours."""
 
+import itertools
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from wnrepro.report.claims import CLAIMS, findings
 from wnrepro.report.claims.claim import SCALE
-from wnrepro.report.pairs import Pair, counted, judged, paired, told
-from wnrepro.report.tables import DIFFERENCES, FINALS, NO_VERDICT, Cell, Table, cells, table
-from wnrepro.results import Results, Run, problems
+from wnrepro.report.claims.evidence import shared_epochs
+from wnrepro.report.declared import column
+from wnrepro.report.tables import Row, Table, last_numbers, last_words, table
+from wnrepro.results import CHOICES, Results, Run, problems
 from wnrepro.text import count
 
-NOTES = {
-    "Verdicts": "By the rules of this version. A claim that is not listed has the same verdict and numbers in both.",
-    "Runs in both": "Runs of the same settings and seed. Bit for bit: in all epochs that both have, every column of "
-    "metrics.csv but seconds is the same. Ours and theirs: after the last of these epochs.",
-    "Runs of the same model that differ in a setting": "Of the other runs, each beside the one of the same model and "
-    "seed with the fewest other settings. Ours and theirs: after the last epoch that both have.",
-    "Runs in one alone": "The other folder has no further run of the same model and seed.",
-}
+Changes = dict[str, str]  # by name: `2.13.0 → 2.15.0`
 
 
 class Comparison(NamedTuple):
-    """What is said of a scale; ours, theirs: the folders; sections: by heading, without those that would be empty."""
+    """What is said of a scale; ours, theirs: the folders; tables: those that are not empty."""
 
     scale: str
     ours: str
     theirs: str
     summary: list[str]
-    sections: dict[str, list[Table]]
+    tables: list[Table]
+
+
+class Pair(NamedTuple):
+    """Two runs, how many epochs both have and, of these, the first whose numbers differ (0: none does).
+
+    finals: the numbers of both after the last of these epochs, by column.
+    """
+
+    ours: Run
+    theirs: Run
+    epochs: int
+    first: int
+    recorded: Changes
+    settings: Changes
+    finals: dict[str, tuple[float, float]]
+
+    @property
+    def exact(self) -> bool:
+        """Whether both agree bit for bit, as far as both have got."""
+        return self.epochs > 0 and not self.first
+
+    @property
+    def less(self) -> dict[str, float]:
+        """Theirs less ours."""
+        return {name: theirs - ours for name, (ours, theirs) in self.finals.items()}
+
+
+def pair_of(ours: Run, theirs: Run) -> Pair:
+    """Two runs as a pair."""
+    epochs = shared_epochs(ours, theirs)
+    one, other = (run.metrics[:epochs].drop(columns="seconds") for run in (ours, theirs))
+    equal = ((one == other) | (one.isna() & other.isna())).all(axis="columns").tolist()
+    first = equal.index(False) + 1 if False in equal else 0
+    finals = {name: (float(one[name].iloc[-1]), float(other[name].iloc[-1])) for name in last_numbers(ours) if epochs}
+    settings = changes(ours.settings, theirs.settings)
+    settings.pop("checkpoint_replay", None)  # changes no number
+    return Pair(ours, theirs, epochs, first, changes(_recorded(ours), _recorded(theirs)), settings, finals)
+
+
+def changes(ours: dict[str, Any], theirs: dict[str, Any]) -> Changes:
+    """What differs."""
+    values = {name: [of.get(name, "not set") for of in (ours, theirs)] for name in ours | theirs}
+    texts = {name: [one if isinstance(one, str) else json.dumps(one) for one in two] for name, two in values.items()}
+    return {name: " → ".join(texts[name]) for name, (one, other) in values.items() if one != other}
+
+
+def told(found: Changes) -> str:
+    """`commit 0123456 → 89abcde; torch 2.13.0 → 2.15.0`."""
+    return "; ".join(f"{name} {change}" for name, change in found.items())
+
+
+def counted(found: Iterable[Changes]) -> str:
+    """`commit (3 runs), torch (1 run)`."""
+    return ", ".join(f"{name} ({count(n, 'run')})" for name, n in Counter(itertools.chain(*found)).items())
+
+
+def _recorded(run: Run) -> dict[str, str]:
+    commit = run.commit[:7] + (f", dirty, of {run.created}" if run.dirty else "")  # two of these need not be the same
+    about = {"commit": commit, "device": run.device, "torch": run.torch, "data": str(run.data) or "not said"}
+    return about | {"state": run.state}
+
+
+def paired(ours: Iterable[Run], theirs: Iterable[Run]) -> tuple[list[Pair], list[Pair], list[Run], list[Run]]:
+    """Pairs of the same settings and seed; of the others, pairs of the same model and seed, the fewest other settings
+    first, in which each run is once at most; and what is left of ours and of theirs.
+    """
+    left, right = ({run.alike: run for run in runs} for runs in (ours, theirs))
+    both = [pair_of(left.pop(alike), right.pop(alike)) for alike in [*left] if alike in right]
+    every = [two for two in itertools.product(left.values(), right.values()) if _model(two[0]) == _model(two[1])]
+    near = {}
+    for one, other in sorted(every, key=lambda two: len(changes(two[0].settings, two[1].settings))):
+        if one.alike in left and other.alike in right:
+            near[one.name] = pair_of(left.pop(one.alike), right.pop(other.alike))
+    return both, [near[run.name] for run in ours if run.name in near], [*left.values()], [*right.values()]
+
+
+def _model(run: Run) -> tuple[Any, ...]:
+    return run.experiment, run.dataset, run.param, run.seed
 
 
 def compare(ours: Results, theirs: Results) -> Comparison:
     """The runs and verdicts of one scale in two folders."""
-    both, near, *alone = paired([*ours.runs], [*theirs.runs])
+    both, near, *alone = paired(ours.runs, theirs.runs)
     verdicts, said = _verdicts(ours, theirs)
     summary = [*_of_both(both)]
     if near:
@@ -44,30 +119,34 @@ def compare(ours: Results, theirs: Results) -> Comparison:
         if found := problems(of):
             names = f"wnrepro report --check --results {of.folder} names them"
             said.append(f"{count(len(found), 'problem')} with the files of {of.folder}: {names}.")
-    summary += said
-    rest = [_alone(name, run) for name, runs in zip(("ours", "theirs"), alone, strict=True) for run in runs]
-    rows = [_row(pair) for pair in sorted(both, key=lambda pair: pair.exact)]
-    made = zip(NOTES.items(), (verdicts, rows, [*map(_row, near)], rest), strict=True)
-    sections = {heading: [table(rows, note)] for (heading, note), rows in made if rows}
-    return Comparison(ours.scale, str(ours.folder), str(theirs.folder), summary, sections)
+    made = {
+        "verdicts": verdicts,
+        "both": [_row(pair) for pair in sorted(both, key=lambda pair: pair.exact)],
+        "near": [_row(pair) for pair in near],
+        "alone": [_alone(name, run) for name, runs in zip(("ours", "theirs"), alone, strict=True) for run in runs],
+    }
+    tables = [table(name, rows) for name, rows in made.items() if rows]
+    return Comparison(ours.scale, str(ours.folder), str(theirs.folder), summary + said, tables)
 
 
-def _verdicts(ours: Results, theirs: Results) -> tuple[list[list[Cell]], list[str]]:
+def _verdicts(ours: Results, theirs: Results) -> tuple[list[Row], list[str]]:
     """A row of every claim that has another verdict or other numbers, and the sentences."""
     rows, changed, found = [], [], (findings(ours), findings(theirs))
     for claim in CLAIMS:
         one, other = (of[claim.id] for of in found)
         verdict = " → ".join(dict.fromkeys((one.verdict, other.verdict)))
-        if one.verdict != other.verdict:
-            changed.append(f"{claim.id}, {verdict}")
+        changed += [f"{claim.id}, {verdict}"] if one.verdict != other.verdict else []
         if (one.verdict, one.measured) != (other.verdict, other.measured):
-            row = cells(id=claim.id, claim=claim.claim, verdict=verdict)
-            rows.append([*row, Cell("", one.measured, "Ours"), Cell("", other.measured, "Theirs")])
+            row = {"id": claim.id, "claim": claim.claim, "verdict": verdict}
+            rows.append(row | {"ours": one.measured, "theirs": other.measured})
     said = [f"{count(len(changed), 'verdict')} changed: {'; '.join(changed)}."] if changed else []
     same, others = len(CLAIMS) - len(changed), len(rows) - len(changed)
     said.append(f"{count(same, 'verdict')} did not change, {others} of them with other numbers.")
-    said += [NO_VERDICT.strip()] if ours.scale != SCALE else []
-    said += [f"Other runs are judged: {told(change)}."] if (change := judged(ours.papers, theirs.papers)) else []
+    said += ["No empirical claim has a verdict at this scale."] if ours.scale != SCALE else []
+    parts = [of.papers.parts for of in (ours, theirs)]
+    names = [(name, choice) for name in parts[0] if name in parts[1] for choice in CHOICES]
+    judged = changes(*({f"{choice} of {name}": getattr(of[name], choice) for name, choice in names} for of in parts))
+    said += [f"Other runs are judged: {told(judged)}."] if judged else []
     return rows, said
 
 
@@ -84,10 +163,10 @@ def _of_both(pairs: list[Pair]) -> Iterator[str]:
     if unexplained := [pair for pair in other if not pair.recorded.keys() - {"state"}]:
         yield f"{_some(unexplained, 'differs', 'differ')} though the files name the same commit, device, torch, data."
     largest = []
-    for name in FINALS:
+    for name in dict.fromkeys(name for pair in other for name in pair.less):
         if less := [pair for pair in other if math.isfinite(pair.less.get(name, math.nan))]:
             most = max(less, key=lambda pair: abs(pair.less[name]))
-            largest.append(f"{DIFFERENCES[name](most.less[name])} ({most.ours.name}, epoch {most.epochs})")
+            largest.append(f"{column(name).less(most.less[name])} ({most.ours.name}, epoch {most.epochs})")
     if largest:
         yield f"Largest differences: {'; '.join(largest)}."
 
@@ -96,26 +175,19 @@ def _some(found: Sequence[object], one: str, several: str) -> str:
     return f"{count(len(found), 'run')} {one if len(found) == 1 else several}"
 
 
-def _numbers(values: dict[str, float], words: Mapping[str, Callable[[float], str]] = FINALS) -> str:
-    return ", ".join(words[name](value) for name, value in values.items()) or "–"
-
-
-def _row(pair: Pair) -> list[Cell]:
+def _row(pair: Pair) -> Row:
     agree = "bit for bit" if pair.exact else f"differ from epoch {pair.first} on" if pair.first else "no epoch in both"
-    ours, theirs = ({name: two[place] for name, two in pair.finals.items()} for place in (0, 1))
-    return [
-        *_model(pair.ours),
-        Cell("settings", told(pair.settings), "Settings") if pair.settings else Cell("numbers", agree, "Numbers"),
-        *cells(epochs=pair.epochs, ours=_numbers(ours), theirs=_numbers(theirs)),
-        Cell("difference", "none" if pair.exact else _numbers(pair.less, DIFFERENCES), "Theirs − ours"),
-        Cell("recorded", told(pair.recorded), "What else differs"),
-    ]
+    less = ", ".join(column(name).less(value) for name, value in pair.less.items()) or "–"
+    ours, theirs = (last_words({name: two[place] for name, two in pair.finals.items()}) for place in (0, 1))
+    row = _about(pair.ours) | {"settings": told(pair.settings), "recorded": told(pair.recorded), "numbers": agree}
+    less = "none" if pair.exact else less
+    return row | {"epochs": pair.epochs, "ours": ours, "theirs": theirs, "difference": less}
 
 
-def _alone(folder: str, run: Run) -> list[Cell]:
-    last = {name: run.final(name) for name in FINALS if run.epoch and name in run.metrics}
-    return [Cell("folder", folder, "In"), *_model(run), *cells(state=run.state), Cell("", _numbers(last), "Last epoch")]
+def _about(run: Run) -> Row:
+    return {"experiment": run.experiment, "variant": run.variant, "seed": run.seed}
 
 
-def _model(run: Run) -> list[Cell]:
-    return cells(experiment=run.experiment, variant=run.variant, seed=run.seed)
+def _alone(folder: str, run: Run) -> Row:
+    last = last_words(last_numbers(run) if run.epoch else {})
+    return _about(run) | {"folder": folder, "state": run.state, "last": last}

@@ -4,14 +4,13 @@ Each function returns None where there is nothing to draw, else a `Sheet`; split
 finite leaves a gap, in the mean over seeds too; the legend says in how many runs.
 """
 
-import functools
 import math
 import textwrap
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -20,32 +19,15 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from wnrepro import paper
-from wnrepro.report.canvas import (
-    DASHES,
-    GREY,
-    LOOKS,
-    MANY,
-    MOST_NAMED,
-    PRINT,
-    RULE,
-    SIGN,
-    STYLE,
-    STYLES,
-    Drawn,
-    Look,
-    Sheet,
-    key_svg,
-    looks,
-    powers,
-    ticks,
-)
+from wnrepro.report import canvas, declared
+from wnrepro.report.canvas import LOOKS, RULE, SIGN, Look, Sheet, looks, ticks
 from wnrepro.report.claims.cifar import NOTICEABLE, log_norms
 from wnrepro.report.claims.claim import Finding
 from wnrepro.report.claims.dqn import max_score
 from wnrepro.report.claims.identities import INIT_LOSS, INIT_MEAN, INIT_VARIANCE, init_losses
 from wnrepro.report.stats import Estimate, t_test
 from wnrepro.results import OVER_NORMAL, QUARTILES, Results, Run, random_scores, sessions
-from wnrepro.settings import GAMES, PARAMS, SETTINGS
+from wnrepro.settings import PARAMS, SETTINGS, Model
 from wnrepro.text import count, interval, listed, plain
 
 FEW_POINTS = 10  # a curve of fewer has markers
@@ -57,71 +39,6 @@ NOT_JUDGED = "kurtosis_mean"  # of others
 PUBLISHED = "published in this repository"
 THEIRS: dict[str, Any] = {"linestyle": "-.", "linewidth": 1}  # what is published
 
-# The figures of curves: experiment and data set, or game, of every panel by its title; column; a setting whose other
-# values are drawn too, dotted.
-Panels = dict[str, tuple[str, str | None]]
-CIFAR: Panels = {"": ("cifar", None)}
-MNIST: Panels = {"MNIST": ("cvae", "mnist")}
-DRAW: Panels = {"MNIST": ("draw", None)}
-DQN: Panels = {paper.game_name(name): ("dqn", name) for name in sorted(GAMES, key=lambda name: name != paper.FIGURE4)}
-CURVES = {
-    "figure1": (CIFAR, "train_error", ""),
-    "test_error": (CIFAR, "test_error", ""),
-    "norm_growth": (CIFAR, "growth", ""),
-    "figure2": (MNIST | {"CIFAR-10": ("cvae", "cifar10")}, "test_bound_nats", ""),
-    "bound_raw": (MNIST, "test_bound_nats", ""),
-    "figure3": (DRAW, "test_bound_nats", "g_start"),
-    "kl_steps": (DRAW, "kl_nats", "g_start"),
-    "figure4": (DQN, "test_score", "actors"),
-    "mean_q": (DQN, "mean_q", "actors"),
-}
-OTHERS = {"g_start": "g = {:g} at the start", "actors": "{} games in lock-step"}  # in the legend
-# A column's label; whose values the y axis fits, from which part of the epochs on; the end at which it fits all others;
-# how its numbers are written: factor, digits and unit.
-COLUMNS: dict[str, tuple[str, tuple[str, ...], float, Callable[..., float], tuple[float, int, str]]] = {
-    "train_error": ("training error", PARAMS, 0, max, (100, 1, " %")),
-    "test_error": ("test error", PARAMS, 0.5, min, (100, 1, " %")),
-    "growth": ("‖v‖ / ‖v‖ after the init\n(geometric mean over layers)", PARAMS, 0, max, (1, 3, "")),
-    "test_bound_nats": ("test bound (nats)", COMPARED, 0.05, max, (1, 1, " nats")),
-    "test_bits_per_dim": ("test bound, axis inverted\n(bits per dimension)", COMPARED, 0.05, min, (1, 2, " bits")),
-    "difference": ("difference (nats)", PARAMS, 0.05, max, (1, 2, " nats")),
-    "kl_nats": ("KL on the test images (nats)", COMPARED, 0, min, (1, 2, " nats")),
-    "test_score": ("test score", PARAMS, 0, max, (1, 1, "")),
-    "mean_q": ("mean Q value", PARAMS, 0, max, (1, 2, "")),
-}
-FROM_ZERO = ("train_error", "kl_nats", "difference")
-CAPTIONS = {  # what is true of every such figure; the sheet says the rest
-    "overview": "The last epoch of every experiment: one dot per finished run; of several, their mean with "
-    "its 95 % t-interval.",
-    "figure1": "Training error by epoch at figure 1's learning rates (the paper: "
-    f"{paper.EPOCHS} epochs of 50 000 images, the rate falls from {paper.DECAY_FROM} on).",
-    "test_error": "Test error by epoch (C4), same runs.",
-    "learning_rates": "Final errors by learning rate (C6, C13): one dot per seed, lines through the means.",
-    "norm_growth": "Growth of ‖v‖ by epoch (C14), fainter at smaller learning rates.",
-    "noise_kurtosis": "Excess kurtosis of the noise by layer (C8): median and quartiles over features.",
-    "init": "What the data-dependent init achieves (C3): the worst layer of the worst run, and how far the four "
-    "initial losses of a start lie apart. Left of the limit, the check passes; zero stands at 10⁻⁹.",
-    "variants": "The mean differences over n pairs of runs (C15, C16), and the intervals that decide.",
-    "figure2": "Test bound by epoch (C9), of the Polyak-averaged parameters; higher is better.",
-    "bound_raw": "MNIST's test bound, mean of the finished seeds: averaged parameters, and the raw ones (faint).",
-    "figure3": "DRAW's test bound by epoch (C10); higher is better.",
-    "kl_steps": "DRAW's KL of every time step, mean over the test images, after the last epoch of the finished runs.",
-    "figure4": "DQN's mean score of full test games after every epoch (C11, C12).",
-    "mean_q": "Mean over held-out states of random play of the largest Q value (rewards clipped to ±1), same runs.",
-    "step_time": "Step time over that of the normal parameterization (C7: of cifar) in every session of a benchmark.",
-}
-
-
-NAMES = {
-    "overview": "Final results",
-    "norm_growth": "Growth of ‖v‖",
-    "noise_kurtosis": "Normalization noise",
-    "init": "Data-dependent init",
-    "bound_raw": "Averaged and raw parameters",
-    "kl_steps": "KL by time step",
-    "mean_q": "Mean Q value",
-}
-
 
 @dataclass(frozen=True)
 class Curve:
@@ -130,77 +47,98 @@ class Curve:
     run: Run
     look: Look
     y: pd.Series  # named for its column
-    group: tuple[str, str]  # parameterization, and what else sets apart those drawn alike
+    words: str  # what sets it apart from others of its parameterization
     style: dict[str, Any]
+    done: bool
+    diverged: bool
     thin: bool = True  # whether every run is drawn, beside the mean of the finished ones
+
+    group = property(lambda one: f"{one.run.param} {one.words}")  # of those that are drawn alike
+    label = property(lambda one: f"{one.look.label}, {one.words}".removesuffix(", "))
+    column = property(lambda one: declared.column(one.y.name))
 
     @property
     def gap(self) -> bool:
         """Whether a number is missing. Where one that diverged has any, the mark of its end says enough."""
         known = np.isfinite([*self.y, *(self.run.scores(0) if self.y.name == "test_score" else [])])
-        return len(known) > 0 and not (known.any() if self.run.diverged else known.all())
+        return len(known) > 0 and not (known.any() if self.diverged else known.all())
+
+
+Groups = dict[str, list[Curve]]
 
 
 @np.errstate(all="ignore")
-def draw(results: Results, found: Mapping[str, Finding], printed: bool = True) -> dict[str, Drawn]:
+def draw(results: Results, found: Mapping[str, Finding], printed: bool = True) -> dict[str, canvas.Drawn]:
     """The figures that there is data for, by name. found: the findings by claim. printed: with files for print."""
     drawn = {}
-    for name in CAPTIONS:
-        with warnings.catch_warnings(), matplotlib.rc_context(fname=STYLE):
+    for name, about in declared.figures(results.parts).items():
+        with warnings.catch_warnings(), matplotlib.rc_context(fname=canvas.STYLE):
             warnings.filterwarnings("ignore", "Glyph ")  # of a label, or a device's name
             if (sheet := sheets(name, results, found, split=True)) is None:
                 continue
-            caption, marks = " ".join([CAPTIONS[name], *sheet.said]), sheet.marks.values()
+            caption = " ".join([about.text.format(paper=paper), *sheet.said])
             panels = sheet.panels(name, caption)
-            keys = [(key.label, key_svg(key, f"{name}-key-{i}"), key.group) for i, key in enumerate(sheet.keys)]
-            with matplotlib.rc_context(PRINT):
+            keys = [(key.label, canvas.key_svg(key, f"{name}-key-{i}"), key.group) for i, key in enumerate(sheet.keys)]
+            with matplotlib.rc_context(canvas.PRINT):
                 whole = sheets(name, results, found) if printed else None
                 files = whole.files() if whole else {}
-            seeds = {mark.seed for mark in marks} == {True, False}
-            drawn[name] = Drawn(caption, files, panels, keys, seeds)
+            drawn[name] = canvas.Drawn(
+                caption, files, panels, keys, {one.seed for one in sheet.marks.values()} == {True, False}
+            )
     return drawn
 
 
 def sheets(name: str, results: Results, found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
     """A figure, for print or split for the page."""
-    if name in CURVES:
-        return curves(name, results, split)
     if name == "variants":
         return variants(found, split)
     others = (overview, learning_rates, noise_kurtosis, init, step_time)
-    return next(one for one in others if one.__name__ == name)(results, split)
+    make: Callable[..., Sheet | None] | None = next((one for one in others if one.__name__ == name), None)
+    return make(results, split) if make else curves(name, results, split)
 
 
-def _panels(name: str, results: Results) -> tuple[dict[str, list[Curve]], int]:
+# ------------------------------------------------------------------------------- curves
+
+
+def _panels(name: str, results: Results) -> tuple[dict[str, Groups], int]:
     """What a figure of curves draws, by panel: the curves with a number; and the number of runs with gaps."""
-    parts, column, setting = CURVES[name]
-    curve = functools.partial(_curve, looks(results.labels))
-    panels, gaps = {}, set()
-    for title, part in parts.items():
-        of, kind = results.of(*part), "test_bits_per_dim" if title == "CIFAR-10" else column
-        runs, *published = (some.figure1 if parts is CIFAR else some.figure2 for some in (of, of.published) if some)
+    about, panels, gaps = declared.figures(results.parts)[name], {}, set()
+    look, (setting, legend) = looks(results.labels), about.others
+    for part in about.parts:
+        if (of := results.parts.get(part)) is None:
+            continue
+        column = about.column or declared.model_of(of.runs[0]).result
+        runs, *published = (some.figure1 if part == "cifar" else some.figure2 for some in (of, of.published) if some)
         if name == "norm_growth":
-            free = [run for run in of.standard if _shows(GROWING, run) and not run.diverged and run.epoch]
-            rates = sorted({run.lr for run in free}, reverse=True)
-            curves = [curve(run, kind, alpha=0.75 ** rates.index(run.lr)) for run in free if len(run.layers)]
+            free = [run for run in of.standard if _shows(GROWING, run) and not run.diverged and len(run.layers)]
+            rates = sorted({run.lr for run in free if run.epoch}, reverse=True)
+            own = [_curve(look, run, column, alpha=0.75 ** rates.index(run.lr)) for run in free if run.epoch]
         elif name == "bound_raw":
-            done = [run for run in runs if run.done and _shows(COMPARED, run)]
-            curves = [curve(run, kind, "averaged", False) for run in done]
-            curves += [curve(run, f"{kind}_raw", "raw", False, linewidth=1.2, alpha=0.45) for run in done]
+            done, faint = [run for run in runs if run.done and _shows(COMPARED, run)], {"linewidth": 1.2, "alpha": 0.45}
+            own = [_curve(look, run, column, "averaged", False) for run in done]
+            own += [_curve(look, run, f"{column}_raw", "raw", False, **faint) for run in done]
         else:
-            curves = [curve(run, kind) for run in runs]
+            own = [_curve(look, run, column) for run in runs]
             for value, others in of.others(setting).items() if setting else ():
-                curves += [curve(run, kind, OTHERS[setting].format(value), linestyle=":") for run in others]
+                own += [_curve(look, run, column, legend.format(value), linestyle=":") for run in others]
             done = [run for some in published for run in some if run.done]
-            curves += [curve(run, kind, PUBLISHED, False, **THEIRS) for run in done]
-        panels[title] = curves
-        gaps |= {one.run.path for one in curves if one.gap}
-    if name == "figure2":
+            own += [_curve(look, run, column, PUBLISHED, False, **THEIRS) for run in done]
+        panels[declared.panel_title(part)] = own
+        gaps |= {one.run.path for one in own if one.gap}
+    if name == "figure2" and "MNIST" in panels:
         less = _differences(panels["MNIST"])
         title = "wn − normal" if {one.run.param for one in less} <= {*COMPARED} else "less normal"
         panels[f"MNIST: {title}"] = less
-    shown = {title: [one for one in curves if np.isfinite(one.y).any()] for title, curves in panels.items()}
-    return {title: of for title, of in shown.items() if any(PUBLISHED not in one.group[1] for one in of)}, len(gaps)
+    shown = {title: _grouped(one for one in of if np.isfinite(one.y).any()) for title, of in panels.items()}
+    return {title: of for title, of in shown.items() if any(PUBLISHED not in group for group in of)}, len(gaps)
+
+
+def _grouped(curves: Iterable[Curve]) -> Groups:
+    """In the order of a legend: what is published last."""
+    groups: Groups = defaultdict(list)
+    for one in sorted(curves, key=lambda one: (PUBLISHED in one.words, one.look.place, one.words)):
+        groups[one.group].append(one)
+    return groups
 
 
 def _shows(papers: Iterable[str], run: Run) -> bool:
@@ -219,20 +157,20 @@ def _curve(look: Mapping[str, Look], run: Run, column: str, words: str = "", thi
         words = f"lr {run.lr:g}, {words}".removesuffix(", ")
     line = {"color": look[run.param].colour, "linestyle": look[run.param].line, "linewidth": 1.8}
     y = pd.Series(table[column].to_numpy(float), table[over], name=column)
-    return Curve(run, look[run.param], y, (run.param, words), line | style, thin)
+    return Curve(run, look[run.param], y, words, line | style, run.done, run.diverged, thin)
 
 
 def _differences(curves: Sequence[Curve]) -> list[Curve]:
     """wn's, or another's, less normal's of the same seed, over the epochs of both; done where both are."""
-    base, wn = ((param, "") for param in COMPARED)
-    normal = {one.run.seed: one for one in curves if one.group == base}
+    normal = {one.run.seed: one for one in curves if one.group == "normal "}
     found = []
-    own = [one for one in curves if one.group == wn or (one.run.param not in PARAMS and not one.group[1])]
-    for ours in [one for one in own if one.run.seed in normal]:
+    for ours in curves:
+        if ours.words or ours.run.param in {*PARAMS} - {"wn"} or ours.run.seed not in normal:
+            continue
         theirs = normal[ours.run.seed]
         y = (ours.y - theirs.y)[: min(len(ours.y), len(theirs.y))].rename("difference")
-        record = theirs.run.record if ours.run.done else ours.run.record
-        found.append(replace(ours, run=replace(ours.run, record=record), y=y, group=(ours.group[0], "less normal")))
+        of = theirs if ours.done else ours
+        found.append(replace(ours, y=y, words="less normal", done=of.done, diverged=of.diverged))
     return found
 
 
@@ -242,73 +180,58 @@ def curves(name: str, results: Results, split: bool = False) -> Sheet | None:
     if not panels:
         return None
     sheet = Sheet(list(panels), split)
-    fits = {title: _set_up(sheet.places[title], title, of, results.scale) for title, of in panels.items()}
-    for title, of in panels.items():
-        for group in dict.fromkeys(one.group for one in of):
-            _draw(sheet, sheet.places[title], [one for one in of if one.group == group])
+    every = {title: [one for some in groups.values() for one in some] for title, groups in panels.items()}
+    fits = {title: _set_up(sheet.places[title], title, of, results.scale) for title, of in every.items()}
+    for title, groups in panels.items():
+        for some in groups.values():
+            _draw(sheet, sheet.places[title], some)
         sheet.places[title].set_xlim(0)
-    every = [(title, one) for title, of in panels.items() for one in of]
-    most = max(Counter((title, one.group) for title, one in every if one.thin and one.run.done).values(), default=0)
-    sides = {(COLUMNS[_column(one)][1], one.run.param in COLUMNS[_column(one)][1]) for _, one in every}
+    seeds = [sum(one.thin and one.done for one in some) for groups in panels.values() for some in groups.values()]
+    sides = {(one.column.fits, one.run.param in one.column.fits) for of in every.values() for one in of}
     words = next((words for params, words in FITS.items() if {(params, True), (params, False)} <= sides), "")
     epochs = f"epoch {' or '.join(map(str, sorted({*fits.values()} - {0})))} and later" if any(fits.values()) else ""
-    said = {
-        "Thin, every seed; thick, the mean of the finished ones (n); shaded, its standard error.": most > 1,
-        "One line per run.": most < 2 and any(one.thin for _, one in every),
-        f"The y axis fits {' of '.join(filter(None, (epochs, words)))}.": epochs or words,
-        _ends(panels): name != "kl_steps",
-    }
-    sheet.said = [sentence for sentence, true in said.items() if sentence and true]
+    if max(seeds) > 1:
+        sheet.said.append("Thin, every seed; thick, the mean of the finished ones (n); shaded, its standard error.")
+    elif any(one.thin for of in every.values() for one in of):
+        sheet.said.append("One line per run.")
+    if epochs or words:
+        sheet.said.append(f"The y axis fits {' of '.join(filter(None, (epochs, words)))}.")
+    ends = [
+        ": ".join(filter(None, (title, listed(said)))) for title, of in panels.items() if (said := _ends(title, of))
+    ]
+    sheet.said += [f"At the end: {'; '.join(ends)}."] if ends and name != "kl_steps" else []
     return sheet.legend(_entries(panels), gaps)
 
 
-def _ends(panels: Mapping[str, Sequence[Curve]]) -> str:
-    """`At the end: MNIST: normal −100.9 nats, …`, means of the finished runs."""
+def _ends(title: str, groups: Groups) -> list[str]:
+    """`normal −100.9 nats`, of every group the mean of the finished runs."""
+    last = max(one.y.index[-1] for some in groups.values() for one in some if len(one.y))
     said = []
-    for title, of in panels.items():
-        factor, digits, unit = COLUMNS[_column(of[0])][-1]
-        over = str(of[0].y.index.name).replace("_", " ").removesuffix("s")
-        ends = []
-        for group in sorted({one.group for one in of}, key=lambda group: _place(of, group)):
-            alike = [one for one in of if one.group == group and one.run.done and len(one.y)]
-            if alike:
-                last = max(one.y.index[-1] for one in alike)
-                alike = [one for one in alike if one.y.index[-1] == last]
-                mean = float(np.mean([one.y.iloc[-1] for one in alike]))
-                words = f" ({group[1]})" if group[1] and title.partition(": ")[0] == title else ""
-                earlier = f" at {over} {last}" if last < max(one.y.index[-1] for one in of if len(one.y)) else ""
-                ends.append(f"{alike[0].look.label}{words} {plain(factor * mean, f'.{digits}f', unit)}{earlier}")
-        if ends:
-            said.append(f"{title}: {listed(ends)}" if title else listed(ends))
-    return f"At the end: {'; '.join(said)}." if said else ""
+    for first, *others in groups.values():
+        ys = [one.y for one in (first, *others) if one.done and len(one.y)]
+        if ys:
+            own = max(y.index[-1] for y in ys)
+            mean = float(np.mean([y.iloc[-1] for y in ys if y.index[-1] == own]))
+            words = f" ({first.words})" if first.words and ": " not in title else ""
+            earlier = f" at {_over(first)} {own}" if own < last else ""
+            said.append(f"{first.look.label}{words} {first.column.write(mean)}{earlier}")
+    return said
 
 
-def _column(curve: Curve) -> str:
-    return str(curve.y.name).removesuffix("_raw")
+def _over(curve: Curve) -> str:
+    """What its numbers are by: `epoch`, `agent step` or `time step`."""
+    return str(curve.y.index.name).replace("_", " ").removesuffix("s")
 
 
-def _place(curves: Sequence[Curve], group: tuple[str, str]) -> tuple[Any, ...]:
-    """Where a group stands in a legend: what is published last."""
-    return PUBLISHED in group[1], next(one.look.place for one in curves if one.group == group), group[1]
-
-
-def _label(look: Look, words: str) -> str:
-    return f"{look.label}, {words}".removesuffix(", ")
-
-
-def _entries(panels: Mapping[str, Sequence[Curve]]) -> dict[str, tuple[dict[str, Any], str]]:
+def _entries(panels: Mapping[str, Groups]) -> dict[str, tuple[dict[str, Any], str]]:
     """Of a legend: `weight norm., lr 0.003 (n = 3)`, n being the finished runs, by panel if it differs."""
-    every = [one for curves in panels.values() for one in curves]
-    first = {one.group: one for one in reversed(every)}
     found = {}
-    for group in sorted(first, key=lambda group: _place(every, group)):
-        of = {title: [one for one in curves if one.group == group] for title, curves in panels.items()}
-        finished = {title: sum(one.run.done for one in alike) for title, alike in of.items() if alike}
+    for group, (first, *_) in _grouped(one for of in panels.values() for some in of.values() for one in some).items():
+        finished = {title: sum(one.done for one in of[group]) for title, of in panels.items() if group in of}
         n = ", ".join(f"{n} {title}" for title, n in finished.items() if n)
         if n and len(set(finished.values())) == 1:
             n = f"{max(finished.values())}{' each' if len(finished) > 1 else ''}"
-        label = _label(first[group].look, group[1]) + (f" (n = {n})" if n else "")
-        found[label] = first[group].style, " ".join(group)
+        found[first.label + (f" (n = {n})" if n else "")] = first.style, group
     return found
 
 
@@ -316,45 +239,42 @@ def _draw(sheet: Sheet, axes: Axes, curves: Sequence[Curve]) -> None:
     """Those of a group, within the limits of the axes: every seed (thin), the mean of the finished ones and its
     standard error. Markers where there are few points; a mark where a run did not finish or ends below the axes.
     """
-    look, thin, group = curves[0].look, curves[0].thin, " ".join(curves[0].group)
-    param = curves[0].run.param
-    line = curves[0].style | {"marker": look.marker if all(len(one.y) < FEW_POINTS for one in curves) else ""}
+    first, look, param = curves[0], curves[0].look, curves[0].run.param
+    line = first.style | {"marker": look.marker if all(len(one.y) < FEW_POINTS for one in curves) else ""}
     bottom, (low, high) = axes.get_ylim()[0], sorted(axes.get_ylim())
-    done, many = [one.y for one in curves if one.run.done], len(curves) > MANY
-    for one in curves if thin else ():
-        single = one.run.done and len(done) == 1  # it is the mean
+    done, many = [one for one in curves if one.done], len(curves) > canvas.MANY
+    for one in curves if first.thin else ():
+        single = one.done and len(done) == 1  # it is the mean
         faint = line | {"linewidth": 0.7, "alpha": 0.5 * line.get("alpha", 1)}
         for drawn in [] if single else axes.plot(one.y.index, one.y, markersize=2.5, rasterized=many, **faint):
-            sheet.mark(drawn, group, param, bool(done), one.run.name, points=[] if many else _points(one.y, low, high))
+            points = [] if many else _points(one.column, one.y, low, high)
+            sheet.mark(drawn, one.group, param, bool(done), one.run.name, points=points)
         end = np.flatnonzero(np.isfinite(one.y))[-1]
         place = np.clip(one.y.iloc[end], low, high)
         below = place == bottom != one.y.iloc[end]
-        if sign := "x" if one.run.diverged else ">" if not one.run.done else "v" if below else "":
+        if sign := "x" if one.diverged else ">" if not one.done else "v" if below else "":
             (end_,) = axes.plot(one.y.index[end], place, marker=sign, color=look.colour, clip_on=False, **SIGN)
-            sheet.mark(end_, group, param, False, one.run.name)
+            sheet.mark(end_, one.group, param, False, one.run.name)
     if done:
-        values = pd.DataFrame([y.reset_index(drop=True) for y in done])  # a shorter one has no numbers at the end
-        mean = pd.Series(values.mean(skipna=False).to_numpy(), max(done, key=len).index, name=done[0].name)
+        values = pd.DataFrame([one.y.reset_index(drop=True) for one in done])  # a shorter one has no numbers at the end
+        longest = max((one.y for one in done), key=len)
+        mean = pd.Series(values.mean(skipna=False).to_numpy(), longest.index, name=longest.name)
         (thick,) = axes.plot(mean.index, mean, markersize=3, **line)
-        name = f"{_label(look, curves[0].group[1])}, mean of {len(done)} runs"
-        name = next(one.run.name for one in curves if one.run.done) if len(done) == 1 else name
-        sheet.mark(thick, group, param, False, name, points=_points(mean, low, high))
-        if thin and len(done) > 1:
+        name = done[0].run.name if len(done) == 1 else f"{first.label}, mean of {len(done)} runs"
+        sheet.mark(thick, first.group, param, False, name, points=_points(first.column, mean, low, high))
+        if first.thin and len(done) > 1:
             ends = [mean + sign * values.sem(skipna=False).to_numpy() for sign in (-1, 1)]
             band = axes.fill_between(mean.index, *ends, color=look.colour, alpha=0.15, linewidth=0)
-            sheet.mark(band, group, param, False, name)
+            sheet.mark(band, first.group, param, False, name)
 
 
-def _points(y: pd.Series, low: float, high: float) -> list[tuple[float, float, str]]:
+def _points(column: declared.Column, y: pd.Series, low: float, high: float) -> list[tuple[float, float, str]]:
     """What is said of a curve's points within the limits, at most as many as a panel can tell apart."""
-    factor, digits, unit = COLUMNS[str(y.name).removesuffix("_raw")][-1]
     word = str(y.index.name).replace("_", " ")
     shown = y[(y >= low) & (y <= high)]
-    some = shown.iloc[:: max(1, math.ceil(len(shown) / MANY))]
-    return [
-        (x, value, f"{word} {x:g}: {plain(factor * value, f'.{digits + 1}f', unit)}")
-        for x, value in zip(some.index.to_numpy(float), some.to_numpy(float), strict=True)
-    ]
+    some = shown.iloc[:: max(1, math.ceil(len(shown) / canvas.MANY))].astype(float)
+    xs = some.index.to_numpy(float)
+    return [(x, y, f"{word} {x:g}: {column.write(y, 1)}") for x, y in zip(xs, some, strict=True)]
 
 
 def _set_up(axes: Axes, title: str, curves: Sequence[Curve], scale: str) -> int:
@@ -362,46 +282,49 @@ def _set_up(axes: Axes, title: str, curves: Sequence[Curve], scale: str) -> int:
     them, or 0: the first epochs lie so far off that the rest would be a line. A diverged run sets no limit unless all
     diverged.
     """
-    run, column, over = curves[0].run, str(curves[0].y.name), str(curves[0].y.index.name)
-    label, params, share, best, _ = COLUMNS[column]
-    also = [0.0] if column in FROM_ZERO else []
+    run, name, column = curves[0].run, str(curves[0].y.name), curves[0].column
+    also = [0.0] if column.from_zero else []
     if also:
         axes.axhline(0, **RULE)
-    if column == "test_score" and (random := random_scores(one.run for one in curves)):
+    if name == "test_score" and (random := random_scores(one.run for one in curves)):
         also = [float(np.mean(random))]
-        axes.axhline(also[0], **DASHES, label="random play")
-    if column == "test_error" and scale == "paper":
+        axes.axhline(also[0], **canvas.DASHES, label="random play")
+    if name == "test_error" and scale == "paper" and run.experiment == "cifar":
         for param in sorted({one.run.param for one in curves} & paper.TABLE2.keys()):
             also.append(paper.TABLE2[param] / 100)
             axes.plot(run.epochs, also[-1], marker="*", color=LOOKS[param].colour, clip_on=False, zorder=5, **SIGN)
-    trained = [one for one in curves if not one.run.diverged] or curves
-    compared = [one for one in trained if one.run.param in params] or trained
+    trained = [one for one in curves if not one.diverged] or curves
+    compared = [one for one in trained if one.run.param in column.fits] or trained
     every, ours = (pd.concat([one.y[np.isfinite(one.y)] for one in some]) for some in (trained, compared))
-    first = min(max(2, 1 + int(share * ours.index.max())), ours.index.max()) if share else 0
-    values = [*ours[ours.index >= first], best(every[every.index >= first]), *filter(math.isfinite, also)]
+    first = min(max(2, 1 + int(column.fits_from * ours.index.max())), ours.index.max()) if column.fits_from else 0
+    best = getattr(every[every.index >= first], column.best)()
+    values = [*ours[ours.index >= first], best, *filter(math.isfinite, also)]
     low, high = float(min(values)), float(max(values))
     room = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
     axes.set_ylim(0 if 0 <= low < room else low - room, high + room)
-    if column == "train_error" and 0 < ours.min() < 0.05:
+    if name == "train_error" and 0 < ours.min() < 0.05:
         axes.set(yscale="log", ylim=(0.8 * ours.min(), 2 * ours.max()))
         axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator())
-    if column == "test_bits_per_dim":
+    if column.inverted:
         axes.invert_yaxis()
-    below = over.replace("_", " ")
-    if over == "epoch":
+    below = str(curves[0].y.index.name).replace("_", " ")
+    if below == "epoch" and "train_examples" in run.settings:
         below += f" ({run.settings['train_examples']:,} training images each)".replace(",", "\u2009")
-    if over == "time_step":
+    if below == "time step":
         below += f", after epoch {' or '.join(map(str, sorted({one.run.epoch for one in curves})[:3]))}"
-    if column in ("train_error", "test_error"):
+    if column.numbers[2] == " %":
         axes.yaxis.set_major_formatter(ticks(100, " %"))
-        if run.decay_from < run.epochs:
-            axes.axvline(run.decay_from, **DASHES, label=f"from epoch {run.decay_from} on the learning rate falls")
+    if column.numbers[2] == " %" and run.settings.get("decay_from", run.epochs) < run.epochs:
+        axes.axvline(run.decay_from, **canvas.DASHES, label=f"from epoch {run.decay_from} on the learning rate falls")
     if title and any(one.run.settings.get("data") == "bundled" for one in curves):
         title = f"bundled images in place of {title}"
-    axes.set(title=title, ylabel=label, xlabel=below)
+    axes.set(title=title, ylabel=column.label, xlabel=below)
     axes.locator_params(axis="x", integer=True, nbins=6, steps=[1, 2, 5, 10])
     axes.xaxis.set_major_formatter(EngFormatter())
     return int(first)
+
+
+# ------------------------------------------------------------------------------- dots
 
 
 def _dots(sheet: Sheet, axes: Axes, of_all: Mapping[str, Look], table: pd.DataFrame, column: str, **style: Any) -> None:
@@ -410,10 +333,8 @@ def _dots(sheet: Sheet, axes: Axes, of_all: Mapping[str, Look], table: pd.DataFr
         if (of := table[table["param"] == param]).empty:
             continue
         drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "linestyle": "none"}
-        many = len(of) > 5 * MANY
-        (dots,) = axes.plot(of["x"], of[column], **drawn | {"label": look.label, "rasterized": many} | style)
-        points = [] if many else [*zip(of["x"], of[column], of["words"], strict=True)]
-        sheet.mark(dots, param, param, False, look.label, points=points)
+        (dots,) = axes.plot(of["x"], of[column], **drawn | {"label": look.label} | style)
+        sheet.mark(dots, param, param, False, look.label, points=[*zip(of["x"], of[column], of["words"], strict=True)])
 
 
 def learning_rates(results: Results, split: bool = False) -> Sheet | None:
@@ -421,18 +342,16 @@ def learning_rates(results: Results, split: bool = False) -> Sheet | None:
     runs = [run for run in results.of("cifar").standard if run.diverged or run.done]
     if not runs:
         return None
-    panels = ["train_error", "test_error"]
-    finals = [(run.param, run.lr, run.diverged, run.seed, *map(run.final, panels)) for run in runs]
-    table = pd.DataFrame(finals, columns=["param", "lr", "diverged", "seed", *panels])
-    look = looks(results.labels)
-    table["x"] = table["lr"] * 1.06 ** (table["param"].map([*look].index) % len(STYLES) - 1.5)
+    look, panels = looks(results.labels), ["train_error", "test_error"]
+    finals = [(run.param, run.lr, run.diverged, *map(run.final, panels)) for run in runs]
+    table = pd.DataFrame(finals, columns=["param", "lr", "diverged", *panels])
+    table["x"] = table["lr"] * 1.06 ** (table["param"].map([*look].index) % len(canvas.STYLES) - 1.5)
     table["words"] = [f"lr {run.lr:g}, seed {run.seed}" + ", diverged" * run.diverged for run in runs]
     done, lost = table[~table["diverged"]], table[table["diverged"]].assign(above=1.03)
     sheet = Sheet(panels, split)
     for column, axes in sheet.places.items():
         said = [
-            f"{words}: {plain(100 * value, '.2f', ' %')}"
-            for words, value in zip(done["words"], done[column], strict=True)
+            f"{words}: {declared.column(column).write(value, 1)}" for words, value in done[["words", column]].values
         ]
         _dots(sheet, axes, look, done.assign(words=said), column, clip_on=False)
         for param in (param for param in look if (done["param"] == param).any()):
@@ -441,17 +360,18 @@ def learning_rates(results: Results, split: bool = False) -> Sheet | None:
             sheet.mark(axes.plot(means.index, means, **line)[0], param, param, False, "")
         above = {"transform": axes.get_xaxis_transform(), "clip_on": False, "label": ""}
         _dots(sheet, axes, look, lost, "above", marker="x", **above, **SIGN)
-        axes.set(xscale="log", xlabel="learning rate", ylabel=f"final {COLUMNS[column][0]}", ylim=(0, None))
+        label = f"final {declared.column(column).label}"
+        axes.set(xscale="log", xlabel="learning rate", ylabel=label, ylim=(0, None))
         rates = FixedLocator(sorted(table["lr"].unique()), nbins=8)
         axes.xaxis.set(major_locator=rates, minor_locator=NullLocator(), major_formatter=ticks())
         axes.yaxis.set_major_formatter(ticks(100, " %"))
     means = done.groupby(["param", "lr"])["test_error"].mean(skipna=False)
-    best = [(means[param].idxmin(), param) for param in look if param in means and np.isfinite(means[param]).any()]
-    ns, lost_ns = done.groupby(["param", "lr"]).size(), lost.groupby(["param", "lr"]).size()
+    best = [(param, means[param].idxmin()) for param in look if param in means and np.isfinite(means[param]).any()]
+    ns, lost_ns = (Counter(zip(some["param"], some["lr"], strict=True)) for some in (done, lost))
     ends = [
-        f"{look[param].label} {plain(100 * means[param, lr], '.1f', ' %')} at {lr:g} (n = {ns[param, lr]}"
-        + (f", {lost_ns[param, lr]} diverged)" if (param, lr) in lost_ns else ")")
-        for lr, param in best
+        f"{look[one[0]].label} {plain(100 * means[one], '.1f', ' %')} at {one[1]:g} (n = {ns[one]}"
+        + (f", {lost_ns[one]} diverged)" if lost_ns[one] else ")")
+        for one in best
     ]
     sheet.said = [f"Lowest mean test error: {listed(ends)}."] if ends else []
     return sheet.legend(gaps=int(done[panels].isna().any(axis=1).sum()))
@@ -464,7 +384,7 @@ def noise_kurtosis(results: Results, split: bool = False) -> Sheet | None:
         return None
     look = looks(results.labels)
     table = pd.concat(
-        run.noise.assign(param=run.param, run=i, name=run.name, judged=run.noise[JUDGED.get(run.param, NOT_JUDGED)])
+        run.noise.assign(param=run.param, run=i, judged=run.noise[JUDGED.get(run.param, NOT_JUDGED)])
         for i, run in enumerate(runs)
     ).replace([math.inf, -math.inf], math.nan)
     places, layers = pd.factorize(table["layer"])
@@ -475,17 +395,18 @@ def noise_kurtosis(results: Results, split: bool = False) -> Sheet | None:
     for title, axes in sheet.places.items():
         of = table[table["epoch"] == epochs[title]]
         for param in of["param"].unique():
-            some, pixels = of[of["param"] == param], len(of) > 5 * MANY
-            bars = axes.vlines(some["x"], some[low], some[high], look[param].colour, linewidth=0.8, rasterized=pixels)
+            some = of[of["param"] == param]
+            bars = axes.vlines(some["x"], some[low], some[high], look[param].colour, linewidth=0.8)
             sheet.mark(bars, param, param, False, "")
-        words = [f"{layer}: {plain(value)}" for layer, value in zip(of["layer"], of[median], strict=True)]
-        _dots(sheet, axes, look, of.assign(words=words), median)
-        hollow, known = {"markerfacecolor": "white"}, of.dropna(subset="judged")
-        papers = known["param"].isin(JUDGED)
-        judged = [f"{layer}: {plain(value)}" for layer, value in zip(known["layer"], known["judged"], strict=True)]
-        known = known.assign(words=judged)
-        _dots(sheet, axes, look, known[papers], "judged", label="judged: bn's 1/σ, mean-only's μ", **hollow)
-        _dots(sheet, axes, look, known[~papers], "judged", label="not judged: others' μ", **hollow)
+        known = of.dropna(subset="judged")
+        papers, hollow = known["param"].isin(JUDGED), {"markerfacecolor": "white"}
+        for rows, column, style in (
+            (of, median, {}),
+            (known[papers], "judged", {"label": "judged: bn's 1/σ, mean-only's μ", **hollow}),
+            (known[~papers], "judged", {"label": "not judged: others' μ", **hollow}),
+        ):
+            words = [f"{layer}: {plain(value)}" for layer, value in zip(rows["layer"], rows[column], strict=True)]
+            _dots(sheet, axes, look, rows.assign(words=words), column, **style)
         axes.axhline(0, **RULE)
         axes.set_yscale("symlog", linthresh=1)
         axes.yaxis.set_major_formatter(ticks())
@@ -501,9 +422,6 @@ def noise_kurtosis(results: Results, split: bool = False) -> Sheet | None:
     return sheet.legend(gaps=table["run"][lost].nunique())
 
 
-Rows = list[tuple[str, Look, list[Estimate]]]  # label, look, estimates with intervals and margins
-
-
 def init(results: Results, split: bool = False) -> Sheet | None:
     """C3: the largest |mean| and |variance − 1| of any layer of any run over the init batch, and the spread of the
     initial losses, by experiment and data set, or game.
@@ -513,10 +431,8 @@ def init(results: Results, split: bool = False) -> Sheet | None:
     for name, part in results.parts.items():
         for run in (run for run in part.in_precision if len(run.init)):
             ends = run.init[["mean_abs_max", "variance_min", "variance_max"]].to_numpy(float)
-            dots += [
-                (0, name, run.param, float(ends[:, 0].max())),
-                (1, name, run.param, float(np.abs(ends[:, 1:] - 1).max())),
-            ]
+            dots.append((0, name, run.param, float(ends[:, 0].max())))
+            dots.append((1, name, run.param, float(np.abs(ends[:, 1:] - 1).max())))
             gaps |= {run.path} if not np.isfinite(ends).all() else set()
         dots += [(2, name, "normal", spread) for spread in init_losses(part.papers)]
     if not dots:
@@ -525,80 +441,107 @@ def init(results: Results, split: bool = False) -> Sheet | None:
     table = every.groupby(["panel", "part", "param"], sort=False)["x"].agg(["max", "count"]).reset_index()
     names: list[str] = [*dict.fromkeys(map(str, table["part"]))]
     titles = ["largest |mean|", "largest |variance − 1|", "spread of the initial losses"][: table["panel"].max() + 1]
-    sheet, all_four = Sheet(titles, split, heights=[0.7 + 0.22 * len(names)]), {"label": "all four", "color": GREY}
+    sheet, all_four = (
+        Sheet(titles, split, heights=[0.7 + 0.22 * len(names)]),
+        {"label": "all four", "color": canvas.GREY},
+    )
     for i, (title, axes) in enumerate(sheet.places.items()):
         of = table[table["panel"] == i]
         of = of.assign(x=of["max"].clip(lower=1e-9), y=of["part"].map(names.index) + 0.0)
         if i < 2:
             of["y"] += (of["param"].map([*look].index) % 4 - 1.5) * 0.18
-        of["words"] = [
-            f"{part}, {param}: {plain(value, '.1e')} (n = {n})"
-            for part, param, value, n in zip(of["part"], of["param"], of["max"], of["count"], strict=True)
-        ]
+        rows = zip(of["part"], of["param"], of["max"], of["count"], strict=True)
+        of["words"] = [f"{part}, {param}: {plain(value, '.1e')} (n = {n})" for part, param, value, n in rows]
         _dots(sheet, axes, look, of, "y", **(all_four if i == 2 else {}))
-        axes.axvline(limits[i], **DASHES | {"zorder": 2}, label="limit of the rule")
-        axes.axvspan(limits[i], 8 * limits[i], color="#dddddd", linewidth=0, zorder=0)
+        axes.axvline(limits[i], **canvas.DASHES | {"zorder": 2}, label="limit of the rule")
+        axes.axvspan(limits[i], 8 * limits[i], color=canvas.GRID, linewidth=0, zorder=0)
         axes.set(xscale="log", xlim=(None, 8 * limits[i]), ylim=(len(names) - 0.5, -0.5), title=title)
         axes.set_yticks(range(len(names)), names if split or not i else [""] * len(names), parse_math=False)
-        axes.xaxis.set(major_locator=LogLocator(numticks=4), minor_locator=NullLocator(), major_formatter=powers())
+        axes.xaxis.set(
+            major_locator=LogLocator(numticks=4), minor_locator=NullLocator(), major_formatter=canvas.powers()
+        )
         sheet.said.append(f"{title.replace('spread', 'largest spread').capitalize()}: {plain(of['max'].max(), '.1e')}.")
     return sheet.legend(gaps=len(gaps))
 
 
+# ------------------------------------------------------------------------------- rows with intervals
+
+
+class Row(NamedTuple):
+    """A label, a look, estimates with intervals and margins, and the runs behind them as dots by name."""
+
+    label: str
+    look: Look
+    estimates: Sequence[Estimate]
+    dots: Mapping[str, float] = {}
+
+
+def _rows(sheet: Sheet, axes: Axes, rows: Sequence[Row], words: Callable[[Estimate], str]) -> None:
+    """Rows from top to bottom. words: for an estimate."""
+    for y, row in enumerate(rows):
+        style: dict[str, Any] = {"color": row.look.colour, "marker": row.look.marker}
+        for name, value in [*row.dots.items()][: canvas.MANY] if len(row.dots) > 1 else ():
+            (dot,) = axes.plot(value, y, markersize=2.5, alpha=0.5, **style)
+            sheet.mark(dot, "", row.look.param, True, name, points=[(value, y, words(Estimate("", value)))])
+        places = y + np.linspace(-0.3, 0.3, len(row.estimates) + 2)[1:-1]
+        for place, e in zip(places, row.estimates, strict=True):
+            ends = [[e.value - e.low], [e.high - e.value]] if math.isfinite(e.high - e.low) else None
+            bar = axes.errorbar(e.value, place, xerr=ends, capsize=2, elinewidth=1.2, markersize=4, **style)
+            sheet.mark(bar, "", row.look.param, False, row.label, points=[(e.value, place, words(e))])
+            if e.margin:
+                axes.vlines(e.margin, y - 0.5, y + 0.5, **canvas.DASHES, label="limit of the rule")
+    axes.set_yticks(range(len(rows)), [row.label for row in rows], parse_math=False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+
+
 def overview(results: Results, split: bool = False) -> Sheet | None:
     """The final result of every experiment and data set, or game, by parameterization, with 95 % t-intervals."""
-    look, panels, gaps = looks(results.labels), {}, 0
+    panels, gaps = {}, 0
     for part, of in results.parts.items():
-        model = SETTINGS[of.runs[0].experiment].models[of.runs[0].dataset]
-        title, column, label = model.title, model.result, model.result_label
-        title += ", bundled images" * ("bundled" in (of.defaults.get("data"), of.defaults.get("dataset")))
-        factor, digits, _ = COLUMNS[column][-1] if column in COLUMNS else (1, 3, "")
-        several = {"": [*(of.figure1 if part == "cifar" else of.figure2)]}
-        several |= {f", g = {g:g}": [*more] for g, more in of.others("g_start").items()}
-        rows: Rows = []
-        last = max((run.epoch for runs in several.values() for run in runs if run.done), default=0)
-        for words, runs in several.items():
-            for param in look:
-                some = [run for run in runs if run.param == param and run.done]
-                some = [run for run in some if run.epoch == max(run.epoch for run in some)]
-                values = [max_score(run, run.epoch) if model.best else run.final(column) for run in some]
-                gaps += sum(not math.isfinite(value) for value in values)
-                if values := [factor * value for value in values]:
-                    earlier = f", {count(some[0].epoch, 'epoch')}" if some[0].epoch < last else ""
-                    name = f"{param if param in PARAMS else look[param].label}{words} (n = {len(values)}{earlier})"
-                    dots = [Estimate(run.name, value) for run, value in zip(some, values, strict=True)]
-                    rows.append((name, look[param], [t_test("", values), *dots]))
+        model = declared.model_of(of.runs[0])
+        rows, lost = _final_rows(of, model, looks(results.labels), part == "cifar")
+        gaps += lost
         if rows:
-            panels[title] = rows, label, digits
+            bundled = ", bundled images" * ("bundled" in (of.defaults.get("data"), of.defaults.get("dataset")))
+            panels[model.title + bundled] = rows, model
     if not panels:
         return None
-    sheet = Sheet(
-        list(panels),
-        split,
-        min(2, len(panels)),
-        [0.75 + 0.14 * max(len(rows) for rows, *_ in panels.values())] * -(-len(panels) // 2),
-    )
-    for title, (rows, label, digits) in panels.items():
-        axes = sheet.places[title]
-        for y, (name, style, (mean, *dots)) in enumerate(rows):
-            drawn: dict[str, Any] = {"color": style.colour, "marker": style.marker}
-            for dot in dots[:MANY] if len(dots) > 1 else ():
-                (one,) = axes.plot(dot.value, y, markersize=2.5, alpha=0.5, **drawn)
-                sheet.mark(
-                    one, "", style.param, True, dot.name, points=[(dot.value, y, plain(dot.value, f".{digits + 1}f"))]
-                )
-            ends = [[mean.value - mean.low], [mean.high - mean.value]] if math.isfinite(mean.low + mean.high) else None
-            bar = axes.errorbar(mean.value, y, xerr=ends, capsize=2, markersize=4, elinewidth=1.2, **drawn)
-            words = f"{plain(mean.value, f'.{digits + 1}f')} {interval(mean.low, mean.high, digits + 1)}".strip()
-            sheet.mark(bar, "", style.param, False, name, points=[(mean.value, y, words)])
-        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label.replace(", ", "\n") if split else label)
-        axes.set_yticks(range(len(rows)), [name for name, *_ in rows], parse_math=False)
-        axes.set_title(title)
+    heights = [0.75 + 0.14 * max(len(rows) for rows, _ in panels.values())] * -(-len(panels) // 2)
+    sheet = Sheet(list(panels), split, min(2, len(panels)), heights)
+    for title, (rows, model) in panels.items():
+        digits = declared.column(model.result).numbers[1]
+
+        def words(e: Estimate, more: int = digits + 1) -> str:
+            return f"{plain(e.value, f'.{more}f')} {interval(e.low, e.high, more)}".strip()
+
+        axes, label = sheet.places[title], model.result_label
+        _rows(sheet, axes, rows, words)
+        axes.set(xlabel=label.replace(", ", "\n") if split else label, title=title)
         axes.xaxis.set_major_formatter(ticks())
         axes.locator_params(axis="x", nbins=3 if split else 5)
-        best = [f"{name} {plain(e.value, f'.{digits}f')}" for name, _, (e, *_) in rows]
+        best = [f"{row.label} {plain(row.estimates[0].value, f'.{digits}f')}" for row in rows]
         sheet.said.append(f"{title}: {listed(best)}.")
     return sheet.legend(gaps=gaps)
+
+
+def _final_rows(of: Results, model: Model, look: Mapping[str, Look], at_rate: bool) -> tuple[list[Row], int]:
+    """A row a parameterization, also of another g at the start: its finished runs; and how many are not finite."""
+    factor, rows, gaps = declared.column(model.result).numbers[0], [], 0
+    several = {"": [*(of.figure1 if at_rate else of.figure2)]}
+    several |= {f", g = {g:g}": [*more] for g, more in of.others("g_start").items()}
+    last = max((run.epoch for runs in several.values() for run in runs if run.done), default=0)
+    for words, runs in several.items():
+        for param in look:
+            some = [run for run in runs if run.param == param and run.done]
+            some = [run for run in some if run.epoch == max(run.epoch for run in some)]
+            values = [max_score(run, run.epoch) if model.best else run.final(model.result) for run in some]
+            gaps += sum(not math.isfinite(value) for value in values)
+            if values := [factor * value for value in values]:
+                earlier = f", {count(some[0].epoch, 'epoch')}" if some[0].epoch < last else ""
+                label = f"{param if param in PARAMS else look[param].label}{words} (n = {len(values)}{earlier})"
+                dots = dict(zip((run.name for run in some), values, strict=True))
+                rows.append(Row(label, look[param], [replace(t_test("", values), margin=())], dots))
+    return rows, gaps
 
 
 def variants(found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
@@ -609,58 +552,51 @@ def variants(found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
         "C16a": f"C16, VAEs, {bounded}: test bound (nats)",
         "C16b": f"C16, CIFAR-10, {bounded}: relative test error",
     }
-    panels: dict[str, Rows] = {}
-    for claim, title in titles.items():
-        for e in found[claim].estimates if claim in found else ():
+    panels = defaultdict(list)
+    for claim in titles.keys() & found.keys():
+        for e in found[claim].estimates:
             if e.n and not e.name.endswith(" diverged"):  # whose shares have another unit
                 label = f"{e.name} (n = {e.n}{'' if math.isfinite(e.value) else ', not finite'})".strip()
-                panels.setdefault(title, []).append((label, LOOKS["wn"], [e]))
-    return _intervals(panels, split)
+                panels[titles[claim]].append(Row(label, LOOKS["wn"], [e]))
+    return _intervals({title: panels[title] for title in titles.values() if title in panels}, split)
 
 
 def step_time(results: Results, split: bool = False) -> Sheet | None:
     """C7: step time over normal's by experiment, device and version, every session; the paper's 16 % as a star."""
     panels, limit = {}, (NOTICEABLE - 1,)
     for experiment, (device, torch), timed in [(e, *of) for e in SETTINGS for of in sessions(results, e).items()]:
-        rows: Rows = []
+        rows = []
         for param, look in [*looks(results.labels).items()][1:]:
             some = [ratio for one in timed if (ratio := one.ratios.get(f"{param}{OVER_NORMAL}"))]
             margin = limit if experiment == "cifar" else ()  # of C7
             ends = [Estimate("", r["median"] - 1, r["low"] - 1, r["high"] - 1, margin=margin) for r in some]
-            rows += [(param if param in PARAMS else look.label, look, ends)] if ends or param in PARAMS else []
-        if any(ends for _, _, ends in rows):
+            rows += [Row(param if param in PARAMS else look.label, look, ends)] if ends or param in PARAMS else []
+        if any(row.estimates for row in rows):
             panels[f"{experiment} ({count(len(timed), 'session')}), {device}, torch {torch}"] = rows
     return _intervals(panels, split, "step time over normal's: median, 95 % interval")
 
 
-def _intervals(panels: Mapping[str, Rows], split: bool, label: str = "") -> Sheet | None:
-    """Panels of rows, with intervals and margins. label: of an x axis that all share."""
-    panels = {title: rows[:MOST_NAMED] for title, rows in list(panels.items())[:MOST_NAMED]}
+def _intervals(panels: Mapping[str, Sequence[Row]], split: bool, label: str = "") -> Sheet | None:
+    """Panels of rows around 0. label: of an x axis that all share."""
+    panels = {title: rows[: canvas.MOST_NAMED] for title, rows in list(panels.items())[: canvas.MOST_NAMED]}
     if not panels:
         return None
     sheet = Sheet(list(panels), split, 1, [0.5 + 0.2 * len(rows) for rows in panels.values()])
     for title, axes in sheet.places.items():
         digits, factor, unit = (2, 1, " nats") if "nats" in title else (1, 100, " %")
-        said = []
-        for y, (row, look, estimates) in enumerate(panels[title]):
-            for place, e in zip(y + np.linspace(-0.3, 0.3, len(estimates) + 2)[1:-1], estimates, strict=True):
-                ends = [[e.value - e.low], [e.high - e.value]] if math.isfinite(e.low + e.high) else None
-                drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 4}
-                bar = axes.errorbar(e.value, place, xerr=ends, capsize=2, elinewidth=1, **drawn)
-                number = plain(factor * e.value, f"+.{digits}f", unit)
-                number = f"{number} {interval(e.low, e.high, digits, factor, sign=True)}".strip()
-                sheet.mark(bar, "", look.param, False, row, points=[(e.value, place, number)])
-                said += [f"{row} {number}"] if math.isfinite(e.value) else []
-                if e.margin:
-                    axes.vlines(e.margin, y - 0.5, y + 0.5, **DASHES, label="limit of the rule")
+
+        def words(e: Estimate, digits: int = digits, factor: float = factor, unit: str = unit) -> str:
+            ends = interval(e.low, e.high, digits, factor, sign=True)
+            return f"{plain(factor * e.value, f'+.{digits}f', unit)} {ends}".strip()
+
+        _rows(sheet, axes, panels[title], words)
         if title.startswith("cifar"):
             axes.plot(paper.BN_STEP_TIME - 1, 0, marker="*", color=LOOKS["bn"].colour, **SIGN)
         axes.axvline(0, **RULE)
-        axes.set_yticks(range(len(panels[title])), [row[0] for row in panels[title]], parse_math=False)
-        axes.set_ylim(len(panels[title]) - 0.5, -0.5)
         axes.set_title(textwrap.fill(title[:90], 38 if split else 90), loc="right", parse_math=False)
         axes.tick_params(labelbottom=split or not label or axes is sheet.axes[-1])
-        axes.xaxis.set_major_formatter(ticks(form="+g") if "nats" in title else ticks(100, " %", "+g"))
+        axes.xaxis.set_major_formatter(ticks(factor, unit * (factor > 1), "+g"))
+        said = [f"{row.label} {words(e)}" for row in panels[title] for e in row.estimates if math.isfinite(e.value)]
         sheet.said += [f"{title}: {listed(said)}."] if said and (not label or title.startswith("cifar")) else []
     if label:
         sheet.same_limits("x")

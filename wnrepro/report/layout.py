@@ -14,9 +14,9 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from wnrepro.report.figures import NAMES
+from wnrepro.report.declared import FIGURES
 from wnrepro.report.tables import Report
-from wnrepro.results import Results, Run
+from wnrepro.results import Results
 from wnrepro.runs.directory import read_bytes
 from wnrepro.settings import printable
 
@@ -49,7 +49,8 @@ def media(results: Results) -> list[Medium]:
     found: dict[tuple[Any, ...], Medium] = {}
     for name, run in itertools.product(MEDIA, results.runs):
         path, key = run.path / name, (name, run.experiment, run.dataset, run.param)
-        if key not in found and path.is_file() and _within(path, run) and path.stat().st_size < LARGEST:
+        within = os.path.dirname(os.path.realpath(path)) == os.path.realpath(run.path)  # no link out of the folder
+        if key not in found and path.is_file() and within and path.stat().st_size < LARGEST:
             kind, start, caption = MEDIA[name]
             if (content := read_bytes(path)).startswith(start):
                 uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
@@ -58,41 +59,26 @@ def media(results: Results) -> list[Medium]:
     return [*found.values()]
 
 
-def _within(path: Path, run: Run) -> bool:
-    """Whether it lies in the run's folder, and is no link out of it."""
-    return Path(os.path.realpath(path)).parent == Path(os.path.realpath(run.path))
-
-
-def markdown(report: Report) -> str:
-    """The report as Markdown; it names the figures as figures/*.png and *.pdf."""
-    return render("page.md.jinja", report=report)
-
-
-def page(report: Report, shown: Sequence[Medium] = (), live: str = "") -> str:
+def page(report: Report, live: str = "") -> str:
     """The page, with all figures, and media as far as `LARGEST` allows. It loads nothing, and only its own style and
     script have an effect. live: its version, of which it asks the server that it came from whether it is the newest.
     """
-    text = _page(report, (), live)
+    text = render("page.html.jinja", report=report, media=(), live=live)
     room, fit = LARGEST - len(text.encode()), []
-    for one in shown:
-        if (room := room - len(one.uri) - 1000) > 0:
+    for one in media(report.results):
+        if (size := len(one.uri) + 1000) < room:
+            room -= size
             fit.append(one)
-        else:
-            room += len(one.uri) + 1000
-    return _page(report, fit, live) if fit else text
+    return render("page.html.jinja", report=report, media=fit, live=live) if fit else text
 
 
-def _page(report: Report, shown: Sequence[Medium], live: str) -> str:
-    return render("page.html.jinja", report=report, media=shown, live=live, hashes=hashes())
-
-
-def hashes() -> dict[str, str]:
-    """Of the style and the script that a page has, as its policy names them."""
-    digests = {name: hashlib.sha256(render(f"page.{name}").encode()).digest() for name in ("css", "js")}
-    return {name: base64.b64encode(digest).decode() for name, digest in digests.items()}
+def _digest(name: str) -> str:
+    """Of the style or the script of a page, as its policy names it."""
+    return base64.b64encode(hashlib.sha256(render(name).encode()).digest()).decode()
 
 
 def render(template: str, **values: Any) -> str:
+    """A template of this folder with these values; one of HTML escapes every text."""
     return _templates().get_template(template).render(**values)
 
 
@@ -106,32 +92,22 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (anchor, figure_name, folder, literal, marked, numeric, own, short)
-    environment.filters |= {use.__name__: use for use in filters}
+    environment.filters |= {use.__name__: use for use in (anchor, figure_name, literal, marked, numeric, short)}
+    environment.filters |= {"digest": _digest, "folder": lambda run: f"./{quote(run)}", "own": Markup}
     return environment
-
-
-def own(svg: str) -> Markup:
-    """SVG that `canvas` made, in which every text is escaped."""
-    return Markup(svg)
-
-
-def folder(run: str) -> str:
-    """A run's folder as a link, beside the page's."""
-    return "./" + quote(run)
 
 
 def figure_name(name: str) -> str:
     """`figure1` → `Figure 1`, `kl_steps` → `KL by time step`."""
-    return NAMES.get(name) or name.replace("_", " ").replace("figure", "figure ").capitalize()
+    title = FIGURES[name].title if name in FIGURES else ""
+    return title or name.replace("_", " ").replace("figure", "figure ").capitalize()
 
 
 def literal(text: str) -> str:
     """Any text as Markdown that shows just this text in a table cell: nothing becomes a link, not even an address."""
     text = printable(" ".join(text.split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for mark in "\\`*[]|~$":
-        text = text.replace(mark, f"\\{mark}")
+    text = re.sub(r"[\\`*\[\]|~$]", r"\\\g<0>", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", text)
     text = re.sub(r"(?i)(?<=www)\.", "&#46;", text).replace("://", "&#58;//")
     return text.replace("@", "@&NoBreak;")  # of zero width: nothing else keeps an address of mail from being a link

@@ -32,7 +32,7 @@ def state(results: Path, scale: str) -> str:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the page of a version that `make` makes; a thread makes it anew where a file of the scale has changed.
+    """Serves the page of a version that `make` makes, anew where a browser asks and a file of the scale has changed.
 
     port: 0: one that is free. warn: told why a page could not be made; the one before it stays. UserError where the
     first cannot be made, or the port is taken.
@@ -43,51 +43,50 @@ class Server(ThreadingHTTPServer):
     def __init__(
         self, results: Path, scale: str, make: Callable[[str], str], port: int = 0, warn: Callable[[str], None] = print
     ) -> None:
-        self.ended = threading.Event()
         try:
             super().__init__((HERE, port), Handler)
         except OSError as error:
             raise UserError(f"--port {port}: cannot be used ({error.strerror}); give another, or 0") from error
         self.results, self.scale, self.make, self.warn = results, scale, make, warn
+        self.making, self.next, self.told = threading.Lock(), 0.0, ""
         try:
             self.version = state(results, scale)
             self.page = make(self.version)
         except UserError:
             self.server_close()
             raise
-        threading.Thread(target=self._renew, daemon=True).start()
 
     @property
     def url(self) -> str:
+        """Its address."""
         return f"http://{HERE}:{self.server_address[1]}/"
 
-    def _renew(self) -> None:
-        rest, told = SECONDS, ""
-        while not self.ended.wait(rest):
-            started = time.monotonic()
-            try:
-                version = state(self.results, self.scale)
-                if version != self.version:
-                    self.page = self.make(version)  # which tells its version, so that no browser misses a newer one
-                    self.version = version
-            except Exception as error:  # perhaps of a file that is being replaced; the page before it stays
-                if str(error) != told:
-                    self.warn(told := str(error))
-            rest = max(SECONDS, REST * (time.monotonic() - started))
+    def renew(self) -> None:
+        """Make the page anew if that is due, and no other request does; one that fails is tried again."""
+        started = time.monotonic()
+        if started < self.next or not self.making.acquire(blocking=False):
+            return
+        try:
+            version = state(self.results, self.scale)
+            if version != self.version:
+                self.page = self.make(version)  # which tells its version, so that no browser misses a newer one
+                self.version = version
+        except Exception as error:  # perhaps of a file that is being replaced; the page before it stays
+            if str(error) != self.told:
+                self.told = str(error)
+                self.warn(self.told)
+        finally:
+            self.next = time.monotonic() + max(SECONDS, REST * (time.monotonic() - started))
+            self.making.release()
 
     def handle_error(self, *args: object) -> None:
         """Nothing: a browser may leave before it has read all."""
 
-    def server_close(self) -> None:
-        self.ended.set()
-        super().server_close()
-
     def answer(self, path: str) -> tuple[int, str, bytes]:
         """Status, type and content: the page, its version, or a file of a run that it links."""
-        if path == "/":
-            return 200, "text/html", self.page.encode()
-        if path == "/version":
-            return 200, "text/plain", self.version.encode()
+        if path in ("/", "/version"):
+            self.renew()
+            return (200, "text/html", self.page.encode()) if path == "/" else (200, "text/plain", self.version.encode())
         run, _, name = path.lstrip("/").rpartition("/")
         if name in READ and f'href="./{run}/{name}"' in self.page:
             try:
@@ -104,13 +103,13 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 30  # seconds
 
     def do_GET(self) -> None:
-        host = self.headers.get("Host", "").partition(":")[0]
-        code, kind, content = (403, "text/plain", b"Ask for 127.0.0.1.\n")
-        if host in (HERE, "localhost"):
+        """Answer, and keep nothing in the browser's cache."""
+        code, kind, content = 403, "text/plain", b"Ask for 127.0.0.1.\n"
+        if self.headers.get("Host", "").partition(":")[0] in (HERE, "localhost"):
             code, kind, content = self.server.answer(quote(unquote(self.path.partition("?")[0])))
         self.send_response(code)
-        for name, value in (("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(content)))):
-            self.send_header(name, value)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()

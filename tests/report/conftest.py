@@ -1,0 +1,79 @@
+"""Results folders of made-up runs, which the tests of the report share; `--write-golden` is in ../conftest.py."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from factories import (
+    leave_unrendered,
+    make_draws,
+    make_everything,
+    make_hostile,
+    make_media,
+    make_run,
+    set_scale_short,
+)
+
+from wnrepro.results import Results, load
+
+
+@pytest.fixture
+def made_up_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`set_scale_short` for a test."""
+    set_scale_short(monkeypatch)
+
+
+@pytest.fixture
+def text_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures, for the tests that read report.md only."""
+    monkeypatch.setattr("wnrepro.report.figures.draw", lambda *given: {})
+
+
+@pytest.fixture
+def not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`leave_unrendered`."""
+    leave_unrendered(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of `make_everything`."""
+    results = tmp_path_factory.mktemp("everything")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_scale_short(monkeypatch)
+        make_everything(results)
+        make_media(results)
+    return results
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of `make_hostile`."""
+    results = tmp_path_factory.mktemp("hostile")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_scale_short(monkeypatch)
+        make_hostile(results)
+    return results
+
+
+@pytest.fixture(scope="session")
+def read(everything: Path) -> Results:
+    """`everything`, as it is read."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_scale_short(monkeypatch)
+        results = load(everything, "short")
+        assert all(run.defaults for run in results.runs) and results.parts  # kept, whatever the scale is later
+        return results
+
+
+@pytest.fixture
+def two(tmp_path: Path, made_up_scale: None) -> Iterator[tuple[Path, Path]]:
+    """Two folders with the same runs."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for seed in (1, 2):
+        make_run(ours, seed=seed, test_error=0.08)
+    make_run(ours, "normal", lr=0.01, status="diverged", logged=2)
+    make_draws(ours)
+    shutil.copytree(ours, theirs)
+    yield ours, theirs

@@ -1,0 +1,205 @@
+"""The whole report on made-up runs: every word of report.md, the other files, and what it refuses to write.
+
+golden.md is report.md of `factories.make_everything`: `pytest tests/report/test_report.py --write-golden` writes it.
+"""
+
+import csv
+import html
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from factories import make_bench, make_run, make_vae, report_text, snapshot
+from typer.testing import CliRunner
+
+from wnrepro import cli
+from wnrepro.errors import UserError
+from wnrepro.report import check, scales_with_runs, write_comparison, write_report
+from wnrepro.report.canvas import Drawn
+from wnrepro.report.claims import CLAIMS, findings
+from wnrepro.report.claims.claim import Claim, Fixed
+from wnrepro.report.layout import literal
+from wnrepro.reproduce.grid import commands
+from wnrepro.results import load
+
+pytestmark = pytest.mark.usefixtures("made_up_scale")
+GOLDEN = Path(__file__).with_name("golden.md")
+PUBLISHED = Path(__file__).parents[2] / "results" / "published"
+
+
+def rows_of(results: Path, name: str, scale: str = "short") -> list[dict[str, str]]:
+    with (results / scale / "tables" / f"{name}.csv").open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+@pytest.mark.usefixtures("not_rendered")
+def test_report_is_the_golden_one(everything: Path, request: pytest.FixtureRequest) -> None:
+    paths = write_report(everything, "short", commands=commands("short"), export=True)
+    assert [path.name for path in paths] == ["report.md", "report.html", "report.tex"]
+    text = paths[0].read_text()
+    if request.config.getoption("--write-golden"):
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text()
+    assert "nan" not in text and "inf " not in text
+    assert len(check(everything, "short")) == 1 and "do not trust these runs" in text  # of the file that was edited
+    names = {path.stem for path in (everything / "short" / "tables").iterdir()}
+    assert names >= {"claims", "table2", "bounds", "draw_bounds", "table3", "step_time", "floors", "settings", "runs"}
+    assert [row["id"] for row in rows_of(everything, "claims")] == [claim.id for claim in CLAIMS]
+    assert "published in this repository" in text
+    assert not any("published in" in str(row) for row in rows_of(everything, "table2"))
+    assert f"| {rows_of(everything, 'table2')[0]['model']} | " in text
+
+
+@pytest.mark.slow
+def test_report_is_the_same_twice(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    make_vae(tmp_path)
+    first = (write_report(tmp_path, "short", export=True), snapshot(tmp_path))
+    assert (write_report(tmp_path, "short", export=True), snapshot(tmp_path)) == first
+    images = {name: content for name, content in first[1].items() if name.startswith("short/figures/")}
+    assert {name[-4:]: content[:4] for name, content in images.items()} == {".png": b"\x89PNG", ".pdf": b"%PDF"}
+    assert len(images) > 10 and max(map(len, images.values())) < 200_000
+
+
+@pytest.mark.usefixtures("text_only")
+def test_report_of_what_is_there_so_far(tmp_path: Path) -> None:
+    make_run(tmp_path, "wn", status="running", logged=3)
+    fresh = make_run(tmp_path, "bn", status="running", logged=0)
+    (fresh / "metrics.csv").unlink()
+    (fresh / "run.json").unlink()
+    text = report_text(tmp_path)
+    assert "seed 1: 37.24 (epoch 3 of 8)" in text and "seed 1: – (epoch 0 of 8)" in text
+    assert check(tmp_path, "short") == []
+
+
+def test_files_of_an_earlier_report_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "short"
+    make_run(tmp_path)
+    make_vae(tmp_path)
+    own = [folder / name for name in ("figures/mine.svg", "latex/tables/mine.tex", "tables/mine.csv")]
+    drawn = {"step_time": Drawn("A caption.", {"png": b"1", "pdf": b"2"}, [], [], False)}
+    monkeypatch.setattr("wnrepro.report.figures.draw", lambda *given: drawn)
+    write_report(tmp_path, "short", export=True)
+    (folder / "figures" / "figure1.svg").write_text("<svg></svg>")  # of an earlier version
+    for path in own:
+        path.write_text("mine")
+    gone = [folder / name for name in ("figures/step_time.png", "latex/figures/step_time.pdf", "tables/bounds.csv")]
+    gone += [folder / "figures" / "figure1.svg", folder / "latex" / "tables" / "bounds.tex"]
+    assert all(path.exists() for path in gone)
+    monkeypatch.setattr("wnrepro.report.figures.draw", lambda *given: {})
+    (folder / "cvae").rename(tmp_path / "moved")
+    write_report(tmp_path, "short", export=True)
+    assert not any(path.exists() for path in gone) and all(path.exists() for path in own)
+
+
+@pytest.mark.usefixtures("text_only")
+@pytest.mark.parametrize("name", [".", "figures", "tables", "latex", "latex/tables", "latex/figures", "comparison"])
+def test_nothing_is_written_through_a_link_out_of_the_results(tmp_path: Path, name: str) -> None:
+    results, outside = tmp_path / "results", tmp_path / "outside"
+    make_run(results)
+    link = results / "short" / name.replace("comparison", ".")
+    if link.is_dir():
+        link.rename(outside)
+    outside.mkdir(exist_ok=True)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside)
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=r"leads out of .*: move that link away"):
+        if name == "comparison":
+            write_comparison(results, results, "short")
+        else:
+            write_report(results, "short", export=True)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.usefixtures("text_only")
+def test_the_commands_files(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    make_run(tmp_path / "published", "bn")
+
+    def call(*words: str) -> list[str]:
+        done = CliRunner().invoke(cli.app, ["report", "--results", str(tmp_path), *words])
+        assert done.exit_code == 0
+        return [str(Path(line).relative_to(tmp_path)) for line in done.stdout.splitlines()]
+
+    files = ["report.md", "report.html", "latex/report.tex"]
+    assert call("--export", "latex") == [f"short/{name}" for name in files]
+    assert call("--published", "--export", "latex") == [f"published/short/{name}" for name in files]
+    assert call() == [f"short/{name}" for name in files[:2]]
+
+
+@pytest.mark.usefixtures("text_only")
+def test_quick_is_marked_and_paper_is_not(tmp_path: Path) -> None:
+    make_run(tmp_path, scale="quick")
+    make_run(tmp_path, scale="paper")
+    assert scales_with_runs(tmp_path) == ["paper", "quick"]
+    marks = [
+        ("mean nothing" in text, "(the paper's setting)" in text)
+        for text in map(report_text, 2 * [tmp_path], ("quick", "paper"))
+    ]
+    assert marks == [(True, False), (False, True)]
+
+
+@pytest.mark.usefixtures("text_only")
+def test_a_finding_shows_its_rule_power_warnings_and_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path)
+    found, claim = findings(load(tmp_path, "short")), CLAIMS[5]
+    about = {"power": "Sees 3 % <b>.", "warnings": ("Mixed a|b.", "Mixed c."), "after_the_fact": True}
+    found[claim.id] = replace(found[claim.id], **about)  # type: ignore[arg-type]
+    monkeypatch.setattr("wnrepro.report.findings", lambda results: found)
+    fixed = Fixed("2", "abc1234", "2026-11-29")
+    monkeypatch.setattr(Claim, "fixed", property(lambda of: fixed if of is claim else Fixed("", "", "")))
+    text = report_text(tmp_path)
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {claim.id} |")]
+    assert f"(Rule version 2, commit abc1234 of 2026-11-29, hash {claim.hash}.)" in line
+    assert ", rule after the fact |" in line and text.count("rule after the fact") == 2  # that, and what it means
+    assert r"| Sees 3 % &lt;b&gt;. | Mixed a\|b. Mixed c. |" in line
+    page = (tmp_path / "short" / "report.html").read_text()
+    assert page.count('<span class="badge rule-after-the-fact">') == 1  # in the summary, which stays when it opens
+    assert "<dd>Sees 3 % &lt;b&gt;.</dd>" in page and '<dd class="warning">Mixed a|b. Mixed c.</dd>' in page
+    (row,) = [row for row in rows_of(tmp_path, "claims") if row["id"] == claim.id]
+    said = [row[name] for name in ("power", "warnings", "after_the_fact", "rule_version", "rule_hash")]
+    assert said == ["Sees 3 % <b>.", "Mixed a|b. Mixed c.", "True", "2", claim.hash]
+
+
+@pytest.mark.usefixtures("text_only")
+def test_runs_that_are_not_judged_are_warned_of(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    make_run(tmp_path, precision="bf16")
+    (note,) = load(tmp_path, "short").notes
+    text = report_text(tmp_path)
+    assert text.index(f"**{literal(note)}**") < text.index("## Claims") and "precision fp32 (cifar)" in text
+    page = (tmp_path / "short" / "report.html").read_text()
+    assert page.index(f"<p>{html.escape(note)}</p>\n</div>") < page.index('<dl class="counts">')
+    assert "precision bf16 (cifar)" in write_report(tmp_path, "short", precision="bf16")[0].read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("text_only")
+def test_a_thousand_runs_make_no_endless_cell(tmp_path: Path) -> None:
+    for seed in range(1, 601):
+        make_run(tmp_path, seed=seed, epochs=2, decay_from=2, noise_epochs=(), logged=1, status="failed")
+    for seed in range(1, 401):
+        make_run(tmp_path, "normal", seed=seed, logged=0, status="running")
+    make_bench(tmp_path)
+    text = report_text(tmp_path)
+    assert "; seed 20: – (epoch 0 of 8); and 380 more |" in text
+    page = tmp_path / "short" / "report.html"
+    cells = re.findall(r"<td[^>]*>([^<]*)<", page.read_text())
+    assert page.stat().st_size < 2**21 and len(cells) > 10_000 and max(map(len, cells)) < 1000
+
+
+def test_report_imports_no_torch() -> None:
+    code = "import sys, wnrepro.report; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PUBLISHED.parents[1], check=False).returncode == 0
+
+
+def test_published_reports_show_what_is_there() -> None:
+    paths = list(PUBLISHED.glob("*/report.md"))
+    assert paths
+    for path in paths:
+        linked = set(re.findall(r"\]\((figures/[^)]+)\)", path.read_text()))
+        assert len(linked) > 10 and linked == {f"figures/{one.name}" for one in (path.parent / "figures").iterdir()}

@@ -1,0 +1,87 @@
+"""`report --serve`: the page renews itself, and answers only what it should, to whom it should."""
+
+import contextlib
+import http.client
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from factories import make_run
+
+from wnrepro.errors import UserError
+from wnrepro.report import live_page, serve
+
+pytestmark = pytest.mark.usefixtures("made_up_scale", "text_only")
+METRICS = "cifar/wn_lr0.003/seed-1/metrics.csv"
+
+
+@contextlib.contextmanager
+def running(results: Path, told: list[str]) -> Iterator[serve.Server]:
+    server = serve.Server(results, "short", lambda version: live_page(version, results, "short"), warn=told.append)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def get(server: serve.Server, path: str, host: str = "localhost") -> tuple[int, str]:
+    connection = http.client.HTTPConnection(serve.HERE, server.server_address[1], timeout=60)
+    connection.request("GET", path, headers={"Host": host})
+    response = connection.getresponse()
+    assert response.headers["Cache-Control"] == "no-store" and response.headers["X-Content-Type-Options"] == "nosniff"
+    return response.status, response.read().decode()
+
+
+def test_the_page_is_made_anew_where_a_file_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serve, "SECONDS", 0.0)
+    monkeypatch.setattr(serve, "REST", 0)
+    make_run(tmp_path, status="running", logged=2)
+    told: list[str] = []
+    with running(tmp_path, told) as server:
+        _, first = get(server, "/version")
+        assert get(server, "/version") == (200, first) and f'data-live="{first}"' in get(server, "/")[1]
+        newer = make_run(tmp_path / "newer", status="running", logged=3)
+        for name in ("metrics.csv", "layers.csv", "run.json"):
+            os.replace(newer / name, tmp_path / "short" / METRICS.replace("metrics.csv", name))
+        _, second = get(server, "/version")
+        assert second != first and "3 of 8" in get(server, "/")[1]
+        with socket.create_connection(server.server_address) as client:  # leaves before it has read anything
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        (tmp_path / "short" / METRICS).write_text("epoch\nx\n")
+        while not told:  # as long as the page is made for the client that has left
+            assert get(server, "/version?now") == (200, second)  # the page before it stays
+        assert get(server, "/version") == (200, second)
+        assert len(told) == 1 and "metrics.csv" in told[0]
+    assert capsys.readouterr().err == ""
+
+
+def test_it_answers_what_the_page_links_to_this_machine_alone(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    with running(tmp_path, []) as server:
+        code, text = get(server, f"/{METRICS}")
+        assert code == 200 and text.startswith("epoch,seconds")
+        absent = [
+            "/run.json",
+            "/cifar/wn_lr0.003/seed-1/run.json",
+            "/../short/report.html",
+            "/cifar/x/seed-1/config.json",
+        ]
+        assert [get(server, path)[0] for path in absent] == [404] * 4
+        hosts = ["evil.example:80", "127.0.0.1.evil.example", "127.0.0.1"]
+        assert [get(server, "/", host)[0] for host in hosts] == [403, 403, 200]
+        with pytest.raises(UserError, match="--port"):
+            serve.Server(tmp_path, "short", str, server.server_address[1])
+
+
+def test_a_first_page_that_cannot_be_made_ends_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no runs"), running(tmp_path, []):
+        pass
