@@ -46,8 +46,7 @@ def test_tost_is_two_one_sided_tests() -> None:
     e = tost("", values, 0.05)
     tails = [scipy_stats.ttest_1samp(values, 0.05, alternative="less").pvalue]
     tails.append(scipy_stats.ttest_1samp(values, -0.05, alternative="greater").pvalue)
-    assert e.p_holds == pytest.approx(max(tails))
-    assert e.margin == (-0.05, 0.05)
+    assert e.p_holds == pytest.approx(max(tails)) and e.margin == (-0.05, 0.05)
     assert ends(e) == pytest.approx(tuple(scipy_stats.ttest_1samp(values, 0).confidence_interval(0.90)))
     far = tost("", [value + 0.2 for value in values], 0.05)
     assert far.p_fails < 0.001 < 0.99 < far.p_holds
@@ -98,14 +97,12 @@ def test_fisher_has_newcombes_interval() -> None:
 
 def test_holm_adjusts_in_steps() -> None:
     adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
-    assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
-    assert holm({}) == {}
+    assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02}) and holm({}) == {}
 
 
 def test_welch_t_of_constant_samples_has_a_sign() -> None:
     assert stats.welch_t(A, B) == pytest.approx(WELCH.statistic)
-    assert stats.welch_t([1.0, 1.0], [0.0, 0.0]) == math.inf
-    assert stats.welch_t([0.0, 0.0], [0.0, 0.0]) == 0
+    assert stats.welch_t([1.0, 1.0], [0.0, 0.0]) == math.inf and stats.welch_t([0.0, 0.0], [0.0, 0.0]) == 0
     assert math.isnan(stats.welch_t([1.0], B))
 
 
@@ -126,14 +123,12 @@ OF_VALUES: list[Callable[[list[float]], Estimate]] = [
 @pytest.mark.parametrize("values", [[], [1.0]])
 def test_too_few_values_decide_nothing(values: list[float]) -> None:
     for e in [*(estimate(values) for estimate in OF_VALUES), binomial("", 0, 0, 0.5), fisher("", (0, 0), (1, 1))]:
-        assert e.p_holds == e.p_fails == 1.0
-        assert math.isnan(e.low)
+        assert e.p_holds == e.p_fails == 1.0 and math.isnan(e.low)
 
 
 def test_constant_values_decide() -> None:
     assert t_test("", [1.0] * 3).p_holds == t_test("", [-1.0] * 3).p_fails == 0
-    assert t_test("", [0.0] * 3).p_holds == 1
-    assert tost("", [0.1] * 3, 0.2).p_holds < 1e-9
+    assert t_test("", [0.0] * 3).p_holds == 1 and tost("", [0.1] * 3, 0.2).p_holds < 1e-9
     assert tost("", [0.3] * 3, 0.2).p_fails < 1e-9
     assert welch("", [1.0, 1.0], [3.0, 3.0]).p_holds == 0
 
@@ -148,7 +143,6 @@ def test_values_that_are_not_finite_or_too_far_apart_decide_nothing() -> None:
 
 def test_interquartile_mean_is_that_of_the_middle_half() -> None:
     value, low, high = stats.interquartile_mean([[0.0, 1.0, 2.0, 100.0], [-50.0, 0.5, 1.5, 3.0]])
-    assert value == pytest.approx((0.5 + 1 + 1.5 + 2) / 4)
-    assert low < value < high
+    assert value == pytest.approx((0.5 + 1 + 1.5 + 2) / 4) and low < value < high
     assert stats.interquartile_mean([[2.0] * 3, [2.0] * 3]) == (2.0, 2.0, 2.0)
     assert math.isnan(stats.interquartile_mean([[2.0, math.nan]])[0])

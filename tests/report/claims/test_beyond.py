@@ -128,8 +128,7 @@ def test_no_claim_changes(tmp_path: Path) -> None:
     before = claims()
     assert "Beyond the paper" not in (tmp_path / "paper/report.md").read_text()
     make_others(tmp_path, "paper")
-    assert claims() == before
-    assert "## Beyond the paper" in (tmp_path / "paper/report.md").read_text()
+    assert claims() == before and "## Beyond the paper" in (tmp_path / "paper/report.md").read_text()
 
 
 def compared(results: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -224,8 +223,7 @@ def test_a_hostile_label_is_text(tmp_path: Path, label: str) -> None:
     make_run(tmp_path)
     read = load(tmp_path, "short")
     shown = read.labels[CENTRED]
-    assert shown.isprintable()
-    assert len(shown) <= 60
+    assert shown.isprintable() and len(shown) <= 60
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph ")  # as `draw`
         whole = figures.curves("figure1", read, split=True)
@@ -251,6 +249,5 @@ def test_a_folder_of_them_alone_has_a_report(tmp_path: Path) -> None:
     make_vae(tmp_path, "ws")
     text = report_text(tmp_path)
     assert {finding.verdict for finding in findings(load(tmp_path, "short")).values()} == {"not run"}
-    assert "Beyond the paper" not in text
-    assert f"| {LABEL} | – | – | 0 | – | 0.001 |" in text
+    assert "Beyond the paper" not in text and f"| {LABEL} | – | – | 0 | – | 0.001 |" in text
     assert re.search(r"\| ws \| [\d.]+ \| – \| 1 \| – \| 0.003 \|", text)

@@ -200,8 +200,7 @@ def test_verdict_is_that_of_the_runs(tmp_path: Path, claim: str, holds: bool) ->
     assert finding.verdict == (REPRODUCED if holds else NOT_REPRODUCED), finding.measured
     assert finding.power
     short = findings(replace(results, scale="short"))[claim]  # another scale has the estimate and no verdict
-    assert short.verdict == NOT_TESTABLE
-    assert short.estimates == finding.estimates
+    assert short.verdict == NOT_TESTABLE and short.estimates == finding.estimates
 
 
 @pytest.mark.parametrize("scale", ["quick", "short"])
@@ -256,8 +255,7 @@ def test_one_divergence_in_20_refutes_nothing(tmp_path: Path) -> None:
     status = {"status": lambda seed: "diverged" if seed == 7 else "done"}
     make_seeds(tmp_path, make_draw, range(1, 21), {"param": "wn", "speed": about(1.8, 0.02), **status}, NORMAL)
     finding = find(tmp_path, "C10a")
-    assert finding.verdict == REPRODUCED
-    assert "wn diverged 10 % [0, 45]" in finding.measured
+    assert finding.verdict == REPRODUCED and "wn diverged 10 % [0, 45]" in finding.measured
     assert finding.estimates[0].n == 9
 
 
@@ -272,8 +270,7 @@ def test_where_every_run_diverges_the_claim_is_refuted(tmp_path: Path) -> None:
 def test_where_only_normal_diverges_nothing_is_reproduced(tmp_path: Path) -> None:
     make_seeds(tmp_path, make_draw, (1, 2, 3), WN, NORMAL | DIVERGED)
     finding = find(tmp_path, "C10a")
-    assert finding.verdict == INCONCLUSIVE
-    assert "normal diverged in 3 seeds" in finding.measured
+    assert finding.verdict == INCONCLUSIVE and "normal diverged in 3 seeds" in finding.measured
 
 
 def test_precisions_are_never_pooled(tmp_path: Path) -> None:
@@ -283,8 +280,7 @@ def test_precisions_are_never_pooled(tmp_path: Path) -> None:
     make_seeds(tmp_path, make_draw, range(4, 10), *(side | {"precision": "bf16"} for side in sides))
     assert find(tmp_path, "C10a") == before  # fp32 has fewer runs
     other = findings(load(tmp_path, "paper", "bf16"))["C10a"]
-    assert other.verdict != REPRODUCED
-    assert other.estimates[0].n == 5
+    assert other.verdict != REPRODUCED and other.estimates[0].n == 5
     assert any("bf16" in note for note in load(tmp_path, "paper").notes)
 
 
@@ -315,16 +311,14 @@ def test_a_number_that_is_not_finite_leaves_the_claim_open(tmp_path: Path) -> No
     build(tmp_path, draws(1.8))
     edit_column(tmp_path / "paper/draw/wn_lr0.0003/seed-2/metrics.csv", "test_bound_nats", math.nan)
     finding = find(tmp_path, "C10a")
-    assert finding.verdict == INCONCLUSIVE
-    assert "not finite: draw/wn_lr0.0003/seed-2" in finding.measured
+    assert finding.verdict == INCONCLUSIVE and "not finite: draw/wn_lr0.0003/seed-2" in finding.measured
 
 
 def test_holms_correction_is_over_all_empirical_claims(tmp_path: Path) -> None:
     speed = {1: 1.75, 2: 1.45, 3: 1.6}
     make_seeds(tmp_path, make_draw, speed, {"param": "wn", "speed": speed.__getitem__}, NORMAL)
     finding = find(tmp_path, "C10a")
-    assert finding.verdict == REPRODUCED
-    assert finding.holm == pytest.approx(min(1, 25 * finding.p_holds))
+    assert finding.verdict == REPRODUCED and finding.holm == pytest.approx(min(1, 25 * finding.p_holds))
     assert "does not stand after Holm's correction over 25 claims" in finding.measured
 
 
@@ -333,8 +327,7 @@ def test_holms_correction_is_over_all_empirical_claims(tmp_path: Path) -> None:
 
 def simulation() -> ModuleType:
     spec = importlib.util.spec_from_file_location("power", Path(__file__).parents[3] / "scripts/power.py")
-    assert spec
-    assert spec.loader
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -346,8 +339,7 @@ def test_power_grows_with_the_seeds(claim: Claim) -> None:
     assert all(row.null <= 0.055 and row.true_refuted <= 0.03 for row in rows)  # 5 %, and the error of 4000 tries
     assert [row.true for row in rows] == sorted(row.true for row in rows)
     assert rows[-1].true >= 0.8 or claim.id == "C11"
-    assert claim.power(2) is None
-    assert claim.power(9) == rows[1]
+    assert claim.power(2) is None and claim.power(9) == rows[1]
 
 
 @pytest.mark.slow
