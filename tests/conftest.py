@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -89,13 +90,15 @@ def images() -> Images:
 
 
 @pytest.fixture
-def tiny():
+def tiny() -> Callable[..., CifarSettings]:
     """Settings of a run that takes a second: tiny(param, **changes)."""
 
     def make(param: str = "wn", **changes: object) -> CifarSettings:
-        small = {"epochs": 4, "train_examples": 200, "test_examples": 100, "width": 4, "batch_size": 20}
+        small: dict[str, Any] = {"epochs": 4, "train_examples": 200, "test_examples": 100, "width": 4, "batch_size": 20}
         small |= {"init_examples": 100, "noise_epochs": (2,), "noise_minibatches": 5, "decay_from": 2}
-        return scale_settings("cifar", "quick", param, **(small | changes))
+        settings = scale_settings("cifar", "quick", param, **(small | changes))
+        assert isinstance(settings, CifarSettings)
+        return settings
 
     return make
 

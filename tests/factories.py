@@ -90,7 +90,8 @@ def make_pixels(dataset: str) -> Pixels:
 
 def tiny_cvae(param: str = "wn", dataset: str = "mnist", **changes: object) -> Settings:
     """Settings of an auto-encoder whose epochs take a moment."""
-    small = {"epochs": 4, "train_examples": 200, "test_examples": 100, "batch_size": 20, "init_examples": 60}
+    small: dict[str, Any] = {"epochs": 4, "train_examples": 200, "test_examples": 100, "batch_size": 20}
+    small |= {"init_examples": 60}
     small |= {"latents": 3, "iaf_width": 6}
     small |= {"maps": (2, 4, 4), "depths": (1, 1, 1), "hidden": 12} if dataset == "mnist" else {"maps": (6,)}
     return scale_settings("cvae", "quick", param, **({"dataset": dataset} | small | changes))
@@ -610,14 +611,21 @@ def small_data(monkeypatch: pytest.MonkeyPatch, dataset: str, root: Path | None 
 
 def timed_small(experiment: str) -> Settings:
     """Settings of a benchmark whose steps take milliseconds."""
-    dqn = {"game": "breakout", "replay_start": 100, "replay_steps": 100, "test_games": 1, "epsilon_test": 1.0}
+    dqn: dict[str, Any] = {
+        "game": "breakout",
+        "replay_start": 100,
+        "replay_steps": 100,
+        "test_games": 1,
+        "epsilon_test": 1.0,
+    }
     dqn["epsilon_steps"] = 1
-    scale, changes = {
+    settings: dict[str, tuple[str, dict[str, Any]]] = {
         "cifar": ("paper", {"width": 4, "batch_size": 20, "init_examples": 100}),
         "cvae": ("quick", {"batch_size": 20, "init_examples": 100}),
         "draw": ("quick", {"batch_size": 10, "time_steps": 3, "units": 8, "latents": 3}),
         "dqn": ("quick", dqn),
-    }[experiment]
+    }
+    scale, changes = settings[experiment]
     return scale_settings(experiment, scale, "wn", **changes)
 
 

@@ -34,7 +34,6 @@ from factories import (
 from scipy import stats
 
 from wnrepro.report import canvas, figures, rules
-from wnrepro.report.canvas import Sheet
 from wnrepro.report.claims import findings
 from wnrepro.report.claims.beyond import BETTER, SAME, WORSE
 from wnrepro.report.claims.claim import INCONCLUSIVE, NOT_TESTABLE
@@ -83,7 +82,7 @@ def add_ratio(results: Path, name: str, param: str, median: float) -> None:
     path.write_text(json.dumps(bench))
 
 
-def names_of(sheet: Sheet) -> str:
+def names_of(sheet: Any) -> str:
     """All names in a figure's legend and axes."""
     ticks = [tick.get_text() for axes in sheet.axes for tick in axes.get_yticklabels()]
     return "\n".join([key.label for key in sheet.keys] + ticks)

@@ -28,8 +28,7 @@ def test_c5_leaves_out_the_seed_that_the_rate_is_chosen_on(tmp_path: Path) -> No
     sides = [{"param": param, "lr": lr} for param in ("wn", "normal") for lr in RATES]
     make_seeds(tmp_path, make_run, range(1, 5), *sides)
     finding = find(tmp_path, "C5a")
-    assert finding.estimates[0].n == 3
-    assert all(run.seed > 1 for run in finding.used)
+    assert {run.seed for run in finding.used} == {2, 3, 4}
 
 
 @pytest.mark.parametrize(("claim", "lr"), [("C5a", 0.001), ("C13", 0.03), ("C14", 0.01)])
