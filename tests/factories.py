@@ -611,14 +611,8 @@ def small_data(monkeypatch: pytest.MonkeyPatch, dataset: str, root: Path | None 
 
 def timed_small(experiment: str) -> Settings:
     """Settings of a benchmark whose steps take milliseconds."""
-    dqn: dict[str, Any] = {
-        "game": "breakout",
-        "replay_start": 100,
-        "replay_steps": 100,
-        "test_games": 1,
-        "epsilon_test": 1.0,
-    }
-    dqn["epsilon_steps"] = 1
+    dqn: dict[str, Any] = {"game": "breakout", "replay_start": 100, "replay_steps": 100, "test_games": 1}
+    dqn |= {"epsilon_test": 1.0, "epsilon_steps": 1}
     settings: dict[str, tuple[str, dict[str, Any]]] = {
         "cifar": ("paper", {"width": 4, "batch_size": 20, "init_examples": 100}),
         "cvae": ("quick", {"batch_size": 20, "init_examples": 100}),
