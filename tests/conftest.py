@@ -18,7 +18,7 @@ from wnrepro.settings import CifarSettings, scale_settings
 
 COUNTED = pytest.StashKey[list[str]]()
 # Modules whose annotations, jaxtyping's shapes among them, are checked at every call.
-CHECKED = ("drawing", "experiments", "identities", "measurements", "optim", "parameterization")
+CHECKED = ("data.whitening", "drawing", "experiments", "identities", "measurements", "optim", "parameterization")
 PROFILES = {"few": 5, "many": 40, "soak": 20_000}  # hypothesis examples of a test
 
 

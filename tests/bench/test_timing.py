@@ -65,11 +65,12 @@ def check_figures(figures: dict[str, Any], settings: Settings, precisions: list[
     assert all(1e8 < peak < 1e10 for peak in figures["memory"].values())
     alone = 1 / np.median(figures["seconds"]["wn bf16" if main == "bf16" else "wn"])
     assert 0.01 * alone < figures["side_by_side"]["1"] < 100 * alone  # of the same kind; how fast is no test
-    shown = timing.table(figures)
-    assert all(f"\n  {name} " in shown for name in [*figures["seconds"], *figures["ratios"]])
+    shown = timing.table(figures).splitlines()
+    for name in [*figures["seconds"], *figures["ratios"]]:
+        assert any(line.startswith(f"{name} ") for line in shown)
     for name, work in figures["work"].items():
-        assert any(f"  {name} " in line and f"{work['distance']:.2f} × " in line for line in shown.splitlines())
-    assert ("full replay of 500 steps" in shown) == dqn
+        assert any(line.startswith(f"{name} ") and f" {work['distance']:.4g} " in line for line in shown)
+    assert ("full replay of 500 steps" in shown[-1]) == dqn
 
 
 def test_measure_and_store(in_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +78,8 @@ def test_measure_and_store(in_process: None, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     settings = dataclasses.replace(timed_small("draw"), precision="bf16")
     said: list[str] = []
-    figures = timing.measure(CPU, ["bf16", "fp32"], 6, settings, said.append)
-    assert "round 6 of 6" in said and set(figures["side_by_side"]) == {"1", "2"}
+    figures = timing.measure(CPU, ["bf16", "fp32"], 3, settings, said.append)
+    assert "round 3 of 3" in said and set(figures["side_by_side"]) == {"1", "2"}
     check_figures(figures, settings, ["fp32", "bf16"])
     path = timing.store(tmp_path, "another", {"rounds": 1}, CPU)
     assert timing.store(tmp_path, "draw", figures, CPU, path) == path

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 
 from wnrepro.atari import check_rom
@@ -121,18 +122,6 @@ def smoke(
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows in lines of text."""
-
-    def share(row: dict[str, Any], name: str) -> str:
-        return "-" if row.get(name) is None else f"{row[name]:.1e}"
-
-    lines = [
-        "model         param    precision  captured  compiled  ms a step  memory  (differences from plain: relative)"
-    ]
-    for row in rows:
-        cost = f"{1000 * row['seconds']:9.3f} {row['memory_bytes'] / 1e9:7.2f}" if "seconds" in row else f"{'died':>17}"
-        verdict = "good" if row["good"] else f"BAD {row.get('refused', '')}"
-        lines.append(
-            f"{row['model']:<13} {row['param']:<8} {row['precision']:<9} {share(row, 'captured'):>9} "
-            f"{share(row, 'compiled'):>9} {cost}  {verdict}"
-        )
-    return "\n".join(lines)
+    columns = ["model", "param", "precision", "captured", "compiled", "seconds", "memory_bytes", "good", "refused"]
+    frame = pd.DataFrame(rows, columns=columns).replace({"good": {True: "good", False: "BAD"}})
+    return frame.to_string(index=False, float_format="{:.3g}".format, na_rep="-")

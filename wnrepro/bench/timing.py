@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import quantile_test
 
@@ -359,34 +360,28 @@ def store(
 
 def table(figures: dict[str, Any]) -> str:
     """The figures in lines of text."""
-    of, unit = f"(median, 95 % interval, n = {figures['rounds']})", figures["unit"]
-    width = max(map(len, [*figures["seconds"], *figures["ratios"]]))
-    lines = [f"median seconds a step ({figures['step']}), and {unit}/s {of}"]
-    for name, seconds in figures["seconds"].items():
-        rate = figures["per_second"][name]
-        speed = f"{rate['median']:8.1f}  [{rate['low']:.1f}, {rate['high']:.1f}]"
-        lines.append(f"  {name:<{width}} {float(np.median(seconds)):8.4f} s {speed} {unit}/s")
-    lines.append(f"ratios of step times, paired within a round {of}")
-    for name, r in figures["ratios"].items():
-        lines.append(f"  {name:<{width}} {r['median']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]")
-    limits = figures["ceilings"]
+    limits, full = figures["ceilings"], figures.get("replay_memory")
+    of = f"median, 95 % interval, n = {figures['rounds']}"
     speeds = [f"{limit['median'] / 1e9:.4g} GFLOP/s {name}" for name, limit in limits["flops_per_second"].items()]
-    speeds.append(f"{limits['bytes_per_second']['median'] / 1e9:.4g} GB/s")
-    lines += [
-        f"ceilings, by a large matrix product and a copy: {', '.join(speeds)}",
-        "a step's floor (its FLOPs at the speed of that product), the median step over it, shares of the ceilings",
-    ]
-    for name, w in figures["work"].items():
-        lines.append(
-            f"  {name:<{width}} {w['floor_seconds']:8.4f} s {w['distance']:6.2f} × "
-            f"{100 * w['flops_share']:5.1f} % of FLOP/s ({w['flops'] / 1e9:.4g} GFLOP) "
-            f"{100 * w['bytes_share']:5.1f} % of bytes/s ({w['bytes'] / 1e9:.3g} GB)"
-        )
-    lines.append("largest memory of a process")
-    lines += [f"  {name:<{width}} {peak / 1e9:.2f} GB" for name, peak in figures["memory"].items()]
-    lines.append("steps a second of processes of wn side by side")
-    lines += [f"  {count:<{width}} {rate:.4g}" for count, rate in figures["side_by_side"].items()]
-    if full := figures.get("replay_memory"):
+    blocks: dict[str, Any] = {
+        f"seconds a step ({figures['step']}; median)": {
+            name: {"seconds": float(np.median(values))} for name, values in figures["seconds"].items()
+        },
+        f"{figures['unit']} a second ({of})": figures["per_second"],
+        f"ratios of step times, paired within a round ({of})": figures["ratios"],
+        f"a step's work, its floor at the speed of a large matrix product ({', '.join(speeds)}), its time over that "
+        f"floor, and its shares of that speed and of a copy's "
+        f"({limits['bytes_per_second']['median'] / 1e9:.4g} GB/s)": figures["work"],
+        "peak memory of a process": {name: {"GB": peak / 1e9} for name, peak in figures["memory"].items()},
+        "processes of wn side by side": {
+            count: {"steps a second": rate} for count, rate in figures["side_by_side"].items()
+        },
+    }
+    lines = []
+    for title, rows in blocks.items():
+        frame = pd.DataFrame.from_dict(rows, orient="index")
+        lines += [title, frame.to_string(float_format="{:.4g}".format)]
+    if full is not None:
         peak = f"{full['peak_bytes'] / 1e9:.2f} GB" if "peak_bytes" in full else f"left out: {full['left_out']}"
-        lines.append(f"largest memory of training with a full replay of {full['replay_steps']} steps: {peak}")
+        lines.append(f"peak memory of training with a full replay of {full['replay_steps']} steps: {peak}")
     return "\n".join(lines)
