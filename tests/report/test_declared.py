@@ -1,0 +1,81 @@
+"""An experiment that the report does not name: what follows from its declaration."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from factories import folder_of, make_config, make_layers, make_record, write_csv
+
+from wnrepro.report import declared, live_page, write_report
+from wnrepro.results import scale_defaults
+from wnrepro.settings import SETTINGS, Model, Models, Scales, Settings, setting, shared
+
+
+@dataclass(frozen=True)
+class Characters(Settings):
+    """A recurrent network that predicts the next character.
+
+    Of a text.
+    """
+
+    name = "characters"
+    implementation = "nowhere:Characters"
+    models: ClassVar[Models] = {
+        None: Model(
+            "LSTM of characters",
+            {"epoch": "", "seconds": "s", "train_bits_per_char": "bits", "test_bits_per_char": "bits"},
+            "test_bits_per_char",
+            "bits per character, lower is better",
+        )
+    }
+    cost = ("units",)
+    scales: ClassVar[Scales] = {"paper": {}, "short": {"epochs": 4}, "quick": {"epochs": 2}}
+
+    param: str = shared("param")
+    lr: float = setting(0.002, "Adam's learning rate", "our choice", above=0)
+    seed: int = shared("seed")
+    epochs: int = shared("epochs")
+    batch_size: int = shared("batch_size")
+    units: int = setting(64, "units of the LSTM", "our choice", least=1)
+    precision: str = shared("precision")
+
+
+def make_characters(results: Path, param: str, seed: int, end: float) -> None:
+    settings = scale_defaults("characters", "short", None, param) | {"param": param, "seed": seed}
+    folder = folder_of(results, "characters", "short", settings)
+    config = make_config(folder, "characters", "short", settings)
+    rows = [[epoch, 9.5, end + 0.5 / epoch, end + 1 / epoch - 0.25] for epoch in range(1, 5)]
+    write_csv(folder / "metrics.csv", ",".join(Characters.models[None].metrics), rows)
+    make_layers(folder, 0.002, 4)
+    make_record(folder, config, "done", 4, {}, None)
+
+
+@pytest.mark.usefixtures("not_rendered")
+def test_a_further_experiment_has_its_place_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SETTINGS, "characters", Characters)
+    for seed in (1, 2, 3):
+        make_characters(tmp_path, "wn", seed, 2.0 + 0.01 * seed)
+        make_characters(tmp_path, "normal", seed, 2.5)
+    text = write_report(tmp_path, "short", export=True)[0].read_text()
+    assert "LSTM of characters: normal (n = 3) 2.50, wn (n = 3) 2.02." in text
+    section = text[text.index("## characters\n") : text.index("## Step time")]
+    assert "A recurrent network that predicts the next character.\n" in section and "Of a text" not in section
+    assert "At the end: normal 2.50 bits, weight norm. 2.02 bits." in section
+    assert "](figures/characters.png)" in section
+    assert "| wn_lr0.002 | 0.002 |  | 4 | 3 | Test Bits Per Char | 2.020 | \\[1.995, 2.045\\] |" in section
+    assert "test bits per char 2.010 bits |" in text[text.index("### Runs") :]
+    assert r"\input{tables/characters}" in (tmp_path / "short" / "latex" / "report.tex").read_text()
+    assert (tmp_path / "short" / "tables" / "characters.csv").is_file()
+    assert '<option value="characters">' in live_page("", tmp_path, "short")
+
+
+def test_a_column_that_is_not_named_is_written_in_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SETTINGS, "characters", Characters)
+    column = declared.column("test_bits_per_char")
+    assert (column.write(2.0), column.last(2.0), column.less(0.5)) == (
+        "2.00 bits",
+        "test bits per char 2.000 bits",
+        "test bits per char +0.5 bits",
+    )
+    assert declared.column("test_error").less(0.01) == "test +1 points"
