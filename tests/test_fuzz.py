@@ -1,9 +1,8 @@
-"""Every reader of what may be anyone's, on inputs of any kind: it reads them, or says one sentence.
+"""Every reader of foreign files and texts, on any input: it reads it, or raises one sentence.
 
---soak: 20 000 each. Half of the inputs are arbitrary, the other half good files in which something was changed.
+Half of the inputs are arbitrary, the other half good ones with a change.
 """
 
-import contextlib
 import csv
 import hashlib
 import io
@@ -33,45 +32,27 @@ from factories import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wnrepro import reading as files
-from wnrepro import results as load
+from wnrepro import reading, results
 from wnrepro.errors import UserError
 from wnrepro.report import figures, tables, write_report
 from wnrepro.report.claims import findings
-from wnrepro.report.layout import page, render
-from wnrepro.reproduce import board, cluster, plan, work
+from wnrepro.report.layout import markdown, page
+from wnrepro.reproduce import board, cluster, plan
 from wnrepro.reproduce.drive import seconds_of
 from wnrepro.reproduce.grid import Planned
-from wnrepro.runs.checkpoint import CHECKPOINTS, Damaged, load_checkpoint, save_checkpoint
+from wnrepro.runs.checkpoint import CHECKPOINTS, COMMENT_BYTES, Damaged, load_checkpoint, save_checkpoint
 from wnrepro.runs.directory import RunDirectory, write_json
 from wnrepro.runs.run import open_run
 from wnrepro.settings import SETTINGS, Settings, printable, scale_settings, settings_from
 
-TRIES = settings().max_examples  # 20 000 with --soak
-SOME = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=TRIES if TRIES > 100 else 40)
-A_QUARTER = settings(SOME, max_examples=SOME.max_examples // 4)  # for a test of each of the four experiments
+ANY = settings(suppress_health_check=list(HealthCheck))
 LONGEST = 500  # characters of a sentence
 DEVICE = "AMD EPYC, 2 threads"
+Count = Callable[[str], None]
 
 # ---------------------------------------------------------------------------------- inputs
 
-NUMBERS = [
-    "0",
-    "-0.0",
-    "1",
-    "-1",
-    "2",
-    "0.5",
-    "nan",
-    "inf",
-    "-inf",
-    "1e39",
-    "-1e39",
-    "1e-39",
-    "5e-324",
-    "1e308",
-    "1e400",
-]
+NUMBERS = [*("0", "-0.0", "1", "-1", "2", "0.5", "nan", "inf", "-inf"), *("1e39", "-1e39", "1e-39", "5e-324", "1e400")]
 CELLS = [
     *NUMBERS,
     str(2**53),
@@ -100,24 +81,21 @@ TEXTS = [
     "x" * 3000,
     "\u202e",
     "\x00",
-    "|`*",
 ]
 SCALARS: list[Any] = [None, True, False, 0, -1, 1, 2, 7, 2**31, 2**53, 2**63, 10**400, 0.5, -0.0, 1e-320, 1e39, 1e300]
 SCALARS += [float("nan"), float("inf"), -float("inf"), *TEXTS]
+names = st.sampled_from(TEXTS) | st.text(max_size=5)
 json_values = st.recursive(
     st.sampled_from(SCALARS) | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(TEXTS) | st.text(max_size=5), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
     max_leaves=6,
 )
+EXTREME = [b"[" * 100_000, b'{"a":' * 100_000, b"\xef\xbb\xbf{}", b"\r\n" * 9, b'{"epoch": ' + b"9" * 5000 + b"}"]
 arbitrary = (
     st.binary(max_size=60)
     | st.text(max_size=60).map(lambda text: text.encode(errors="replace"))
     | json_values.map(lambda value: json.dumps(value).encode())
-    | st.sampled_from(
-        [b"[" * 100_000, b'{"a":' * 100_000, b"\xef\xbb\xbf{}", b"\r\n" * 9, b'{"epoch": ' + b"9" * 5000 + b"}"]
-    )
+    | st.sampled_from(EXTREME)
 )
 
 
@@ -166,7 +144,7 @@ def changed_json(draw: Any, good: bytes, alike: bool = False) -> bytes:
                 case "leave out":
                     del at[key]
                 case "put in" if isinstance(at, dict):
-                    at[draw(st.sampled_from(TEXTS) | st.text(max_size=5))] = draw(json_values)
+                    at[draw(names)] = draw(json_values)
             break
     return json.dumps(content).encode()
 
@@ -197,7 +175,7 @@ def changed_csv(draw: Any, good: bytes, alike: bool = False) -> bytes:
 
 
 def anything(good: bytes) -> st.SearchStrategy[bytes]:
-    """Arbitrary bytes, or a good file in which something was changed."""
+    """Arbitrary bytes, or a good file with a change."""
     by_kind = changed_json if good.startswith(b"{") else changed_csv
     return arbitrary | changed_bytes(good) | by_kind(good) | by_kind(good, alike=True)
 
@@ -205,27 +183,33 @@ def anything(good: bytes) -> st.SearchStrategy[bytes]:
 # ---------------------------------------------------------------------------------- what is asserted
 
 
-def said(error: BaseException, *names: str) -> None:
-    """One clear sentence for a terminal, besides paths."""
+def check_sentence(error: BaseException, *parts: str) -> None:
+    """One printable, short sentence with these parts."""
     text = str(error)
     assert printable(text) == text and 0 < len(re.sub(r"/\S+", "", text)) < LONGEST, text
-    assert all(name in text for name in names), text
+    assert all(part in text for part in parts), text
 
 
-def tried(read: Callable[[], object], *names: str) -> str:
-    """`read`, or `refused` in one sentence with these names."""
+def outcome(read: Callable[[], object], *parts: str, error: type[Exception] = UserError) -> str:
+    """`read`, or `refused` in one sentence with these parts."""
     try:
         read()
-    except UserError as error:
-        said(error, *names)
+    except error as refusal:
+        check_sentence(refusal, *parts)
         return "refused"
     return "read"
 
 
-@contextlib.contextmanager
-def counted(what: str, count: Callable[[str], None]) -> Iterator[Counter[str]]:
+def fuzz(what: str, count: Count, strategy: st.SearchStrategy[Any], attempt: Callable[[Any], str]) -> None:
+    """Make an attempt with every example, and count the outcomes."""
     tally: Counter[str] = Counter()
-    yield tally
+
+    @ANY
+    @given(strategy)
+    def attempts(example: Any) -> None:
+        tally[attempt(example)] += 1
+
+    attempts()
     count(f"{what}: {tally.total()} inputs, " + ", ".join(f"{number} {name}" for name, number in sorted(tally.items())))
 
 
@@ -238,7 +222,7 @@ def made_up_scale() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A folder in memory, where there is one."""
+    """A folder in memory, if there is one."""
     top = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path()
     folder = Path(os.path.abspath(top / f"wnrepro-fuzz-{os.getpid()}"))
     folder.mkdir()
@@ -246,82 +230,49 @@ def place() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-# ---------------------------------------------------------------------------------- the report's readers
+# ---------------------------------------------------------------------------------- the report
 
 
 @pytest.fixture(scope="module")
 def good(place: Path) -> dict[str, Path]:
     """A results folder with a run of every experiment and a benchmark: the folders."""
-    results = place / "good"
-    folders = {
-        "cifar": make_run(results, "bn"),
-        "cvae": make_vae(
-            results, dataset="cifar10", facts={"data": "x", "importance_samples": 5, "log_likelihood_nats": -1.0}
-        ),
-        "draw": make_draw(results),
-        "dqn": make_dqn(results),
-    }
-    make_run(results, "wn+mobn")
-    make_run(results, "normal")
-    make_bench(results)
-    return folders | {"results": results, "bench": add_work(results)}
+    top = place / "good"
+    facts = {"data": "x", "importance_samples": 5, "log_likelihood_nats": -1.0}
+    folders = {"cifar": make_run(top, "bn"), "cvae": make_vae(top, dataset="cifar10", facts=facts)}
+    folders |= {"draw": make_draw(top), "dqn": make_dqn(top)}
+    make_run(top, "wn+mobn")
+    make_run(top, "normal")
+    make_bench(top)
+    return folders | {"results": top, "bench": add_work(top)}
 
 
-def metrics_of(experiment: str, dataset: str | None = None) -> Callable[[Path], object]:
-    return lambda path: load.read_epochs(path, tuple(SETTINGS[experiment].models[dataset].metrics), 1)
+# The files of `good` that the report reads.
+FILES = [*((run, name) for name in ("config.json", "run.json", "metrics.csv", "layers.csv") for run in SETTINGS)]
+FILES += [("cifar", "init.csv"), ("cifar", "noise.csv"), ("draw", "kl_steps.csv"), ("dqn", "games.csv"), ("bench", "")]
 
 
-# The file of `good` that is changed, and what reads it.
-READERS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
-    "run.json": ("cifar", "run.json", lambda path: files.read_json(path, files.RunRecord)),
-    "metrics.csv of cifar": ("cifar", "metrics.csv", metrics_of("cifar")),
-    "metrics.csv of cvae": ("cvae", "metrics.csv", metrics_of("cvae", "cifar10")),
-    "metrics.csv of draw": ("draw", "metrics.csv", metrics_of("draw")),
-    "metrics.csv of dqn": ("dqn", "metrics.csv", metrics_of("dqn", "breakout")),
-    "layers.csv": ("cifar", "layers.csv", lambda path: load.read_epochs(path, load.LAYERS, 0)),
-    "init.csv": ("cifar", "init.csv", lambda path: load.read_layers(path, load.INIT)),
-    "noise.csv": ("cifar", "noise.csv", lambda path: load.read_layers(path, load.NOISE, *load.NOISE_LATER)),
-    "kl_steps.csv": ("draw", "kl_steps.csv", lambda path: load.read_epochs(path, load.KL_STEPS, 1, 4)),
-    "games.csv": ("dqn", "games.csv", lambda path: files.read_table(path, load.GAME_SCORES)),
-    "bench": ("bench", "", lambda path: files.read_json(path, files.Benchmark)),
-}
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_a_file_is_read_or_named_in_one_sentence(
-    name: str, good: dict[str, Path], place: Path, count: Callable[[str], None]
+@pytest.mark.parametrize(("where", "name"), FILES)
+def test_file_of_results_is_read_or_named(
+    where: str, name: str, good: dict[str, Path], place: Path, count: Count
 ) -> None:
-    where, file, read = READERS[name]
-    source, path = good[where] / file, place / (file or "bench.json")
-    assert tried(lambda: read(source)) == "read"
-    with counted(name, count) as tally:
+    source, path = good[where] / name, place / (name or "bench.json")
+    folder = good[where] if name else place
+    read: Callable[[], object] = lambda: results.read_run(folder)  # noqa: E731
+    content = source.read_bytes()
+    if name:
+        path = source
+    else:
+        read = lambda: reading.read_json(path, reading.Benchmark)  # noqa: E731
 
-        @(A_QUARTER if "metrics" in name else SOME)
-        @given(anything(source.read_bytes()))
-        def fuzz(content: bytes) -> None:
-            path.write_bytes(content)
-            tally[tried(lambda: read(path), path.name)] += 1
+    def attempt(example: bytes) -> str:
+        path.write_bytes(example)
+        return outcome(read, path.name)
 
-        fuzz()
-
-
-@pytest.mark.parametrize("experiment", SETTINGS)
-def test_a_config_is_read_or_named_in_one_sentence(
-    experiment: str, good: dict[str, Path], place: Path, count: Callable[[str], None]
-) -> None:
-    top = place / "configs" / "short"
-    folder = top / good[experiment].relative_to(good["results"] / "short")
-    folder.mkdir(parents=True)
-    source = (good[experiment] / "config.json").read_bytes()
-    with counted(f"config.json of {experiment}", count) as tally:
-
-        @A_QUARTER
-        @given(anything(source))
-        def fuzz(content: bytes) -> None:
-            (folder / "config.json").write_bytes(content)
-            tally[tried(lambda: load._run(top, folder), "config.json")] += 1
-
-        fuzz()
+    try:
+        assert attempt(content) == "read"
+        fuzz(f"{name or 'benchmark'} of {where}", count, anything(content), attempt)
+    finally:
+        source.write_bytes(content)
 
 
 file_names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60)
@@ -341,80 +292,59 @@ ODD_NAMES = [
 ]
 
 
-def test_a_folder_of_any_name_is_read_or_named(
-    good: dict[str, Path], place: Path, count: Callable[[str], None]
-) -> None:
+def test_folder_of_any_name_is_read_or_named(good: dict[str, Path], place: Path, count: Count) -> None:
     source = (good["cifar"] / "config.json").read_bytes()
-    names = (file_names | st.sampled_from(ODD_NAMES)).filter(lambda name: name not in (".", ".."))
-    with counted("names of folders", count) as tally:
+    odd = (file_names | st.sampled_from(ODD_NAMES)).filter(lambda name: name not in (".", ".."))
 
-        @SOME
-        @given(names, st.just("cifar") | names, st.just("seed-1") | names.map(lambda name: f"seed-{name}"))
-        def fuzz(variant: str, experiment: str, seed: str) -> None:
-            results = place / "named"
-            folder = results / "short" / experiment / variant / seed
-            try:
-                folder.mkdir(parents=True)
-                (folder / "config.json").write_bytes(source)
-                tally[tried(lambda: load.load(results, "short"))] += 1
-            except OSError:
-                tally["not a folder's name"] += 1  # too long in UTF-8
-            finally:
-                shutil.rmtree(results)
+    def attempt(parts: tuple[str, str, str]) -> str:
+        top = place / "named"
+        folder = top.joinpath("short", *parts)
+        try:
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_bytes(source)
+            return outcome(lambda: results.load(top, "short"))
+        except OSError:
+            return "not a folder's name"  # too long in UTF-8
+        finally:
+            shutil.rmtree(top)
 
-        fuzz()
-
-
-# ---------------------------------------------------------------------------------- what is accepted can be shown
-
-
-def texts_of(read: load.Results, drawn: bool) -> str:
-    """The report; `drawn`: with its figures."""
-    found = findings(read)
-    whole = tables.report(read, found, figures.draw(read, found) if drawn else {}, {})
-    return render("page.md.jinja", report=whole) + page(whole)
-
-
-CHANGED = [
-    *((run, "run.json") for run in ("cifar", "cvae", "draw", "dqn")),
-    *((run, "config.json") for run in ("cifar", "cvae", "draw", "dqn")),
-    *((run, "metrics.csv") for run in ("cifar", "cvae", "draw", "dqn")),
-    *(("cifar", name) for name in ("layers.csv", "init.csv", "noise.csv")),
-    *[("draw", "kl_steps.csv"), ("dqn", "games.csv"), ("bench", "")],
-]
+    seeds = st.just("seed-1") | odd.map(lambda name: f"seed-{name}")
+    fuzz("names of folders", count, st.tuples(st.just("cifar") | odd, odd, seeds), attempt)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("drawn", [False, True], ids=["texts", "figures"])
-def test_what_is_accepted_can_be_shown(
-    drawn: bool, good: dict[str, Path], times: Callable[[int, int], int], count: Callable[[str], None]
+@pytest.mark.parametrize("drawn", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["texts", "figures"])
+def test_accepted_files_can_be_reported(
+    drawn: bool, good: dict[str, Path], times: Callable[[int, int], int], count: Count
 ) -> None:
-    examples = times(2, 100) if drawn else times(10, 2000)
-    sources = [good[where] / file for where, file in CHANGED]
-    contents = {path: path.read_bytes() for path in sources}
-    with counted("reports with figures" if drawn else "reports without figures", count) as tally:
+    sources = {good[where] / name: (good[where] / name).read_bytes() for where, name in FILES}
+    changed = {path: changed_json if path.suffix == ".json" else changed_csv for path in sources}
+    examples = st.sampled_from([*sources]).flatmap(
+        lambda path: st.tuples(st.just(path), changed[path](sources[path], alike=True))
+    )
 
-        @settings(SOME, max_examples=examples)
-        @given(st.data())
-        def fuzz(data: st.DataObject) -> None:
-            path = data.draw(st.sampled_from(sources))
-            changed = changed_json if path.suffix == ".json" else changed_csv
-            path.write_bytes(data.draw(changed(contents[path], alike=True)))
-            try:
-                read = load.load(good["results"], "short")
-                problems = load.problems(read)
-            except UserError as error:
-                said(error)
-                tally["refused"] += 1
-                return
-            finally:
-                path.write_bytes(contents[path])
-            assert all(printable(problem) == problem and len(problem) < LONGEST for problem in problems)
-            text = texts_of(read, drawn)
-            assert text.count("<script") == 1  # the page's own
-            tally["shown"] += 1
+    def attempt(example: tuple[Path, bytes]) -> str:
+        path, content = example
+        path.write_bytes(content)
+        try:
+            read = results.load(good["results"], "short")
+            problems = results.problems(read)
+        except UserError as error:
+            check_sentence(error)
+            return "refused"
+        finally:
+            path.write_bytes(sources[path])
+        assert all(printable(problem) == problem and len(problem) < LONGEST for problem in problems)
+        found = findings(read)
+        built, shown = tables.build(read, found), figures.draw(read, found) if drawn else {}
+        whole = tables.report(read, found, built, shown, {})
+        assert (markdown(whole) + page(whole)).count("<script") == 1  # the page's own
+        return "shown"
 
-        fuzz()
+    limited = settings(ANY, max_examples=times(2 if drawn else 10, 100 if drawn else 2000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "ANY", limited)
+        fuzz("reports with figures" if drawn else "reports without figures", count, examples, attempt)
 
 
 # ---------------------------------------------------------------------------------- runs and their plan
@@ -441,208 +371,123 @@ def stopped(place: Path) -> dict[str, RunDirectory]:
     return runs
 
 
-@contextlib.contextmanager
-def restored(path: Path) -> Iterator[bytes]:
-    """A file's content, which it has again afterwards."""
+def fuzz_file(path: Path, count: Count, read: Callable[[], object], *parts: str) -> None:
+    """Fuzz a file, which has its content again afterwards."""
     content = path.read_bytes()
-    yield content
+
+    def attempt(example: bytes) -> str:
+        path.write_bytes(example)
+        return outcome(read, *parts)
+
+    fuzz(str(path.relative_to(path.parents[4])), count, anything(content), attempt)
     path.write_bytes(content)
 
 
 @pytest.mark.parametrize("experiment", RUNS)
-def test_open_run_opens_or_says_one_sentence(
-    experiment: str, stopped: dict[str, RunDirectory], count: Callable[[str], None]
-) -> None:
-    path = stopped[experiment].folder / "config.json"
-    with counted(f"open_run of {experiment}", count) as tally, restored(path) as content:
-
-        @A_QUARTER
-        @given(anything(content))
-        def fuzz(changed: bytes) -> None:
-            path.write_bytes(changed)
-            tally[tried(lambda: open_run(path.parent), str(path.parent))] += 1
-
-        fuzz()
+def test_open_run_opens_or_refuses(experiment: str, stopped: dict[str, RunDirectory], count: Count) -> None:
+    folder = stopped[experiment].folder
+    fuzz_file(folder / "config.json", count, lambda: open_run(folder), str(folder))
 
 
 @pytest.mark.parametrize("file", ["run.json", "config.json"])
-def test_a_plan_is_made_or_says_one_sentence(
-    file: str, stopped: dict[str, RunDirectory], place: Path, count: Callable[[str], None]
-) -> None:
-    """Its state of a run, what the run tells of times and memory, and both in words."""
-    there = stopped["draw"]
-    run = Planned("draw", "quick", there.settings, ("C10",))
-    path = there.folder / file
+def test_plan_is_made_or_refused(file: str, stopped: dict[str, RunDirectory], place: Path, count: Count) -> None:
+    """The state of a run, its estimate of time and memory, and both in words."""
+    there, run = stopped["draw"], Planned("draw", "quick", RUNS["draw"], ("C10",))
 
-    def planned() -> None:
-        try:
-            lines = plan.plan(place / "stopped", [run])
-        except UserError:
-            lines = [plan.Line(run, there, plan.State("missing"), plan.UNKNOWN)]
-            shown(lines)
-            raise
-        shown(lines)
-
-    def shown(lines: list[plan.Line]) -> None:
+    def show(lines: list[plan.Line]) -> None:
         lines = plan.estimated(lines, place / "stopped", DEVICE)
         assert printable(board.summary(lines, {})) == board.summary(lines, {})
         assert json.loads(plan.as_json(lines, [], {}, "quick"))["runs"] == 1
 
-    with counted(f"plans by {file}", count) as tally, restored(path) as content:
+    def planned() -> None:
+        show([plan.Line(run, there, plan.State("missing"), plan.UNKNOWN)])
+        show(plan.plan(place / "stopped", [run]))
 
-        @SOME
-        @given(anything(content))
-        def fuzz(changed: bytes) -> None:
-            path.write_bytes(changed)
-            tally[tried(planned, str(there.folder))] += 1
-
-        fuzz()
+    fuzz_file(there.folder / file, count, planned, str(there.folder))
 
 
-def test_a_plan_passes_over_a_benchmark_that_is_none(
-    good: dict[str, Path], stopped: dict[str, RunDirectory], place: Path, count: Callable[[str], None]
-) -> None:
+def test_plan_ignores_a_malformed_benchmark(good: dict[str, Path], place: Path, count: Count) -> None:
     bench = json.loads(good["bench"].read_text()) | {"device_name": DEVICE}
     bench["draw"] |= {"seconds": {"wn": [1.0, 2.0, 1.5]}, "memory": {"wn": 10**9}, "side_by_side": {"1": 1.0, "2": 1.5}}
-    results = place / "benches"
-    path = results / "bench" / "cpu.json"
-    path.parent.mkdir(parents=True)
-    run = Planned("draw", "quick", scale_settings("draw", "paper", "wn"), ("C10",))
-    lines = plan.plan(results, [run])
-    with counted("plans by benchmarks", count) as tally:
+    top = place / "benches"
+    (top / "bench").mkdir(parents=True)
+    lines = plan.plan(top, [Planned("draw", "quick", scale_settings("draw", "paper", "wn"), ("C10",))])
 
-        @SOME
-        @given(anything(json.dumps(bench).encode()))
-        def fuzz(changed: bytes) -> None:
-            path.write_bytes(changed)
-            found = plan.estimated(lines, results, DEVICE)
-            text = board.summary(found, plan.packing(found, results, DEVICE, 10**11))
-            assert printable(text) == text
-            tally["known" if found[0].estimate.seconds else "not known"] += 1
+    def attempt(example: bytes) -> str:
+        (top / "bench" / "cpu.json").write_bytes(example)
+        found = plan.estimated(lines, top, DEVICE)
+        text = board.summary(found, plan.packing(found, top, DEVICE, 10**11))
+        assert printable(text) == text
+        return "known" if found[0].estimate.seconds else "not known"
 
-        fuzz()
+    fuzz("plans by benchmarks", count, anything(json.dumps(bench).encode()), attempt)
 
 
-def test_the_holder_of_a_lock_is_told_in_one_line(
-    stopped: dict[str, RunDirectory], count: Callable[[str], None]
-) -> None:
+def test_holder_of_a_lock_is_one_line(stopped: dict[str, RunDirectory], count: Count) -> None:
     there = stopped["draw"]
+
+    def attempt(example: bytes) -> str:
+        there.lock_path.write_bytes(example)
+        text = there.holder()
+        assert printable(text) == text and len(text) < LONGEST
+        return "told" if text.startswith("process ") else "not told"
+
     good = json.dumps({"pid": 12, "host": "node-1", "since": "2026-01-01T00:00:00Z"}).encode()
-    with counted("lock files", count) as tally:
-
-        @SOME
-        @given(anything(good))
-        def fuzz(content: bytes) -> None:
-            there.lock_path.write_bytes(content)
-            text = there.holder()
-            assert printable(text) == text and len(text) < LONGEST
-            tally["told" if text.startswith("process ") else "not told"] += 1
-
-        fuzz()
+    fuzz("lock files", count, anything(good), attempt)
 
 
-def test_settings_are_taken_or_refused_in_one_sentence(count: Callable[[str], None]) -> None:
+def test_settings_are_taken_or_refused(count: Count) -> None:
     values = {
         name: json.dumps(RunDirectory(Path(), name, "quick", one).config["settings"]) for name, one in RUNS.items()
     }
-    with counted("settings", count) as tally:
-
-        @SOME
-        @given(st.data())
-        def fuzz(data: st.DataObject) -> None:
-            name = data.draw(st.sampled_from([*values, "svhn"]))
-            value = data.draw(json_values | changed_json(values.get(name, "{}").encode()).map(json.loads))
-            tally[tried(lambda: settings_from(name, value))] += 1
-
-        fuzz()
+    examples = st.sampled_from([*values, "svhn"]).flatmap(
+        lambda name: st.tuples(
+            st.just(name), json_values | changed_json(values.get(name, "{}").encode()).map(json.loads)
+        )
+    )
+    fuzz("settings", count, examples, lambda example: outcome(lambda: settings_from(*example)))
 
 
-def test_a_budget_is_taken_or_refused_in_one_sentence(count: Callable[[str], None]) -> None:
-    with counted("budgets", count) as tally:
+def test_budget_is_taken_or_refused(count: Count) -> None:
+    def attempt(budget: str) -> str:
+        try:
+            assert 0 < seconds_of(budget) < float("inf")
+        except UserError as error:
+            assert "--budget" in str(error)
+            return "refused"
+        return "read"
 
-        @SOME
-        @given(st.text(max_size=20) | st.from_regex(r"([0-9]{1,400}h)?([0-9]{1,3}m)?([0-9]{1,3}s)?", fullmatch=True))
-        def fuzz(budget: str) -> None:
-            try:
-                seconds = seconds_of(budget)
-            except UserError as error:
-                assert "--budget" in str(error)
-                tally["refused"] += 1
-            else:
-                assert 0 < seconds < float("inf")
-                tally["read"] += 1
-
-        fuzz()
+    likely = st.from_regex(r"([0-9]{1,400}h)?([0-9]{1,3}m)?([0-9]{1,3}s)?", fullmatch=True)
+    fuzz("budgets", count, st.text(max_size=20) | likely, attempt)
 
 
-# ---------------------------------------------------------------------------------- checkpoints
-
-
-def sealed_again(body: bytes) -> bytes:
-    comment = b"sha256:" + hashlib.sha256(body).hexdigest().encode()
-    return body + len(comment).to_bytes(2, "little") + comment
-
-
-@pytest.mark.parametrize("resealed", [False, True], ids=["as it is", "with its checksum made anew"])
-def test_a_checkpoint_is_loaded_or_named_as_damaged(resealed: bool, place: Path, count: Callable[[str], None]) -> None:
+@pytest.mark.parametrize("resealed", [False, True])
+def test_checkpoint_is_loaded_or_damaged(resealed: bool, place: Path, count: Count) -> None:
     record = {"status": "running", "epoch": 1, "resumed": [], "facts": {}, "peak_memory_bytes": 1, "config_hash": "h"}
     state = {"epoch": 1, "diverged": "", "config_hash": "h", "tables": {"metrics": "epoch\n1\n"}, "rng": {}}
     weights = {"v": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(3), "name": "x"}
     save_checkpoint(place, state | {"record": json.dumps(record), "experiment": weights})
     path = place / CHECKPOINTS[0]
     content = path.read_bytes()
-    tail = 2 + len("sha256:") + 64
-    assert load_checkpoint(path, "h") is not None and sealed_again(content[:-tail]) == content
-    with counted(f"checkpoints, {'their checksum made anew' if resealed else 'as they are'}", count) as tally:
 
-        @SOME
-        @given(arbitrary | changed_bytes(content[:-tail] if resealed else content))
-        def fuzz(changed: bytes) -> None:
-            path.write_bytes(sealed_again(changed) if resealed else changed)
-            try:
-                found = load_checkpoint(path, "h")
-            except Damaged as error:
-                said(error, path.name)
-                tally["refused"] += 1
-            else:
-                assert found is not None and (resealed or changed == content)
-                tally["read"] += 1
+    def seal(body: bytes) -> bytes:
+        comment = b"sha256:" + hashlib.sha256(body).hexdigest().encode()
+        return body + len(comment).to_bytes(2, "little") + comment
 
-        fuzz()
+    body = content[:-COMMENT_BYTES]
+    assert load_checkpoint(path, "h") is not None and seal(body) == content
+
+    def attempt(example: bytes) -> str:
+        path.write_bytes(seal(example) if resealed else example)
+        found = outcome(lambda: load_checkpoint(path, "h"), path.name, error=Damaged)
+        assert found == "refused" or resealed or example == content
+        return found
+
+    what = f"checkpoints{', with a new checksum' * resealed}"
+    fuzz(what, count, arbitrary | changed_bytes(body if resealed else content), attempt)
 
 
-# ---------------------------------------------------------------------------------- between processes
-
-
-def test_a_line_between_processes_is_an_event_or_passed_over(count: Callable[[str], None]) -> None:
-    good = work.Event(1.5, "test error 8.05 %", "done", "")
-    assert work.event_from(work.as_line(good)) == good
-    with counted("lines of events", count) as tally:
-
-        @SOME
-        @given(anything(work.as_line(good)))
-        def fuzz(line: bytes) -> None:
-            event = work.event_from(line)
-            if event is not None:
-                assert work.event_from(work.as_line(event)) == event and 0 <= event.epochs <= 2**53
-            tally["read" if event else "passed over"] += 1
-
-        fuzz()
-
-
-def test_a_line_between_processes_is_a_job_or_refused_in_one_sentence(count: Callable[[str], None]) -> None:
-    settings_of = RunDirectory(Path(), "draw", "quick", RUNS["draw"]).config["settings"]
-    good = work.Job("draw", "quick", settings_of, "/results", None, "cpu", 1)
-    assert work.job_from(work.as_line(good)) == good
-    with counted("lines of jobs", count) as tally:
-
-        @SOME
-        @given(anything(work.as_line(good)))
-        def fuzz(line: bytes) -> None:
-            tally[tried(lambda: work.job_from(line), "no job")] += 1
-
-        fuzz()
-
+# ---------------------------------------------------------------------------------- cluster
 
 OUTSIDE = [
     "../x.csv",
@@ -657,36 +502,31 @@ OUTSIDE = [
 INSIDE = ["run.json", "config.json", "checkpoint.pt", "metrics.csv", "kl_steps.csv"]
 
 
-def test_what_a_node_brings_never_leaves_the_runs_folder(place: Path, count: Callable[[str], None]) -> None:
+def test_files_of_a_node_stay_in_the_runs_folder(place: Path, count: Count) -> None:
     folder = place / "node" / "a" / "run"
     folder.mkdir(parents=True)
-    names = (
-        st.sampled_from(INSIDE + OUTSIDE) | st.text(max_size=12) | st.text(max_size=12).map(lambda text: f"{text}.csv")
-    )
-    with counted("files of a node", count) as tally:
+    text = st.text(max_size=12)
 
-        @SOME
-        @given(st.dictionaries(names, st.binary(max_size=3), max_size=3))
-        def fuzz(files: dict[str, bytes]) -> None:
-            cluster.write(folder, files)
-            written = {path for path in (place / "node").rglob("*") if path.is_file()}
-            assert {folder / name for name in INSIDE if name in files} <= written
-            for path in written:
-                assert path.parent == folder and path.read_bytes() == files[path.name]
-                path.unlink()
-            assert not any(name in files for name in OUTSIDE) or len(written) < len(files)
-            tally["written"] += len(written)
-            tally["left out"] += len(files) - len(written)
+    def attempt(files: dict[str, bytes]) -> str:
+        cluster.write(folder, files)
+        written = {path for path in (place / "node").rglob("*") if path.is_file()}
+        assert {folder / name for name in INSIDE if name in files} <= written
+        for path in written:
+            assert path.parent == folder and path.read_bytes() == files[path.name]
+            path.unlink()
+        assert not any(name in files for name in OUTSIDE) or len(written) < len(files)
+        return "written" if len(written) == len(files) else "left out"
 
-        fuzz()
+    node_files = st.sampled_from(INSIDE + OUTSIDE) | text | text.map(lambda name: f"{name}.csv")
+    fuzz("files of a node", count, st.dictionaries(node_files, st.binary(max_size=3), max_size=3), attempt)
 
 
-# ---------------------------------------------------------------------------------- what is no file
+# ---------------------------------------------------------------------------------- other than files
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "link to nowhere", "link in a circle", "device"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to nowhere", "circular link", "device"])
 @pytest.mark.parametrize("name", ["config.json", "run.json", "metrics.csv", "layers.csv", "games.csv", "lock", "bench"])
-def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path, name: str, kind: str) -> None:
+def test_other_than_a_file_is_named_and_never_waited_for(tmp_path: Path, name: str, kind: str) -> None:
     folder = make_run(tmp_path)
     make_bench(tmp_path)
     path = tmp_path / "bench" / "cpu.json" if name == "bench" else folder / name
@@ -696,28 +536,25 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path, name: str
     elif kind == "pipe":
         os.mkfifo(path)
     else:
-        path.symlink_to({"link in a circle": path.name, "device": "/dev/zero"}.get(kind, "nowhere"))
-    outcome = tried(lambda: load.check(tmp_path, "short"))
+        path.symlink_to({"circular link": path.name, "device": "/dev/zero"}.get(kind, "nowhere"))
+    found = outcome(lambda: results.check(tmp_path, "short"))
     if kind != "link to nowhere":
-        assert outcome == "read" if name == "lock" else outcome == "refused"
-    there = RunDirectory(tmp_path, "cifar", "short", scale_settings("cifar", "short", "wn"))
-    tried(
-        lambda: plan.estimated(plan.plan(tmp_path, [Planned("cifar", "short", there.settings, ())]), tmp_path, DEVICE)
-    )
-    tried(lambda: open_run(folder))
+        assert found == ("read" if name == "lock" else "refused")
+    run = Planned("cifar", "short", scale_settings("cifar", "short", "wn"), ())
+    outcome(lambda: plan.estimated(plan.plan(tmp_path, [run]), tmp_path, DEVICE))
+    outcome(lambda: open_run(folder))
 
 
 @pytest.mark.parametrize("name", ["", "tables", "figures"])
-def test_a_report_is_not_written_through_a_link_out_of_the_results(tmp_path: Path, name: str) -> None:
-    results, outside = tmp_path / "results", tmp_path / "outside"
-    make_run(results)
-    place = results / "short" / name
+def test_report_is_not_written_through_a_link_out_of_the_results(tmp_path: Path, name: str) -> None:
+    make_run(tmp_path / "results")
+    folder, outside = tmp_path / "results" / "short" / name, tmp_path / "outside"
     if name:
         outside.mkdir()
     else:
-        place.rename(outside)
+        folder.rename(outside)
     before = set(outside.rglob("*"))
-    place.symlink_to(outside)
-    with pytest.raises(UserError, match=r"leads out of .*: move that link away"):
-        write_report(results, "short")
+    folder.symlink_to(outside)
+    with pytest.raises(UserError, match="leads out of"):
+        write_report(tmp_path / "results", "short")
     assert set(outside.rglob("*")) == before
