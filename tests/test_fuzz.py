@@ -36,7 +36,7 @@ from wnrepro import reading, results
 from wnrepro.errors import UserError
 from wnrepro.report import figures, tables, write_report
 from wnrepro.report.claims import findings
-from wnrepro.report.layout import markdown, page
+from wnrepro.report.layout import page, render
 from wnrepro.reproduce import board, cluster, plan
 from wnrepro.reproduce.drive import seconds_of
 from wnrepro.reproduce.grid import Planned
@@ -336,9 +336,8 @@ def test_accepted_files_can_be_reported(
             path.write_bytes(sources[path])
         assert all(printable(problem) == problem and len(problem) < LONGEST for problem in problems)
         found = findings(read)
-        built, shown = tables.build(read, found), figures.draw(read, found) if drawn else {}
-        whole = tables.report(read, found, built, shown, {})
-        assert (markdown(whole) + page(whole)).count("<script") == 1  # the page's own
+        whole = tables.report(read, found, figures.draw(read, found) if drawn else {}, {})
+        assert (render("page.md.jinja", report=whole) + page(whole)).count("<script") == 1  # the page's own
         return "shown"
 
     limited = settings(ANY, max_examples=times(2 if drawn else 10, 100 if drawn else 2000))
