@@ -587,7 +587,7 @@ def small_data(monkeypatch: pytest.MonkeyPatch, dataset: str, root: Path | None 
     contents: dict[str, bytes] = {}
     rng = np.random.default_rng(1)
     if dataset == "cifar10":
-        contents = {file.path: file.path.encode() for file in files.DATASETS["cifar10"]}
+        contents = {path: path.encode() for path in files.DATASETS["cifar10"]}
     elif dataset == "binarized_mnist":
         for part, count in {"train": 5, "valid": 3, "test": 4}.items():
             lines = [" ".join(map(str, row)) + "\n" for row in rng.integers(2, size=(count, 784))]
@@ -601,7 +601,7 @@ def small_data(monkeypatch: pytest.MonkeyPatch, dataset: str, root: Path | None 
             ):
                 contents[f"MNIST/raw/{name}"] = np.array(sizes, ">u4").tobytes() + values
     checksums = {path: f"sha256:{hashlib.sha256(content).hexdigest()}" for path, content in contents.items()}
-    monkeypatch.setitem(files.DATASETS, dataset, tuple(files.File(path, checksums[path]) for path in contents))
+    monkeypatch.setitem(files.DATASETS, dataset, checksums)
     if root is not None:
         for path, content in contents.items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)

@@ -658,7 +658,7 @@ def test_a_missing_binarization_that_was_asked_for_is_not_replaced(
     words = (*HANDFUL[vae], "--data-dir", tmp_path, "--results", tmp_path / "results")
     result = run(*words, "--binarization", "larochelle")
     assert_refused(result, "--binarization seeded")
-    assert all(file.path in result[2] for file in DATASETS["binarized_mnist"]) and state(tmp_path) == before
+    assert all(path in result[2] for path in DATASETS["binarized_mnist"]) and state(tmp_path) == before
 
 
 # ------------------------------------------------------------------------------- dqn, watch

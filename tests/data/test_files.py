@@ -77,7 +77,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             resources.append((name, hashlib.md5(server.files[f"mirror/{name}"]).hexdigest()))
         monkeypatch.setattr(MNIST, "resources", resources)
         monkeypatch.setattr(MNIST, "mirrors", [f"{server.url}mirror/"])
-        server.files |= small_data(monkeypatch, "binarized_mnist")
+        server.files |= {Path(path).name: file for path, file in small_data(monkeypatch, "binarized_mnist").items()}
         monkeypatch.setattr(files, "LAROCHELLE", server.url)
         yield server
         server.closed.set()
@@ -120,7 +120,7 @@ def test_fetch_downloads_what_is_missing_or_corrupt(
     root = tmp_path / "new"
     for damage in (None, Path.unlink, lambda path: path.write_bytes(b"?")):
         if damage is not None:
-            damage(root / files.DATASETS[dataset][-1].path)
+            damage(root / list(files.DATASETS[dataset])[-1])
         assert states(root, dataset) != {"present"}
         files.fetch([dataset], root)
         assert states(root, dataset) == {"present"}
@@ -157,8 +157,8 @@ def test_failed_download_names_files_folder_and_checksums(
         monkeypatch.setattr(files, "LAROCHELLE", url)
     message = fetch_fails(tmp_path, dataset)
     assert str(tmp_path) in message
-    for file in files.DATASETS[dataset]:
-        assert f"{file.path}  {file.checksum.replace(':', ' ')}" in message
+    for path, checksum in files.DATASETS[dataset].items():
+        assert f"{path}  {checksum.replace(':', ' ')}" in message
     assert "present" not in states(tmp_path, dataset)
     assert socket.getdefaulttimeout() is None
 
@@ -206,7 +206,7 @@ def test_hostile_archive_writes_nothing_outside_the_data_folder(
 ) -> None:
     """Also with the expected checksum."""
     (tmp_path / "outside").write_bytes(b"untouched")
-    names = [files.DATASETS["cifar10"][0].path, "../beside", str(tmp_path / "absolute")]
+    names = [next(iter(files.DATASETS["cifar10"])), "../beside", str(tmp_path / "absolute")]
     members = dict.fromkeys(names[:1] if kind == "lacking" else names, b"../../outside")
     archive = tar_gz(members, HOSTILE.get(kind, tarfile.REGTYPE))
     pack(server, monkeypatch, {"no archive": b"?", "cut archive": archive[:-20]}.get(kind, archive))
@@ -217,10 +217,8 @@ def test_hostile_archive_writes_nothing_outside_the_data_folder(
 
 def test_checksums_are_those_of_torchvision() -> None:
     official = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
-    assert files.DATASETS["cifar10"] == tuple(
-        files.File(f"{CIFAR10.base_folder}/{name}", f"md5:{md5}") for name, md5 in official
-    )
-    assert [f"{Path(file.path).name}.gz" for file in files.DATASETS["mnist"]] == [name for name, _ in MNIST.resources]
+    assert files.DATASETS["cifar10"] == {f"{CIFAR10.base_folder}/{name}": f"md5:{md5}" for name, md5 in official}
+    assert [f"{Path(path).name}.gz" for path in files.DATASETS["mnist"]] == [name for name, _ in MNIST.resources]
 
 
 def test_data_root_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -240,8 +238,8 @@ def test_data_root_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_missing_files_are_named_with_folder_checksums_and_remedies(tmp_path: Path, dataset: str) -> None:
     with pytest.raises(UserError) as caught:
         files.require(dataset, tmp_path)
-    for file in files.DATASETS[dataset]:
-        assert f"{file.path}  {file.checksum.replace(':', ' ')}" in str(caught.value)
+    for path, checksum in files.DATASETS[dataset].items():
+        assert f"{path}  {checksum.replace(':', ' ')}" in str(caught.value)
     for part in (str(tmp_path), f"wnrepro data fetch {dataset}", "--data-dir", "WNREPRO_DATA"):
         assert part in str(caught.value)
     assert ("--binarization seeded" in str(caught.value)) == (dataset == "binarized_mnist")
@@ -259,8 +257,8 @@ class Malicious:
 
 def test_file_with_a_wrong_checksum_is_never_unpickled(tmp_path: Path) -> None:
     marker = tmp_path / "was unpickled"
-    for file in files.DATASETS["cifar10"]:
-        path = tmp_path / file.path
+    for name in files.DATASETS["cifar10"]:
+        path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(pickle.dumps(Malicious(marker)))
     with pytest.raises(UserError, match="data_batch_1 corrupt"):

@@ -24,42 +24,34 @@ from filelock import FileLock, Timeout
 
 from wnrepro.errors import DiskError, UserError
 
-
-@dataclass(frozen=True)
-class File:
-    """A file under the data folder and its official checksum, such as `md5:c58f…`."""
-
-    path: str
-    checksum: str
-
-
-# Folders and checksums of CIFAR-10 and MNIST are torchvision's; binarized MNIST is Larochelle's fixed binarization.
-DATASETS: dict[str, tuple[File, ...]] = {
-    "cifar10": (
-        File("cifar-10-batches-py/data_batch_1", "md5:c99cafc152244af753f735de768cd75f"),
-        File("cifar-10-batches-py/data_batch_2", "md5:d4bba439e000b95fd0a9bffe97cbabec"),
-        File("cifar-10-batches-py/data_batch_3", "md5:54ebc095f3ab1f0389bbae665268c751"),
-        File("cifar-10-batches-py/data_batch_4", "md5:634d18415352ddfa80567beed471001a"),
-        File("cifar-10-batches-py/data_batch_5", "md5:482c414d41f54cd18b22e5b47cb7c3cb"),
-        File("cifar-10-batches-py/test_batch", "md5:40351d587109b95175f43aff81a1287e"),
-        File("cifar-10-batches-py/batches.meta", "md5:5ff9c542aee3614f3951f8cda6e48888"),
-    ),
-    "mnist": (
-        File("MNIST/raw/train-images-idx3-ubyte", "md5:6bbc9ace898e44ae57da46a324031adb"),
-        File("MNIST/raw/train-labels-idx1-ubyte", "md5:a25bea736e30d166cdddb491f175f624"),
-        File("MNIST/raw/t10k-images-idx3-ubyte", "md5:2646ac647ad5339dbf082846283269ea"),
-        File("MNIST/raw/t10k-labels-idx1-ubyte", "md5:27ae3e4e09519cfbb04c329615203637"),
-    ),
-    "binarized_mnist": tuple(
-        File(f"binarized_mnist/binarized_mnist_{part}.amat", f"sha256:{digest}")
+# The files of each data set, below the data folder, and their official checksums. Those of CIFAR-10 and MNIST are
+# torchvision's; binarized MNIST is Larochelle's fixed binarization.
+DATASETS: dict[str, dict[str, str]] = {
+    "cifar10": {
+        "cifar-10-batches-py/data_batch_1": "md5:c99cafc152244af753f735de768cd75f",
+        "cifar-10-batches-py/data_batch_2": "md5:d4bba439e000b95fd0a9bffe97cbabec",
+        "cifar-10-batches-py/data_batch_3": "md5:54ebc095f3ab1f0389bbae665268c751",
+        "cifar-10-batches-py/data_batch_4": "md5:634d18415352ddfa80567beed471001a",
+        "cifar-10-batches-py/data_batch_5": "md5:482c414d41f54cd18b22e5b47cb7c3cb",
+        "cifar-10-batches-py/test_batch": "md5:40351d587109b95175f43aff81a1287e",
+        "cifar-10-batches-py/batches.meta": "md5:5ff9c542aee3614f3951f8cda6e48888",
+    },
+    "mnist": {
+        "MNIST/raw/train-images-idx3-ubyte": "md5:6bbc9ace898e44ae57da46a324031adb",
+        "MNIST/raw/train-labels-idx1-ubyte": "md5:a25bea736e30d166cdddb491f175f624",
+        "MNIST/raw/t10k-images-idx3-ubyte": "md5:2646ac647ad5339dbf082846283269ea",
+        "MNIST/raw/t10k-labels-idx1-ubyte": "md5:27ae3e4e09519cfbb04c329615203637",
+    },
+    "binarized_mnist": {
+        f"binarized_mnist/binarized_mnist_{part}.amat": f"sha256:{digest}"
         for part, digest in {
             "train": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
             "valid": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
             "test": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
         }.items()
-    ),
+    },
 }
-LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/"
+LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 TIMEOUT_SECONDS = 30.0  # without an answer from a server
 # The alternatives that an error offers where a data set is missing.
 INSTEAD = {"binarized_mnist": "give --binarization seeded, which needs nothing but MNIST's own files (`mnist`), or "}
@@ -102,18 +94,24 @@ def free_bytes(folder: Path) -> int:
 
 def status(data_dir: Path | None) -> list[FileStatus]:
     """Every file of every data set, its checksum verified."""
-    root = data_root(data_dir)
-    return [_status(name, file, root) for name, files in DATASETS.items() for file in files]
+    return [file for dataset in DATASETS for file in _files(dataset, data_root(data_dir))]
 
 
-def _status(dataset: str, file: File, root: Path) -> FileStatus:
-    path = root / file.path
-    try:
-        size = path.stat().st_size if path.is_file() else 0
-        state = "present" if _verified(path, file.checksum) else "corrupt" if path.exists() else "missing"
-    except OSError as error:
-        raise DiskError(f"Cannot read {path} ({error.strerror}): check its permissions.") from error
-    return FileStatus(dataset, path.name, path, state, size, file.checksum)
+def _files(dataset: str, root: Path) -> list[FileStatus]:
+    statuses = []
+    for name, checksum in DATASETS[dataset].items():
+        path = root / name
+        try:
+            size = path.stat().st_size if path.is_file() else 0
+            state = "present" if _verified(path, checksum) else "corrupt" if path.exists() else "missing"
+        except OSError as error:
+            raise DiskError(f"Cannot read {path} ({error.strerror}): check its permissions.") from error
+        statuses.append(FileStatus(dataset, path.name, path, state, size, checksum))
+    return statuses
+
+
+def _incomplete(dataset: str, root: Path) -> list[FileStatus]:
+    return [file for file in _files(dataset, root) if file.state != "present"]
 
 
 def _verified(path: Path, checksum: str) -> bool:
@@ -131,25 +129,19 @@ def _digest(path: Path, algorithm: str, *_: int) -> str:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
-def _listing(files: Iterable[File]) -> str:
-    return "".join(f"\n  {file.path}  {file.checksum.replace(':', ' ')}" for file in files)
-
-
-def _incomplete(dataset: str, root: Path) -> dict[File, str]:
-    """The files of a data set that are missing or corrupt, and which of the two."""
-    states = {file: _status(dataset, file, root).state for file in DATASETS[dataset]}
-    return {file: state for file, state in states.items() if state != "present"}
+def _listing(files: Iterable[FileStatus], root: Path) -> str:
+    return "".join(f"\n  {file.path.relative_to(root)}  {file.checksum.replace(':', ' ')}" for file in files)
 
 
 def require(dataset: str, data_dir: Path | None) -> Path:
     """The data folder, if it holds every file of `dataset` with its official checksum; else UserError."""
     root = data_root(data_dir)
     if wrong := _incomplete(dataset, root):
-        states = ", ".join(f"{Path(file.path).name} {state}" for file, state in wrong.items())
         raise UserError(
-            f"The data set {dataset} is not complete in {root} ({states}): run "
+            f"The data set {dataset} is not complete in {root} "
+            f"({', '.join(f'{file.name} {file.state}' for file in wrong)}): run "
             f"`wnrepro data fetch {dataset}`, or {INSTEAD.get(dataset, '')}copy these files there, or point "
-            f"--data-dir or WNREPRO_DATA at the folder that has them:{_listing(wrong)}"
+            f"--data-dir or WNREPRO_DATA at the folder that has them:{_listing(wrong, root)}"
         )
     return root
 
@@ -157,7 +149,7 @@ def require(dataset: str, data_dir: Path | None) -> Path:
 def binarization_at_hand(data_dir: Path | None) -> str:
     """The binarization whose files exist, right or not: `seeded` where only MNIST's do, else `larochelle`."""
     root = data_root(data_dir)
-    there = {name for name, files in DATASETS.items() if all((root / file.path).is_file() for file in files)}
+    there = {name for name, files in DATASETS.items() if all((root / file).is_file() for file in files)}
     return "seeded" if "mnist" in there and "binarized_mnist" not in there else "larochelle"
 
 
@@ -170,7 +162,7 @@ def fetch(datasets: Iterable[str], data_dir: Path | None) -> None:
     for name in names:
         if name not in DATASETS:
             raise UserError(f"There is no data set {name!r}: choose from {', '.join(DATASETS)}.")
-    failed: dict[File, str] = {}
+    failed: list[FileStatus] = []
     reasons = []
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_SECONDS)  # torchvision sets none
@@ -184,7 +176,7 @@ def fetch(datasets: Iterable[str], data_dir: Path | None) -> None:
                 except DOWNLOAD_ERRORS as error:
                     reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
                 if wrong := _incomplete(name, root):
-                    failed |= wrong
+                    failed += wrong
                     reasons.append(f"{name}: {reason}")
     except Timeout as error:
         raise UserError(f"Another fetch is running in {root}: wait until it is done.") from error
@@ -198,7 +190,7 @@ def fetch(datasets: Iterable[str], data_dir: Path | None) -> None:
     if failed:
         raise UserError(
             f"Not every data set could be downloaded ({'; '.join(reasons)}): run the same command again once the "
-            f"network is there, or copy these files to {root}:{_listing(failed)}"
+            f"network is there, or copy these files to {root}:{_listing(failed, root)}"
         )
 
 
@@ -211,7 +203,7 @@ def _download(dataset: str, root: Path) -> None:
     from torchvision.datasets.utils import download_and_extract_archive, download_url
 
     for file in wrong:  # torchvision keeps what is there
-        (root / file.path).unlink(missing_ok=True)
+        file.path.unlink(missing_ok=True)
     with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
         if dataset == "cifar10":
             download_and_extract_archive(CIFAR10.url, root, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
@@ -219,5 +211,4 @@ def _download(dataset: str, root: Path) -> None:
             MNIST(root, download=True)
         else:
             for file in wrong:
-                target = root / file.path
-                download_url(f"{LAROCHELLE}{file.path}", target.parent, target.name)
+                download_url(f"{LAROCHELLE}{file.name}", file.path.parent, file.name)
