@@ -37,9 +37,7 @@ test-all: install
 
 # The tests of what is compiled, captured and computed, or those of TESTS, with the lowest torch that pyproject.toml allows;
 # everything else is that of .venv.
-TESTS := tests/test_captured.py tests/test_cifar.py tests/test_custom.py tests/test_draw.py tests/test_library.py \
-	tests/test_parameterization.py \
-	tests/test_training.py tests/test_reference.py
+TESTS := tests/parameterization tests/experiments tests/test_optim.py tests/test_compiling.py tests/test_cuda_graphs.py
 LOWEST := .venv-lowest/bin
 
 test-lowest: .venv-lowest/installed

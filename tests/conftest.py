@@ -19,6 +19,7 @@ from wnrepro.settings import CifarSettings, scale_settings
 COUNTED = pytest.StashKey[list[str]]()
 # Modules whose annotations, jaxtyping's shapes among them, are checked at every call.
 CHECKED = ("data.whitening", "drawing", "experiments", "identities", "measurements", "optim", "parameterization")
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int is a float too
 PROFILES = {"few": 5, "many": 40, "soak": 20_000}  # hypothesis examples of a test
 
 
@@ -37,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     profile = "soak" if config.getoption("--soak") else "few" if config.getoption("--few") else "many"
     hypothesis.settings.load_profile(profile)
     assert not any(name.startswith(("wnrepro.experiments.", "wnrepro.parameterization")) for name in sys.modules)
-    install_import_hook([f"wnrepro.{name}" for name in CHECKED], "beartype.beartype")
+    install_import_hook([f"wnrepro.{name}" for name in CHECKED], CHECKER)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:

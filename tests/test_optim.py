@@ -1,0 +1,231 @@
+"""The authors' Adam and Adamax, and the Polyak average, against plain references in float64."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wnrepro.optim import Adam, Adamax, PolyakAverage
+from wnrepro.parameterization import Conv2d, data_dependent_init
+
+SHAPES = ((4, 3), (5,), ())
+Array = np.ndarray[Any, Any]
+
+
+def schedule(step: int) -> tuple[float, float]:
+    """lr and β1 of a step counted from 1: constant and 0.9, then falling to 0 and 0.5."""
+    return (0.01, 0.9) if step <= 50 else (0.01 * (100 - step) / 50, 0.5)
+
+
+def plain_adam(p: Array, grads: list[Array]) -> Array:
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for step, grad in enumerate(grads, start=1):
+        lr, beta1 = schedule(step)
+        m = beta1 * m + (1 - beta1) * grad
+        v = 0.999 * v + (1 - 0.999) * grad**2
+        m_hat = m / (1 - beta1**step)
+        v_hat = v / (1 - 0.999**step)
+        p = p - lr * m_hat / np.sqrt(v_hat + 1e-8)
+    return p
+
+
+def plain_adamax(p: Array, grads: list[Array]) -> Array:
+    m, u = np.zeros_like(p), np.zeros_like(p)
+    for step, grad in enumerate(grads, start=1):
+        lr, beta1 = schedule(step)
+        m = beta1 * m + (1 - beta1) * grad
+        u = np.maximum(0.999 * u, np.abs(grad) + 1e-8)
+        p = p - lr * m / u
+    return p
+
+
+def make_params(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(1)
+    return [nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in SHAPES]
+
+
+def make_grads(size: float = 1.0, steps: int = 100) -> list[list[Tensor]]:
+    """Gradients of about this size by step and parameter."""
+    generator = torch.Generator().manual_seed(2)
+    return [[size * torch.randn(s, generator=generator, dtype=torch.float64) for s in SHAPES] for _ in range(steps)]
+
+
+def descend(params: list[nn.Parameter], optimizer: Any, grads: list[list[Tensor]], first: int = 1) -> None:
+    """Take a step with each of these gradients, from step `first` of the schedule on."""
+    for step, now in enumerate(grads, start=first):
+        lr, beta1 = schedule(step)
+        if isinstance(optimizer, Adam):
+            optimizer.set_rates(lr, beta1)
+        else:
+            optimizer.param_groups[0] |= {"lr": lr, "beta1": beta1, "betas": (beta1, 0.999)}
+        for p, grad in zip(params, now, strict=True):
+            p.grad = grad.to(p.dtype)
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "reference", "size"),
+    [
+        *((Adam, plain_adam, size) for size in (1.0, 1e-4, 1e-6)),  # far above, at and below √ε = 1e-4
+        *((Adamax, plain_adamax, size) for size in (1.0, 1e-8)),  # far above and at ε = 1e-8
+    ],
+)
+def test_steps_match_plain_reference(optimizer: Any, reference: Callable[..., Array], size: float) -> None:
+    """Over 100 steps, β1 and lr changing midway."""
+    params, before, grads = make_params(), make_params(), make_grads(size)
+    descend(params, optimizer(params, lr=0.01), grads)
+    for i, (p, start) in enumerate(zip(params, before, strict=True)):
+        expected = reference(start.detach().numpy(), [step[i].numpy() for step in grads])
+        moved = np.abs(expected - start.detach().numpy()).max()
+        assert moved > 1e-4
+        assert np.abs(p.detach().numpy() - expected).max() < 1e-12 * moved + 1e-15
+
+
+@pytest.mark.parametrize(("size", "same"), [(100.0, True), (1e-6, False)])
+def test_adam_differs_from_torch_for_small_gradients_only(size: float, same: bool) -> None:
+    """ε inside the root is about 1e-4 outside it: for tiny gradients the steps are some 100 times smaller."""
+    ours, theirs, before = make_params(), make_params(), make_params()
+    descend(ours, Adam(ours, lr=0.01), make_grads(size))
+    descend(theirs, torch.optim.Adam(theirs, lr=0.01), make_grads(size))
+    for p, q, r in zip(ours, theirs, before, strict=True):
+        if same:
+            torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-9)
+        else:
+            assert 50 < ((q - r).norm() / (p - r).norm()).item() < 150
+
+
+def test_adamax_is_torch_adamax_without_bias_correction() -> None:
+    ours, theirs = make_params(), make_params()
+    own, torchs = Adamax(ours, lr=0.01), torch.optim.Adamax(theirs, lr=0.01)
+    for step, now in enumerate(make_grads(steps=50), start=1):
+        for p, q, grad in zip(ours, theirs, now, strict=True):
+            p.grad, q.grad = grad.clone(), grad.clone()
+        own.step()
+        torchs.param_groups[0]["lr"] = 0.01 * (1 - 0.9**step)
+        torchs.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", [Adam, Adamax])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_optimizer_resumes_from_file_bit_for_bit(kind: Any, dtype: torch.dtype) -> None:
+    grads, whole, first = make_grads(), make_params(dtype), make_params(dtype)
+    descend(whole, kind(whole, lr=0.01), grads)
+    optimizer = kind(first, lr=0.01)
+    descend(first, optimizer, grads[:60])
+    file = io.BytesIO()
+    torch.save({"params": first, "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    second = [nn.Parameter(p.detach().clone()) for p in loaded["params"]]
+    optimizer = kind(second, lr=9.0, beta1=0.1, beta2=0.2, epsilon=1.0)
+    optimizer.load_state_dict(loaded["optimizer"])
+    descend(second, optimizer, grads[60:], first=61)
+    for p, q, r in zip(second, whole, first, strict=True):
+        assert torch.equal(p, q)
+        assert p.dtype == dtype
+        assert not torch.equal(p, r)
+
+
+@pytest.mark.parametrize("kind", [Adam, Adamax])
+def test_parameters_without_gradient_stay(kind: Any) -> None:
+    params, before = make_params(), make_params()
+    optimizer = kind(params, lr=0.01)
+    optimizer.step()
+    assert not optimizer.state
+    params[1].grad = torch.ones_like(params[1])
+    params[2].grad = torch.zeros_like(params[2])  # of a gradient of 0 the step is 0/ε, not 0/0
+    optimizer.step()
+    assert set(optimizer.state) == {params[1], params[2]}
+    assert [torch.equal(p, q) for p, q in zip(params, before, strict=True)] == [True, False, True]
+
+
+@pytest.mark.parametrize(("kind", "steps"), [(Adam, (-0.1, -0.2 / 2)), (Adamax, (-0.1 * 0.1, -0.2 * 0.1 / 4))])
+def test_groups_have_their_own_settings_and_the_authors_defaults(kind: Any, steps: tuple[float, float]) -> None:
+    a, b = (nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(2))
+    optimizer = kind([{"params": [a]}, {"params": [b], "lr": 0.2, "epsilon": 3.0}], lr=0.1)
+    assert [optimizer.param_groups[0][k] for k in ("lr", "beta1", "beta2", "epsilon")] == [0.1, 0.9, 0.999, 1e-8]
+    a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+    optimizer.step()
+    assert [a[0].item(), b[0].item()] == pytest.approx(steps, rel=1e-7)
+
+
+class Walk(nn.Module):
+    """A parameter and a buffer with random values at each `step`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.full((4, 3), 1e6, dtype=torch.float64))
+        self.register_buffer("running", torch.full((5,), -1e6, dtype=torch.float64))
+
+    @torch.no_grad()
+    def step(self, generator: torch.Generator) -> list[Array]:
+        for value in self.state_dict().values():
+            value.copy_(torch.randn(value.shape, generator=generator, dtype=torch.float64))
+        return [value.numpy().copy() for value in self.state_dict().values()]
+
+
+def averages(average: nn.Module) -> list[Array]:
+    return [value.numpy() for name, value in average.state_dict().items() if name != "n_averaged"]
+
+
+def closed_form(history: list[list[Array]], decay: float) -> list[Array]:
+    """Σᵢ dᵗ⁻ⁱ·(1 − d)·wᵢ / (1 − dᵗ) of w₁ … wₜ."""
+    t = len(history)
+    weights = [decay ** (t - i) * (1 - decay) / (1 - decay**t) for i in range(1, t + 1)]
+    return [sum(weight * w for weight, w in zip(weights, kind, strict=True)) for kind in zip(*history, strict=True)]
+
+
+@pytest.mark.parametrize("updates", [0.1, 1, 2, 7.5, 6000])
+def test_polyak_average_is_its_closed_form(updates: float) -> None:
+    """Of parameters and buffers, at each update; the values before the first one have no influence."""
+    model, generator, history = Walk(), torch.Generator().manual_seed(3), []
+    average = PolyakAverage(model, updates)
+    for _ in range(40):
+        history.append(model.step(generator))
+        average.update_parameters(model)
+        for found, expected in zip(averages(average), closed_form(history, 1 - 1 / max(updates, 1)), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_running_statistics_are_averaged_and_the_mask_stays() -> None:
+    """A bn layer in float32 and channels_last; the model itself does not change."""
+    torch.manual_seed(0)
+    mask = torch.ones(4, 3, 3, 3)
+    mask[:, :, 2] = 0
+    layer: Any = Conv2d(3, 4, 3, "bn", mask=mask).to(memory_format=torch.channels_last)
+    average = PolyakAverage(layer, 3)
+    data_dependent_init(layer, torch.randn(8, 3, 6, 6))
+    history = []
+    for t in range(6):
+        layer(torch.randn(8, 3, 6, 6) * (t + 1) + t)
+        average.update_parameters(layer)
+        history.append([value.numpy().copy() for value in layer.state_dict().values()])
+    assert {"running_mean", "running_var"} < set(layer.state_dict())
+    for found, expected in zip(averages(average), closed_form(history, 2 / 3), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(average.module.mask, mask)
+    assert all(map(np.array_equal, layer.state_dict().values(), history[-1]))
+
+
+def test_polyak_average_resumes_from_file_bit_for_bit() -> None:
+    def averaged(model: Walk, average: Any, generator: torch.Generator, count: int) -> list[Array]:
+        for _ in range(count):
+            model.step(generator)
+            average.update_parameters(model)
+        return averages(average)
+
+    model, generator = Walk(), torch.Generator().manual_seed(5)
+    whole = averaged(model, PolyakAverage(model, 8), generator, 30)
+    first, second = PolyakAverage(model, 8), PolyakAverage(Walk(), 8)
+    averaged(model, first, generator.manual_seed(5), 13)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert all(map(np.array_equal, averaged(model, second, generator, 17), whole))
