@@ -73,23 +73,15 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        results, schema = func(*args, **(kwargs or {})), func._schema
-        name = schema.name.removeprefix("aten::")
-        aliases = {argument.name: argument.alias_info for argument in schema.arguments}
-        is_view = any(alias and not alias.is_write for alias in aliases.values())
-        if is_view or name == "_unsafe_view" or name.startswith(("empty", "new_empty")):
+        given = dict(kwargs or {})
+        results, name = func(*args, **given), func._schema.name.removeprefix("aten::")
+        if func.is_view or name == "_unsafe_view" or name.startswith(("empty", "new_empty")):
             return results
-        given = dict(zip(aliases, args, strict=False)) | (kwargs or {})
-        written = {key: value for key, value in given.items() if (alias := aliases[key]) and alias.is_write}
-        if name.endswith("_like") or name.startswith("new_"):
-            given = {}  # they read its shape alone
-        elif name in self.PICK:
-            given["self"] = results
-        elif name in self.OVERWRITE or "out" in written:
-            given = {key: value for key, value in given.items() if key not in written}
-        returned = results if len(schema.returns) > 1 else (results,)
-        made = [value for value, kind in zip(returned, schema.returns, strict=False) if not kind.alias_info]
-        self.bytes += sum(map(nbytes, tree_leaves((given, written, made))))
+        given.pop("out", None)
+        shape_alone = name.endswith("_like") or name.startswith("new_")
+        read = tree_leaves((args[shape_alone or name in self.OVERWRITE + self.PICK :], given))
+        written = tree_leaves(args[0] if results is None else results)
+        self.bytes += sum(map(nbytes, read + written * (2 if name in self.PICK else 1)))
         return results
 
 

@@ -1,11 +1,8 @@
 """Step times, side by side: the parameterizations and a plain PyTorch loop, interleaved in one run.
 
-Every contender has its own process, so that neither memory nor threads of one help or hinder another. One round times
-one training step of each, one at a time and in a new random order; a ratio is paired within the round. Machines are
-noisy: what counts is the median ratio, its interval and n.
-
-Every round also times a large matrix product in each precision and a copy, in separate processes: the device's
-ceilings. A step's floor is its FLOPs at the speed of that product.
+Every contender has its own process. A round times one training step of each, in a new random order, and a ratio is
+paired within the round: what counts is the median ratio, its interval and n. Every round also times a large matrix
+product and a copy, the device's ceilings; a step's floor is its FLOPs at the speed of that product.
 
 DQN's step is `update_every` agent steps and their update; of wn and the plain loop its parts are timed too: emulation,
 acting, learning. Its floor is that of learning.
@@ -97,7 +94,7 @@ def contend(
 ) -> None:
     """A contender's process: prepare, send the names of the steps and the facts; then time what the pipe names.
 
-    To (step, seconds) it answers with the time of a step, and its largest memory so far; None ends it.
+    To (step, seconds) it answers with the time of a step, and its peak memory; None ends it.
     """
     torch.set_num_threads(threads)
     set_precision(settings.precision, device)
