@@ -188,52 +188,27 @@ def reproduce(
     scale: Scale = "paper",
     plan: Annotated[bool, typer.Option("--plan", help="only print the state of every run and the time left")] = False,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="this machine, or a Ray cluster")] = "local",
-    address: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="with --engine ray: the cluster's head")
-    ] = None,
+    address: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="of the Ray cluster's head")] = None,
     bring_back: Annotated[
-        bool,
-        typer.Option(
-            "--bring-back",
-            help="with --engine ray: copy each run's files here after every epoch, for nodes that do not share the "
-            "results folder",
-        ),
+        bool, typer.Option("--bring-back", help="with ray: copy results here after every epoch, as no folder is shared")
     ] = False,
     jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="runs side by side, at most; default: --jobs-per-gpu on every GPU or, without a GPU, one for each "
-            "processor and 4 GB of memory; on a CPU each run computes with one thread (OMP_NUM_THREADS sets more), so "
-            "that results do not depend on the number of jobs",
-        ),
+        int | None, typer.Option(min=1, help="runs side by side; default: as GPUs, or processors and 4 GB each, allow")
     ] = None,
     jobs_per_gpu: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="runs side by side on a GPU; default: the fastest number by `wnrepro bench` on that GPU that fits "
-            "into its memory, else 1; without nvidia-cuda-mps-control: 1",
-        ),
+        typer.Option(min=1, help="default: the fastest number by `wnrepro bench` that fits its memory, or 1"),
     ] = None,
     budget: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="end within this time, such as 90s, 25m, 8h or 1h30m, at finished epochs"),
+        str | None, typer.Option(metavar="TIME", help="finish within this time, such as 90s, 25m, 8h or 1h30m")
     ] = None,
     precision: Annotated[
         PrecisionName | None,
-        typer.Option(
-            help="of all runs; default: fp32, on a GPU "
-            + ", ".join(f"{cls.gpu_precision} for {name}" for name, cls in SETTINGS.items())
-        ),
+        typer.Option(help="of all runs; default: fp32, on a GPU that of each experiment's command"),
     ] = None,
     param: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar=PARAM_FORMS,
-            help="only runs with these parameterizations; a custom one gets wn's runs, without the variants of g and "
-            "‖v‖; default: all of the paper's",
-        ),
+        typer.Option(metavar=PARAM_FORMS, help="only these; a custom one has the runs of wn; default: the paper's"),
     ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -268,31 +243,16 @@ def reproduce(
 @app.command()
 def report(
     scale: Annotated[ScaleName | None, typer.Option(help="default: every scale with runs")] = None,
-    precision: Annotated[
-        PrecisionName | None,
-        typer.Option(help="judge only runs in it; default: for each data set and game the first one with runs"),
-    ] = None,
-    published: Annotated[
-        bool, typer.Option("--published", help="use the runs that this repository publishes, in <results>/published")
-    ] = False,
+    precision: Annotated[PrecisionName | None, typer.Option(help="judge only runs in this precision")] = None,
+    published: Annotated[bool, typer.Option("--published", help="use the runs in <results>/published")] = False,
     check: Annotated[
-        bool,
-        typer.Option(
-            "--check",
-            help="only check that every run's files are consistent, exit 1 if not; and print for each claim whether "
-            "its rule was committed before its runs",
-        ),
+        bool, typer.Option("--check", help="only check every run's files, and that claims' rules are older than runs")
     ] = False,
     compare: Annotated[
-        Path | None,
-        typer.Option(metavar="OTHER_RESULTS", help="only compare with the runs of another results folder"),
+        Path | None, typer.Option(metavar="OTHER", help="only compare with another results folder")
     ] = None,
-    export: Annotated[
-        Literal["latex"] | None, typer.Option(help="also write a folder latex/, to \\input into a paper")
-    ] = None,
-    serve: Annotated[
-        bool, typer.Option("--serve", help="only serve the page on this machine, updated while runs train")
-    ] = False,
+    export: Annotated[Literal["latex"] | None, typer.Option(help="also write latex/, to \\input into a paper")] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="only serve the page here, updated while runs train")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="of --serve; 0: any free port")] = 8000,
     results: Results = Path("results"),
 ) -> None:
@@ -421,7 +381,7 @@ def watch(
         trained = experiment_cls.load(settings, None, torch_device)
         opened.restore(trained)
         title = f"{trained.settings.game} {trained.settings.param}"
-        path, last = write_film(opened.folder, trained.film(seed, seconds), title)
+        path, last = write_film(opened.folder, trained.film(seed, float(seconds)), title)
     end = f", {last.steps} steps, game over" if last.over else f" after {seconds} s of play, game not over"
     print(f"{path}\n{last.score:.0f} points{end}")
 
@@ -430,15 +390,10 @@ def watch(
 def export(
     run: RunFolder,
     tensorboard: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR",
-            help="write a TensorBoard event file into DIR/<experiment>/<variant>/seed-N: metrics.csv, layers.csv, "
-            "kl_steps.csv and the settings; a step is an epoch, for dqn an agent step",
-        ),
+        Path, typer.Option(metavar="DIR", help="write an event file into DIR/<experiment>/<variant>/seed-N")
     ],
 ) -> None:
-    """Convert a run's tables and settings for another program."""
+    """Convert a run's tables and settings for TensorBoard; a step is an epoch, for dqn an agent step."""
     import_uninterrupted("wnrepro.export")
     from wnrepro.export import write_events
 
@@ -450,12 +405,7 @@ def export(
 
 @app.command()
 def bench(
-    experiment: Annotated[
-        str,
-        typer.Argument(
-            metavar="|".join([*SETTINGS, "all"]), help="the experiment to time; cvae on MNIST, dqn on Breakout"
-        ),
-    ] = "all",
+    experiment: Annotated[str, typer.Argument(metavar="|".join([*SETTINGS, "all"]), help="what to time")] = "all",
     rounds: Annotated[int, typer.Option(min=2, help="steps timed of each contender")] = 20,
     precision: Annotated[
         list[str] | None,
@@ -463,15 +413,10 @@ def bench(
     ] = None,
     smoke: Annotated[
         bool,
-        typer.Option(
-            "--smoke",
-            help="instead, within a minute on a GPU: for every model and parameterization whether captured steps and "
-            "compiled gradients equal the plain ones, ms per step, memory; exit 1 if not, or if nothing was captured",
-        ),
+        typer.Option("--smoke", help="instead check that captured and compiled steps equal plain ones, in a minute"),
     ] = False,
     param: Annotated[
-        list[str] | None,
-        typer.Option(metavar=PARAM_FORMS, help="time these beside normal and wn; default: all of the paper's"),
+        list[str] | None, typer.Option(metavar=PARAM_FORMS, help="time these beside normal and wn; default: all")
     ] = None,
     device: Device = "auto",
     results: Results = Path("results"),

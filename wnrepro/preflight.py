@@ -77,27 +77,21 @@ def complete_settings(
     planned: Iterable[Settings], given: Collection[str], on_gpu: bool, data_dir: Path | None, quiet: bool
 ) -> list[Settings]:
     """Return settings with those not given that depend on this machine: a GPU's precision, MNIST's binarization."""
+    from wnrepro.data.files import binarization_at_hand
+
     completed = []
     for settings in planned:
         changes: dict[str, Any] = {}
         if on_gpu and "precision" not in given:
             changes["precision"] = settings.gpu_precision
         if hasattr(settings, "binarization") and "binarization" not in given:
-            changes["binarization"] = available_binarization(settings, data_dir)
+            is_mnist = settings.data == "real" and getattr(settings, "dataset", "mnist") == "mnist"  # type: ignore[attr-defined]
+            changes["binarization"] = binarization_at_hand(data_dir) if is_mnist else None
             if changes["binarization"] == "seeded" and not quiet:
                 print(
-                    "MNIST is binarized by a seed, as Larochelle's files are missing: bounds move by 1 to 2 nats",
+                    "Larochelle's binarized MNIST is missing: a seed binarizes it; bounds move 1 to 2 nats",
                     file=sys.stderr,
                 )
                 quiet = True
         completed.append(dataclasses.replace(settings, **changes))
     return completed
-
-
-def available_binarization(settings: Any, data_dir: Path | None) -> str | None:
-    """Return the binarization of MNIST whose files are present, or None for other data."""
-    if settings.data != "real" or getattr(settings, "dataset", "mnist") != "mnist":
-        return None
-    from wnrepro.data.files import binarization_at_hand
-
-    return binarization_at_hand(data_dir)
