@@ -29,7 +29,6 @@ from factories import (
     make_vaes,
     report_text,
     set_scale_short,
-    text_only,  # noqa: F401
 )
 from scipy import stats
 
