@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import hashlib
+import heapq
+import itertools
 import json
 import math
 import random
@@ -24,6 +26,9 @@ from PIL import Image
 from wnrepro.data import files
 from wnrepro.data.images import Images, Pixels
 from wnrepro.events import Epoch, Note
+from wnrepro.reproduce.engines import Engine
+from wnrepro.reproduce.grid import Planned
+from wnrepro.reproduce.work import Event, Job
 from wnrepro.results import load, scale_defaults
 from wnrepro.runs.directory import variant
 from wnrepro.runs.run import Run
@@ -763,3 +768,116 @@ def shown_by_github(source: str) -> Parsed:
     assert all(letter.isprintable() or letter == "\n" for letter in source)
     assert not re.search(r"://|(?<!\w)www\.|@(?!&NoBreak;)", source)
     return Parsed(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(source))
+
+
+# ------------------------------------------------------------------------------- the grid of runs
+
+
+HERE = "A processor, 2 threads"
+
+
+def quick_run(experiment: str = "cifar", param: str = "wn", **changes: Any) -> Planned:
+    """A run of the grid at scale quick."""
+    return Planned(experiment, "quick", scale_settings(experiment, "quick", param, **changes), ("C3",))
+
+
+def tiny_grid() -> list[Planned]:
+    """Runs of a few seconds; none of cifar, whose images take each process longer to whiten than all its epochs."""
+    return [
+        Planned("draw", "quick", tiny_draw("wn+mobn", epochs=30, lr=0.01)),
+        Planned("cvae", "quick", tiny_cvae("wn", epochs=16, polyak_epochs=2.0)),
+        Planned("dqn", "quick", tiny_dqn("wn", epochs=8, epoch_steps=60, checkpoint_replay=True)),
+        Planned("cvae", "quick", tiny_cvae("bn", "cifar10", epochs=12, polyak_epochs=2.0)),
+    ]
+
+
+def put_run(results: Path, run: Planned, status: str = "done", epoch: int | None = None, **changes: Any) -> Path:
+    """Make a run's config.json and run.json as a process leaves them; the directory."""
+    there, epochs = run.directory(results), run.settings.epochs
+    there.folder.mkdir(parents=True, exist_ok=True)
+    record = {"status": status, "message": "", "epoch": epochs if epoch is None else epoch, "epochs": epochs}
+    record |= {"device_name": HERE, "seconds": 60.0, "peak_memory_bytes": 10**9}
+    record |= {"config_hash": there.config["hash"], "resumed": [], "facts": {}}
+    (there.folder / "config.json").write_text(json.dumps(there.config))
+    (there.folder / "run.json").write_text(json.dumps(record | changes))
+    return there.folder
+
+
+def same_tables(found: Path, expected: Path) -> None:
+    """Check that a run's tables are those of another, but for the column `seconds`."""
+    tables = {path.name for path in expected.glob("*.csv")}
+    assert {path.name for path in found.glob("*.csv")} == tables >= {"metrics.csv", "layers.csv"}
+    for name in tables:
+        rows, others = (csv.DictReader((folder / name).read_text().splitlines()) for folder in (found, expected))
+        assert [row | {"seconds": ""} for row in rows] == [row | {"seconds": ""} for row in others]
+
+
+class FakeEngine(Engine):
+    """An engine on a clock of its own, by name of its runs: their lives, and the seconds of each of their epochs.
+
+    A life is a list of epochs reached and an outcome at its end; a run has another at every start.
+    """
+
+    stop_seconds = 2.0
+
+    def __init__(
+        self,
+        results: Path,
+        lives: dict[str, list[list[float | str]]],
+        jobs: int = 1,
+        memory: int | None = None,
+        seconds: dict[str, float] | None = None,
+        loading: float = 0.0,
+    ) -> None:
+        super().__init__(["cpu"], jobs, 1, memory_bytes=memory)
+        self.results, self.lives, self.seconds, self.loading = results, lives, seconds or {}, loading
+        self.clock, self.stopped = 0.0, False
+        self.living: dict[str, tuple[Job, list[float | str]]] = {}
+        self.due: list[tuple[float, int, str]] = []
+        self.turns = itertools.count()
+        self.started: list[str] = []
+        self.graphs: dict[str, list[bool]] = {}
+        self.together: list[set[str]] = []
+        self.saved: dict[str, list[float]] = {}  # when each checkpoint was written
+        self.ended: dict[str, float] = {}
+
+    def place(self, experiment: str) -> str | None:
+        return "cpu" if len(self.living) < self.jobs else None
+
+    def start(self, name: str, job: Job) -> None:
+        assert name not in self.living
+        self.living[name] = job, list(self.lives[name].pop(0))
+        self.started.append(name)
+        self.graphs.setdefault(name, []).append(job.graphs)
+        self.together.append(set(self.living))
+        self.later(name, self.loading)
+
+    def later(self, name: str, seconds: float) -> None:
+        heapq.heappush(self.due, (self.clock + seconds, next(self.turns), name))
+
+    def event(self, timeout: float) -> tuple[str, Event] | None:
+        if not self.due or self.due[0][0] > self.clock + timeout:
+            self.clock += timeout
+            return None
+        self.clock, _, name = heapq.heappop(self.due)
+        job, life = self.living[name]
+        now = life.pop(0)
+        if isinstance(now, str):
+            del self.living[name]
+            if now in ("done", "diverged"):
+                put_run(self.results, job.run, now)
+            return name, Event(job.run.settings.epochs, f"it is {now}", now)
+        if now == int(now) and now:
+            put_run(self.results, job.run, "running", epoch=int(now))
+            self.saved.setdefault(name, []).append(self.clock)
+        self.later(name, 0.0 if isinstance(life[0], str) else self.seconds.get(name, 0.0))
+        return name, Event(now, f"epoch {now}")
+
+    def end(self, *names: str) -> None:
+        for name in names:
+            del self.living[name]
+            self.ended[name] = self.clock
+            self.due = [one for one in self.due if one[2] != name]
+
+    def stop(self) -> None:
+        self.stopped = True

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import functools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,8 +23,8 @@ from wnrepro.optim import PolyakAverage
 from wnrepro.parameterization import Conv2d, Linear, Parameterized, data_dependent_init, fold, layers, updated
 from wnrepro.parameterization.norm import BN_EPSILON, CLASSES, along, unit_norm
 from wnrepro.report import write_report
-from wnrepro.reproduce.grid import planned
-from wnrepro.reproduce.work import Event, Job, work
+from wnrepro.reproduce.grid import Planned, planned
+from wnrepro.reproduce.work import Job, Process
 from wnrepro.runs.run import Run, open_run
 from wnrepro.settings import ABOUT, PARAMS, Settings, about, scale_settings
 
@@ -213,32 +212,14 @@ def test_code_goes_to_another_process_by_content(mine, tmp_path):
     text = mine(MEAN)
     (param,) = custom.params([text])
     settings = small("draw", param, epochs=1, train_examples=100, test_examples=100)
-    source = dataclasses.asdict(about(param).source)
+    source = about(param).source
+    assert source
     (tmp_path / "mine.py").unlink()
-    values = json.loads(json.dumps(dataclasses.asdict(settings)))
-    job = Job("draw", "quick", values, str(tmp_path / "results"), None, "cpu", 1, True, source)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"from wnrepro.reproduce.work import *\nwork(job_from({json.dumps(vars(job))!r}.encode()), print)",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert "outcome='done'" in done.stdout, done.stdout + done.stderr
+    job = Job(Planned("draw", "quick", settings), tmp_path / "results", None, 1, "cpu", source=source)
+    *_, last = Process(job).events()
+    assert last.outcome == "done", last
     folder = next((tmp_path / "results/quick/draw").glob("*/seed-1"))
-    assert folder.parent.name.startswith(param) and (folder / "parameterization.py").read_text() == source["text"]
-
-
-def test_without_its_code_a_job_is_refused(mine, tmp_path):
-    (param,) = custom.params([mine(MEAN)])
-    settings = dataclasses.asdict(small("draw", param))
-    ABOUT.pop(param)
-    told: list[Event] = []
-    work(Job("draw", "quick", settings, str(tmp_path / "results"), None, "cpu", 1), told.append)
-    assert told[-1].outcome == "refused" and param in told[-1].text
-    assert not (tmp_path / "results").exists()
+    assert folder.parent.name.startswith(param) and (folder / "parameterization.py").read_text() == source.text
 
 
 def test_a_paper_s_class_that_would_not_call_what_is_overridden_is_refused(tmp_path):

@@ -393,13 +393,13 @@ def test_plan_is_made_or_refused(file: str, stopped: dict[str, RunDirectory], pl
     """The state of a run, its estimate of time and memory, and both in words."""
     there, run = stopped["draw"], Planned("draw", "quick", RUNS["draw"], ("C10",))
 
-    def show(lines: list[plan.Line]) -> None:
-        lines = plan.estimated(lines, place / "stopped", DEVICE)
+    def show(lines: list[plan.Task]) -> None:
+        plan.estimate_all(lines, place / "stopped", DEVICE)
         assert printable(board.summary(lines, {})) == board.summary(lines, {})
         assert json.loads(plan.as_json(lines, [], {}, "quick"))["runs"] == 1
 
     def planned() -> None:
-        show([plan.Line(run, there, plan.State("missing"), plan.UNKNOWN)])
+        show([plan.Task(run, there, plan.State("missing"))])
         show(plan.plan(place / "stopped", [run]))
 
     fuzz_file(there.folder / file, count, planned, str(there.folder))
@@ -414,10 +414,10 @@ def test_plan_ignores_a_malformed_benchmark(good: dict[str, Path], place: Path, 
 
     def attempt(example: bytes) -> str:
         (top / "bench" / "cpu.json").write_bytes(example)
-        found = plan.estimated(lines, top, DEVICE)
-        text = board.summary(found, plan.packing(found, top, DEVICE, 10**11))
+        plan.estimate_all(lines, top, DEVICE)
+        text = board.summary(lines, plan.packing(lines, top, DEVICE, 10**11))
         assert printable(text) == text
-        return "known" if found[0].estimate.seconds else "not known"
+        return "known" if lines[0].estimate.seconds else "not known"
 
     fuzz("plans by benchmarks", count, anything(json.dumps(bench).encode()), attempt)
 
@@ -540,7 +540,7 @@ def test_other_than_a_file_is_named_and_never_waited_for(tmp_path: Path, name: s
     if kind != "link to nowhere":
         assert found == ("read" if name == "lock" else "refused")
     run = Planned("cifar", "short", scale_settings("cifar", "short", "wn"), ())
-    outcome(lambda: plan.estimated(plan.plan(tmp_path, [run]), tmp_path, DEVICE))
+    outcome(lambda: plan.estimate_all(plan.plan(tmp_path, [run]), tmp_path, DEVICE))
     outcome(lambda: open_run(folder))
 
 

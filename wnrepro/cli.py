@@ -217,10 +217,10 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Compute every run that the paper needs and that is not finished yet."""
-    from wnrepro.reproduce.command import reproduce
+    from wnrepro.reproduce.command import Options, reproduce
 
-    code = reproduce(
-        experiments or (),
+    options = Options(
+        words=experiments or (),
         scale=scale,
         param=param or ["all"],
         precision=precision,
@@ -237,7 +237,7 @@ def reproduce(
         quiet=quiet,
         as_json=as_json,
     )
-    raise typer.Exit(code)
+    raise typer.Exit(reproduce(options))
 
 
 @app.command()

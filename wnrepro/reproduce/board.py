@@ -9,10 +9,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from wnrepro.reproduce.drive import Task
-from wnrepro.reproduce.plan import Line, Promise, hours_together, totals
-from wnrepro.settings import printable
-from wnrepro.timeleft import duration
+from wnrepro.progress import duration
+from wnrepro.reproduce.plan import Promise, Task, hours_together, totals
+from wnrepro.text import printable
 
 ORDER = ("running", "held", "failed", "waiting", "stopped", "diverged", "done")  # from the top of the table
 STYLES = {"done": "green", "diverged": "yellow", "failed": "bold red", "running": "cyan", "held": "cyan"}
@@ -21,12 +20,12 @@ MARGIN = 4  # lines of the terminal that are not rows: header, rule, what is lef
 
 
 def gigabytes(size: int | None) -> str:
-    """`1.6 GB`; a dash where it is not known."""
+    """Write `1.6 GB`; a dash where it is not known."""
     return f"{size / 1e9:.1f} GB" if size else "–"
 
 
 def counts(states: Sequence[str]) -> str:
-    """`3 done, 1 failed`."""
+    """Write `3 done, 1 failed`."""
     return ", ".join(f"{number} {name}" for name, number in Counter(states).items())
 
 
@@ -44,37 +43,27 @@ class Board:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.on_terminal:
-            self.live.stop()
+        self.live.stop()
 
     def show(self, task: Task, news: str) -> None:
-        """Print a line where the news of a task deserves one."""
-        epochs = task.line.run.settings.epochs
-        if news == "end":
-            self.say(task, f"{task.state}{f', {task.text}' if task.text else ''}")
-        elif news == "retry":
-            how = f"from epoch {task.reached} of {epochs}{'' if task.graphs else ' without CUDA graphs'}"
-            self.say(task, f"{task.text}; goes on {how} (try {task.tries + 1})")
-        elif news == "stop":
-            self.say(task, f"stopped after epoch {task.reached} of {epochs}: another one would not fit the budget")
-        elif news == "held":
-            self.say(task, "another process is at it and goes on with it")
-        elif news == "start" and not self.on_terminal:
-            self.say(task, f"goes on from epoch {task.reached} of {epochs}" if task.reached else "begins")
-
-    def say(self, task: Task, text: str) -> None:
-        """A line about a run, above the table where there is one."""
-        if not self.quiet:
-            ended = sum(one.over for one in self.tasks)
-            self.console.print(
-                printable(f"{ended}/{len(self.tasks)}  {task.name}  {text}"),
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+        """Print a line, above the table where there is one, if the news of a task deserves it."""
+        at = f"from epoch {task.reached} of {task.run.settings.epochs}"
+        graphs = "" if task.graphs else " without CUDA graphs"
+        lines = {
+            "end": f"{task.state}{f', {task.text}' if task.text else ''}",
+            "retry": f"{task.text}; resumes {at}{graphs} (try {task.tries + 1})",
+            "stop": f"stopped, to resume {at}: another epoch would not fit the budget",
+            "held": "another process computes it",
+        }
+        if not self.on_terminal:
+            lines["start"] = f"resumes {at}" if task.reached else "begins"
+        if news in lines and not self.quiet:
+            over = sum(one.over for one in self.tasks)
+            text = printable(f"{over}/{len(self.tasks)}  {task.name}  {lines[news]}")
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def picture(self) -> Group:
-        """A row a run, as many as the terminal has lines for, and their sum."""
+        """Draw a row a run, as many as the terminal has lines for, and their sum."""
         tasks = sorted(self.tasks, key=lambda task: ORDER.index(task.state))
         shown = tasks[: max(1, self.console.height - MARGIN)]
         table = Table(box=None, expand=True, pad_edge=False)
@@ -85,17 +74,17 @@ class Board:
         table.add_column("left", no_wrap=True, justify="right")
         table.add_column("last epoch", overflow="ellipsis", no_wrap=True, ratio=2)
         for task in shown:
-            epochs = task.line.run.settings.epochs
+            epochs = task.run.settings.epochs
             table.add_row(
                 Text(task.name),
                 Text(task.state, style=STYLES.get(task.state, "")),
-                f"{int(task.epochs)}/{epochs}",
+                f"{task.reached}/{epochs}",
                 ProgressBar(total=epochs, completed=task.epochs, width=12),
                 "" if task.over else duration(task.seconds_left),
                 Text(printable(task.text)),
             )
         more = [task.state for task in tasks[len(shown) :]]
-        left = [(task.line.run.experiment, task.seconds_left) for task in self.tasks if not task.over]
+        left = [(task.run.experiment, task.seconds_left) for task in self.tasks if not task.over]
         known = [(experiment, seconds) for experiment, seconds in left if seconds is not None]
         hours, than = hours_together(known, self.side_by_side), "about" if known == left else "more than"
         about = f"; {than} {duration(3600 * hours)} left" if hours else ""
@@ -104,9 +93,9 @@ class Board:
 
 
 def print_plan(
-    console: Console, lines: Sequence[Line], promised: Sequence[Promise], side_by_side: Mapping[str, int]
+    console: Console, tasks: Sequence[Task], promised: Sequence[Promise], side_by_side: Mapping[str, int]
 ) -> None:
-    """A plan as a table, what its claims can come to as another, and its sum in a sentence."""
+    """Print a plan as a table, what its claims can come to as another, and its sum in a sentence."""
     if not console.is_terminal:
         console.width = FILE_WIDTH
     table = Table(box=None, pad_edge=False)
@@ -114,26 +103,20 @@ def print_plan(
     for name in ("state", "epochs", "left", "memory", "estimated from"):
         table.add_column(name, no_wrap=True)
     table.add_column("serves", overflow="fold", ratio=1)
-    for line in lines:
+    for task in tasks:
+        found, estimate = task.found, task.estimate
+        left = duration(task.seconds_left), gigabytes(estimate.memory_bytes), estimate.source or "–"
         table.add_row(
-            Text(f"{line.there.name}/{line.there.folder.name}"),
-            Text(line.state.name, style=STYLES.get(line.state.name, "")),
-            f"{line.state.epoch}/{line.run.settings.epochs}",
-            *(
-                ("", "", "")
-                if line.over
-                else (
-                    duration(line.seconds_left),
-                    gigabytes(line.estimate.memory_bytes),
-                    line.estimate.source or "–",
-                )
-            ),
-            "; ".join(line.run.serves),
+            Text(task.name),
+            Text(found.name, style=STYLES.get(found.name, "")),
+            f"{found.epoch}/{task.run.settings.epochs}",
+            *(("", "", "") if task.over else left),
+            "; ".join(task.run.serves),
         )
     console.print(table)
     if promised:
         console.print(claims_table(promised))
-    console.print(summary(lines, side_by_side), highlight=False, soft_wrap=True)
+    console.print(summary(tasks, side_by_side), highlight=False, soft_wrap=True)
 
 
 def claims_table(promised: Sequence[Promise]) -> Table:
@@ -153,21 +136,19 @@ def claims_table(promised: Sequence[Promise]) -> Table:
     return table
 
 
-def summary(lines: Sequence[Line], side_by_side: Mapping[str, int]) -> str:
-    """How it stands with the grid, and what is left of it."""
-    sums = totals(lines, side_by_side)
-    text = f"{sums['runs']} runs: {counts([line.state.name for line in lines])}."
-    left = sum(not line.over for line in lines)
-    if left:
-        hours, known = sums["hours_left"], sums["hours_left_known_for"]
-        fewest, most = min(sums["side_by_side"].values()), max(sums["side_by_side"].values())
+def summary(tasks: Sequence[Task], side_by_side: Mapping[str, int]) -> str:
+    """Say how it stands with the grid, and what is left of it."""
+    sums = totals(tasks, side_by_side)
+    text = f"{sums['runs']} runs: {counts([task.found.name for task in tasks])}."
+    left = sum(not task.over for task in tasks)
+    if not left:
+        return text
+    known, memory = sums["hours_left_known_for"], sums["memory_bytes_most"]
+    text += f" Left: about {duration(3600 * sums['hours_left'])} of computing" if known else " Time left: not known"
+    fewest, most = min(sums["side_by_side"].values()), max(sums["side_by_side"].values())
+    if known and most > 1:
         abreast = f"{most}" if fewest == most else f"{fewest} to {most}"
-        together = f", {duration(3600 * sums['hours_left_side_by_side'])} with {abreast} side by side"
-        together = together if most > 1 else ""
-        of = "" if known == left else f" for the {known} of {left} runs of which it can be told"
-        text += (
-            f" Left: about {duration(3600 * hours)} of computing{together}{of}" if known else " Time left: not known"
-        )
-        text += "; the largest run that is known takes " if sums["memory_bytes_most"] else ""
-        text += f"{gigabytes(sums['memory_bytes_most'])} of memory." if sums["memory_bytes_most"] else "."
-    return text
+        text += f", {duration(3600 * sums['hours_left_side_by_side'])} with {abreast} side by side"
+    if 0 < known < left:
+        text += f" for the {known} of {left} runs of which it can be told"
+    return text + (f"; the largest known run takes {gigabytes(memory)} of memory." if memory else ".")

@@ -1,15 +1,12 @@
-"""Where the grid's runs are computed: an engine starts them, tells of their events, and ends them.
-
-`Local` has a process a run on this machine; `cluster.Cluster` has them on the nodes of a Ray cluster.
-"""
+"""Computes the grid's runs, each in a process of its own, on this machine; `cluster.Cluster` does on a Ray cluster."""
 
 import dataclasses
 import os
 import queue
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from typing import Protocol
 
 import torch
 
@@ -19,14 +16,16 @@ from wnrepro.reproduce.drive import MEMORY_EACH
 from wnrepro.reproduce.work import Event, Job, Process
 from wnrepro.settings import SETTINGS
 
+END_SECONDS = 3.0  # that a run's process may take to end
+
 
 def jobs_on_cpus(processors: int, memory: int | None) -> int:
-    """Runs side by side where the user does not say: one a processor, as far as there are MEMORY_EACH for each."""
+    """Return the default of runs side by side: one a processor, as far as there are MEMORY_EACH for each."""
     return max(1, min(processors, (memory or MEMORY_EACH) // MEMORY_EACH))
 
 
 def threads(otherwise: int) -> int:
-    """With how many threads each run computes: as OMP_NUM_THREADS says. Raises UserError where that is no number."""
+    """Return the threads with which each run computes: OMP_NUM_THREADS. Raises UserError where that is no number."""
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # more of them are of nested loops
     if given and not (given.isascii() and given.isdecimal() and len(given) < 5 and int(given) > 0):
         raise UserError(f"reproduce: OMP_NUM_THREADS={given[:20]} is no number; give one such as 2, or unset it")
@@ -34,7 +33,7 @@ def threads(otherwise: int) -> int:
 
 
 def devices(name: str) -> list[str]:
-    """The devices that `auto`, `cpu`, `cuda` or `cuda:N` stands for: of the first and third every GPU that is there.
+    """Return the devices that `auto`, `cpu`, `cuda` or `cuda:N` stands for: without a number, every GPU.
 
     Raises UserError where there is none of that name.
     """
@@ -45,104 +44,123 @@ def devices(name: str) -> list[str]:
 
 
 def gpu_memory(devices: Sequence[str]) -> int:
-    """Bytes of the smallest of these GPUs."""
+    """Return the bytes of the smallest of these GPUs."""
     return min(torch.cuda.get_device_properties(device).total_memory for device in devices)
 
 
-@dataclass(frozen=True)
-class Running:
-    """A run on its way: its process, the thread that hears it, and what it takes of its device."""
+class Worker(Protocol):
+    """What computes a run: a process here or on another machine."""
 
-    process: Process
-    listener: threading.Thread
-    device: str
-    share: Fraction
+    def events(self) -> Iterator[Event]: ...
+    def kill(self) -> None: ...
 
 
-class Local:
-    """Processes on this machine; on its GPUs, of each experiment so many on each.
+class Running(threading.Thread):
+    """A run on its way: its worker, to which this thread listens, and what it takes of its device."""
 
-    A run takes its share of a GPU: a half where two of its experiment fill it. jobs: so many at most in all. The next
-    run on a GPU starts when the last one there has told of its progress: what cuDNN tries out at the beginning is then
-    not timed beside another's, nor takes its memory at the same time.
+    def __init__(self, name: str, worker: Worker, device: str, share: Fraction, told: "Told") -> None:
+        super().__init__(name=name, daemon=True)
+        self.worker, self.device, self.share, self.told = worker, device, share, told
+        self.heard = False  # whether it has told anything yet
+
+    def run(self) -> None:
+        for event in self.worker.events():
+            self.heard = True
+            self.told.put((self, event))
+
+
+Told = queue.SimpleQueue[tuple[Running, Event]]
+
+
+class Engine:
+    """Runs side by side, each known by its name: at most `jobs`, and of each experiment so many on each GPU.
+
+    A run takes its share of a GPU: a half where two of its experiment fill it. The next run on a GPU starts when the
+    last one there has told of its progress: what cuDNN tries out at the beginning is then not timed beside another's,
+    nor takes its memory at the same time.
+    """
+
+    stop_seconds = END_SECONDS  # that `stop`, and what comes after it, may take
+
+    def __init__(
+        self,
+        devices: Sequence[str],
+        jobs: int,
+        threads: int,
+        per_gpu: Mapping[str, int] | None = None,
+        memory_bytes: int | None = None,
+    ) -> None:
+        """per_gpu: of each experiment, where runs have shares of the devices; memory_bytes: of all runs together."""
+        self.devices, self.jobs, self.threads, self.memory_bytes = devices, jobs, threads, memory_bytes
+        self.shares = {name: Fraction(1, each) for name, each in (per_gpu or {}).items()}
+        self.running: dict[str, Running] = {}
+        self.told: Told = queue.SimpleQueue()
+
+    @property
+    def side_by_side(self) -> dict[str, int]:
+        """How many runs it takes at a time, by experiment."""
+        places = {name: len(self.devices) * share.denominator for name, share in self.shares.items()}
+        return {name: min(self.jobs, places.get(name, self.jobs)) for name in SETTINGS}
+
+    def place(self, experiment: str) -> str | None:
+        """Return the device on which a run of this experiment may start: that of which most is free."""
+        used = dict.fromkeys(self.devices, Fraction(0))
+        for run in self.running.values():
+            used[run.device] += run.share if run.heard or not self.shares else 1
+        device = min(self.devices, key=lambda device: used[device])
+        fits = len(self.running) < self.jobs and used[device] + self.shares.get(experiment, 0) <= 1
+        return device if fits else None
+
+    def start(self, name: str, job: Job) -> None:
+        """Start a run where it has a place."""
+        device = self.place(job.run.experiment)
+        assert device is not None
+        worker = self.launch(dataclasses.replace(job, device=device))
+        share = self.shares.get(job.run.experiment, Fraction(0))
+        self.running[name] = Running(name, worker, device, share, self.told)
+        self.running[name].start()
+
+    def launch(self, job: Job) -> Worker:
+        """Start what computes a run."""
+        return Process(job)
+
+    def event(self, timeout: float) -> tuple[str, Event] | None:
+        """Return a run's next event, after waiting for so many seconds at most; its last one frees its place."""
+        try:
+            run, event = self.told.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if self.running.get(run.name) is not run:  # ended meanwhile
+            return None
+        if event.outcome:
+            del self.running[run.name]
+        return run.name, event
+
+    def end(self, *names: str) -> None:
+        """End these runs, which resume from their last epochs another time."""
+        ended = [self.running.pop(name) for name in names]
+        for run in ended:
+            run.worker.kill()
+        for run in ended:
+            run.join(END_SECONDS)
+
+    def stop(self) -> None:
+        """End every run."""
+        self.end(*self.running)
+
+
+class Local(Engine):
+    """Processes on this machine: on its GPUs, of each experiment so many on each, or on its processors.
 
     On a CPU each run computes with one thread, however many are side by side: sums over more threads have another order
     and other last bits, so that a seed would give other rows with every --jobs. OMP_NUM_THREADS gives all of them more.
     """
 
-    stop_seconds = 3.0
-
     def __init__(self, devices: Sequence[str], jobs: int | None, per_gpu: Mapping[str, int]) -> None:
-        on_gpus = devices[0] != "cpu"
-        self.memory_bytes = None if on_gpus else available_memory()
-        self.shares = {name: Fraction(1, per_gpu.get(name, 1)) if on_gpus else Fraction(0) for name in SETTINGS}
-        if on_gpus:
-            places = len(devices) * max(per_gpu.values(), default=1)
+        if devices[0] == "cpu":
+            memory = available_memory()
+            super().__init__(devices, jobs or jobs_on_cpus(cores(), memory), threads(1), memory_bytes=memory)
         else:
-            places = jobs or jobs_on_cpus(cores(), self.memory_bytes)
-        self.jobs = min(places, jobs or places)
-        self.side_by_side = {
-            name: min(self.jobs, len(devices) * per_gpu.get(name, 1)) if on_gpus else self.jobs for name in SETTINGS
-        }
-        self.threads = threads(max(1, cores() // self.jobs) if on_gpus else 1)
-        self.devices = list(devices)
-        self.running: dict[str, Running] = {}
-        self.silent: set[str] = set()  # the runs on GPUs of which nothing was heard yet
-        self.told: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
-
-    def used(self, device: str) -> Fraction:
-        """The shares of this GPU that are taken."""
-        return sum((one.share for one in list(self.running.values()) if one.device == device), Fraction(0))
-
-    def open(self) -> list[str]:
-        """The devices on which another run may start now, from the one of which most is free."""
-        silent = {one.device for name, one in list(self.running.items()) if name in self.silent}
-        return sorted((device for device in self.devices if device not in silent), key=self.used)
-
-    def room(self, experiment: str) -> bool:
-        """Whether a run of this experiment may start."""
-        share = self.shares[experiment]
-        return len(self.running) < self.jobs and any(self.used(device) + share <= 1 for device in self.open())
-
-    def start(self, name: str, job: Job) -> None:
-        """Start a run's process, on the GPU of which most is free."""
-        device = self.open()[0]
-        if device != "cpu":
-            self.silent.add(name)
-        process = Process(dataclasses.replace(job, device=device))
-
-        def listen() -> None:
-            for event in process.events():
-                self.silent.discard(name)
-                if event.outcome:
-                    process.end()
-                    del self.running[name]
-                self.told.put((name, event))
-
-        listener = threading.Thread(target=listen, daemon=True)
-        self.running[name] = Running(process, listener, device, self.shares[job.experiment])
-        listener.start()
-
-    def events(self, timeout: float) -> list[tuple[str, Event]]:
-        """What the runs have told since, after waiting for so many seconds at most."""
-        told = []
-        try:
-            told.append(self.told.get(timeout=timeout))
-            while True:
-                told.append(self.told.get_nowait())
-        except queue.Empty:
-            return told
-
-    def end(self, name: str) -> None:
-        """End a run's process, which goes on from its last epoch another time; its place is free then."""
-        if one := self.running.get(name):
-            one.process.process.kill()
-            one.listener.join()
-
-    def stop(self) -> None:
-        """End every process; the runs go on from their last epochs another time."""
-        running = list(self.running.values())
-        for one in running:
-            one.process.process.kill()
-        for one in running:
-            one.listener.join()
+            places = len(devices) * max(per_gpu.values())
+            jobs = min(places, jobs or places)
+            super().__init__(devices, jobs, threads(max(1, cores() // jobs)), per_gpu)

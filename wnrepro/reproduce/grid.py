@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wnrepro import paper
 from wnrepro.errors import UserError
@@ -21,19 +21,12 @@ BOTH = ("normal", "wn")
 CLAIM = re.compile(r"C\d+[a-z]?")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """Some runs of one experiment, and the tables, figures and claims that need them."""
 
     experiment: str
     serves: tuple[str, ...]
     values: dict[str, Sequence[Any]]
-
-    @property
-    def for_all(self) -> bool:
-        """Whether it has weight normalization in settings that every parameterization can have."""
-        allowed = {"param", "lr", "seed", SETTINGS[self.experiment].part}
-        return "wn" in self.values["param"] and not self.values.keys() - allowed
 
 
 def row(experiment: str, serves: str, **values: Sequence[Any]) -> Row:
@@ -139,93 +132,88 @@ class Planned:
     experiment: str
     scale: str
     settings: Settings
-    serves: tuple[str, ...]
+    serves: tuple[str, ...] = ()
 
     @property
     def part(self) -> str:
         """The data set of cvae, or the game of dqn."""
         return str(getattr(self.settings, self.settings.part)) if self.settings.part else ""
 
-    def named(self, word: str) -> bool:
-        """Whether a word is the run's part, or what it serves: `mnist`, `figure2`, `C9` or `C9a`."""
-        names = {form for name in self.serves for form in (name.replace(" ", ""), name.rstrip("abc"))}
-        return word in names | {self.part} - {""}
+    @property
+    def names(self) -> set[str]:
+        """The words that select the run: `cvae`, `mnist`, `figure2`, `C9` or `C9a`."""
+        forms = {form for name in self.serves for form in (name.replace(" ", ""), name.rstrip("abc"))}
+        return forms | {self.experiment, self.part} - {""}
 
     def directory(self, results: Path) -> RunDirectory:
         return RunDirectory(results, self.experiment, self.scale, self.settings)
 
 
-def planned(scale: str, words: Sequence[str], params: Sequence[str] = PARAMS, **changes: Any) -> list[Planned]:
-    """The grid's runs that these words name, without any all, each once, in its order; `changes` are settings of them.
+def planned(scale: str, words: Sequence[str] = (), params: Sequence[str] = PARAMS, **changes: Any) -> list[Planned]:
+    """Return the grid's runs that any of these words names (without words: all), each once, in the grid's order.
 
-    A word is a table, figure or claim, an experiment, or a part of one, which then stands for no more than the parts
-    that are named. params: the parameterizations; one that is not the paper's has the runs of wn, but for the variants
-    of its settings, and serves no claim. Raises UserError for another word, where nothing is left, and as
-    `scale_settings`.
+    A word is a table, figure or claim, an experiment, or a part of one; an experiment of which parts are named stands
+    for these alone. A parameterization that is not the paper's has the runs of wn, but for variants of its settings,
+    and serves no claim. `changes` are settings of all runs. Raises UserError for an unknown word, where no run is left,
+    and as `scale_settings`.
     """
-    runs = _runs(scale, words, params, **changes)
+    paper_runs = expand(scale)
+    for word in words:
+        if not any(word in run.names for run in paper_runs):
+            known = dict.fromkeys([*SETTINGS, *(run.part for run in paper_runs if run.part)])
+            raise UserError(
+                f"reproduce {word}: unknown at scale {scale}; give some of {', '.join(known)}, or what runs of it "
+                "serve, such as table2, figure1, C10"
+            )
+    runs = expand(scale, params, **changes)
+    chosen = set(words) - {run.experiment for run in runs if run.part in words}
+    runs = [run for run in runs if not words or chosen & run.names]
     if not runs:
-        _runs(scale, words)  # for a word that is none
         raise UserError(
             f"reproduce --param {','.join(params)}: nothing of {' '.join(words)} has it; name an experiment"
         )
     return runs
 
 
-def _runs(scale: str, words: Sequence[str], params: Sequence[str] = PARAMS, **changes: Any) -> list[Planned]:
-    """Those of `planned`."""
+def expand(scale: str, params: Sequence[str] = PARAMS, **changes: Any) -> list[Planned]:
+    """Return all runs of a scale with these parameterizations."""
     serves: dict[tuple[str, Settings], dict[str, None]] = {}
-    for one in GRID[scale]:
-        own = [param for param in params if param not in PARAMS and one.for_all]
-        those = [param for param in one.values["param"] if param in params]
-        for each in itertools.product(*(one.values | {"param": [*those, *own]}).values()):
-            values = dict(zip(one.values, each, strict=True)) | changes
-            names = [name for name in one.serves if values["param"] in PARAMS or not CLAIM.fullmatch(name)]
-            settings = scale_settings(one.experiment, scale, **values)
-            serves.setdefault((one.experiment, settings), {}).update(dict.fromkeys(names))
-    runs = [Planned(experiment, scale, settings, tuple(names)) for (experiment, settings), names in serves.items()]
-    for word in words:
-        if word not in SETTINGS and not any(run.named(word) for run in runs) and {*PARAMS} <= {*params}:
-            known = ", ".join(dict.fromkeys([*SETTINGS, *(run.part for run in runs if run.part)]))
-            raise UserError(
-                f"reproduce {word}: unknown at scale {scale}; give some of {known}, or what runs of it serve, such as "
-                "table2, figure1, C10"
-            )
-    in_parts = {run.experiment for run in runs if run.part in words}
-    whole = set(words) - in_parts if words else set(SETTINGS)
-    return [run for run in runs if run.experiment in whole or any(map(run.named, words))]
+    own = [param for param in params if param not in PARAMS]
+    for row in GRID[scale]:
+        with_params = [param for param in row.values["param"] if param in params]
+        if "wn" in row.values["param"] and row.values.keys() <= {"param", "lr", "seed", SETTINGS[row.experiment].part}:
+            with_params += own
+        for each in itertools.product(*(row.values | {"param": with_params}).values()):
+            values = dict(zip(row.values, each, strict=True)) | changes
+            names = [name for name in row.serves if values["param"] in PARAMS or not CLAIM.fullmatch(name)]
+            settings = scale_settings(row.experiment, scale, **values)
+            serves.setdefault((row.experiment, settings), {}).update(dict.fromkeys(names))
+    return [Planned(experiment, scale, settings, tuple(names)) for (experiment, settings), names in serves.items()]
 
 
 def seeds(scale: str) -> dict[str, int]:
-    """The number of seeds that a scale's grid gives each claim; of several data sets or games, the fewest of one."""
+    """Return the number of seeds that the grid gives each claim; of several data sets or games, the fewest of one."""
     found: dict[str, dict[str, set[int]]] = {}
-    for run in planned(scale, ()):
-        for name in run.serves:
-            if CLAIM.fullmatch(name):
-                found.setdefault(name, {}).setdefault(run.part, set()).add(run.settings.seed)
+    for run in expand(scale):
+        for name in filter(CLAIM.fullmatch, run.serves):
+            found.setdefault(name, {}).setdefault(run.part, set()).add(run.settings.seed)
     return {claim: min(map(len, parts.values())) for claim, parts in found.items()}
 
 
 def commands(scale: str) -> dict[str, str]:
-    """By claim, the command that computes the runs, or step times, that it needs: at this scale or, where its grid has
-    none of them, at the paper's.
-    """
-    there, papers = (
-        {claim: f"wnrepro reproduce {claim} --scale {of}" for claim in seeds(of)} for of in (scale, "paper")
-    )
+    """Return, by claim, the command that computes its runs or step times: at the paper's scale if this one has none."""
+    found = {claim: f"wnrepro reproduce {claim} --scale {of}" for of in ("paper", scale) for claim in seeds(of)}
     timed = dict.fromkeys(("C7a", "C7b", "C17"), "wnrepro bench cifar")
-    return papers | there | timed | dict.fromkeys(("C1", "C2"), f"wnrepro reproduce cifar --scale {scale}")
+    return found | timed | dict.fromkeys(("C1", "C2"), f"wnrepro reproduce cifar --scale {scale}")
 
 
 def left_out(scale: str, runs: Sequence[Planned], params: Sequence[str] = PARAMS) -> list[str]:
-    """What of the scale's grid is not among these runs: `draw`, `cvae cifar10`, or `some of cifar`."""
-    every = planned(scale, (), params)
-    everything, there = (Counter((run.experiment, run.part) for run in some) for some in (every, runs))
-    names = []
+    """Return what of the scale's grid is not among these runs: `draw`, `cvae cifar10`, or `some of cifar`."""
+    grid, there = (Counter((run.experiment, run.part) for run in some) for some in (expand(scale, params), runs))
+    names: list[str] = []
     for experiment in SETTINGS:
-        parts = [part for name, part in everything if name == experiment]
-        missing = [part for part in parts if not there[experiment, part]]
-        names += [experiment] * bool(parts) if missing == parts else [f"{experiment} {part}" for part in missing]
-        fewer = [part for part in parts if 0 < there[experiment, part] < everything[experiment, part]]
-        names += [f"some of {experiment} {part}".rstrip() for part in fewer]
+        parts = [key for key in grid if key[0] == experiment]
+        missing = [key for key in parts if not there[key]]
+        names += [experiment] if parts and missing == parts else map(" ".join, missing)
+        names += [f"some of {' '.join(key)}".rstrip() for key in parts if 0 < there[key] < grid[key]]
     return names

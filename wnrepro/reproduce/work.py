@@ -1,14 +1,12 @@
-"""One run of the grid in a process of its own, and the events by which it tells its driver how it goes.
+"""One run of the grid in a process of its own, both ends of it: the driver's is `Process`.
 
-`python -m wnrepro.reproduce.work` takes a Job as a line of JSON on its standard input, and writes an Event as a line
-of JSON whenever there is something to tell. It ends at once when its input closes, so that no run outlives its driver;
-its directory goes on from the last epoch. The driver's side is `Process`. Imports torch only in that process.
+The process receives a Job on a socket, and sends Events there. It ends at once when the driver closes the socket or
+dies, so that no run outlives its driver; the run then resumes from its last epoch. Imports torch only in that process.
 """
 
 import contextlib
-import dataclasses
 import functools
-import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -18,19 +16,19 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from wnrepro.custom import use
 from wnrepro.errors import UserError
+from wnrepro.events import Epoch, Note, Progress
+from wnrepro.progress import describe
+from wnrepro.reproduce.grid import Planned
 from wnrepro.runs.directory import Locked
-from wnrepro.settings import ABOUT, Source, printable, settings_from
+from wnrepro.settings import Source
 
-if TYPE_CHECKING:
-    from wnrepro.events import Epoch, Note, Progress
-
-TICK_SECONDS = 0.5  # at least, between two events of progress inside an epoch
-LAST_WORDS = 4000  # characters, of what a process that died has printed
+PROGRESS_SECONDS = 0.5  # at least, between two events within an epoch
+LAST_WORDS = 4000  # characters kept of what a process that died has printed
 ORPHANED = 3  # exit code
 
 
@@ -38,15 +36,13 @@ ORPHANED = 3  # exit code
 class Job:
     """What a process needs to know of its run."""
 
-    experiment: str
-    scale: str
-    settings: dict[str, Any]  # as in config.json
-    results: str
-    data_dir: str | None
-    device: str
+    run: Planned
+    results: Path
+    data_dir: Path | None
     threads: int
+    device: str = ""  # which the engine chooses
     graphs: bool = True  # whether a GPU's steps may be CUDA graphs
-    source: dict[str, Any] | None = None  # of a parameterization that is not the paper's
+    source: Source | None = None  # of a parameterization that is not the paper's
 
 
 @dataclass(frozen=True)
@@ -54,45 +50,18 @@ class Event:
     """How far a run is (`outcome` empty), or how its process ended.
 
     outcome: done and diverged, as run.json says; held: another process has the run; refused: a mistake of the user's;
-    failed: the run raised an error; uncaptured: a step could not be made a CUDA graph; lost: the process ended without
-    a word.
+    failed: the run raised an error; uncaptured: a step could not be made a CUDA graph; lost: the process died.
     """
 
-    epochs: float = 0.0  # behind it, with the share of the one under way
+    epochs: float = 0.0  # completed, with the share of the current one
     text: str = ""  # the last epoch's figures, or the reason of the outcome
     outcome: str = ""
     traceback: str = ""
 
 
-LARGEST_LINE = 2**20  # bytes
-
-
-def as_line(one: Job | Event) -> bytes:
-    """A job or an event for the other process."""
-    return (json.dumps(dataclasses.asdict(one)) + "\n").encode()
-
-
-def job_from(line: bytes) -> Job:
-    """Raises UserError where the line is none."""
-    try:
-        job = Job(**json.loads(line))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"no job: {printable(str(error), 200)}; start runs by `wnrepro reproduce`") from error
-    kinds = {"settings": dict, "data_dir": str | None, "threads": int, "graphs": bool, "source": dict | None}
-    wrong = [name for name, value in vars(job).items() if not isinstance(value, kinds.get(name, str))]
-    if wrong or not 1 <= job.threads <= 2**16:
-        raise UserError(f"no job: {', '.join(wrong) or 'threads'} of the wrong kind; start runs by `wnrepro reproduce`")
-    return job
-
-
-def event_from(line: bytes) -> Event | None:
-    """None where the line is none: something else was printed, or it was cut short by the end of its process."""
-    try:
-        event = Event(**json.loads(line if line.endswith(b"\n") else b""))
-    except (ValueError, TypeError, RecursionError):
-        return None
-    good = type(event.epochs) in (int, float) and 0 <= event.epochs <= 2**53
-    return event if good and {type(event.text), type(event.outcome), type(event.traceback)} == {str} else None
+def refusal(error: UserError) -> Event:
+    """Return the outcome of a run that cannot start."""
+    return Event(text=str(error), outcome="held" if isinstance(error, Locked) else "refused")
 
 
 def work(job: Job, send: Callable[[Event], None]) -> None:
@@ -101,113 +70,94 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
 
     from wnrepro.cuda_graphs import capture_failed
     from wnrepro.device import choose_device
-    from wnrepro.events import Epoch, Progress
     from wnrepro.experiments import experiment_class
-    from wnrepro.progress import brief
     from wnrepro.runs.run import Run
 
     last, text = 0.0, ""
 
-    def show(event: "Progress | Epoch | Note") -> None:
+    def show(event: Progress | Epoch | Note) -> None:
         nonlocal last, text
         now = time.monotonic()
         if isinstance(event, Epoch):
-            text = brief(event)
+            text = describe(event, 2)
             send(Event(event.epoch, text))
-        elif isinstance(event, Progress) and event.done < event.total and now - last > TICK_SECONDS:
+        elif isinstance(event, Progress) and event.done < event.total and now - last > PROGRESS_SECONDS:
             last = now
             send(Event(event.epoch - 1 + event.done / event.total, text))
 
     torch.set_num_threads(job.threads)
+    experiment, settings = job.run.experiment, job.run.settings
     try:
         if job.source is not None:
-            use(Source(**job.source), tried=True)
-        settings, device = settings_from(job.experiment, job.settings), choose_device(job.device)
-        if settings.param not in ABOUT:
-            raise UserError(f"no job: the code of {settings.param} is not with it; start runs by `wnrepro reproduce`")
-        kind, data_dir = experiment_class(job.experiment), Path(job.data_dir) if job.data_dir else None
-        kind.check(settings, data_dir, device)
-        with Run(Path(job.results), job.experiment, job.scale, settings) as run:
-            status = run.finished()
-            if status is None:
-                load = functools.partial(kind.load, settings, data_dir, device)
-                status = run.execute(load, show)["status"]
-        send(Event(settings.epochs, text, str(status)))
-    except Locked as error:
-        send(Event(text=str(error), outcome="held"))
+            use(job.source, tried=True)
+        device, kind = choose_device(job.device), experiment_class(experiment)
+        kind.check(settings, job.data_dir, device)
+        with Run(job.results, experiment, job.run.scale, settings) as run:
+            status = (
+                run.finished()
+                or run.execute(functools.partial(kind.load, settings, job.data_dir, device), show)["status"]
+            )
+        send(Event(settings.epochs, text, status))
     except UserError as error:
-        send(Event(text=str(error), outcome="refused"))
+        send(refusal(error))
     except Exception as error:
         outcome = "uncaptured" if capture_failed(error) else "failed"
-        send(Event(text=f"{type(error).__name__}: {error}", outcome=outcome, traceback=traceback.format_exc()))
+        send(Event(0.0, f"{type(error).__name__}: {error}", outcome, traceback.format_exc()))
 
 
-def main() -> None:
-    """The process: a job in, events out."""
-    events = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else is printed is no event
-    line = b""
-    while not line.endswith(b"\n"):
-        line += os.read(0, 65536) or b"\n"
+def main(descriptor: int) -> None:
+    """Receive a job on this socket, and send its events there."""
+    driver: Connection[Event, Job] = Connection(descriptor)
+    job = driver.recv()
 
     def end_with_the_driver() -> None:
-        while os.read(0, 1):
-            pass
+        with contextlib.suppress(EOFError, OSError):
+            driver.recv()
         os._exit(ORPHANED)
 
     threading.Thread(target=end_with_the_driver, daemon=True).start()
-
-    def send(event: Event) -> None:
-        events.write(as_line(event))
-        events.flush()
-
-    try:
-        work(job_from(line), send)
-    except UserError as error:
-        send(Event(text=str(error), outcome="refused"))
+    work(job, driver.send)
 
 
 class Process:
-    """A job's process, from its driver's side."""
+    """A job's process, seen from its driver."""
 
     def __init__(self, job: Job) -> None:
+        self.connection, theirs = multiprocessing.Pipe()
         self.printed = tempfile.TemporaryFile()  # noqa: SIM115 (closed after the last event)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "wnrepro.reproduce.work"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.printed,
-            env=os.environ | {"OMP_NUM_THREADS": str(job.threads)} | ({} if job.graphs else {"WNREPRO_GRAPHS": "0"}),
-            start_new_session=True,  # Ctrl-C is for the driver alone
-        )
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died already: `events` says so
-            self.process.stdin.write(as_line(job))
-            self.process.stdin.flush()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", f"from {__name__} import main; main({theirs.fileno()})"],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self.printed,
+                stderr=subprocess.STDOUT,
+                env=os.environ
+                | {"OMP_NUM_THREADS": str(job.threads)}
+                | ({} if job.graphs else {"WNREPRO_GRAPHS": "0"}),
+                start_new_session=True,  # Ctrl-C is for the driver alone
+            )
+        with contextlib.suppress(OSError):  # it has died already: `events` says so
+            self.connection.send(job)
 
     def events(self) -> Iterator[Event]:
-        """Its events to the end; the last one has an outcome."""
-        assert self.process.stdout is not None
+        """Yield the process's events to its end; the last one has an outcome. Closing this ends the process."""
         event = Event()
-        with self.printed, self.process.stdout:
-            while line := self.process.stdout.readline(LARGEST_LINE):
-                if said := event_from(line):
-                    event = said
-                    yield event
+        try:
+            while not event.outcome:
+                event = self.connection.recv()
+                yield event
+        except (EOFError, OSError):
             code = self.process.wait()
-            if not event.outcome:
-                self.printed.seek(0)
-                words = self.printed.read().decode(errors="replace")[-LAST_WORDS:]
-                how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                yield Event(text=f"its process {how}", outcome="lost", traceback=words)
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            self.printed.seek(0)
+            words = self.printed.read().decode(errors="replace")[-LAST_WORDS:]
+            yield Event(text=f"its process {how}", outcome="lost", traceback=words)
+        finally:
+            self.connection.close()
+            self.process.wait()
+            self.printed.close()
 
-    def end(self) -> None:
-        """End it, and wait until it has; nothing happens where it has ended already."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait()
-
-
-if __name__ == "__main__":
-    main()
+    def kill(self) -> None:
+        """Kill the process; the run resumes from its last epoch another time."""
+        self.process.kill()

@@ -1,0 +1,308 @@
+"""The Ray engine: runs whose workers and whose node are killed end with the tables of runs that nobody disturbed.
+
+Two nodes on this machine; Ray stays in processes of its own, as its warnings are not this package's.
+"""
+
+import importlib.util
+import os
+import pickle
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from factories import same_tables, tiny_cvae, tiny_draw
+
+from wnrepro.custom import params
+from wnrepro.reproduce import cluster, work
+from wnrepro.reproduce.grid import Planned
+from wnrepro.reproduce.plan import plan
+from wnrepro.reproduce.work import Event, Job
+from wnrepro.settings import about
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+MARK = "WNREPRO_TEST_CLUSTER"  # in the environment of a cluster's processes: whose they are
+SECONDS = 300  # that a driver may take
+
+# A head and a node, one processor each; prints the address, kills the second node at "kill", ends with its input.
+NODES = """
+import sys
+from ray._private import utils
+from ray.cluster_utils import Cluster
+
+utils.write_ray_address = lambda *_: None  # `auto` on this machine is not for this cluster
+size = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False, "temp_dir": sys.argv[1]}
+cluster = Cluster(initialize_head=True, head_node_args=size)
+node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, temp_dir=sys.argv[1])
+print(cluster.address, flush=True)
+try:
+    for _ in sys.stdin:
+        cluster.remove_node(node, allow_graceful=False)
+        print("killed", flush=True)
+finally:
+    cluster.shutdown()
+"""
+
+# A driver; its arguments: results, the runs and a custom parameterization, pickled; the address and the mode.
+DRIVER = """
+import pickle, sys
+from pathlib import Path
+from wnrepro.custom import use
+from wnrepro.reproduce.cluster import Cluster
+from wnrepro.reproduce.drive import drive
+from wnrepro.reproduce.plan import plan
+
+(results, runs, source), address, mode = pickle.loads(bytes.fromhex(sys.argv[1])), sys.argv[2], sys.argv[3]
+use(source)
+engine = Cluster(address, "auto", 2, 1, bring_back=mode == "bring_back")
+if mode == "not_shared":
+    Path.touch = lambda *_, **__: None  # the nodes look for a file that is not there
+ended = set()
+
+def show(task, news):
+    print(news, task.state, task.reached, task.name, task.text, flush=True)
+    if mode == "end" and news == "epoch" and task.name not in ended:
+        ended.add(task.name)
+        engine.end(task.name)
+        task.state = "waiting"  # to resume later
+
+drive(plan(results, runs), engine, results, None, show)
+"""
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[Planned]:
+    """Three runs of some seconds; the last one's parameterization is in a file that the nodes do not load."""
+    (own,) = params([f"{Path(__file__).parents[2]}/examples/centred_weight_norm.py:CentredWeightNorm"])
+    each = [tiny_draw("wn", epochs=20), tiny_cvae("wn", epochs=20), tiny_draw(own, epochs=20)]
+    return [Planned(settings.name, "quick", settings) for settings in each]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(runs: list[Planned], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the runs, computed in this process."""
+    results, told = tmp_path_factory.mktemp("undisturbed"), list[Event]()
+    for run in runs:
+        work.work(Job(run, results, None, 1, "cpu"), told.append)
+    assert [event.outcome for event in told if event.outcome] == ["done"] * 3
+    return results
+
+
+class Nodes:
+    """A cluster on this machine."""
+
+    def __init__(self, process: subprocess.Popen[str], mark: str) -> None:
+        self.process, self.mark = process, mark
+        self.address = self.line()
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def kill_node(self) -> None:
+        """Kill the second node's processes, all of them."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("kill\n")
+        self.process.stdin.flush()
+        assert self.line() == "killed"
+
+    def workers(self) -> list[int]:
+        """The processes that compute runs."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                mine = f"{MARK}={self.mark}".encode() in (path / "environ").read_bytes()
+                if mine and b"wnrepro.reproduce.work" in (path / "cmdline").read_bytes():
+                    found.append(int(path.name))
+        return found
+
+
+def parent(process: int) -> int:
+    """The Ray worker of a run's process."""
+    return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """One cluster for these tests; the last of them kills its second node."""
+    folder = tempfile.mkdtemp(prefix="wn", dir="/tmp")  # a short path, for Ray's sockets
+    environment = os.environ | {MARK: folder, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", NODES, folder], text=True, env=environment, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield Nodes(process, folder)
+        finally:
+            process.stdin.close()
+            process.wait(30)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def drive(nodes: Nodes, runs: list[Planned], tmp_path: Path) -> Callable[..., list[str]]:
+    """drive(mode, heard) → what a driver in a process of its own prints, each line `heard` as it comes."""
+
+    def call(mode: str, heard: Callable[[str], None] = lambda _: None) -> list[str]:
+        given = pickle.dumps((tmp_path, runs, about(runs[2].settings.param).source)).hex()
+        command = [sys.executable, "-c", DRIVER, given, nodes.address, mode]
+        lines = []
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        ) as process:
+            too_late = threading.Timer(SECONDS, process.kill)
+            too_late.start()
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                print(lines[-1])
+                heard(lines[-1])
+            too_late.cancel()
+            assert process.wait() == 0
+        return lines
+
+    return call
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+def check_done(results: Path, undisturbed: Path, runs: list[Planned]) -> None:
+    for run, task in zip(runs, plan(results, runs), strict=True):
+        assert task.found.name == "done"
+        same_tables(task.there.folder, run.directory(undisturbed).folder)
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_results_folder_starts_no_run(
+    tmp_path: Path, drive: Callable[..., list[str]]
+) -> None:
+    ends = [line for line in drive("not_shared") if line.startswith("end")]
+    assert len(ends) == 3
+    assert all(line.startswith("end failed") and str(tmp_path) in line and "--bring-back" in line for line in ends)
+    assert not list(tmp_path.rglob("run.json"))
+
+
+@pytest.mark.slow
+def test_runs_that_are_ended_one_by_one_resume_without_a_change(
+    tmp_path: Path, drive: Callable[..., list[str]], runs: list[Planned], undisturbed: Path
+) -> None:
+    assert sum(line.startswith("start") for line in drive("end")) == 6
+    check_done(tmp_path, undisturbed, runs)
+
+
+@pytest.mark.slow
+def test_files_that_are_brought_back_resume_after_a_kill_without_a_change(
+    tmp_path: Path,
+    nodes: Nodes,
+    drive: Callable[..., list[str]],
+    runs: list[Planned],
+    undisturbed: Path,
+    dice: random.Random,
+) -> None:
+    """Kill every run's process, or its Ray worker, as soon as some epochs of one are back."""
+    blows = []
+
+    def heard(line: str) -> None:
+        news, _, epoch, name, *_ = line.split()
+        if news == "epoch" and int(epoch) >= 2 and not blows:
+            there = {path.name for path in (tmp_path / name).iterdir()}
+            assert {"config.json", "run.json", "checkpoint.pt", "metrics.csv"} <= there
+            for worker in nodes.workers():
+                blows.append(dice.choice([worker, parent(worker)]))
+                os.kill(blows[-1], signal.SIGKILL)
+
+    lines = drive("bring_back", heard)
+    assert any(line.startswith("retry") for line in lines)
+    assert any(line.startswith("start") and int(line.split()[2]) > 0 for line in lines)
+    check_done(tmp_path, undisturbed, runs)
+
+
+@pytest.mark.slow
+def test_runs_whose_node_and_workers_are_killed_resume_without_a_change(
+    tmp_path: Path,
+    nodes: Nodes,
+    drive: Callable[..., list[str]],
+    runs: list[Planned],
+    undisturbed: Path,
+    dice: random.Random,
+) -> None:
+    """Kill a node with all that is on it, then a run's process, then a Ray worker, at random moments."""
+    blows = [
+        nodes.kill_node,
+        lambda: os.kill(nodes.workers()[0], signal.SIGKILL),
+        lambda: os.kill(parent(nodes.workers()[0]), signal.SIGKILL),
+    ]
+    wait = dice.randint(1, 4)
+
+    def heard(line: str) -> None:
+        nonlocal wait
+        wait -= line.startswith("epoch")
+        time.sleep(dice.uniform(0, 0.1))
+        if wait <= 0 and blows and len(nodes.workers()) >= (2 if len(blows) == 3 else 1):  # the node has a run
+            blows.pop(0)()
+            wait = dice.randint(1, 4)
+
+    lines = drive("shared", heard)
+    assert not blows
+    assert sum(line.startswith("retry") for line in lines) >= 2  # a run may have ended under its blow
+    check_done(tmp_path, undisturbed, runs)
+    assert not list(tmp_path.glob(".cluster-*"))
+
+
+@pytest.mark.slow
+def test_an_address_where_no_cluster_answers_is_named(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "wnrepro", "reproduce", "draw", "--scale", "quick", "--results", str(tmp_path)]
+        done = subprocess.run([*command, "--engine", "ray", "--address", address], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert address in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_node_computes_the_job_as_it_is_and_sends_the_files_that_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FakeProcess:
+        def __init__(self, job: Job) -> None:
+            self.job, self.folder = job, job.run.directory(job.results).folder
+
+        def events(self) -> Iterator[Event]:
+            assert (self.folder / "config.json").read_bytes() == b"{}"
+            yield Event(0.5)
+            (self.folder / "metrics.csv").write_text("1")
+            (self.folder / "run.json").write_text(str(self.job.graphs))
+            yield Event(1, outcome="done")
+
+    monkeypatch.setattr(cluster, "Process", FakeProcess)
+    job = Job(Planned("draw", "quick", tiny_draw()), tmp_path, None, 1, graphs=False)
+    told = list(cluster.run_on_node(job, "", {"config.json": b"{}"}))
+    assert told == [({}, Event(0.5)), ({"metrics.csv": b"1", "run.json": b"False"}, Event(1, outcome="done"))]
+    assert list(told[1][0]) == ["metrics.csv", "run.json"]  # the order of writing
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x.csv", "/x.csv", "../../run.json", "a/b.csv", "checkpoint.pt/..", "./run.json", "x.csv/../../y.csv", "..csv"],
+)
+def test_what_a_node_brings_never_leaves_the_runs_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a" / "run").mkdir(parents=True)
+    cluster.write(tmp_path / "a" / "run", {name: b"0", "run.json": b"1"})
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "a" / "run" / "run.json"]

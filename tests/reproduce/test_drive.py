@@ -1,0 +1,257 @@
+"""The driver, with engines whose runs live as scripted on a clock of their own: order, retries, memory, budget."""
+
+import gc
+import io
+import random
+import subprocess
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from factories import FakeEngine, put_run, quick_run
+from rich.console import Console
+
+from wnrepro.errors import UserError
+from wnrepro.reproduce import drive as driving
+from wnrepro.reproduce import plan as planning
+from wnrepro.reproduce.board import Board
+from wnrepro.reproduce.drive import LOADING_SECONDS, TRIES, drive, seconds_of
+from wnrepro.reproduce.grid import Planned
+from wnrepro.reproduce.plan import Estimate, Task, plan
+from wnrepro.reproduce.work import Event
+
+GIGABYTE = 2**30
+Life = list[float | str]
+Use = Callable[[FakeEngine], FakeEngine]
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Use:
+    """use(engine) → the engine, by whose clock the driver goes."""
+
+    def by_its_clock(engine: FakeEngine) -> FakeEngine:
+        for module in (driving, planning):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: engine.clock))
+        return engine
+
+    return by_its_clock
+
+
+def seeds(number: int, **changes: object) -> list[Planned]:
+    return [quick_run(seed=seed, **changes) for seed in range(1, number + 1)]
+
+
+def epoch_by_epoch(
+    results: Path, runs: list[Planned], seconds: list[float], known: list[float | None], **how: float
+) -> tuple[FakeEngine, list[Task]]:
+    """An engine that takes so many seconds for an epoch of each run, and tasks that are estimated at `known`."""
+    tasks = plan(results, runs)
+    for task, each in zip(tasks, known, strict=True):
+        task.estimate = Estimate(each and each * task.run.settings.epochs)
+    lives: dict[str, list[Life]] = {task.name: [[*range(task.run.settings.epochs + 1), "done"]] for task in tasks}
+    times = {task.name: each for task, each in zip(tasks, seconds, strict=True)}
+    return FakeEngine(results, lives, jobs=int(how.pop("jobs", 2)), seconds=times, **how), tasks
+
+
+def test_runs_start_in_the_grids_order_as_far_as_there_is_room(tmp_path: Path, use: Use) -> None:
+    runs, lengths = seeds(7), [3, 1, 0, 4, 2, 1, 5]
+    put_run(tmp_path, runs[2])
+    tasks, news = plan(tmp_path, runs), []
+    names = [task.name for task in tasks]
+    lives: dict[str, list[Life]] = {
+        name: [[*range(1, length + 1), "done"]] for name, length in zip(names, lengths, strict=True)
+    }
+    engine = use(FakeEngine(tmp_path, lives, jobs=2))
+    drive(tasks, engine, tmp_path, None, lambda task, kind: news.append((task.name, kind)))
+    assert engine.started == names[:2] + names[3:]
+    assert engine.stopped
+    assert max(map(len, engine.together)) == 2
+    assert {task.state for task in tasks} == {"done"}
+    for name, length in zip(names, lengths, strict=True):
+        kinds = ["start", *["epoch"] * length, "end"] if name != names[2] else []
+        assert [kind for of, kind in news if of == name] == kinds
+
+
+def test_runs_side_by_side_fit_the_memory_and_one_too_large_runs_alone(tmp_path: Path, use: Use) -> None:
+    tasks = plan(tmp_path, seeds(6))
+    for task, size in zip(tasks, [5, None, 3, 20, 1, None], strict=True):
+        task.estimate = Estimate(memory_bytes=size and size * GIGABYTE)
+    needed = {task.name: task.estimate.memory_bytes or 4 * GIGABYTE for task in tasks}
+    lives: dict[str, list[Life]] = {name: [[1, 2, "done"]] for name in needed}
+    engine = use(FakeEngine(tmp_path, lives, jobs=3, memory=8 * GIGABYTE))
+    drive(tasks, engine, tmp_path, None, lambda *_: None)
+    assert all(len(names) == 1 or sum(map(needed.get, names)) <= 8 * GIGABYTE for names in engine.together)  # type: ignore[arg-type]
+    assert max(map(len, engine.together)) >= 2
+    assert {task.state for task in tasks} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("lives", "starts", "state"),
+    [
+        ([["diverged"]], 1, "diverged"),
+        ([["refused"]], 1, "failed"),
+        ([["lost"], ["failed"], ["done"]], 3, "done"),
+        ([["lost"], ["failed"], ["lost"], ["done"]], TRIES, "failed"),
+        ([[0.5, "lost"], [0.9, "lost"], [0.9, "lost"], ["done"]], TRIES, "failed"),
+        ([["lost"], ["lost"], [1, "lost"], ["lost"], ["lost"], [2, 3, "failed"], ["done"]], 7, "done"),
+        ([[1, 2, "lost"], ["failed"], ["failed"], [2, "failed"], ["done"]], 1 + TRIES, "failed"),
+        ([["held"]] * 5 + [["lost"], ["held"], ["lost"], ["lost"], ["done"]], 10, "done"),
+        ([["lost"], ["lost"], ["uncaptured"], ["lost"], ["failed"], ["done"]], 6, "done"),
+        ([["uncaptured"]] * 10, 1 + TRIES, "failed"),
+    ],
+)
+def test_a_run_is_tried_again_as_long_as_it_makes_progress(
+    tmp_path: Path, use: Use, lives: list[Life], starts: int, state: str
+) -> None:
+    first, *others = tasks = plan(tmp_path, seeds(3))
+    engine = use(FakeEngine(tmp_path, {first.name: [*lives], **{task.name: [[1, 2, "done"]] for task in others}}))
+    drive(tasks, engine, tmp_path, None, lambda *_: None)
+    assert (engine.started.count(first.name), first.state) == (starts, state)
+    assert [task.state for task in others] == ["done", "done"]  # nothing stops the others
+
+
+def test_a_run_resumes_without_graphs_once_one_could_not_be_captured(tmp_path: Path, use: Use) -> None:
+    (one, two), text = plan(tmp_path, seeds(2)), io.StringIO()
+    lives: list[Life] = [["lost"], [1, "uncaptured"], [2, "lost"], ["done"]]
+    engine = use(FakeEngine(tmp_path, {one.name: lives, two.name: [["failed"], ["done"]]}, jobs=2))
+    with Board(Console(file=text), [one, two], {}, quiet=False) as board:
+        drive([one, two], engine, tmp_path, None, board.show)
+    assert engine.graphs == {one.name: [True, True, False, False], two.name: [True, True]}
+    assert "it is uncaptured; resumes from epoch 1 of 10 without CUDA graphs (try 1)\n" in text.getvalue()
+    assert "it is failed; resumes from epoch 0 of 10 (try 2)\n" in text.getvalue()
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(
+    tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch, hold: Callable[[Path], subprocess.Popen[bytes]]
+) -> None:
+    runs = seeds(3)
+    holders = [hold(put_run(tmp_path, run, "running", epoch=1)) for run in runs[:2]]
+    tasks, news, looks = plan(tmp_path, runs), list[tuple[str, str]](), list[list[str]]()
+    engine = use(FakeEngine(tmp_path, {tasks[1].name: [[2, "done"]], tasks[2].name: [["done"]]}))
+    tell = engine.event
+
+    def event(timeout: float) -> tuple[str, Event] | None:
+        looks.append([task.state for task in tasks])
+        if looks[-1] == ["held", "held", "done"] and holders:  # one ends its run, the other dies
+            put_run(tmp_path, runs[0])
+            while holders:
+                holders[-1].kill()
+                holders.pop().wait()
+        return tell(timeout)
+
+    monkeypatch.setattr(engine, "event", event)
+    drive(tasks, engine, tmp_path, None, lambda task, kind: news.append((task.name, kind)))
+    assert not holders
+    assert engine.started == [tasks[2].name, tasks[1].name]
+    assert {task.state for task in tasks} == {"done"}
+    assert Counter(name for name, kind in news if kind == "held") == {tasks[0].name: 1, tasks[1].name: 1}
+
+
+def test_whatever_ends_the_driver_stops_the_engine(tmp_path: Path, use: Use) -> None:
+    tasks = plan(tmp_path, seeds(1))
+    engine = use(FakeEngine(tmp_path, {tasks[0].name: [[1, 2, "done"]]}))
+
+    def show(_: Task, kind: str) -> None:
+        if kind == "epoch":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(tasks, engine, tmp_path, None, show)
+    assert engine.stopped
+
+
+# ------------------------------------------------------------------------------- a budget of time
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("25m", 1500), ("8h", 28800), ("1h30m", 5400)])
+def test_budget_is_read_as_a_time(text: str, seconds: int) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "30", "30m1h", "0h0m", "1d", "99999999999h", "", "１h"])
+def test_budget_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=f"^--budget {text}: "):
+        seconds_of(text)
+
+
+def test_within_a_budget_runs_start_only_where_a_checkpoint_fits_and_stop_after_the_last_one(
+    tmp_path: Path, use: Use
+) -> None:
+    """Where every estimate is right: of random grids, whose runs are all of another size."""
+    dice, kinds, loading = random.Random(1), Counter[str](), 3.0
+    runs = [quick_run(width=width) for width in range(8, 16)]
+    for number in range(20):
+        seconds = [dice.uniform(0.5, 60) for _ in runs]
+        engine, tasks = epoch_by_epoch(tmp_path / str(number), runs, seconds, [*seconds], loading=loading)
+        deadline = dice.uniform(20, 200)
+        until = deadline - engine.stop_seconds
+        drive(tasks, use(engine), engine.results, None, lambda *_: None, deadline)
+        assert engine.stopped
+        assert not engine.living
+        assert engine.clock <= until + 0.2
+        kinds.update(task.state for task in tasks)
+        for task in tasks:
+            each, saved = engine.seconds[task.name], engine.saved.get(task.name, [])
+            assert bool(saved) == (task.name in engine.started)
+            assert all(clock <= until for clock in saved)
+            if task.state == "stopped":
+                assert engine.ended[task.name] == saved[-1]
+                assert saved[-1] + each > until
+            if task.state == "waiting":  # not even now
+                loads = loading if engine.saved else LOADING_SECONDS
+                assert task.name not in engine.started
+                assert engine.clock + loads + each > until
+    assert kinds["stopped"] > 10
+    assert kinds["waiting"] > 10
+    assert kinds["done"] > 3
+
+
+def test_times_of_this_command_count_before_an_estimate(tmp_path: Path, use: Use) -> None:
+    runs = [*seeds(3), quick_run(width=32)]
+    engine, tasks = epoch_by_epoch(tmp_path, runs, [40, 40, 40, 500], [1, 1, 1, None], jobs=1, loading=3.0)
+    drive(tasks, use(engine), tmp_path, None, lambda *_: None, deadline=3 + 40 * 2 + 30)
+    assert engine.started == [tasks[0].name, tasks[3].name]  # a time that nobody knows may be a short one
+    assert len(engine.saved[tasks[0].name]) == 2
+    assert engine.ended[tasks[0].name] == pytest.approx(83)
+    assert [task.state for task in tasks] == ["stopped", "waiting", "waiting", "running"]
+    assert engine.living.keys() == {tasks[3].name}
+    assert 111 <= engine.clock < 111.5
+
+
+def test_time_left_of_a_run_is_not_that_of_loading(tmp_path: Path, use: Use) -> None:
+    """Two runs of 20 epochs of 2 s, one of them with a wrong estimate, each after 30 s of loading."""
+    engine, tasks = epoch_by_epoch(tmp_path, seeds(2, epochs=20), [2.0, 2.0], [None, 3.0], loading=30.0)
+    use(engine)
+    said = []
+
+    def show(task: Task, news: str) -> None:
+        if news == "epoch":
+            said.append((task.seconds_left, 2.0 * (20 - task.reached)))
+
+    assert [task.seconds_left for task in tasks] == [None, 60.0]
+    drive(tasks, engine, tmp_path, None, show)
+    assert len(said) == 20 + 20
+    assert all(seconds == pytest.approx(true) for seconds, true in said)
+
+
+def test_driver_keeps_nothing_of_its_events(tmp_path: Path, use: Use, times: Callable[[int, int], int]) -> None:
+    parts = times(500, 50_000)
+    tasks, sizes = plan(tmp_path, seeds(1, epochs=5)), []
+    life: Life = [0.0]
+    for epoch in range(5):
+        life += [epoch + part / parts for part in range(1, parts)] + [epoch + 1]
+    engine = use(FakeEngine(tmp_path, {tasks[0].name: [[*life, "done"]]}))
+
+    def show(task: Task, news: str) -> None:
+        if news == "epoch":
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0])
+
+    tracemalloc.start()
+    drive(tasks, engine, tmp_path, None, show)
+    tracemalloc.stop()
+    assert len(sizes) == 5
+    assert sizes[3] <= sizes[1] + 20_000  # those of the first epoch are kept until its end

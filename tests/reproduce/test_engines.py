@@ -1,0 +1,131 @@
+"""Where runs are placed: shares of GPUs, one start at a time on each, threads."""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from factories import quick_run
+
+from wnrepro.errors import UserError
+from wnrepro.reproduce import engines
+from wnrepro.reproduce.engines import Local
+from wnrepro.reproduce.work import Event, Job
+
+GPUS = ["cuda:0", "cuda:1"]
+
+
+class FakeProcess:
+    """Stands for a run's process, which tells of progress at once, or when told to, and ends when told to."""
+
+    at_once = True
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.progress, self.over = job, threading.Event(), threading.Event()
+
+    def events(self) -> Iterator[Event]:
+        if not self.at_once:
+            self.progress.wait()
+        if not self.over.is_set():
+            yield Event(0.1)
+        self.over.wait()
+        yield Event(outcome="done")
+
+    def kill(self) -> None:
+        self.over.set()
+        self.progress.set()
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "Process", FakeProcess)
+
+
+def job(experiment: str) -> Job:
+    return Job(quick_run(experiment), Path("results"), None, 1)
+
+
+def wait_until_heard(engine: Local, *names: str) -> None:
+    end = time.monotonic() + 10
+    while not all(engine.running[name].heard for name in names):
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("jobs", [None, 5])
+def test_runs_share_gpus_by_what_each_takes_of_one(jobs: int | None) -> None:
+    dice, fullest = random.Random(1), Counter[str]()
+    per_gpu = {"cifar": 1, "cvae": 2, "draw": 3, "dqn": 4}
+    engine = Local(GPUS, jobs, per_gpu)
+    assert engine.side_by_side == {name: min(jobs or 8, 2 * count) for name, count in per_gpu.items()}
+    for number in range(200):
+        experiment = dice.choice(list(per_gpu))
+        if engine.place(experiment):
+            engine.start(f"{experiment} {number}", job(experiment))
+            wait_until_heard(engine, f"{experiment} {number}")
+        elif engine.running:
+            engine.end(dice.choice(list(engine.running)))
+        used = dict.fromkeys(GPUS, 0.0)
+        for name, run in engine.running.items():
+            used[run.device] += 1 / per_gpu[name.split()[0]]
+        for device in GPUS:
+            assert used[device] < 1 + 1e-9
+            fullest[device] = max(fullest[device], sum(run.device == device for run in engine.running.values()))
+        for name, count in per_gpu.items():
+            room = min(used.values()) + 1 / count < 1 + 1e-9 and len(engine.running) < (jobs or 8)
+            assert bool(engine.place(name)) == room
+    engine.stop()
+    assert not engine.running
+    assert min(fullest.values()) >= (3 if jobs is None else 2)
+
+
+def test_a_run_on_a_gpu_starts_when_the_one_before_it_has_told_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeProcess, "at_once", False)
+    engine = Local(GPUS, None, {"draw": 4})
+    engine.start("first", job("draw"))
+    engine.start("second", job("draw"))
+    assert {name: run.device for name, run in engine.running.items()} == {"first": "cuda:0", "second": "cuda:1"}
+    assert engine.place("draw") is None
+    engine.running["second"].worker.progress.set()  # type: ignore[attr-defined]
+    wait_until_heard(engine, "second")
+    engine.start("third", job("draw"))
+    assert engine.running["third"].device == "cuda:1"
+    assert engine.place("draw") is None
+    engine.end("first")  # without a word of progress
+    assert engine.place("draw") == "cuda:0"
+    engine.stop()
+    assert not engine.running
+
+
+def test_events_of_a_run_that_was_ended_are_dropped() -> None:
+    engine = Local(["cpu"], 3, {})
+    for name in ("first", "second", "third"):  # on a CPU none waits for another
+        engine.start(name, job("draw"))
+    assert engine.place("draw") is None
+    wait_until_heard(engine, "first", "second", "third")
+    engine.end("first")
+    engine.start("first", job("draw"))
+    wait_until_heard(engine, "first")
+    told = [engine.event(0.01) for _ in range(5)]
+    assert Counter(one[0] for one in told if one) == {"first": 1, "second": 1, "third": 1}
+    assert not any(one[1].outcome for one in told if one)
+    engine.stop()
+
+
+@pytest.mark.parametrize(("given", "threads"), [("", 1), ("3", 3), ("2,4", 2)])
+def test_runs_on_a_cpu_have_one_thread_or_those_of_omp_num_threads(
+    monkeypatch: pytest.MonkeyPatch, given: str, threads: int
+) -> None:
+    monkeypatch.setattr(engines, "cores", lambda: 64)
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert {Local(["cpu"], jobs, {}).threads for jobs in (None, 1, 3, 8)} == {threads}
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "1e3", "9" * 5000, "²"])
+def test_omp_num_threads_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    with pytest.raises(UserError, match="OMP_NUM_THREADS"):
+        Local(["cpu"], 1, {})

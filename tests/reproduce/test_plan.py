@@ -1,0 +1,190 @@
+"""The plan: what of the grid is done, what its runs take, how many share a GPU, what its claims can come to."""
+
+import itertools
+import json
+import random
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import HERE, put_run, quick_run
+
+from wnrepro.errors import UserError
+from wnrepro.report.claims.claim import Claim, Power
+from wnrepro.report.stats import look
+from wnrepro.reproduce.board import summary
+from wnrepro.reproduce.grid import Planned, planned
+from wnrepro.reproduce.plan import (
+    CONTEXT_BYTES,
+    UNKNOWN,
+    Estimate,
+    Measured,
+    Task,
+    as_json,
+    estimate,
+    estimate_all,
+    measured,
+    packing,
+    plan,
+    promises,
+    totals,
+)
+from wnrepro.runs.directory import PUBLISHED
+from wnrepro.settings import SETTINGS
+
+
+def put_bench(results: Path, name: str = "one", device: str = HERE, **figures: Any) -> None:
+    path = results / "bench" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"device_name": device, **figures}))
+
+
+def estimated(results: Path, *runs: Planned, device: str = HERE) -> list[Task]:
+    tasks = plan(results, runs)
+    estimate_all(tasks, results, device)
+    return tasks
+
+
+def test_plan_tells_the_state_of_every_run(tmp_path: Path, hold: Callable[[Path], subprocess.Popen[bytes]]) -> None:
+    names = ["missing", "stopped", "failed", "done", "diverged", "running", "starting"]
+    runs = {name: quick_run(seed=seed) for seed, name in enumerate(names)}
+    put_run(tmp_path, runs["stopped"], "running", epoch=3)
+    put_run(tmp_path, runs["failed"], "failed", epoch=2, message="MemoryError: no more")
+    put_run(tmp_path, runs["done"])
+    put_run(tmp_path, runs["diverged"], "diverged", epoch=4)
+    holder = hold(put_run(tmp_path, runs["running"], "running", epoch=5))
+    hold(runs["starting"].directory(tmp_path).folder)  # before its first file
+    found = [task.found for task in plan(tmp_path, [*runs.values()])]
+    assert [state.name for state in found] == [*names[:-1], "running"]
+    assert [state.epoch for state in found] == [0, 3, 2, 10, 4, 5, 0]
+    assert found[2].message == "MemoryError: no more"
+    holder.kill()
+    holder.wait()
+    assert plan(tmp_path, [runs["running"]])[0].found.name == "stopped"  # a dead process holds nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [("config.json", '"hash": "', '"hash": "other'), ("run.json", '"epoch": 10,', '"epoch": 11,')],
+)
+def test_damaged_files_of_a_run_are_refused(tmp_path: Path, name: str, old: str, new: str) -> None:
+    path = put_run(tmp_path, quick_run()) / name
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match=name):
+        plan(tmp_path, [quick_run()])
+
+
+def test_estimate_is_from_what_is_most_alike() -> None:
+    kinds = itertools.product(("normal", "wn"), ("A processor, 9 threads", HERE), ("bench", "run"))  # the best at last
+    known = [
+        Measured(quick_run(param=param), device, float(number), number, source)
+        for number, (param, device, source) in enumerate(kinds, start=1)
+    ]
+    for most in range(len(known), 0, -1):
+        found = estimate(quick_run(seed=9), HERE, random.sample(known[:most], most))
+        assert (found.seconds, found.source) == (most * 10 * 1500, f"1 {known[most - 1].source}")
+    assert estimate(quick_run(), HERE, known).memory_bytes == 8
+    for other in (quick_run(width=32), quick_run(batch_size=50), quick_run(precision="bf16"), quick_run("draw")):
+        assert estimate(other, HERE, known) == UNKNOWN
+
+
+def test_estimates_are_from_runs_and_benchmarks_of_this_processor(tmp_path: Path) -> None:
+    put_run(tmp_path, quick_run(), seconds=150.0, peak_memory_bytes=3 * 10**9)  # 0.01 s an example
+    for seed in (2, 7):
+        put_run(tmp_path, quick_run(seed=seed), "running", epoch=5, seconds=75.0)
+    put_run(tmp_path, quick_run(seed=8), "failed", epoch=0, seconds=0.0)
+    put_run(tmp_path, quick_run("draw", seed=3), device_name="Another processor, 2 threads")
+    put_run(tmp_path, quick_run(seed=6), seconds="long")
+    put_run(tmp_path, quick_run(seed=10), device_name=None)
+    (put_run(tmp_path, quick_run(seed=4)) / "run.json").write_text("{")
+    (put_run(tmp_path, quick_run(seed=5)) / "config.json").write_text("[]")
+    figures = {"seconds": {"normal": [0.1, 9.0, 0.2], "wn": [0.1], "plain wn": [5.0], "wn, learning": [7.0]}}
+    figures |= {"device": "cpu", "replay_memory": {"on": "cpu", "peak_bytes": 7}}
+    put_bench(tmp_path, "one", "A processor, 4 threads", dqn=figures)
+    put_bench(tmp_path, "other", "Another processor, 4 threads", dqn=figures)
+    put_bench(tmp_path, "third", dqn={"seconds": {"wn": "slow"}}, cifar=None)
+    (tmp_path / "bench/damaged.json").write_text("nothing")
+    assert Counter(one.source for one in measured(tmp_path, HERE)) == {"run": 3, "bench": 2}
+
+    runs = [quick_run(seed=2), quick_run(train_examples=3000, seed=2), quick_run("draw"), planned("paper", ["dqn"])[0]]
+    assert runs[3].settings.param == "normal"
+    tasks = estimated(tmp_path, *runs)
+    assert [task.estimate.source for task in tasks] == ["3 runs", "3 runs", "", "1 bench"]
+    assert [task.seconds_left for task in tasks] == pytest.approx([75.0, 300.0, None, 0.2 / 4 * 200 * 250_000])
+    assert [task.estimate.memory_bytes for task in tasks] == [3 * 10**9, 3 * 10**9, None, 7]
+    assert {task.estimate for task in estimated(tmp_path, *runs, device="A third one, 2 threads")} == {UNKNOWN}
+
+    tasks = estimated(tmp_path, quick_run(), *runs)
+    two = dict.fromkeys(SETTINGS, 2)
+    sums, content = totals(tasks, two), json.loads(as_json(tasks, [], two, "quick"))
+    assert content | sums == content and content["scale"] == "quick"
+    assert (sums["runs"], sums["done"], sums["stopped"], sums["missing"]) == (5, 1, 1, 3)
+    known = [row["seconds_left"] for row in content["grid"] if row["seconds_left"] is not None]
+    assert len(known) == 1 + sums["hours_left_known_for"] == 4 and known[0] == 0
+    assert sums["hours_left"] == pytest.approx(sum(known) / 3600, abs=1e-3)
+    assert sums["side_by_side"] == {"cifar": 2, "draw": 2, "dqn": 2}
+    hours = (sum(known) - known[-1]) / 2 / 3600 + known[-1] / 3 / 3600
+    assert totals(tasks, two | {"dqn": 8})["hours_left_side_by_side"] == pytest.approx(hours, abs=1e-3)
+    text = summary(tasks, two | {"dqn": 8})
+    assert all(part in text for part in ("1 done, 1 stopped, 3 missing", "2 to 8", "3 of 4", "3.0 GB"))
+
+
+def test_estimates_are_from_published_runs_and_benchmarks_too(tmp_path: Path) -> None:
+    run, published = quick_run(seed=2), tmp_path / PUBLISHED
+    put_run(published, quick_run(), seconds=150.0)
+    put_bench(published, cifar={"side_by_side": {"1": 10, "2": 20}})
+    (task,) = estimated(tmp_path, run)
+    assert (task.found.name, task.estimate.source, task.seconds_left) == ("missing", "1 run", 150.0)
+    assert packing([task], tmp_path, HERE, 10**12) == {"cifar": 2}
+    put_bench(tmp_path, cifar={"side_by_side": {"1": 10, "2": 10}})
+    assert packing([task], tmp_path, HERE, 10**12) == {"cifar": 1}  # one's own counts for more
+    put_run(tmp_path, quick_run(seed=3), seconds=50.0)
+    assert estimated(tmp_path, run)[0].seconds_left == 100.0  # the median of both
+
+
+@pytest.mark.parametrize(("device", "memory"), [("cpu", {5, 7}), ("cuda", {5, None})])
+def test_memory_of_a_benchmark_is_its_own_and_of_dqn_that_with_the_whole_replay(
+    tmp_path: Path, device: str, memory: set[int | None]
+) -> None:
+    figures = {"seconds": {"wn": [1.0]}, "memory": {"wn": 5}, "device": device}
+    put_bench(tmp_path, draw=figures, dqn=figures | {"replay_memory": {"on": "cpu", "peak_bytes": 7}})
+    assert {one.memory_bytes for one in measured(tmp_path, HERE)} == memory
+
+
+def test_as_many_runs_share_a_gpu_as_were_fastest_together_and_fit_its_memory(tmp_path: Path) -> None:
+    draw = {"side_by_side": {"1": 10, "2": 19, "4": 30, "8": 30.5}}
+    figures = {"cifar": {"side_by_side": {"1": 90, "2": 94, "4": 93}}, "draw": draw, "dqn": {"side_by_side": "many"}}
+    put_bench(tmp_path, "one", "A GPU", cvae={"seconds": {}}, **figures)
+    put_bench(tmp_path, "other", "Another GPU", cvae=draw)
+    tasks = plan(tmp_path, planned("quick"))
+    assert packing(tasks, tmp_path, "A GPU", 10**10) == {"cifar": 1, "cvae": 1, "draw": 4, "dqn": 1}
+    tasks = [task for task in tasks if task.run.experiment == "draw"]
+    tasks[1].estimate = Estimate(memory_bytes=10**9)
+    each = 10**9 + CONTEXT_BYTES
+    shared = [packing(tasks, tmp_path, "A GPU", size) for size in (9 * each, 4 * each, 4 * each - 1, each, 1)]
+    assert shared == [{"draw": count} for count in (4, 4, 3, 1, 1)]
+
+
+def test_plan_promises_the_power_of_the_claims_that_its_runs_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def power(claim: Claim, n: int) -> Power | None:
+        return None if claim.id == "C3" else Power(look(n), 0.805, 0.01, 0.0213, 0.2, "0.4 [points]", 8)
+
+    monkeypatch.setattr(Claim, "power", power)
+    tasks = plan(tmp_path, planned("paper", ["draw", "cvae"]))
+    found = [(claim, number, power.n) for claim, number, power in promises(tasks, "paper")]
+    assert found == [("C9a", 3, 3), ("C9b", 5, 5), ("C10a", 5, 5), ("C10b", 5, 5), ("C16a", 3, 3)]
+    assert json.loads(as_json(tasks, promises(tasks, "paper"), {}, "paper"))["claims"][3] == {
+        "claim": "C10b",
+        "seeds": 5,
+        "look": 5,
+        "smallest_difference": "0.4 [points]",
+        "reproduced_if_the_paper_is_true": 0.805,
+        "reproduced_if_there_is_no_effect": 0.0213,
+        "seeds_for_80_percent": 8,
+    }
+    assert promises(plan(tmp_path, planned("quick", ["draw"])), "quick") == []  # no claim is judged there
