@@ -58,22 +58,18 @@ def diagnose(data_dir: Path | None, results_dir: Path) -> list[Finding]:
     ]
 
 
-def unmet(package: str) -> Iterator[str]:
-    """The requirements of an installed package that are not met, such as `torch>=2.11 (2.9)`."""
+def unmet(package: str) -> Iterator[tuple[str, str]]:
+    """The requirements of an installed package that are not met, and what is found: `torch>=2.11`, `2.9`."""
     for line in importlib.metadata.requires(package) or ():
         requirement = Requirement(line)
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            version = "not installed"
-        if version == "not installed" or not requirement.specifier.contains(version, prereleases=True):
-            yield f"{requirement.name}{requirement.specifier} ({version})"
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            installed = {found.version for found in importlib.metadata.distributions(name=requirement.name)}
+            if not any(requirement.specifier.contains(version, prereleases=True) for version in installed):
+                yield f"{requirement.name}{requirement.specifier}", ", ".join(installed) or "not installed"
 
 
 def packages(package: str) -> Finding:
-    """Whether a package is installed with the versions that it asks for."""
+    """Whether a package is installed with the versions that it requires."""
     name = f"{package}'s packages"
     try:
         version, wrong = importlib.metadata.version(package), list(unmet(package))
@@ -82,11 +78,10 @@ def packages(package: str) -> Finding:
         return Finding(name, "problem", f"{package} is not installed", costs, mend)
     if not wrong:
         return Finding(name, "ok", f"{package} {version}, and what it needs")
-    required = " ".join(f"'{requirement.split(' (')[0]}'" for requirement in wrong)
+    detail = f"{package} needs {', '.join(f'{requirement} ({found})' for requirement, found in wrong)}"
+    required = " ".join(f"'{requirement}'" for requirement, _ in wrong)
     mend = f"`pip install --upgrade {required}` (torch and torchvision always together)"
-    return Finding(
-        name, "problem", f"{package} needs {', '.join(wrong)}", "commands that use them fail or differ", mend
-    )
+    return Finding(name, "problem", detail, "commands that use them fail or differ", mend)
 
 
 def torch_build() -> Finding:
