@@ -200,18 +200,3 @@ def test_files_for_print(read: Results) -> None:
     assert pdf.startswith(b"%PDF-") and pdf.rstrip().endswith(b"%%EOF") and b"CreationDate" not in pdf
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf  # text that can be selected and edited
     assert matplotlib.rcParams["font.family"] == ["DejaVu Sans"]
-
-
-def test_panels_are_the_same_twice(read: Results) -> None:
-    first, second = (panels(curves("kl_steps", read)) for _ in (1, 2))
-    assert first == second
-    keys = [[canvas.key_svg(key, "k") for key in curves("kl_steps", read).keys] for _ in (1, 2)]
-    assert keys[0] == keys[1]
-
-
-def test_sizes_and_places_of_sheets() -> None:
-    assert Sheet(["a"]).width == 3.3 and {Sheet([*"abcd"][:n]).width for n in (2, 3, 4)} == {6.8}
-    assert Sheet(["a"], columns=2).width == 6.8 and Sheet(["a", "b"], columns=1).width == 6.8
-    whole, split = Sheet(["a", "b", "c"]), Sheet(["a", "b", "c"], split=True)
-    assert len(whole.figures) == 1 and len(split.figures) == 3
-    assert [*whole.places] == [*split.places] == ["a", "b", "c"]
