@@ -2,21 +2,20 @@
 
 import contextlib
 import csv
-import functools
 import io
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from wnrepro.errors import UserError
 from wnrepro.runs.directory import read_text
-from wnrepro.settings import NAME, PRECISIONS, SCALE_NAMES, SETTINGS, printable
+from wnrepro.settings import NAME, SETTINGS, printable
 
 DEEPEST, LONGEST_NAME, LONGEST_TEXT = 8, 100, 2000  # of JSON
 LARGEST, LARGEST_INT = 1e40, 2**53  # numbers: float32 ends at 3.4e38
@@ -48,7 +47,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 class Content(BaseModel):
-    """A JSON object: strictly typed; null is as good as missing; unknown entries of other versions are kept."""
+    """A JSON object, strictly typed: null is as good as missing, and unknown entries of other versions are kept."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -61,17 +60,6 @@ class Content(BaseModel):
         return {name: value for name, value in content.items() if value is not None or name not in known}
 
 
-def one_of(choices: Any) -> AfterValidator:
-    """A validator of one of these texts."""
-
-    def check(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"none of {', '.join(choices)}")
-        return text
-
-    return AfterValidator(check)
-
-
 def _amount(value: Any) -> Any:
     if type(value) not in (int, float) or not 0 <= value < math.inf:
         raise ValueError("no finite number from 0 on")
@@ -80,8 +68,6 @@ def _amount(value: Any) -> Any:
 
 Amount = Annotated[float, PlainValidator(_amount)]
 Rate = Annotated[float, Field(ge=1e-30, allow_inf_nan=False)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Precision = Annotated[str, one_of(PRECISIONS)]
 
 
 class GitState(Content):
@@ -108,9 +94,9 @@ class Facts(Content):
 
 
 class RunRecord(Provenance):
-    """The content of run.json; the defaults are those of a run without one."""
+    """The content of run.json."""
 
-    status: Annotated[str, one_of(("running", "done", "diverged", "failed"))]
+    status: Literal["running", "done", "diverged", "failed"]
     epoch: int
     message: str = ""
     config_hash: str | None = None
@@ -136,14 +122,14 @@ class Parameterization(Content):
     class_name: str = Field(alias="class")
     label: str
     lr: Rate | None = None
-    sha256: Sha256
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class RunConfig(Content):
     """The content of config.json."""
 
-    experiment: Annotated[str, one_of(SETTINGS)]
-    scale: Annotated[str, one_of(SCALE_NAMES)]
+    experiment: str
+    scale: Literal["paper", "short", "quick"]
     settings: RunSettings
     parameterization: Parameterization | None = None
     hash: str
@@ -154,12 +140,6 @@ class Ratio(Content):
     low: Amount
     high: Amount
     n: int
-
-    @model_validator(mode="after")
-    def _in_order(self) -> "Ratio":
-        if not 0 < self.low <= self.median <= self.high:
-            raise ValueError("the median lies outside its interval, or the interval is not above 0")
-        return self
 
 
 class Work(Content):
@@ -174,21 +154,20 @@ class Work(Content):
 class StepTimes(Provenance):
     """One experiment's figures in a benchmark."""
 
-    precision: Precision = PRECISIONS[0]
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     ratios: dict[str, Ratio]
     memory: dict[str, Any] = {}
     work: dict[str, Work] = {}
 
     @model_validator(mode="after")
-    def _memory(self) -> "StepTimes":
-        if missing := {whose(name) for name in self.work if type(self.memory.get(whose(name))) is not int}:
-            raise ValueError(f"no memory of {min(missing)}")
+    def _consistent(self) -> "StepTimes":
+        for name, ratio in self.ratios.items():
+            if not 0 < ratio.low <= ratio.median <= ratio.high:
+                raise ValueError(f"the median of {name} lies outside its interval, or the interval is not above 0")
+        for name in self.work:
+            if type(self.memory.get(whose(name))) is not int:
+                raise ValueError(f"no memory of {whose(name)}")
         return self
-
-
-def whose(entry: str) -> str:
-    """The contender of a figure: `wn` of `wn, learning`."""
-    return entry.split(", ")[0]
 
 
 class Benchmark(Content):
@@ -209,8 +188,13 @@ class Benchmark(Content):
 Model = TypeVar("Model", bound=Content)
 
 
+def whose(entry: str) -> str:
+    """The contender of a figure: `wn` of `wn, learning`."""
+    return entry.split(", ")[0]
+
+
 def read_json(path: Path, model: type[Model]) -> tuple[Model, dict[str, Any]]:
-    """A JSON file's content as the model has it, with printable texts; and as it is."""
+    """A JSON file's content as the model has it, with printable texts; and unchanged."""
     with naming(path):
         try:
             raw = json.loads(read_text(path))
@@ -220,7 +204,7 @@ def read_json(path: Path, model: type[Model]) -> tuple[Model, dict[str, Any]]:
 
 
 def clean(value: Any, depth: int = DEEPEST) -> Any:
-    """A copy of a JSON value with its texts printable and cut. Raises ValueError for what no run writes."""
+    """A copy of a JSON value with its texts printable and cut. Raises ValueError beyond the bounds."""
     if isinstance(value, dict | list) and not depth:
         raise ValueError("nested too deeply")
     if isinstance(value, dict):
@@ -241,45 +225,30 @@ def read_table(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFram
 
     later: columns that files of earlier versions lack; there they are nan.
     """
+    every = [*columns, *later]
     try:
         text = read_text(path)
     except FileNotFoundError:
-        return _empty(columns + later)
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    if not lines:
-        return _empty(columns + later)
+        text = ""
+    lines = text[: text.rfind("\n") + 1].splitlines() or [",".join(every)]
     header = lines[0].split(",")
     with naming(path):
-        for number, line in enumerate(lines, start=1):
-            if line.count(",") != len(header) - 1:
-                raise ValueError(f"line {number} has not the header's {len(header)} fields")
-        for name in columns + later:
-            if header.count(name) != 1 and (name in columns or name in header):
+        if any(line.count(",") != len(header) - 1 for line in lines):
+            raise ValueError(f"a line has not the header's {len(header)} fields")
+        for name in every:
+            if header.count(name) != 1 and not (name in later and name not in header):
                 raise ValueError(f"not one column {name}")
-        table = _parsed("\n".join(lines), [name for name in columns + later if name in header])
-        if len(table) != len(lines) - 1:
-            raise ValueError("lines that are empty")
-        for name in table.columns.tolist():
-            values = table[name]
-            low, high = INTEGERS.get(name, (0, 1) if name in FRACTIONS else (-LARGEST, LARGEST))
+        content = io.StringIO("\n".join(lines))
+        table = pd.read_csv(content, dtype=object, na_filter=False, quoting=csv.QUOTE_NONE).reindex(columns=every)
+        for name in every:
             if name == "layer":
-                if values.nunique() > MOST_LAYERS:
+                table[name] = table[name].map(lambda text: printable(text, LONGEST_NAME)).astype(str)
+                if table[name].nunique() > MOST_LAYERS:
                     raise ValueError(f"more than {MOST_LAYERS} layers")
-            elif not (values.between(low, high) | values.isna() | (np.isinf(values) & (name not in FRACTIONS))).all():
+                continue
+            # Python's own numbers: pandas' reader rounds in some versions.
+            values = table[name] = table[name].astype(np.int64 if name in INTEGERS else np.float64)
+            low, high = INTEGERS.get(name, (0, 1) if name in FRACTIONS else (-LARGEST, LARGEST))
+            if not (values.between(low, high) | values.isna() | (np.isinf(values) & (name not in FRACTIONS))).all():
                 raise ValueError(f"{name}: a number outside {low:g} to {high:g}")
-    for missing in set(later) - {*header}:
-        table[missing] = math.nan
-    return table[[*columns, *later]]
-
-
-@functools.cache
-def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
-    return _parsed(",".join(columns), [*columns])
-
-
-def _parsed(text: str, columns: list[str]) -> pd.DataFrame:
-    kinds = {name: str if name == "layer" else np.int64 if name in INTEGERS else np.float64 for name in columns}
-    table = pd.read_csv(io.StringIO(text), usecols=columns, dtype=object, na_filter=False, quoting=csv.QUOTE_NONE)
-    if "layer" in columns:
-        table["layer"] = table["layer"].map(lambda name: printable(name, LONGEST_NAME))
-    return table[columns].astype(kinds)  # of Python's numbers: pandas' own reader rounds in some versions
+    return table

@@ -27,7 +27,6 @@ from wnrepro.reading import Benchmark, Provenance, RunConfig, RunRecord, StepTim
 from wnrepro.runs.directory import FINISHED, PUBLISHED, read_text, sealed, variant
 from wnrepro.settings import NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
 
-MOST_RUNS, MOST_BENCHES = 1000, 200
 LONGEST_LABEL = 60  # of a parameterization
 CHOICES = {"precision": PRECISIONS, "binarization": ("larochelle", "seeded")}  # one is judged: the first with runs
 # The settings in which the variants of an experiment differ by design, or that change no number.
@@ -373,25 +372,19 @@ def _run_folders(results: Path, scale: str) -> list[Path]:
         if not results.is_dir():
             raise UserError(f"{results} is no folder: name the one that holds the runs with --results.")
         next(results.iterdir(), None)
-        configs = (results / scale).glob("*/*/seed-*/config.json")
-        folders = sorted(config.parent for config in itertools.islice(configs, MOST_RUNS + 1))
+        return sorted(config.parent for config in (results / scale).glob("*/*/seed-*/config.json"))
     except OSError as error:
         raise UserError(f"{results} cannot be read ({error.strerror}): check its permissions.") from error
-    if len(folders) > MOST_RUNS:
-        raise UserError(f"{results / scale} holds more than {MOST_RUNS} runs: move some of them to another folder.")
-    return folders
 
 
 def _run(top: Path, folder: Path) -> Run:
     name, path = folder.relative_to(top).as_posix(), folder / "config.json"
-    if not name.isprintable():
-        raise UserError(f"{printable(str(folder))}: no run has such a name; move it out of the results.")
     config, raw_config = read_json(path, RunConfig)
     with naming(path):
         place = _place(config, name)
     if place != f"{top.name}/{name}":
         raise UserError(
-            f"{path}: its folder is a copy, or was renamed, for its settings and seed are those of "
+            f"{printable(str(path))}: its folder is a copy, or was renamed, for its settings and seed are those of "
             f"{printable(place, 200)}; move it there, or remove it."
         )
     record, raw = RunRecord(status="running", epoch=0), dict[str, Any]()
@@ -425,6 +418,8 @@ def _place(config: RunConfig, name: str) -> str:
 
     Settings that this version lacks are appended if `name` has them: their defaults are not known.
     """
+    if config.experiment not in SETTINGS:
+        raise ValueError(f"`experiment` is none of {', '.join(SETTINGS)}")
     cls, given = SETTINGS[config.experiment], config.settings.model_dump()
     if (part := given.get(cls.part or "")) not in list(cls.models):
         raise ValueError(f"`{cls.part}` is none of {', '.join(map(str, cls.models))}")
@@ -516,12 +511,9 @@ def _problems(run: Run) -> Iterator[str]:
 
 def _benchmarks(results: Path) -> dict[str, dict[str, Any]]:
     """The files of results/bench that have ratios of an experiment's step times: device_name, and by experiment."""
-    paths = sorted(itertools.islice((results / "bench").glob("*.json"), MOST_BENCHES + 1))
-    if len(paths) > MOST_BENCHES:
-        raise UserError(f"{results / 'bench'} holds more than {MOST_BENCHES} benchmarks: move some of them elsewhere.")
     found: dict[str, dict[str, Any]] = {}
     names: dict[str, str] = {}
-    for path in paths:
+    for path in sorted((results / "bench").glob("*.json")):
         if not path.name.isprintable():
             raise UserError(f"{printable(str(path))}: no benchmark has such a name; give it another.")
         bench, raw = read_json(path, Benchmark)

@@ -185,12 +185,6 @@ class RunDirectory:
         self.lock_path = self.folder / "lock"
         self.lock = filelock.FileLock(self.lock_path, timeout=PATIENCE)
 
-    @property
-    def own(self) -> Path | None:
-        """The user's directory of the same run, where this is a published one."""
-        results = self.folder.parents[3]
-        return results.parent / self.folder.relative_to(results) if results.name == PUBLISHED else None
-
     def record(self) -> dict[str, Any] | None:
         """The content of run.json, or None without one. UserError if it or config.json is damaged or another run's."""
         path = self.folder / "config.json"
@@ -247,11 +241,10 @@ class RunDirectory:
 
     def holder(self) -> str:
         """The process that holds the lock, for messages."""
-        with contextlib.suppress(UserError):
-            about = read_json(self.lock_path) or {}
-            words = " ".join(str(about.get(name)) for name in ("pid", "host", "since"))
-            if found := re.fullmatch(r"(\d{1,19}) ([\w.-]{1,255}) ([\d:TZ-]{1,30})", words, re.ASCII):
-                return "process {} on {}, since {},".format(*found.groups())
+        with contextlib.suppress(UserError, FileNotFoundError):
+            text = read_text(self.lock_path).strip()
+            if re.fullmatch(r"process \d{1,19} on [\w.-]{1,255}, since [\d:TZ-]{1,30},", text, re.ASCII):
+                return text
         return "another process"
 
     def __enter__(self) -> Self:
@@ -264,8 +257,7 @@ class RunDirectory:
                 raise UserError(f"{self.lock_path}: is no file; move it away")
             self.lock.acquire()
             try:
-                about = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
-                self.lock_path.write_text(json.dumps(about) + "\n")
+                self.lock_path.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {now()},\n")
                 for part in self.folder.glob(".*.part"):  # of a process that was killed
                     part.unlink(missing_ok=True)
             except OSError:

@@ -188,10 +188,9 @@ class Run(RunDirectory):
         path = self.folder / "metrics.csv"
         rows = len(read_text(path).splitlines()) - 1 if path.exists() else 0
         if rows > 1 or (record and record["epoch"]):
-            other = f"train it as {self.own}" if self.own else "start over with --fresh"
             raise UserError(
                 f"{self.folder}: has epochs behind it, but no checkpoint to resume from (checkpoints are not "
-                f"committed); put its checkpoint.pt there, or {other}"
+                "committed); put its checkpoint.pt there, give another --results, or start over with --fresh"
             )
 
     def load_state(self, experiment: Experiment, checkpoint: dict[str, Any]) -> None:
@@ -221,10 +220,7 @@ class Run(RunDirectory):
         except Damaged as error:
             raise UserError(f"{error}; put a good copy there, or train the run again with --fresh") from error
         if checkpoint is None:
-            raise UserError(
-                f"{self.folder}: has no checkpoint.pt (checkpoints are not committed); "
-                f"train {f'it as {self.own}' if self.own else 'the run here'} first"
-            )
+            raise UserError(f"{self.folder}: has no checkpoint.pt (they are not committed); train the run first")
         self.load_state(experiment, checkpoint)
 
 
