@@ -27,14 +27,14 @@ from wnrepro.options import (
     Json,
     ParamCode,
     PrecisionName,
-    Quiet,
+    ReproduceOptions,
     Results,
     RunFolder,
     RunOptions,
-    Scale,
     ScaleName,
     command_parameters,
     given_settings,
+    set_options,
 )
 from wnrepro.preflight import (
     check_choice,
@@ -85,11 +85,8 @@ def experiment_command(cls: type[Settings]) -> Callable[..., None]:
         planned = complete_settings(planned, given, on_gpu, options.data_dir, options.quiet or options.as_json)
         raise typer.Exit(run_all(cls, planned, options))
 
-    parameters = command_parameters(cls)
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__doc__ = cls.__doc__
-    return command
+    return set_options(command, command_parameters(cls))
 
 
 def add_experiments() -> None:
@@ -175,69 +172,14 @@ def confirm_removal(folders: list[str]) -> None:
 # ------------------------------------------------------------------------------- all experiments
 
 
-@app.command()
-def reproduce(
-    experiments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[EXPERIMENT]...",
-            help=f"of {', '.join(SETTINGS)}; a data set of cvae or a game of dqn; or a claim, table or figure, such as "
-            "C10, table2, figure1, for the runs behind it; default: all",
-        ),
-    ] = None,
-    scale: Scale = "paper",
-    plan: Annotated[bool, typer.Option("--plan", help="only print the state of every run and the time left")] = False,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="this machine, or a Ray cluster")] = "local",
-    address: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="of the Ray cluster's head")] = None,
-    bring_back: Annotated[
-        bool, typer.Option("--bring-back", help="with ray: copy results here after every epoch, as no folder is shared")
-    ] = False,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="runs side by side; default: as GPUs, or processors and 4 GB each, allow")
-    ] = None,
-    jobs_per_gpu: Annotated[
-        int | None,
-        typer.Option(min=1, help="default: the fastest number by `wnrepro bench` that fits its memory, or 1"),
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="finish within this time, such as 90s, 25m, 8h or 1h30m")
-    ] = None,
-    precision: Annotated[
-        PrecisionName | None,
-        typer.Option(help="of all runs; default: fp32, on a GPU that of each experiment's command"),
-    ] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(metavar=PARAM_FORMS, help="only these; a custom one has the runs of wn; default: the paper's"),
-    ] = None,
-    device: Device = "auto",
-    data_dir: DataDir = None,
-    results: Results = Path("results"),
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
+def reproduce(**given: Any) -> None:
     """Compute every run that the paper needs and that is not finished yet."""
-    from wnrepro.reproduce.command import Options, reproduce
+    from wnrepro.reproduce.command import reproduce
 
-    options = Options(
-        words=experiments or (),
-        scale=scale,
-        param=param or ["all"],
-        precision=precision,
-        plan=plan,
-        engine=engine,
-        address=address,
-        bring_back=bring_back,
-        jobs=jobs,
-        jobs_per_gpu=jobs_per_gpu,
-        budget=budget,
-        device=device,
-        data_dir=data_dir,
-        results=results,
-        quiet=quiet,
-        as_json=as_json,
-    )
-    raise typer.Exit(reproduce(options))
+    raise typer.Exit(reproduce(ReproduceOptions(**given)))
+
+
+app.command()(set_options(reproduce, inspect.signature(ReproduceOptions).parameters.values()))
 
 
 @app.command()

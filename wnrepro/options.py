@@ -4,14 +4,14 @@ import dataclasses
 import inspect
 import itertools
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from wnrepro.settings import ABOUT, PARAMS, SCALE_NAMES, Settings, option, scale_settings
+from wnrepro.settings import ABOUT, PARAMS, SCALE_NAMES, SETTINGS, Settings, option, scale_settings
 
 ScaleName = Literal["paper", "short", "quick"]
 PrecisionName = Literal["fp32", "tf32", "bf16"]
@@ -48,6 +48,62 @@ class RunOptions:
         int | None,
         typer.Option(min=1, metavar="K", help="also estimate log p(x) of the test images by K samples for each image"),
     ] = None
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """The options of the `reproduce` command."""
+
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[EXPERIMENT]...",
+            help=f"of {', '.join(SETTINGS)}; a data set of cvae or a game of dqn; or a claim, table or figure, such as "
+            "C10, table2, figure1, for the runs behind it; default: all",
+        ),
+    ] = None
+    scale: Scale = "paper"
+    plan: Annotated[bool, typer.Option("--plan", help="only print the state of every run and the time left")] = False
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="this machine, or a Ray cluster")] = "local"
+    address: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="of the Ray cluster's head")] = None
+    bring_back: Annotated[
+        bool, typer.Option("--bring-back", help="with ray: copy results here after every epoch, as no folder is shared")
+    ] = False
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="runs side by side; default: as GPUs, or processors and 4 GB each, allow")
+    ] = None
+    jobs_per_gpu: Annotated[
+        int | None,
+        typer.Option(min=1, help="default: the fastest number by `wnrepro bench` that fits its memory, or 1"),
+    ] = None
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="finish within this time, such as 90s, 25m, 8h or 1h30m")
+    ] = None
+    precision: Annotated[
+        PrecisionName | None,
+        typer.Option(help="of all runs; default: fp32, on a GPU that of each experiment's command"),
+    ] = None
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar=PARAM_FORMS, help="only these; a custom one has the runs of wn; default: the paper's"),
+    ] = None
+    device: Device = "auto"
+    data_dir: DataDir = None
+    results: Results = Path("results")
+    quiet: Quiet = False
+    as_json: Json = False
+
+    @property
+    def local(self) -> bool:
+        return self.engine == "local"
+
+
+def set_options(command: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> Callable[..., None]:
+    """Give a command that takes any keyword arguments these parameters, of which typer makes its options."""
+    signature = inspect.Signature(list(parameters))
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    return command
 
 
 def command_parameters(cls: type[Settings]) -> list[inspect.Parameter]:

@@ -6,7 +6,6 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from wnrepro import errors, mps
 from wnrepro.errors import UserError, complain
+from wnrepro.options import ReproduceOptions
 from wnrepro.preflight import (
     check_params,
     check_results,
@@ -32,52 +32,22 @@ if TYPE_CHECKING:
     from wnrepro.reproduce.engines import Engine
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options of the command."""
-
-    words: Sequence[str]
-    scale: str
-    param: Sequence[str]
-    precision: str | None
-    plan: bool
-    engine: str
-    address: str | None
-    bring_back: bool
-    jobs: int | None
-    jobs_per_gpu: int | None
-    budget: str | None
-    device: str
-    data_dir: Path | None
-    results: Path
-    quiet: bool
-    as_json: bool
-
-    @property
-    def local(self) -> bool:
-        return self.engine == "local"
-
-    def check(self) -> None:
-        """Raise UserError where these options make no sense, together or here."""
-        for option, given in (("--address", self.address), ("--bring-back", self.bring_back)):
-            if given and self.local:
-                raise UserError(f"{option}: needs --engine ray; add that, or leave it out")
-        if self.budget and self.plan:
-            raise UserError("--budget: --plan starts nothing; leave out one of the two")
-        check_results(self.results)
-
-
-def reproduce(options: Options) -> int:
+def reproduce(options: ReproduceOptions) -> int:
     """Compute the runs that the words name and are not there yet, or print the plan; return the exit code."""
     began = time.monotonic()
-    options.check()
+    for option, given in (("--address", options.address), ("--bring-back", options.bring_back)):
+        if given and options.local:
+            raise UserError(f"{option}: needs --engine ray; add that, or leave it out")
+    if options.budget and options.plan:
+        raise UserError("--budget: --plan starts nothing; leave out one of the two")
+    check_results(options.results)
     budget = math.inf if options.budget is None else seconds_of(options.budget)
     quiet = options.quiet or options.as_json
     console = Console(quiet=quiet)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    params = load_params(options.param)
+    params = load_params(options.param or ["all"])
     precision = {"precision": options.precision} if options.precision else {}
-    runs = planned(options.scale, options.words, params, **precision)
+    runs = planned(options.scale, options.words or (), params, **precision)
     with contextlib.ExitStack() as stack:  # whatever ends this ends what was started for the runs
         engine = None
         if not options.local and options.device == "auto" and not precision:  # the cluster chooses both
@@ -123,7 +93,7 @@ def reproduce(options: Options) -> int:
     return 1 if failed else 0
 
 
-def connect(options: Options, stack: contextlib.ExitStack) -> "Engine":
+def connect(options: ReproduceOptions, stack: contextlib.ExitStack) -> "Engine":
     """Connect to a Ray cluster, which `stack` will leave."""
     import_uninterrupted("torch")
     from wnrepro.reproduce.cluster import Cluster
@@ -134,7 +104,7 @@ def connect(options: Options, stack: contextlib.ExitStack) -> "Engine":
 
 
 def prepare(
-    options: Options,
+    options: ReproduceOptions,
     tasks: Sequence[Task],
     engine: "Engine | None",
     stack: contextlib.ExitStack,
