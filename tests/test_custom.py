@@ -1,32 +1,34 @@
-"""A parameterization of one's own: the examples in all four experiments, its code by content, and what is refused."""
+"""A parameterization of one's own: in all four experiments, its code by content, and what is refused."""
 
 import csv
 import dataclasses
 import functools
 import json
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from factories import make_pixels, tiny_cvae, tiny_dqn, tiny_draw
-from torch import nn
 
 from wnrepro import custom
-from wnrepro.cli import main
+from wnrepro.data.images import Images
 from wnrepro.errors import UserError
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae, Made
 from wnrepro.experiments.draw import Draw
 from wnrepro.optim import PolyakAverage
-from wnrepro.parameterization import Conv2d, Linear, Parameterized, data_dependent_init, fold, layers, updated
-from wnrepro.parameterization.norm import BN_EPSILON, CLASSES, along, unit_norm
+from wnrepro.parameterization import Conv2d, Linear, WeightNorm, data_dependent_init, fold, layers, updated
+from wnrepro.parameterization.norm import CLASSES
 from wnrepro.report import write_report
 from wnrepro.reproduce.grid import Planned, planned
 from wnrepro.reproduce.work import Job, Process
 from wnrepro.runs.run import Run, open_run
 from wnrepro.settings import ABOUT, PARAMS, Settings, about, scale_settings
+
+Command = Callable[..., tuple[int, str, str]]
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = {
@@ -74,7 +76,7 @@ MEAN = """    batch_statistics = ("mean",)
 
 
 @pytest.fixture
-def mine(tmp_path):
+def mine(tmp_path: Path) -> Callable[..., str]:
     """mine(body) → FILE.py:Mine, whose class has this body."""
 
     def write(body: str, name: str = "mine.py") -> str:
@@ -84,29 +86,17 @@ def mine(tmp_path):
     return write
 
 
+@pytest.fixture
+def load(mine: Callable[..., str]) -> Callable[[str], str]:
+    """load(body) → the name of a loaded class with this body."""
+    return lambda body: custom.params([mine(body)])[0]
+
+
 @pytest.fixture(autouse=True)
-def _loaded_is_forgotten():
-    """What a test has loaded is loaded anew by the next."""
+def _forget_loaded() -> Iterator[None]:
     yield
     for name in [name for name in ABOUT if name not in PARAMS]:
         del ABOUT[name]
-
-
-@pytest.fixture
-def wnrepro(monkeypatch, capsys):
-    """wnrepro(*words) → (exit code, printed, errors)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wnrepro", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert stop.value.code is None or isinstance(stop.value.code, int)
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return call
-
-
-# ------------------------------------------------------------------------------- in all four experiments
 
 
 def small(experiment: str, param: str, **changes: object) -> Settings:
@@ -119,13 +109,13 @@ def small(experiment: str, param: str, **changes: object) -> Settings:
     return {"cvae": tiny_cvae, "draw": tiny_draw}[experiment](param, **({"epochs": 2} | changes))
 
 
-def loader(experiment: str, settings: Settings, images):
+def loader(experiment: str, settings: Any, images: Images) -> Callable[[], Any]:
     device = torch.device("cpu")
     if experiment == "cifar":
         return lambda: Cifar(settings, images, device)
     if experiment == "dqn":
         return functools.partial(experiment_class("dqn").load, settings, None, device)
-    kind = {"cvae": Cvae, "draw": Draw}[experiment]
+    kind: Any = {"cvae": Cvae, "draw": Draw}[experiment]
     return lambda: kind(settings, make_pixels(getattr(settings, "dataset", "mnist")), device)
 
 
@@ -138,144 +128,113 @@ class Stop(Exception):
     """The end of a run's process, in the middle of it."""
 
 
+# --- training
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_the_examples_train_resume_and_report_in_all_four_experiments(example, images, tmp_path):
+@pytest.mark.parametrize(
+    ("experiment", "part"), [("cifar", {}), ("cvae", {}), ("cvae", {"dataset": "cifar10"}), ("draw", {}), ("dqn", {})]
+)
+def test_examples_train_resume_and_report(
+    example: str, experiment: str, part: dict[str, str], images: Images, tmp_path: Path
+) -> None:
     (param,) = custom.params([EXAMPLES[example]])
-    parts = [("cifar", {}), ("cvae", {}), ("cvae", {"dataset": "cifar10"}), ("draw", {}), ("dqn", {})]
-    for experiment, part in parts:
-        settings = small(experiment, param, **part)
-        load, told = loader(experiment, settings, images), 0
+    settings = small(experiment, param, **part)
+    make = loader(experiment, settings, images)
 
-        def stop(event: object) -> None:
-            nonlocal told
-            told += getattr(event, "metrics", None) is not None
-            if told == 1:
-                raise Stop
+    def stop(event: object) -> None:
+        if hasattr(event, "metrics"):
+            raise Stop
 
-        with Run(tmp_path / "whole", experiment, "quick", settings) as whole:
-            assert whole.execute(load)["status"] == "done"
-        with Run(tmp_path / "resumed", experiment, "quick", settings) as run:
-            with pytest.raises(Stop):
-                run.execute(load, stop)
-            record = run.execute(load)
-        assert record["status"] == "done" and record["resumed"][0]["from_epoch"] == 1
-        assert rows(run.folder) == rows(whole.folder) and len(rows(run.folder)) == 2
-        assert (run.folder / "parameterization.py").read_text() == Path(EXAMPLES[example].split(":")[0]).read_text()
-        assert run.folder.parent.name.count(param) == 1
-    text = write_report(tmp_path / "whole", "quick")[0].read_text()
-    assert about(param).label in text and "<script" not in text
+    with Run(tmp_path / "whole", experiment, "quick", settings) as whole:
+        assert whole.execute(make)["status"] == "done"
+    with Run(tmp_path / "resumed", experiment, "quick", settings) as run:
+        with pytest.raises(Stop):
+            run.execute(make, stop)
+        record = run.execute(make)
+    assert record["status"] == "done"
+    assert record["resumed"][0]["from_epoch"] == 1
+    assert rows(run.folder) == rows(whole.folder)
+    assert (run.folder / "parameterization.py").read_text() == Path(EXAMPLES[example].split(":")[0]).read_text()
+    assert about(param).label in write_report(tmp_path / "whole", "quick")[0].read_text()
 
 
-@pytest.mark.parametrize("body", [LAYER_NORM, SPECTRAL, MEAN], ids=["layer norm", "spectral norm", "mean-only"])
-def test_others_train_in_all_four_experiments(body, images, mine, tmp_path):
-    """State that moves after an update; an output that is not affine in t; running averages, of each time step."""
-    (param,) = custom.params([mine(body)])
-    for experiment in ("cifar", "cvae", "draw", "dqn"):
-        settings = small(experiment, param, epochs=1)
-        with Run(tmp_path, experiment, "quick", settings) as run:
-            assert run.execute(loader(experiment, settings, images))["status"] == "done"
-        (row,) = rows(run.folder)
-        assert all(float(value) == float(value) for value in row.values())
-        state = torch.load(run.folder / "checkpoint.pt", weights_only=True)
-        assert all(isinstance(value, torch.Tensor) for value in state["experiment"]["net"].values())
+OTHERS = {"layer norm": LAYER_NORM, "spectral norm": SPECTRAL, "mean-only": MEAN}
 
 
-def test_g_and_every_other_parameter_learn_in_draws_cells(mine):
-    """Also in the recurrent products, which no layer's forward computes where the parameterization is linear."""
-    (param,) = custom.params([mine(LAYER_NORM)])
-    experiment = Draw(tiny_draw(param), make_pixels("mnist"), torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("body", "experiment"),
+    [
+        pytest.param(body, experiment, marks=() if experiment == "draw" else pytest.mark.slow)
+        for body in OTHERS
+        for experiment in ("cifar", "cvae", "draw", "dqn")
+    ],
+)
+def test_others_train(body: str, experiment: str, images: Images, load: Callable[[str], str], tmp_path: Path) -> None:
+    """State that changes after an update; an output that is not affine in t; running averages of each time step."""
+    settings = small(experiment, load(OTHERS[body]), epochs=1)
+    with Run(tmp_path, experiment, "quick", settings) as run:
+        assert run.execute(loader(experiment, settings, images))["status"] == "done"
+    (row,) = rows(run.folder)
+    assert all(float(value) == float(value) for value in row.values())
+    state = torch.load(run.folder / "checkpoint.pt", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in state["experiment"]["net"].values())
+
+
+def test_every_parameter_learns_in_draw(load: Callable[[str], str]) -> None:
+    experiment = Draw(tiny_draw(load(LAYER_NORM)), make_pixels("mnist"), torch.device("cpu"))
     before = {name: p.detach().clone() for name, p in experiment.net.named_parameters()}
     experiment.step(torch.arange(20))
     assert all(not torch.equal(p, before[name]) for name, p in experiment.net.named_parameters())
 
 
-def test_dqns_policy_is_the_network_as_it_is(mine):
-    for body in (LAYER_NORM, SPECTRAL, MEAN):
-        (param,) = custom.params([mine(body)])
-        experiment = experiment_class("dqn")(tiny_dqn(param), torch.device("cpu"))
-        experiment.held_out = experiment.random_states(40)
-        experiment.initialize(experiment.held_out)
-        for _ in experiment.play(150, learn=False):
-            pass
-        experiment.agent_steps = 100
-        for _ in range(3):
-            experiment.update()
-        experiment.renew()
-        states = experiment.held_out[:5]
-        torch.testing.assert_close(experiment.policy(states), experiment.net.eval()(states), rtol=1e-4, atol=1e-4)
+@pytest.mark.slow
+@pytest.mark.parametrize("body", OTHERS)
+def test_policy_of_dqn_is_its_network(body: str, load: Callable[[str], str]) -> None:
+    experiment: Any = experiment_class("dqn")(tiny_dqn(load(OTHERS[body])), torch.device("cpu"))
+    experiment.held_out = experiment.random_states(40)
+    experiment.initialize(experiment.held_out)
+    for _ in experiment.play(150, learn=False):
+        pass
+    experiment.agent_steps = 100
+    for _ in range(3):
+        experiment.update()
+    experiment.renew()
+    states = experiment.held_out[:5]
+    torch.testing.assert_close(experiment.policy(states), experiment.net.eval()(states), rtol=1e-4, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------- its code
-
-
-def test_code_goes_to_another_process_by_content(mine, tmp_path):
-    text = mine(MEAN)
-    (param,) = custom.params([text])
-    settings = small("draw", param, epochs=1, train_examples=100, test_examples=100)
-    source = about(param).source
-    assert source
-    (tmp_path / "mine.py").unlink()
-    job = Job(Planned("draw", "quick", settings), tmp_path / "results", None, 1, "cpu", source=source)
-    *_, last = Process(job).events()
-    assert last.outcome == "done", last
-    folder = next((tmp_path / "results/quick/draw").glob("*/seed-1"))
-    assert folder.parent.name.startswith(param) and (folder / "parameterization.py").read_text() == source.text
-
-
-def test_a_paper_s_class_that_would_not_call_what_is_overridden_is_refused(tmp_path):
-    for base, method in (("WeightNorm", "direction"), ("BatchNorm", "normalize"), ("MeanOnly", "output")):
-        text = f"from wnrepro.parameterization import {base}\nclass Mine({base}):\n    def {method}(self, *given):\n"
-        (tmp_path / f"{base}.py").write_text(f"{text}        1 / 0\n")
-        with pytest.raises(UserError, match=rf"{base}\.\w+ does not call its `{method}`"):
-            custom.params([f"{tmp_path / base}.py:Mine"])
-
-
-def test_one_of_normal_starts_as_normal_does(tmp_path):
-    text = "from wnrepro.parameterization import Normal\nclass Mine(Normal):\n    label = 'mine'\n"
-    (tmp_path / "mine.py").write_text(text)
-    (param,) = custom.params([f"{tmp_path}/mine.py:Mine"])
-    assert scale_settings("cvae", "quick", param).init == scale_settings("cvae", "quick", "normal").init == "folded"
-
-
-def test_two_classes_never_share_a_name(tmp_path):
-    name = "CentredWeightNormalization"
-    body = "(Parameterization):\n    label = 'a'\n"
-    text = f"from wnrepro.parameterization import Parameterization\nclass {name}A{body}class {name}B{body}"
-    (tmp_path / "mine.py").write_text(text, encoding="utf-8-sig")
-    with pytest.raises(UserError, match=r"another has its name in runs, .*; give it another"):
-        custom.params([f"{tmp_path}/mine.py:{name}A,{tmp_path}/mine.py:{name}B"])
-
-
-def test_a_layer_of_an_autoregressive_network_stays_so(mine):
+def test_autoregressive_network_stays_so(load: Callable[[str], str]) -> None:
     """A layer norm there would let a latent unit see those after it."""
-    (param,) = custom.params([mine(LAYER_NORM)])
+    param = load(LAYER_NORM)
     made = Made(8, 4, 32, param, reverse=False).eval()
     assert not any(isinstance(layer.norm, CLASSES[param]) for _, layer in layers(made))
     jacobian = torch.autograd.functional.jacobian(lambda z: made(z, torch.ones(1, 4))[0], torch.randn(1, 8))[0, :, 0]
-    assert jacobian.triu().abs().max() == 0 and jacobian.abs().max() > 0
+    assert jacobian.triu().abs().max() == 0
+    assert jacobian.abs().max() > 0
 
 
-def test_the_average_has_the_newest_of_buffers_that_have_no_mean(mine):
-    body = """    def build(self, layer):
+def test_average_copies_buffers_without_a_mean(load: Callable[[str], str]) -> None:
+    param = load("""    def build(self, layer):
         layer.register_buffer("sign", torch.ones(()))
         layer.register_buffer("count", torch.zeros((), dtype=torch.long))
 
     def updated(self, layer):
         layer.sign.neg_()
         layer.count.add_(1)
-"""
-    (param,) = custom.params([mine(body)])
+""")
     model = Linear(3, 2, param)
     average = PolyakAverage(model, 5)
     for _ in range(3):
         updated(model)
         average.update_parameters(model)
-    assert average.module.sign == -1 and average.module.count == 3
+    assert average.module.sign == -1
+    assert average.module.count == 3
 
 
-def test_a_unit_of_zeros_starts_and_trains(mine):
-    (param,) = custom.params([mine("    label = 'w = g·v'\n")])
-    for kind in ("wn", "wn+mobn", param):
+def test_unit_of_zeros_starts_and_trains(load: Callable[[str], str]) -> None:
+    for kind in ("wn", "wn+mobn", load("    label = 'w = g·v'\n")):
         v = torch.randn(3, 4)
         v[1] = 0
         layer = Linear(4, 3, kind, v=v)
@@ -283,29 +242,79 @@ def test_a_unit_of_zeros_starts_and_trains(mine):
         assert all(p.isfinite().all() and p.grad.isfinite().all() for p in layer.parameters())
 
 
-def test_edited_code_is_another_parameterization(mine):
-    (first,) = custom.params([mine(MEAN)])
-    (same,) = custom.params([mine(MEAN, "copy.py")])
-    (second,) = custom.params([mine(MEAN + "\n# a comment\n")])
-    assert first == same != second and first.startswith("Mine-") and len(first) == len("Mine-") + 8
+def test_library_takes_a_class() -> None:
+    class Doubled(WeightNorm):
+        def weight(self, layer: Any, v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+            return 2 * super().weight(layer, v, g)
+
+    torch.manual_seed(0)
+    layer = Linear(3, 4, Doubled)
+    torch.testing.assert_close(layer.w(), 2 * layer.v.detach())
+    y = data_dependent_init(layer, torch.randn(50, 3))
+    torch.testing.assert_close(y.var(0, correction=0), torch.ones(4))
+    torch.testing.assert_close(fold(layer)(torch.ones(1, 3)), layer(torch.ones(1, 3)))
 
 
-def test_nothing_loads_code_from_a_runs_folder(mine, images, tmp_path, wnrepro):
+def test_layer_to_which_it_does_not_apply_has_weight_normalization() -> None:
+    (param,) = custom.params([EXAMPLES["centred"]])
+    names = [type(Conv2d(1, 2, kernel, param).norm).__name__ for kernel in (1, 3)]
+    assert names == ["WeightNorm", "CentredWeightNorm"]
+
+
+# --- code
+
+
+@pytest.mark.slow
+def test_code_goes_to_another_process_by_content(mine: Callable[..., str], tmp_path: Path) -> None:
+    (param,) = custom.params([mine(MEAN)])
+    settings = small("draw", param, epochs=1, train_examples=100, test_examples=100)
+    source = about(param).source
+    assert source is not None
+    (tmp_path / "mine.py").unlink()
+    job = Job(Planned("draw", "quick", settings), tmp_path / "results", None, 1, "cpu", source=source)
+    *_, last = Process(job).events()
+    assert last.outcome == "done", last
+    folder = next((tmp_path / "results/quick/draw").glob("*/seed-1"))
+    assert folder.parent.name.startswith(param)
+    assert (folder / "parameterization.py").read_text() == source.text
+
+
+def test_name_is_of_the_content(mine: Callable[..., str]) -> None:
+    texts = [mine(MEAN), mine(MEAN, "copy.py"), mine(MEAN + "\n# a comment\n", "edited.py")]
+    first, same, second = (custom.params([text])[0] for text in texts)
+    assert first == same != second
+    assert first.startswith("Mine-")
+    assert len(first) == len("Mine-") + 8
+
+
+def test_two_classes_never_share_a_name(tmp_path: Path) -> None:
+    name = "CentredWeightNormalization"
+    body = "(Parameterization):\n    label = 'a'\n"
+    text = f"from wnrepro.parameterization import Parameterization\nclass {name}A{body}class {name}B{body}"
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8-sig")
+    with pytest.raises(UserError, match="another has its name"):
+        custom.params([f"{tmp_path}/mine.py:{name}A,{tmp_path}/mine.py:{name}B"])
+
+
+@pytest.mark.slow
+def test_nothing_loads_code_from_a_run_directory(
+    mine: Callable[..., str], images: Images, tmp_path: Path, run: Command
+) -> None:
     text = mine(MEAN)
     (param,) = custom.params([text])
     settings = small("dqn", param, epochs=1)
-    with Run(tmp_path / "r", "dqn", "quick", settings) as run:
-        run.execute(loader("dqn", settings, images))
-    (run.folder / "parameterization.py").write_text("raise SystemExit('it was loaded')")
+    with Run(tmp_path / "r", "dqn", "quick", settings) as held:
+        held.execute(loader("dqn", settings, images))
+    (held.folder / "parameterization.py").write_text("raise SystemExit('it was loaded')")
     ABOUT.pop(param)
-    with pytest.raises(UserError, match=r"give it as --param FILE\.py:CLASS"):
-        open_run(run.folder)
+    with pytest.raises(UserError, match="--param"):
+        open_run(held.folder)
     write_report(tmp_path / "r", "quick")
-    code, printed, error = wnrepro("watch", run.folder, "--seconds", 1, "--param", text)
-    assert code == 0 and "game.gif" in printed, error
+    code, printed, error = run("watch", held.folder, "--seconds", 1, "--param", text)
+    assert (code, "game.gif" in printed) == (0, True), error
 
 
-def test_a_package_s_class(tmp_path, monkeypatch):
+def test_class_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "my_norms"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -316,253 +325,151 @@ def test_a_package_s_class(tmp_path, monkeypatch):
     assert about(param).label == "from a package"
 
 
-def test_the_library_takes_a_class():
-    from wnrepro.parameterization import WeightNorm
+# --- refusals
 
-    class Doubled(WeightNorm):
-        def weight(self, layer, v, g):
-            return 2 * super().weight(layer, v, g)
-
-    torch.manual_seed(0)
-    layer = Linear(3, 4, Doubled)
-    torch.testing.assert_close(layer.w(), 2 * layer.v.detach())
-    assert "Doubled" in repr(layer)
-    y = data_dependent_init(layer, torch.randn(50, 3))
-    torch.testing.assert_close(y.var(0, correction=0), torch.ones(4))
-    torch.testing.assert_close(fold(layer)(torch.ones(1, 3)), layer(torch.ones(1, 3)))
+ADDED = "    count = 0\n\n    def direction(self, layer, v):\n        self.count += 1\n        return v\n"
+HIDDEN = "    def build(self, layer):\n        layer.register_buffer('u', layer.v[0] * 1, persistent=False)\n"
 
 
-# ------------------------------------------------------------------------------- what is refused
-
-
+@pytest.mark.usefixtures("unchecked")  # the checks of shapes come first
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("    def direction(self, layer, v):\n        return v.nothing()\n", "line 6 (AttributeError"),
-        ("    def direction(self, layer, v):\n        return v[:1]\n", "w has the shape"),
-        ("    def normalize(self, layer, t, time):\n        return t[:1]\n", "the output has not the shape of t"),
-        ("    def normalize(self, layer, t, time):\n        return 0 * t\n", "features do not vary after the init"),
-        ("    def weight(self, layer, v, g):\n        return v\n", "g has no gradient; use g, or set learns_g"),
-        (LAYER_NORM.replace("after = True", "after = False"), "the init leaves |mean|"),
-        (LAYER_NORM.replace("affine = False", "affine = True"), "set affine = False, or override `in_evaluation`"),
-        (SPECTRAL.replace("v):\n", "v):\n        self.updated(layer)\n"), "let state move in `updated` alone"),
-        (
-            "    def normalise(self, layer, t, time):\n        return t\n",
-            "write `normalize` or, for a name of your own, `_normalise`",
-        ),
-        ("    note = 'nothing else'\n", "it overrides nothing"),
-        ("    affine = 'False'\n", "its affine is not True or False"),
-        ("    def applies(self, layer):\n        return False\n", "it applies to no layer"),
-        (
-            "    count = 0\n\n    def direction(self, layer, v):\n        self.count += 1\n        return v\n",
-            "it changes itself; keep state in buffers of the layer",
-        ),
-        (
-            "    def build(self, layer):\n        layer.register_buffer('u', layer.v[0] * 1, persistent=False)\n",
-            "there is a buffer that no checkpoint has",
-        ),
-        ("    def direction(self, layer, v):\n        raise SystemExit(5)\n", "line 6 (SystemExit: 5)"),
-        ("    label = 3\n", "its label is no line of text"),
-        ("    lr = {'chess': 1}\n", "its lr is no dict of numbers above 0 by experiment (cifar, cvae, draw, dqn)"),
-        ("    batch_statistics = 'mean'\n", "its batch_statistics are no tuple of names"),
-        ("    x = 1 +\n", "line 5 (SyntaxError"),
-        ("    x = 1 / 0\n", "line 5 (ZeroDivisionError"),
-        ("    raise SystemExit('bye')\n", "line 5 (SystemExit: bye)"),
+        ("    def direction(self, layer, v):\n        return v.nothing()\n", "line 6"),
+        ("    def direction(self, layer, v):\n        return v[:1]\n", "shape"),
+        ("    def normalize(self, layer, t, time):\n        return t[:1]\n", "shape"),
+        ("    def normalize(self, layer, t, time):\n        return 0 * t\n", "do not vary"),
+        ("    def weight(self, layer, v, g):\n        return v\n", "learns_g"),
+        (LAYER_NORM.replace("after = True", "after = False"), "after = True"),
+        (LAYER_NORM.replace("affine = False", "affine = True"), "affine = False"),
+        (SPECTRAL.replace("v):\n", "v):\n        self.updated(layer)\n"), "`updated`"),
+        ("    def normalise(self, layer, t, time):\n        return t\n", "`normalize`"),
+        ("    note = 'nothing else'\n", "overrides nothing"),
+        ("    affine = 'False'\n", "affine"),
+        ("    def applies(self, layer):\n        return False\n", "applies"),
+        (ADDED, "changes itself"),
+        (HIDDEN, "persistent"),
+        ("    def direction(self, layer, v):\n        raise SystemExit(5)\n", "line 6"),
+        ("    label = 3\n", "label"),
+        ("    lr = {'chess': 1}\n", "lr"),
+        ("    batch_statistics = 'mean'\n", "batch_statistics"),
+        ("    x = 1 +\n", "line 5"),
+        ("    x = 1 / 0\n", "line 5"),
+        ("    raise SystemExit('bye')\n", "line 5"),
         ("    def build(self, layer):\n        layer.v.data.fill_(float('nan'))\n", "not finite"),
     ],
 )
-def test_what_is_none_is_one_sentence_with_its_line_and_writes_nothing(body, says, mine, tmp_path, wnrepro):
+def test_class_that_cannot_train_is_refused(body: str, says: str, mine: Callable[..., str]) -> None:
     text = mine(body)
-    code, printed, error = wnrepro("cifar", "--param", text, "--scale", "quick", "--results", tmp_path / "results")
-    assert (code, printed) == (2, "") and error.count("\n") == 1
-    assert error.startswith(f"wnrepro: --param {text}: ") and says in error and "line " in error, error
-    assert not (tmp_path / "results").exists()
-    code, _, error = wnrepro("cifar", "--param", text, "--scale", "quick", "--results", tmp_path / "results", "--debug")
-    assert code == 2 and "Traceback" in error
+    with pytest.raises(UserError, match=says) as raised:
+        custom.params([text])
+    assert str(raised.value).startswith(f"--param {text}: ")
+    assert "line " in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("base", "method"), [("WeightNorm", "direction"), ("BatchNorm", "normalize"), ("MeanOnly", "output")]
+)
+def test_override_that_its_base_never_calls_is_refused(base: str, method: str, tmp_path: Path) -> None:
+    text = f"from wnrepro.parameterization import {base}\nclass Mine({base}):\n    def {method}(self, *given):\n"
+    (tmp_path / f"{base}.py").write_text(f"{text}        1 / 0\n")
+    with pytest.raises(UserError, match=f"`{method}`"):
+        custom.params([f"{tmp_path / base}.py:Mine"])
+
+
+@pytest.mark.parametrize(
+    "text",
     [
-        ("nothing.py:Mine", "nothing.py cannot be read (No such file or directory)"),
-        ("nothing:Mine", "there is no Python module nothing"),
-        ("json:JSONDecoder", "is no parameterization; make it a subclass"),
-        ("{tmp}/mine.py:Other", "the file has no class Other"),
-        ("{tmp}/mine.py:torch", "the file has no class torch"),
-        ("{tmp}/mine.py:Parameterization", "is no parameterization"),
-        ("{tmp}/mine.py:a b", "names no class"),
-        ("{tmp}/binary.py:Mine", "is no UTF-8 text"),
-        ("{tmp}/large.py:Mine", "is larger than 1 MiB"),
-        ("{tmp}:Mine", "there is no Python module"),
-        ("ws", "--param ws: unknown; give one of normal, bn, wn, wn+mobn, all, or a class of yours as FILE.py:CLASS"),
-        ("wn,ws", "--param ws: unknown"),
-        ("", "unknown"),
+        *("nothing.py:Mine", "nothing:Mine", "json:JSONDecoder", "{tmp}:Mine", "ws", "wn,ws", ""),
+        *("{tmp}/mine.py:Other", "{tmp}/mine.py:torch", "{tmp}/mine.py:Parameterization", "{tmp}/mine.py:a b"),
+        *("{tmp}/binary.py:Mine", "{tmp}/large.py:Mine"),
     ],
 )
-def test_a_wrong_name_is_one_sentence(text, says, mine, tmp_path, wnrepro):
+def test_wrong_name_is_a_usage_error(text: str, mine: Callable[..., str], tmp_path: Path, run: Command) -> None:
     mine(MEAN)
     (tmp_path / "binary.py").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "large.py").write_bytes(b"#" * 2**20 + b"\n")
-    text = text.format(tmp=tmp_path)
-    for words in (("draw", "--scale", "quick"), ("reproduce", "--scale", "quick"), ("bench", "draw")):
-        code, printed, error = wnrepro(*words, "--param", text, "--results", tmp_path / "results")
-        assert (code, printed) == (2, "") and says in error and error.count("\n") == 1
+    words = ("--param", text.format(tmp=tmp_path), "--scale", "quick", "--results", tmp_path / "results")
+    for command in ("draw", "reproduce"):
+        code, printed, error = run(command, *words)
+        assert (code, printed, error.count("\n")) == (2, "", 1)
+        assert "--param" in error
     assert not (tmp_path / "results").exists()
 
 
-def test_what_fails_in_an_experiment_alone_is_told_before_anything_is_written(mine, tmp_path, wnrepro):
+def test_failure_in_one_experiment_is_told_before_anything_is_written(
+    mine: Callable[..., str], tmp_path: Path, run: Command
+) -> None:
     """A layer of one map, which the trial's layers do not have."""
-    text = mine(LAYER_NORM.replace("return layer.units > 1", "return True"))
-    words = ("cvae", "--dataset", "mnist", "--param", text, "--scale", "quick", "--results", tmp_path / "results")
-    (tmp_path / "mine.py").write_text(
-        HEAD + MEAN + "\n    def applies(self, layer):\n        assert layer.units > 1\n        return True\n"
-    )
-    code, _, error = wnrepro(*words)
-    assert code == 2 and "mine.py, line " in error and "AssertionError" in error
+    text = mine(MEAN + "\n    def applies(self, layer):\n        assert layer.units > 1\n        return True\n")
+    words = ("cvae", "--dataset", "mnist", "--scale", "quick", "--param", text, "--results", tmp_path / "results")
+    code, _, error = run(*words)
+    assert code == 2
+    assert "mine.py, line " in error
+    code, _, error = run(*words, "--debug")
+    assert (code, "Traceback" in error) == (2, True)
     assert not (tmp_path / "results").exists()
 
 
-def test_options_without_an_effect_are_refused(mine, tmp_path, wnrepro):
-    fixed = "    learns_g = False\n"
-    for body, words, says in (
-        (fixed, ("--g-exp", 3), "--g-exp 3: has no effect on Mine-"),
-        (MEAN, ("--init", "folded"), "--init folded: has no effect on Mine-"),
-    ):
-        code, _, error = wnrepro("cifar", "--param", mine(body), *words, "--results", tmp_path / "results")
-        assert code == 2 and says in error
-    code, _, error = wnrepro("draw", "--param", mine(LAYER_NORM), "--g-start", 1, "--results", tmp_path / "results")
-    assert code == 2 and "--g-start 1: has no effect on Mine-" in error
+@pytest.mark.parametrize(
+    ("experiment", "body", "option", "value"),
+    [
+        ("cifar", "    learns_g = False\n", "--g-exp", "3"),
+        ("cifar", MEAN, "--init", "folded"),
+        ("draw", LAYER_NORM, "--g-start", "1"),
+    ],
+)
+def test_option_without_effect_is_refused(
+    experiment: str, body: str, option: str, value: str, mine: Callable[..., str], tmp_path: Path, run: Command
+) -> None:
+    code, _, error = run(experiment, "--param", mine(body), option, value, "--results", tmp_path / "results")
+    assert code == 2
+    assert f"{option} {value}" in error
 
 
-def test_a_layer_to_which_it_does_not_apply_has_weight_normalization():
-    (param,) = custom.params([EXAMPLES["centred"]])
-    names = [type(Conv2d(1, 2, kernel, param).norm).__name__ for kernel in (1, 3)]
-    assert names == ["WeightNorm", "CentredWeightNorm"]
+# --- settings and the grid
 
 
-# ------------------------------------------------------------------------------- several runs, and the grid
-
-
-def test_several_values_of_an_option_are_several_runs(mine, wnrepro, monkeypatch, tmp_path):
-    seen: list[Settings] = []
-    monkeypatch.setattr("wnrepro.cli.run_all", lambda _cls, planned, _options: seen.extend(planned) or 0)
-    text = mine(MEAN)
-    wnrepro("cifar", "--param", f"all,{text}", "--lr", 0.001, "--lr", 0.003, "--lr", 0.001, "--seed", 1, "--seed", 2)
-    (own,) = custom.params([text])
-    assert [(s.param, s.lr, s.seed) for s in seen] == [
-        (param, lr, seed) for param in (*PARAMS, own) for lr in (0.001, 0.003) for seed in (1, 2)
-    ]
-    seen.clear()
-    wnrepro("cvae", "--param", "wn", "--param", "bn", "--maps", 1, "--maps", 2, "--maps", 3, "--scale", "quick")
-    assert [(s.param, s.maps) for s in seen] == [("wn", (1, 2, 3)), ("bn", (1, 2, 3))]
-
-
-def test_its_learning_rates_and_label_are_its_class_s(mine):
-    (param,) = custom.params([mine("    label = 'mine'\n    lr = {'draw': 0.5, 'cifar': 0.25}\n")])
-    assert scale_settings("draw", "quick", param).lr == 0.5 and scale_settings("cifar", "paper", param).lr == 0.25
+def test_class_says_its_label_and_learning_rates(load: Callable[[str], str]) -> None:
+    param = load("    label = 'mine'\n    lr = {'draw': 0.5, 'cifar': 0.25}\n")
+    assert scale_settings("draw", "quick", param).lr == 0.5
+    assert scale_settings("cifar", "paper", param).lr == 0.25
     assert scale_settings("dqn", "paper", param).lr == scale_settings("dqn", "paper", "wn").lr == 0.0003
-    assert about(param).entry("cvae") == {
-        "class": "Mine",
-        "label": "mine",
-        "lr": None,
-        "sha256": about(param).source.sha256,
-    }
+    entry = about(param).entry("cvae")
+    assert (entry["class"], entry["label"], entry["lr"]) == ("Mine", "mine", None)
+
+
+def test_subclass_of_normal_has_its_init(tmp_path: Path) -> None:
+    text = "from wnrepro.parameterization import Normal\nclass Mine(Normal):\n    label = 'mine'\n"
+    (tmp_path / "mine.py").write_text(text)
+    (param,) = custom.params([f"{tmp_path}/mine.py:Mine"])
+    assert scale_settings("cvae", "quick", param).init == scale_settings("cvae", "quick", "normal").init == "folded"
 
 
 @pytest.mark.parametrize("scale", ["paper", "short", "quick"])
-def test_its_runs_of_the_grid_are_those_of_wn_without_variants(scale, mine):
-    (own,) = custom.params([mine(MEAN)])
-    variants = {"g_exp": None, "v_norm_max": None, "g_start": None, "polyak_epochs": None}
-    of_wn = [
+def test_grid_has_the_runs_of_wn_without_variants(scale: str, load: Callable[[str], str]) -> None:
+    own = load(MEAN)
+    variants = ("g_exp", "v_norm_max", "g_start", "polyak_epochs")
+    of_wn = {
         dataclasses.replace(run.settings, param=own)
         for run in planned(scale, ())
         if run.settings.param == "wn"
         and all(getattr(run.settings, name, None) in (None, 10.0) for name in variants)
-        and (run.experiment != "cifar" or run.settings.polyak_epochs is None)
-    ]
-    runs = planned(scale, (), [own])
-    assert {run.settings for run in runs} <= {*of_wn} and len(runs) >= 0.9 * len({*of_wn})
-    assert not any(name.startswith("C") for run in runs for name in run.serves)
-    both = planned(scale, ["figure3"], [*PARAMS, own])
-    assert {run.settings.param for run in both} >= {"wn", "normal", own} and {run.experiment for run in both} == {
-        "draw"
+        and (run.experiment != "cifar" or getattr(run.settings, "polyak_epochs", None) is None)
     }
+    runs = planned(scale, (), [own])
+    assert {run.settings for run in runs} <= of_wn
+    assert len(runs) >= 0.9 * len(of_wn)
+    assert not any(name.startswith("C") for run in runs for name in run.serves)
 
 
-def test_reproduce_takes_parameterizations(mine, wnrepro, tmp_path):
-    words = ("reproduce", "draw", "--plan", "--json", "--scale", "quick", "--results", tmp_path / "results")
-    code, printed, error = wnrepro(*words, "--param", f"normal,{mine(MEAN)}")
+def test_reproduce_takes_parameterizations(mine: Callable[..., str], run: Command, tmp_path: Path) -> None:
+    words = ("--plan", "--json", "--scale", "quick", "--results", tmp_path / "results")
+    code, printed, error = run("reproduce", "draw", *words, "--param", f"normal,{mine(MEAN)}")
     assert code == 0, error
     folders = [Path(row["run"]).parent.name for row in json.loads(printed)["grid"]]
-    assert len(folders) == 2 and folders[0] == "normal_lr0.001" and folders[1].startswith("Mine-")
-    code, _, error = wnrepro("reproduce", "C15", *words[2:], "--param", "bn")
-    assert code == 2 and "--param bn: nothing of C15 has it" in error
-
-
-# ------------------------------------------------------------------------------- the generic init
-
-
-@torch.no_grad()
-def initialized_by_each_formula(layer: Parameterized, x: torch.Tensor) -> torch.Tensor:
-    """The init pass as it was written for each of the paper's four: from t at v/‖v‖, g and b in closed form."""
-    layer.initializing = False
-    v = layer.masked(layer.v)
-    t = layer.weighted_sum(x, v / unit_norm(v, layer.unit_dim), None)
-    dims = layer.batch_dims(t)
-    mean = t.mean(dims)
-    std = (t - along(mean, t, layer.feature_dim)).square().mean(dims).sqrt()
-    norm, statistics = layer.v_norm(), layer.norm.batch_statistics
-    if not layer.norm.learns_g:
-        layer.set_g(1 / (norm * std))
-        layer.norm.initialized(layer)
-    elif layer.norm.after:
-        layer.set_g((1 + BN_EPSILON / (norm * std).square()).sqrt())
-        count = t.numel() // len(mean)
-        layer.running_mean.copy_(mean * norm)
-        layer.running_var.copy_((std * norm).square() * (count / (count - 1)))
-    else:
-        layer.set_g(1 / std)
-        if statistics:
-            layer.running_mean.copy_(mean / std)
-    layer.b.zero_() if statistics else layer.b.copy_(-mean / std)
-    return (t - along(mean, t, layer.feature_dim)) / along(std, t, layer.feature_dim)
-
-
-@pytest.mark.parametrize("param", PARAMS)
-def test_the_generic_init_trains_as_each_formula_did(param, monkeypatch):
-    """1e-5 over 100 updates, in float64: what differs are last bits."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        found = []
-        for formula in (False, True):
-            if formula:
-                monkeypatch.setattr(
-                    Parameterized, "initialize", lambda layer, x, _: initialized_by_each_formula(layer, x)
-                )
-            torch.manual_seed(0)
-            model = nn.Sequential(
-                Conv2d(3, 8, 3, param, padding=1), nn.ELU(), Conv2d(8, 8, 3, param, stride=2), nn.ELU(), nn.Flatten(),
-                Linear(72, 5, param),
-            )  # fmt: skip
-            draw = torch.Generator().manual_seed(1)
-            data_dependent_init(model, torch.randn(50, 3, 7, 7, generator=draw) + 0.5)
-            optimizer = torch.optim.Adam(model.parameters(), 0.003)
-            for _ in range(100):
-                x = torch.randn(20, 3, 7, 7, generator=draw) + 0.5
-                loss = (model(x) - x.flatten(1)[:, :5].sin()).square().mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            found.append(
-                [loss.detach(), *(value for _, layer in layers(model) for value in layer.state_dict().values())]
-            )
-        for one, other in zip(*found, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-def test_the_examples_are_short():
-    for text in EXAMPLES.values():
-        lines = Path(text.split(":")[0]).read_text().splitlines()
-        assert len([line for line in lines if line.strip()]) <= 30
+    assert [name.split("_")[0][:5] for name in folders] == ["norma", "Mine-"]
+    code, _, error = run("reproduce", "C15", *words, "--param", "bn")
+    assert code == 2
+    assert "--param bn" in error

@@ -337,7 +337,7 @@ class LadderVae(nn.Module):
         log_p_x = log_discretized_logistic(x.float(), mean, self.log_scale).sum((1, 2, 3))
         return log_p_x, torch.cat(kl, 1)
 
-    def descend(self, count: int, posteriors: list[Any]) -> tuple[Tensor, list[Tensor]]:
+    def descend(self, count: int, posteriors: list[Any]) -> tuple[Tensor, list[Any]]:
         """From the top down: the pixels' means (count, 3, 32, 32) in 0..1, and the units' KL from the top on."""
         h = self.top.view(1, -1, 1, 1).expand(count, -1, self.top_size, self.top_size)
         kls = []

@@ -1,4 +1,4 @@
-"""Converted models: the function they were, what torch does with them, and the init on top of torch's weight norm."""
+"""Converted models: the function they were, what torch does with them, and the init with torch's own weight norm."""
 
 import copy
 import sys
@@ -10,17 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from layer_factories import close, each_param
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm as torch_weight_norm
 
 from wnrepro import parameterization as ours
 from wnrepro.parameterization import (
-    LSTM,
     ConstantFeatureError,
     Conv2d,
     Linear,
-    LSTMCell,
-    Parameterization,
     convert,
     data_dependent_init,
     fold,
@@ -29,15 +27,16 @@ from wnrepro.parameterization import (
     layers,
 )
 from wnrepro.parameterization.norm import name_of
-from wnrepro.settings import PARAMS
 
-sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 import library_table
 
-each_param = pytest.mark.parametrize("param", PARAMS)
 same_function = pytest.mark.parametrize("param", ["normal", "wn"])
 
+
 SHAPES = {0: (9, 4), 1: (5, 4, 7), 2: (5, 4, 6, 5), 3: (4, 4, 4, 5, 4)}  # of inputs, by the dimensions of the layer
+
+
 KINDS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "linear": (lambda: nn.Linear(4, 6), 0),
     "linear without bias": (lambda: nn.Linear(4, 6, bias=False), 0),
@@ -52,11 +51,9 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "transposed 2d": (lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, dilation=2, groups=2), 2),
     "transposed 3d": (lambda: nn.ConvTranspose3d(4, 6, 2, stride=2, groups=2, bias=False), 3),
 }
+
+
 each_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-11) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def make(kind: str) -> tuple[nn.Module, Tensor]:
@@ -88,9 +85,6 @@ def assert_standardized(model: nn.Module, run: Callable[[], Any], kinds: Any = o
     means, of_all = variances(model, run, kinds)
     close(means, torch.zeros_like(means), 1e-3)
     close(of_all, torch.ones_like(of_all), 1e-3)
-
-
-# --- each layer --------------------------------------------------------------------------------------
 
 
 @each_kind
@@ -215,9 +209,6 @@ def test_what_cannot_be_converted_is_named() -> None:
         assert type(convert(model, skip=[name])) is type(model)
 
 
-# --- modules that read weights -----------------------------------------------------------------------
-
-
 @each_param
 def test_transformer_layer_in_training_and_on_its_fast_path(param: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, kernel = [], torch._transformer_encoder_layer_fwd
@@ -246,16 +237,6 @@ def test_transformer_layer_in_training_and_on_its_fast_path(param: str, monkeypa
     assert len(calls) == 2
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
-def test_stack_of_transformer_layers_with_padding() -> None:
-    plain = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).eval()
-    model, x = convert(plain, "wn"), torch.randn(2, 5, 8)
-    padding = torch.tensor([[False] * 5, [False, False, False, True, True]])
-    with torch.no_grad():
-        y, expected = (each(x, src_key_padding_mask=padding) for each in (model, plain))
-    close(y[~padding], expected[~padding], 1e-5)
-
-
 @each_param
 def test_a_parent_may_read_weight_and_bias(param: str) -> None:
     """With gradients, and there is none where the layer is not affine in x."""
@@ -273,120 +254,6 @@ def test_a_parent_may_read_weight_and_bias(param: str) -> None:
     with pytest.raises((AttributeError, KeyError)):
         layer.weight = nn.Parameter(torch.ones(3, 4))
     assert not {"weight", "bias"} & set(layer.state_dict())
-
-
-# --- recurrent nets ----------------------------------------------------------------------------------
-
-
-def lstm(**options: Any) -> tuple[nn.LSTM, Tensor]:
-    torch.manual_seed(0)
-    return nn.LSTM(3, 4, **options).double(), torch.randn(5, 2, 3, dtype=torch.float64)
-
-
-LSTMS = ({}, {"num_layers": 2, "bidirectional": True}, {"num_layers": 2, "batch_first": True, "bias": False})
-
-
-@pytest.mark.parametrize("options", LSTMS, ids=str)
-@each_param
-def test_lstm_is_the_same_function_and_folds_back(param: str, options: dict[str, Any]) -> None:
-    """Under every parameterization: those that are no weight and bias take another one here."""
-    plain, x = lstm(**options)
-    model: Any = convert(plain, param)
-    assert type(model) is LSTM
-    assert {name_of(layer.norm) for _, layer in layers(model)} == {"wn" if "wn" in param else "normal"}
-    cells, batch = len(model.cells), x.shape[0 if model.batch_first else 1]
-    state = [torch.randn(cells, batch, 4, dtype=torch.float64) for _ in range(2)]
-    packed = nn.utils.rnn.pack_sequence([x[:3, 0], x[:, 1], x[:2, 1]], enforce_sorted=False)
-    state_of_3 = [torch.randn(cells, 3, 4, dtype=torch.float64) for _ in range(2)]
-    back = fold(model)
-    assert type(back) is nn.LSTM and repr(back) == repr(plain)
-    assert list(back.state_dict()) == list(plain.state_dict())
-    for each in (model, back):
-        for inputs in ((x,), (x, state), (x[0],), (x[0], [part[:, 0] for part in state])):
-            (y, (h, c)), (expected, (h_expected, c_expected)) = each(*inputs), plain(*inputs)
-            close(y, expected), close(h, h_expected), close(c, c_expected)
-        for inputs in ((packed,), (packed, state_of_3)):
-            (y, (h, c)), (expected, (h_expected, c_expected)) = each(*inputs), plain(*inputs)
-            close(y.data, expected.data), close(h, h_expected), close(c, c_expected)
-            assert torch.equal(y.batch_sizes, expected.batch_sizes)
-            assert torch.equal(y.unsorted_indices, expected.unsorted_indices)
-    model(x)[0].square().sum().backward()
-    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
-
-
-def test_lstm_computes_its_weights_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x = convert(lstm()[0]), lstm()[1]
-    calls, compute = [], Linear.w
-    monkeypatch.setattr(Linear, "w", lambda layer: calls.append(layer) or compute(layer))
-    model(x)
-    assert len(calls) == 2
-
-
-def test_lstm_drops_out_in_training_alone() -> None:
-    plain, x = lstm(num_layers=2, dropout=0.5)
-    model = convert(plain)
-    torch.manual_seed(3)
-    y = model(x)[0]
-    torch.manual_seed(3)
-    close(y, plain(x)[0])
-    assert not torch.equal(y, model(x)[0])
-    close(model.eval()(x)[0], plain.eval()(x)[0])
-    assert fold(model).dropout == 0.5
-
-
-def test_lstm_refuses_what_is_no_weight_and_bias() -> None:
-    class Rectified(Parameterization):
-        def normalize(self, layer: Any, t: Tensor, time: Any) -> Tensor:
-            return t.relu()
-
-    with pytest.raises(ValueError, match="LSTM: Rectified is more than a weight and a bias; set `elsewhere`"):
-        LSTM(3, 4, Rectified)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@each_param
-def test_lstm_cell_converts_and_folds_back(param: str, bias: bool) -> None:
-    plain = nn.LSTMCell(3, 4, bias=bias).double()
-    x, state = torch.randn(5, 3).double(), (torch.randn(5, 4).double(), torch.randn(5, 4).double())
-    cell = convert(plain, param)
-    assert type(cell) is LSTMCell
-    cell(x)  # moves the running averages
-    cell.eval()
-    back = fold(cell)
-    assert type(back) is nn.LSTMCell
-    for inputs in ((x,), (x, state)):
-        for part, folded, expected in zip(cell(*inputs), back(*inputs), plain(*inputs), strict=True):
-            close(folded, part)
-            if param in ("normal", "wn"):
-                close(part, expected)
-    if param in ("normal", "wn"):
-        assert list(back.state_dict()) == list(plain.state_dict())
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.filterwarnings("ignore:There is a performance drop because:UserWarning")
-def test_recurrent_nets_compile_export_and_have_gradients_of_each_sample() -> None:
-    plain, _ = lstm(batch_first=True)
-    x = torch.randn(3, 5, 3, dtype=torch.float64)
-    model = convert(plain).eval()
-    close(torch.export.export(model, (x,)).module()(x)[0], model(x)[0])
-    torch.compiler.reset()
-    with torch.no_grad():
-        close(torch.compile(model, fullgraph=True, backend="aot_eager")(x)[0], model(x)[0])
-    cell = convert(nn.LSTMCell(3, 4).double())
-    for each, inputs in ((model, x), (cell, x[:, 0])):
-        params = dict(each.named_parameters())
-
-        def loss(params: dict[str, Tensor], x: Tensor, each: nn.Module = each) -> Tensor:
-            return torch.func.functional_call(each, params, (x[None],))[0].square().sum()
-
-        found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, inputs)
-        each(inputs)[0].square().sum().backward()
-        for name, p in params.items():
-            close(found[name].sum(0), p.grad)
-
-
-# --- whole models ------------------------------------------------------------------------------------
 
 
 class UNet(nn.Module):
@@ -421,6 +288,7 @@ def resnet() -> nn.Module:
     return torchvision.models.resnet18(weights=None, num_classes=10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("param", "alone", "lr"), [("wn", False, 1e-3), ("wn+mobn", True, 1e-3)])
 def test_resnet_with_and_without_its_own_batch_normalization(param: str, alone: bool, lr: float) -> None:
     plain, x, target = resnet(), torch.randn(8, 3, 32, 32), torch.arange(8)
@@ -449,6 +317,7 @@ def test_resnet_with_and_without_its_own_batch_normalization(param: str, alone: 
         assert list(back.state_dict()) == list(plain.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "param", "alone"), [("mobilenet_v2", "wn+mobn", False), ("resnext50_32x4d", "wn", True)]
 )
@@ -462,17 +331,6 @@ def test_nets_with_groups_and_without_biases(name: str, param: str, alone: bool)
     assert any(layer.groups > 1 for _, layer in layers(model) if isinstance(layer, Conv2d))
 
 
-@each_param
-def test_init_of_a_resnet_under_autocast(param: str) -> None:
-    model, x = convert(resnet(), param), torch.randn(16, 3, 32, 32)
-    with torch.autocast("cpu", torch.bfloat16):
-        of_all = variances(model, lambda: data_dependent_init(model, x), ours.Parameterized)[1]
-    close(of_all.float(), torch.ones_like(of_all, dtype=torch.float32), 0.05)
-
-
-# --- the init of models with torch's weight norm -----------------------------------------------------
-
-
 def normed(model: nn.Module, old: bool = False) -> nn.Module:
     """The model with torch's weight norm in every dense layer and convolution."""
     for module in list(model.modules()):
@@ -482,6 +340,7 @@ def normed(model: nn.Module, old: bool = False) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "resnext50_32x4d", "convnext_tiny"])
 def test_init_of_torchvisions_nets_with_torchs_weight_norm(name: str) -> None:
     torch.manual_seed(0)
@@ -531,17 +390,15 @@ def test_init_of_torchs_weight_norm_says_what_is_wrong() -> None:
     assert not any(module._forward_hooks for module in (*model.modules(), *parts.modules()))
 
 
-# --- the page ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("row", [name for name in library_table.ROWS if "compile" not in name and "export" not in name])
+@each_param
+def test_rows_of_the_page(row: str, param: str) -> None:
+    works = library_table.works(library_table.ROWS[row], param)
+    assert works == (not ("vmap" in row and param in ("bn", "wn+mobn")))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_the_table_of_the_page_is_what_works() -> None:
     """Every cell is computed; to write it anew: python scripts/library_table.py."""
     assert library_table.table() == library_table.published()
-
-
-def test_the_page_names_the_whole_interface() -> None:
-    text = library_table.PAGE.read_text()
-    assert len(text.split()) < 1000
-    for name in ("convert", "fold", "data_dependent_init", "init_torch_weight_norm", "from_torch_weight_norm", "LSTM"):
-        assert name in text

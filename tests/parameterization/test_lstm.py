@@ -1,0 +1,176 @@
+"""LSTM cells and nets against torch's."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from layer_factories import close, each_param
+from torch import Tensor, nn
+
+from wnrepro.parameterization import LSTM, Linear, LSTMCell, Parameterization, convert, fold, layers
+from wnrepro.parameterization.norm import name_of
+
+
+def unroll(cell: Callable[..., tuple[Tensor, Tensor]], x: Tensor, units: int = 4, **weights: Any) -> Tensor:
+    """h of every time step, x (T, B, inputs) → (T, B, units)."""
+    state = (torch.zeros(x.shape[1], units), torch.zeros(x.shape[1], units))
+    outputs = []
+    for x_t in x:
+        state = cell(x_t, state, **weights)
+        outputs.append(state[0])
+    return torch.stack(outputs)
+
+
+@pytest.mark.usefixtures("float64")
+@each_param
+def test_lstm_weights_computed_once_give_the_same_gradients(param: str) -> None:
+    cell, x = LSTMCell(3, 4, param, v_std=0.5), torch.randn(6, 5, 3)
+    other = copy.deepcopy(cell)
+    target = torch.randn(6, 5, 4)
+    for each, once in ((cell, {}), (other, {"weights": other.unrolled()})):
+        y = unroll(each, x, **once)
+        (y * target).sum().backward()
+    close(unroll(other, x, weights=other.unrolled()), unroll(cell, x))
+    for (name, p), q in zip(cell.named_parameters(), other.parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None, name
+        close(q.grad, p.grad)
+
+
+def test_lstm_has_batch_statistics_on_the_input_product_alone() -> None:
+    for param, recurrent in {"normal": "normal", "bn": "normal", "wn": "wn", "wn+mobn": "wn"}.items():
+        cell = LSTMCell(3, 4, param, g_exp=3.0)
+        assert (name_of(cell.input.norm), name_of(cell.recurrent.norm)) == (param, recurrent)
+        assert cell.input.v.shape == (16, 3) and cell.recurrent.v.shape == (16, 4)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("param", ["bn", "wn+mobn"])
+def test_every_time_step_has_running_averages_of_its_own(param: str) -> None:
+    """Those of a layer that sees this time step alone; evaluation uses them, and no plain layer can stand for all."""
+    layer, alone = Linear(3, 4, param, time_steps=2), [Linear(3, 4, param) for _ in range(2)]
+    for each in alone:
+        each.load_state_dict(layer.state_dict() | {n: b[0].clone() for n, b in layer.named_buffers()})
+    for _ in range(3):
+        for time, each in enumerate(alone):
+            x = torch.randn(9, 3) + time
+            close(layer(x, layer.w(), time), each(x))
+    assert (layer.running_mean[0] - layer.running_mean[1]).abs().min() > 1e-3
+    x = torch.randn(9, 3)
+    layer.eval()
+    for time, each in enumerate(alone):
+        for name, buffer in each.named_buffers():
+            close(layer.get_buffer(name)[time], buffer)
+        close(layer(x, None, time), each.eval()(x))
+    with pytest.raises(ValueError, match="every time step has its own running averages"):
+        fold(layer)
+
+
+def lstm(**options: Any) -> tuple[nn.LSTM, Tensor]:
+    torch.manual_seed(0)
+    return nn.LSTM(3, 4, **options).double(), torch.randn(5, 2, 3, dtype=torch.float64)
+
+
+LSTMS = ({}, {"num_layers": 2, "bidirectional": True}, {"num_layers": 2, "batch_first": True, "bias": False})
+
+
+@pytest.mark.parametrize("options", LSTMS, ids=str)
+@each_param
+def test_lstm_is_the_same_function_and_folds_back(param: str, options: dict[str, Any]) -> None:
+    """Under every parameterization: those that are no weight and bias take another one here."""
+    plain, x = lstm(**options)
+    model: Any = convert(plain, param)
+    assert type(model) is LSTM
+    assert {name_of(layer.norm) for _, layer in layers(model)} == {"wn" if "wn" in param else "normal"}
+    cells, batch = len(model.cells), x.shape[0 if model.batch_first else 1]
+    state = [torch.randn(cells, batch, 4, dtype=torch.float64) for _ in range(2)]
+    packed = nn.utils.rnn.pack_sequence([x[:3, 0], x[:, 1], x[:2, 1]], enforce_sorted=False)
+    state_of_3 = [torch.randn(cells, 3, 4, dtype=torch.float64) for _ in range(2)]
+    back = fold(model)
+    assert type(back) is nn.LSTM and repr(back) == repr(plain)
+    assert list(back.state_dict()) == list(plain.state_dict())
+    for each in (model, back):
+        for inputs in ((x,), (x, state), (x[0],), (x[0], [part[:, 0] for part in state])):
+            (y, (h, c)), (expected, (h_expected, c_expected)) = each(*inputs), plain(*inputs)
+            close(y, expected), close(h, h_expected), close(c, c_expected)
+        for inputs in ((packed,), (packed, state_of_3)):
+            (y, (h, c)), (expected, (h_expected, c_expected)) = each(*inputs), plain(*inputs)
+            close(y.data, expected.data), close(h, h_expected), close(c, c_expected)
+            assert torch.equal(y.batch_sizes, expected.batch_sizes)
+            assert torch.equal(y.unsorted_indices, expected.unsorted_indices)
+    model(x)[0].square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+def test_lstm_computes_its_weights_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = convert(lstm()[0]), lstm()[1]
+    calls, compute = [], Linear.w
+    monkeypatch.setattr(Linear, "w", lambda layer: calls.append(layer) or compute(layer))
+    model(x)
+    assert len(calls) == 2
+
+
+def test_lstm_drops_out_in_training_alone() -> None:
+    plain, x = lstm(num_layers=2, dropout=0.5)
+    model = convert(plain)
+    torch.manual_seed(3)
+    y = model(x)[0]
+    torch.manual_seed(3)
+    close(y, plain(x)[0])
+    assert not torch.equal(y, model(x)[0])
+    close(model.eval()(x)[0], plain.eval()(x)[0])
+    assert fold(model).dropout == 0.5
+
+
+def test_lstm_refuses_what_is_no_weight_and_bias() -> None:
+    class Rectified(Parameterization):
+        def normalize(self, layer: Any, t: Tensor, time: Any) -> Tensor:
+            return t.relu()
+
+    with pytest.raises(ValueError, match="LSTM: Rectified is more than a weight and a bias; set `elsewhere`"):
+        LSTM(3, 4, Rectified)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@each_param
+def test_lstm_cell_converts_and_folds_back(param: str, bias: bool) -> None:
+    plain = nn.LSTMCell(3, 4, bias=bias).double()
+    x, state = torch.randn(5, 3).double(), (torch.randn(5, 4).double(), torch.randn(5, 4).double())
+    cell = convert(plain, param)
+    assert type(cell) is LSTMCell
+    cell(x)  # moves the running averages
+    cell.eval()
+    back = fold(cell)
+    assert type(back) is nn.LSTMCell
+    for inputs in ((x,), (x, state)):
+        for part, folded, expected in zip(cell(*inputs), back(*inputs), plain(*inputs), strict=True):
+            close(folded, part)
+            if param in ("normal", "wn"):
+                close(part, expected)
+    if param in ("normal", "wn"):
+        assert list(back.state_dict()) == list(plain.state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("ignore:There is a performance drop because:UserWarning")
+def test_recurrent_nets_compile_export_and_have_gradients_of_each_sample() -> None:
+    plain, _ = lstm(batch_first=True)
+    x = torch.randn(3, 5, 3, dtype=torch.float64)
+    model = convert(plain).eval()
+    close(torch.export.export(model, (x,)).module()(x)[0], model(x)[0])
+    torch.compiler.reset()
+    with torch.no_grad():
+        close(torch.compile(model, fullgraph=True, backend="aot_eager")(x)[0], model(x)[0])
+    cell = convert(nn.LSTMCell(3, 4).double())
+    for each, inputs in ((model, x), (cell, x[:, 0])):
+        params = dict(each.named_parameters())
+
+        def loss(params: dict[str, Tensor], x: Tensor, each: nn.Module = each) -> Tensor:
+            return torch.func.functional_call(each, params, (x[None],))[0].square().sum()
+
+        found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, inputs)
+        each(inputs)[0].square().sum().backward()
+        for name, p in params.items():
+            close(found[name].sum(0), p.grad)
