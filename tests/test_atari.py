@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wnrepro.atari import NO_OPS, SIZE, STACK, Batch, Games, History, Replay
+from wnrepro.experiments.atari import NO_OPS, SIZE, STACK, Batch, Games, History, Replay
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.settings import GAMES
 

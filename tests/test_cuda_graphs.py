@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from wnrepro.atari import SIZE, STACK
 from wnrepro.compiling import GRADIENT_TOLERANCE, compiled
 from wnrepro.cuda_graphs import PLAIN_CALLS, Captured, CaptureError, graphs_allowed
 from wnrepro.events import Epoch
 from wnrepro.experiments import cifar, draw
+from wnrepro.experiments.atari import SIZE, STACK
 from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.dqn import Dqn
@@ -189,7 +189,7 @@ def measure(made: Any, steps: int) -> list[list[float]]:
         state = np.arange(STACK * SIZE * SIZE, dtype=np.uint8).reshape(1, STACK, SIZE, SIZE)
         for _ in range(steps):
             loss = made.update().item()
-            made.captured_renewal()
+            made.captured_sync()
             found.append([loss, *made.captured_q(torch.from_numpy(state).to(made.device))[0][0].tolist()])
         return found
     # An epoch is 10 minibatches and a test; lr and β1 of the classifier change in the third.

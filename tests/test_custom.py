@@ -17,8 +17,9 @@ from wnrepro.data.images import Images
 from wnrepro.errors import UserError
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
-from wnrepro.experiments.cvae import Cvae, Made
+from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.draw import Draw
+from wnrepro.experiments.vae import Made
 from wnrepro.optim import PolyakAverage
 from wnrepro.parameterization import Conv2d, Linear, WeightNorm, data_dependent_init, fold, layers, updated
 from wnrepro.parameterization.norm import CLASSES
@@ -200,7 +201,7 @@ def test_policy_of_dqn_is_its_network(body: str, load: Callable[[str], str]) -> 
     experiment.agent_steps = 100
     for _ in range(3):
         experiment.update()
-    experiment.renew()
+    experiment.sync_policy()
     states = experiment.held_out[:5]
     torch.testing.assert_close(experiment.policy(states), experiment.net.eval()(states), rtol=1e-4, atol=1e-4)
 

@@ -9,15 +9,14 @@ from torch import Tensor, nn
 
 from wnrepro.data.images import Pixels
 from wnrepro.events import Epoch, Progress
-from wnrepro.experiments.cvae import (
+from wnrepro.experiments.cvae import Cvae, log_mean_exp
+from wnrepro.experiments.vae import (
     ConvMade,
-    Cvae,
     LadderVae,
     Made,
     MnistVae,
     autoregress,
     log_discretized_logistic,
-    log_mean_exp,
     log_normal,
     sample_normal,
 )

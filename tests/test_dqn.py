@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wnrepro import atari
-from wnrepro.atari import SIZE, STACK, Batch, Games, Replay
 from wnrepro.errors import UserError
 from wnrepro.events import Epoch, Note, Progress
-from wnrepro.experiments import dqn
+from wnrepro.experiments import atari, dqn
+from wnrepro.experiments.atari import SIZE, STACK, Batch, Games, Replay
 from wnrepro.experiments.dqn import Dqn, DqnNet
 from wnrepro.parameterization import fold, layers
 from wnrepro.report import write_report
@@ -255,7 +254,7 @@ def test_it_learns_what_pays(param):
         made.update()
     dark, bright = (np.zeros((50, STACK, SIZE, SIZE), np.uint8) for _ in range(2))
     dark[:, -1], bright[:, -1] = 60, 180
-    made.renew()
+    made.sync_policy()
     for states, action in ((dark, 1), (bright, 2)):
         assert (made.act(states, 0.0, rng) == action).all()
 
@@ -272,7 +271,7 @@ def test_epsilon_falls_from_1_after_the_first_steps_to_its_last_value():
 
 def test_actions_are_greedy_but_for_a_share_of_epsilon():
     made = experiment()
-    made.renew()
+    made.sync_policy()
     states = states_of(2000).numpy()
     best = fold(made.net.eval())(torch.from_numpy(states)).argmax(1).numpy()
     assert (made.act(states, 0.0, made.rng) == best).all()

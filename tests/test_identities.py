@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wnrepro import identities
+from wnrepro.experiments import measurements as identities
 from wnrepro.parameterization import BatchNorm, MeanOnly, Parameterized, norm, weight_norm
 
 NAMES = ("eq3_residual", "v_dot_grad_v", "eq7_residual", "wn_is_bn_residual")
@@ -14,7 +14,7 @@ NAMES = ("eq3_residual", "v_dot_grad_v", "eq7_residual", "wn_is_bn_residual")
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_identity_holds_to_rounding(seed: int) -> None:
-    residuals = identities.measure(seed)
+    residuals = identities.identity_residuals(seed)
     assert tuple(residuals) == NAMES
     for name, value in residuals.items():
         assert type(value) is float and 0 <= value < 1e-12, name
@@ -22,7 +22,7 @@ def test_every_identity_holds_to_rounding(seed: int) -> None:
 
 def test_the_residuals_are_of_float64_whatever_the_default() -> None:
     assert torch.get_default_dtype() == torch.float32
-    assert max(identities.measure().values()) < 1e-12 < torch.finfo(torch.float32).eps
+    assert max(identities.identity_residuals().values()) < 1e-12 < torch.finfo(torch.float32).eps
 
 
 def test_residual_is_relative_to_the_largest_value() -> None:
@@ -56,7 +56,7 @@ def test_eq3_gradients_by_finite_differences() -> None:
 
 def only_moved(name: str) -> None:
     """The figure called `name` is now far from 0, and the others are not."""
-    for other, value in identities.measure().items():
+    for other, value in identities.identity_residuals().items():
         assert (value > 1e-3) == (other == name), (other, value)
 
 
@@ -79,7 +79,7 @@ def test_a_norm_without_its_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) ->
         return v * (g / v.detach().norm(dim=1))[:, None]
 
     monkeypatch.setattr(identities, "weight_norm", detached)
-    residuals = identities.measure()
+    residuals = identities.identity_residuals()
     assert residuals["eq3_residual"] > 1e-3 and residuals["v_dot_grad_v"] > 1e-3
     assert residuals["eq7_residual"] < 1e-12 and residuals["wn_is_bn_residual"] < 1e-12
 
@@ -113,5 +113,5 @@ def test_a_wrong_parameterization_is_seen(monkeypatch: pytest.MonkeyPatch) -> No
     """w = g·v, without the norm."""
     for module in (identities, norm):
         monkeypatch.setattr(module, "weight_norm", lambda v, g, unit_dim=0: weight_norm(v, g * v.norm(dim=1)))
-    residuals = identities.measure()
+    residuals = identities.identity_residuals()
     assert min(residuals[name] for name in ("eq3_residual", "v_dot_grad_v", "wn_is_bn_residual")) > 1e-3

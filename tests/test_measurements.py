@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wnrepro.measurements import layer_rows, measured_init
+from wnrepro.experiments.measurements import layer_rows, measured_init
 from wnrepro.parameterization import Conv2d, ConvTranspose2d, Linear, MaskedConv2d, bound_v_norm, data_dependent_init
 from wnrepro.settings import PARAMS
 

@@ -12,7 +12,7 @@ class Blocked:
             raise ImportError(f"No module named {name!r}")
 
 sys.meta_path.insert(0, Blocked())
-import wnrepro.atari, wnrepro.bench.plain, wnrepro.experiments.dqn
+import wnrepro.experiments.atari, wnrepro.bench.plain, wnrepro.experiments.dqn
 from wnrepro.cli import main
 
 for words in (line.split() for line in sys.stdin):

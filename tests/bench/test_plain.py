@@ -11,11 +11,12 @@ import torch
 from factories import make_pixels, timed_small
 from torch import nn
 
-from wnrepro.atari import Batch, Games, Replay
 from wnrepro.bench import ours, plain
 from wnrepro.bench.counting import WHOLE, Steps, count_work
 from wnrepro.bench.ours import ACTING, EMULATION, LEARNING, our_steps
 from wnrepro.bench.plain import PLAIN, PlainDqn, PlainDraw, plain_steps
+from wnrepro.experiments import cvae, draw
+from wnrepro.experiments.atari import Batch, Games, Replay
 from wnrepro.experiments.cvae import MnistVae
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import DrawNet
@@ -42,8 +43,9 @@ def test_ours_and_plain_do_the_same_work(experiment: str) -> None:
 def test_step_trains(
     monkeypatch: pytest.MonkeyPatch, make: Callable[[Settings, torch.device], Steps], experiment: str
 ) -> None:
-    for module in (ours, plain):
+    for module in (cvae, draw, plain):
         monkeypatch.setattr(module, "random_pixels", lambda _: make_pixels("mnist"))  # unlike noise learnable
+    for module in (ours, plain):
         monkeypatch.setattr(module, "AGENT_STEPS", 4)
     torch.manual_seed(0)
     steps = make(dataclasses.replace(timed_small(experiment), lr=0.01), CPU).timed

@@ -15,7 +15,7 @@ from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import Draw
-from wnrepro.measurements import layer_rows
+from wnrepro.experiments.measurements import layer_rows
 from wnrepro.settings import PARAMS
 
 CPU = torch.device("cpu")

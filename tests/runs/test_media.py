@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wnrepro.atari import SCREEN, Scene
+from wnrepro.experiments.atari import SCREEN, Scene
 from wnrepro.runs import directory
 from wnrepro.runs.media import CAPTION, write_film, write_pictures
 

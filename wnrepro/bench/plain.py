@@ -14,16 +14,17 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
-from wnrepro.atari import NO_OPS, STACK, check_rom
-from wnrepro.atari import SIZE as SCREEN_SIZE
 from wnrepro.bench.counting import WHOLE, Step, Steps, repeat
-from wnrepro.bench.ours import ACTING, AGENT_STEPS, CHANGES, EMULATION, LEARNING, random_images, random_pixels
+from wnrepro.bench.ours import ACTING, AGENT_STEPS, CHANGES, EMULATION, LEARNING
+from wnrepro.data.images import random_images, random_pixels
 from wnrepro.device import autocast
 from wnrepro.errors import UserError
+from wnrepro.experiments.atari import NO_OPS, STACK, check_rom
+from wnrepro.experiments.atari import SIZE as SCREEN_SIZE
 from wnrepro.experiments.cifar import CLASSES, DROPOUT, SLOPE
-from wnrepro.experiments.cvae import MnistVae
 from wnrepro.experiments.dqn import DqnNet
 from wnrepro.experiments.draw import BANK_TOLERANCE, SIZE, WINDOW
+from wnrepro.experiments.vae import MnistVae
 from wnrepro.parameterization import fold, layers
 from wnrepro.settings import CifarSettings, CvaeSettings, DqnSettings, DrawSettings, Settings
 
@@ -71,7 +72,7 @@ def plain_cifar(settings: CifarSettings, device: torch.device) -> Steps:
         channels = maps
     stages += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), weight_norm(nn.Linear(channels, CLASSES))]
     net = nn.Sequential(*stages).to(device)
-    images = random_images(settings, torch.device("cpu"))
+    images = random_images(settings)
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         logits = net(x + settings.input_noise * torch.randn_like(x))

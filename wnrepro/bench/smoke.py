@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from wnrepro.atari import check_rom
 from wnrepro.bench.counting import WHOLE, Step
 from wnrepro.bench.ours import CHANGES, our_training
 from wnrepro.bench.timing import Contender, Show
 from wnrepro.compiling import Compilation, judged, relative_error
 from wnrepro.cuda_graphs import Captured
 from wnrepro.device import cores
+from wnrepro.experiments.atari import check_rom
 from wnrepro.settings import PARAMS, SETTINGS, Settings, scale_settings
 
 TOGETHER = 10  # processes at most, for their memory

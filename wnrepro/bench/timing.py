@@ -25,12 +25,12 @@ import pandas as pd
 import torch
 from scipy.stats import quantile_test
 
-from wnrepro.atari import Replay
 from wnrepro.bench.counting import COPIED_BYTES, COPY, PRODUCT, PRODUCT_SIZE, WHOLE, Step, Steps, ceilings, count_work
 from wnrepro.bench.ours import AGENT_STEPS, LEARNING, our_steps
 from wnrepro.bench.plain import plain_steps
 from wnrepro.custom import use
 from wnrepro.device import available_memory, set_precision
+from wnrepro.experiments.atari import Replay
 from wnrepro.experiments.dqn import Dqn, replay_device
 from wnrepro.mps import mps
 from wnrepro.runs.directory import now, read_json, write_json

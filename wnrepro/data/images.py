@@ -8,6 +8,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,9 +124,23 @@ def _dataset(settings: CvaeSettings | DrawSettings) -> str:
     return settings.dataset if isinstance(settings, CvaeSettings) else "mnist"
 
 
-def check_sizes(
-    settings: CifarSettings | CvaeSettings | DrawSettings, available: Sequence[int], at_most: Sequence[str]
-) -> None:
+def random_images(settings: CifarSettings) -> Images:
+    """Twenty minibatches of noise: a step takes as long on them as on photographs."""
+    torch.manual_seed(0)
+    count = max(20 * settings.batch_size, settings.init_examples)
+    x, y = torch.randn(count, 3, 32, 32), torch.randint(10, (count,))
+    return Images(x, y, x[:0], y[:0], "random")
+
+
+def random_pixels(settings: CvaeSettings | DrawSettings) -> Pixels:
+    """Twenty minibatches of noise, black and white or in colour."""
+    torch.manual_seed(0)
+    shape, values = ((3, 32, 32), 256) if _dataset(settings) == "cifar10" else ((1, 28, 28), 2)
+    x = torch.randint(values, (20 * max(settings.batch_size, 25), *shape), dtype=torch.uint8)
+    return Pixels(x, x[:0], "random")
+
+
+def check_sizes(settings: Any, available: Sequence[int], at_most: Sequence[str]) -> None:
     """Raise UserError where the settings ask for more than the available training and test images.
 
     at_most: the names of the settings that may not exceed the training images used.

@@ -5,39 +5,35 @@ Shapes: B examples, C features of a layer. Images are (B, 3, 32, 32) in memory f
 
 import copy
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
-from wnrepro import identities
 from wnrepro.compiling import Compilation, compiled, gradients_of
 from wnrepro.cuda_graphs import Captured
 from wnrepro.data.files import require
-from wnrepro.data.images import SIZES, Images, check_sizes
+from wnrepro.data.images import SIZES, Images, check_sizes, random_images
 from wnrepro.data.whitening import whitened
-from wnrepro.device import autocast, keep_memory, set_precision
-from wnrepro.events import Epoch, Note, Progress
-from wnrepro.measurements import layer_rows, measured_init, overflow
+from wnrepro.device import autocast, set_precision
+from wnrepro.experiments.loop import Experiment, Rows, minibatch, to_rows
+from wnrepro.experiments.measurements import measured_init
 from wnrepro.optim import Adam, PolyakAverage
-from wnrepro.parameterization import Conv2d, Linear, bound_v_norm, layers, parameterization, updated
+from wnrepro.parameterization import Conv2d, Linear, layers, parameterization
 from wnrepro.settings import CifarSettings
 
 SLOPE = 0.1  # of the leaky ReLU, authors' code
 DROPOUT = 0.5  # table 1
 CLASSES = 10
 COMPILED_FROM = 10_000  # updates on a GPU, which then save more than compiling takes
-PROGRESS_EVERY = 5  # minibatches between two signs of progress
-TEST_BATCH = 500
-DIVERGED_LOSS = 2 * math.log(CLASSES)  # nats, twice the loss of guessing
 
 
 class Net(nn.Module):
-    """Table 1's network: whitened images (B, 3, 32, 32) → logits (B, 10). Each of its 10 layers is parameterized."""
+    """Table 1's network, whitened images to logits. Each of its 10 layers is parameterized."""
 
     def __init__(self, settings: CifarSettings) -> None:
         super().__init__()
@@ -55,7 +51,9 @@ class Net(nn.Module):
         self.conv9 = Conv2d(2 * n, 2 * n, 1, param, **options)
         self.dense = Linear(2 * n, CLASSES, param, **options)
 
-    def forward(self, x: Tensor, layers: Callable[..., Tensor] | None = None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "B 3 H W"], layers: Callable[..., Tensor] | None = None
+    ) -> Float[Tensor, "B 10"]:
         """layers: the compiled method of that name, for training steps alone."""
         if not self.training:
             return self.layers(x, None)
@@ -65,7 +63,7 @@ class Net(nn.Module):
     def dropout_masks(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """0 or 1/(1 − DROPOUT) for every value after the two poolings of images x, as `F.dropout` draws them.
 
-        Drawn apart from the layers, so that compiled layers have the same ones.
+        Drawn outside the layers, so that compiled layers have the same ones.
         """
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
@@ -78,7 +76,7 @@ class Net(nn.Module):
         return mask(self.conv3.units, x.shape[2] // 2), mask(self.conv6.units, x.shape[2] // 4)
 
     def layers(self, x: Tensor, masks: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The logits; masks: of dropout, in training."""
+        """The logits; masks: dropout's, in training."""
         for conv in (self.conv1, self.conv2, self.conv3):
             x = F.leaky_relu(conv(x), SLOPE)
         x = F.max_pool2d(x, 2)
@@ -95,46 +93,38 @@ class Net(nn.Module):
         return logits
 
 
-class Cifar:
-    """The experiment: settings and data in, `train()` yields its progress; resumes from `load_state_dict`.
+class Cifar(Experiment[CifarSettings]):
+    """The experiment; see `Experiment`. Its facts include the loss on the init batch."""
 
-    facts: what is known once the run has begun: parameters, loss on the init batch, the identities' residuals.
-    """
+    net: Net
+    optimizer: Adam
+    compilation: Compilation
+    limit = 2 * math.log(CLASSES)  # twice the loss of guessing
 
     def __init__(self, settings: CifarSettings, images: Images, device: torch.device) -> None:
-        """images: whitened, see `whitened`. Seeds torch's global generators with `settings.seed`."""
-        set_precision(settings.precision, device)
-        if device.type == "cpu":
-            keep_memory()
-        self.settings, self.device = settings, device
-        # Kept as (N, 32, 32, 3), so that a minibatch of rows is channels_last without a copy of its own.
-        self.train_x, self.test_x = (
-            x.permute(0, 2, 3, 1).contiguous().to(device) for x in (images.train_x, images.test_x)
-        )
+        """images: whitened, see `whitened`."""
+        super().__init__(settings, device)
+        self.train_x, self.test_x = (to_rows(x, device) for x in (images.train_x, images.test_x))
         self.train_y, self.test_y = images.train_y.to(device), images.test_y.to(device)
-        torch.manual_seed(settings.seed)
-        self.order = torch.Generator().manual_seed(settings.seed)
         self.net = Net(settings).to(device).to(memory_format=torch.channels_last)
         self.statistics = parameterization(settings.param).batch_statistics
         self.optimizer = Adam(self.net.parameters(), settings.lr)
-        self.average: PolyakAverage | None = None
+        updates = len(self.train_x) // settings.batch_size
         if settings.polyak_epochs is not None:
-            self.average = PolyakAverage(self.net, settings.polyak_epochs * (len(self.train_x) // settings.batch_size))
+            self.average = PolyakAverage(self.net, settings.polyak_epochs * updates)
         self.tested: nn.Module = self.net if self.average is None else self.average.module
-        self.captured_step, self.captured_test = Captured(self.step, device), Captured(self.test_batch, device)
-        self.epoch = 0
+        self.captured_test = Captured(self.test_batch, device)
         self.compilation = Compilation()
-        if device.type == "cuda" and settings.epochs * (len(self.train_x) // settings.batch_size) >= COMPILED_FROM:
+        if device.type == "cuda" and settings.epochs * updates >= COMPILED_FROM:
             self.compilation = compiled(self.net.layers, self.gradients, settings.precision)
-        self.facts: dict[str, Any] = {
-            "data": images.source,
-            "parameters": sum(p.numel() for p in self.net.parameters()),
-            **self.compilation.facts,
-        }
+        self.describe(images.source)
+
+    @classmethod
+    def on_noise(cls, settings: CifarSettings, device: torch.device) -> "Cifar":
+        return cls(settings, random_images(settings), device).ready()
 
     @staticmethod
     def check(settings: CifarSettings, data_dir: Path | None, device: torch.device) -> None:
-        """Raise UserError where `load` would: before anything is written or computed."""
         set_precision(settings.precision, device)
         check_sizes(settings, SIZES[settings.dataset], ("batch_size", "init_examples"))
         if settings.dataset == "cifar10":
@@ -142,90 +132,13 @@ class Cifar:
 
     @classmethod
     def load(cls, settings: CifarSettings, data_dir: Path | None, device: torch.device) -> "Cifar":
-        """The experiment on the data that its settings name. Raises UserError where they are not there."""
         return cls(settings, whitened(settings, data_dir, device), device)
 
-    def train(self) -> Iterator[Progress | Epoch | Note]:
-        """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
-
-        A loss, or part of the state, that is not finite, or an epoch's median loss over twice that of guessing, ends it
-        as diverged.
-        """
-        s = self.settings
-        n = len(self.train_x) // s.batch_size * s.batch_size
-        yield from self.compilation.notes
-        while self.epoch < s.epochs:
-            began = time.perf_counter()
-            tables: dict[str, list[dict[str, Any]]] = {}
-            order = torch.randperm(len(self.train_x), generator=self.order).to(self.device)
-            if self.epoch == 0:
-                tables["init"] = self.initialize(order[: s.init_examples])
-                tables["layers"] = layer_rows(self.net, self.epoch)
-            self.schedule()
-            self.epoch += 1
-
-            self.net.train()
-            losses = torch.empty(n // s.batch_size, device=self.device)
-            wrong = torch.zeros((), device=self.device)
-            for k, index in enumerate(order[:n].split(s.batch_size), start=1):
-                losses[k - 1], wrong_here = self.captured_step(index)
-                wrong += wrong_here
-                if k % PROGRESS_EVERY == 0:
-                    yield Progress(self.epoch, k * s.batch_size, n)
-            test_error, test_loss = self.test()
-            row = {
-                "epoch": self.epoch,
-                "seconds": round(time.perf_counter() - began, 3),
-                "train_error": wrong.item() / n,
-                "test_error": test_error,
-                "train_loss": losses.mean().item(),
-                "test_loss": test_loss,
-                "lr": self.optimizer.param_groups[0]["lr"].item(),
-            }
-            diverged = ""
-            typical = losses.median().item()  # the median: every start has a few steps of high loss
-            if not (losses.isfinite().all() and typical <= DIVERGED_LOSS):
-                diverged = (
-                    f"median training loss {typical:.3g} nats in epoch {self.epoch}, {DIVERGED_LOSS:.3g} is the bound"
-                )
-            rows = layer_rows(self.net, self.epoch)
-            tables.setdefault("layers", []).extend(rows)
-            diverged = diverged or overflow(self.net, self.optimizer, rows)
-            if self.statistics and self.epoch in s.noise_epochs and not diverged:
-                tables["noise"] = self.noise_rows()
-            yield Epoch(self.epoch, row, tables, diverged)
-            if diverged:
-                return
-
-    def step(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """One training step on the images of this index (B,): loss (), number of errors ()."""
-        loss, logits = self.loss(index, self.compilation.function)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        if self.settings.v_norm_max is not None:
-            bound_v_norm(self.net, self.settings.v_norm_max)
-        updated(self.net)
-        if self.average is not None:
-            self.average.update_parameters(self.net)
-        return loss.detach(), (logits.detach().argmax(1) != self.train_y[index]).sum()
-
-    def loss(self, index: Tensor, layers: Callable[..., Tensor] | None, precision: str = "") -> tuple[Tensor, Tensor]:
-        """The mean loss () in nats and the logits (B, 10) of the training images of this index (B,); see `Net`."""
-        with autocast(precision or self.settings.precision, self.device):
-            logits = self.net(self.batch(self.train_x, index), layers)
-        return F.cross_entropy(logits.float(), self.train_y[index]), logits
-
-    def gradients(self, layers: Callable[..., Tensor] | None, precision: str) -> list[Tensor]:
-        """`gradients_of` the first minibatch, by this function as `Net.layers`, or by that itself."""
-        set_precision(precision, self.device)
-        index = torch.arange(self.settings.batch_size, device=self.device)
-        return gradients_of(self.net, lambda: self.loss(index, layers, precision)[0], self.device)
-
-    @staticmethod
-    def batch(images: Tensor, index: Tensor) -> Tensor:
-        """Images (B, 3, 32, 32), channels_last, of those kept as (N, 32, 32, 3)."""
-        return images[index].permute(0, 3, 1, 2)
+    @torch.no_grad()
+    def initialize(self, index: Tensor) -> Rows:
+        logits, rows = measured_init(self.net, minibatch(self.train_x, index), self.settings.v_norm_max)
+        self.facts["init_loss"] = F.cross_entropy(logits, self.train_y[index]).item()
+        return rows
 
     def schedule(self) -> None:
         """Set lr and β1 for the epoch to come (§5.1): lr·min(2 − epoch/100, 1) in the paper's 200 epochs."""
@@ -233,39 +146,59 @@ class Cifar:
         lr = s.lr * (s.epochs - self.epoch) / (s.epochs - s.decay_from) if decays else s.lr
         self.optimizer.set_rates(lr, beta1=0.5 if decays else 0.9)
 
+    def step(self, index: Int[Tensor, " B"]) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Train on the images of this index: their mean loss and the number of errors."""
+        loss, logits = self.loss(index, self.compilation.function)
+        self.optimize(loss)
+        return loss.detach(), (logits.detach().argmax(1) != self.train_y[index]).sum()
+
+    def loss(
+        self, index: Int[Tensor, " B"], layers: Callable[..., Tensor] | None, precision: str = ""
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "B 10"]]:
+        """The mean loss in nats and the logits of the training images of this index; see `Net`."""
+        with autocast(precision or self.settings.precision, self.device):
+            logits = self.net(minibatch(self.train_x, index), layers)
+        return F.cross_entropy(logits.float(), self.train_y[index]), logits
+
+    def gradients(self, layers: Callable[..., Tensor] | None, precision: str) -> list[Tensor]:
+        """`gradients_of` the first minibatch, with this function as `Net.layers`, or with that itself."""
+        set_precision(precision, self.device)
+        index = torch.arange(self.settings.batch_size, device=self.device)
+        return gradients_of(self.net, lambda: self.loss(index, layers, precision)[0], self.device)
+
+    def evaluate(self) -> tuple[dict[str, Any], dict[str, Rows]]:
+        losses, errors = self.logged
+        test_error, test_loss = self.test()
+        metrics = {"train_error": errors.sum().item() / self.epoch_size, "train_loss": losses.mean().item()}
+        metrics |= {"test_error": test_error, "test_loss": test_loss}
+        return metrics | {"lr": self.optimizer.param_groups[0]["lr"].item()}, {}
+
     @torch.no_grad()
     def test(self) -> tuple[float, float]:
-        """Error (a fraction) and loss (nats) on the test images, by the averaged parameters where there are such."""
+        """Error (a fraction) and loss (nats) on the test images, by the averaged parameters if there are any."""
         self.tested.eval()
-        wrong = torch.zeros((), device=self.device)
-        loss = torch.zeros((), device=self.device)
-        for index in torch.arange(len(self.test_x), device=self.device).split(TEST_BATCH):
-            wrong_here, loss_here = self.captured_test(index)
-            wrong += wrong_here
-            loss += loss_here
-        return wrong.item() / len(self.test_x), loss.item() / len(self.test_x)
+        sums = torch.zeros(2, device=self.device)
+        for index in self.test_batches():
+            sums += torch.stack(self.captured_test(index))
+        errors, loss = sums.tolist()
+        return errors / len(self.test_x), loss / len(self.test_x)
 
-    def test_batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Number of errors () and sum of the losses () on the test images of this index (B,)."""
+    def test_batch(self, index: Int[Tensor, " B"]) -> tuple[Int[Tensor, ""], Float[Tensor, ""]]:
+        """Number of errors and sum of the losses on the test images of this index."""
         y = self.test_y[index]
         with autocast(self.settings.precision, self.device):
-            logits = self.tested(self.batch(self.test_x, index))
+            logits = self.tested(minibatch(self.test_x, index))
         return (logits.argmax(1) != y).sum(), F.cross_entropy(logits.float(), y, reduction="sum")
 
-    @torch.no_grad()
-    def initialize(self, index: Tensor) -> list[dict[str, Any]]:
-        """The data-dependent init on these images; what it achieved, as rows of init.csv."""
-        logits, rows = measured_init(self.net, self.batch(self.train_x, index), self.settings.v_norm_max)
-        loss = F.cross_entropy(logits, self.train_y[index])
-        self.facts |= {"init_loss": loss.item(), **identities.measure(self.settings.seed)}
-        return rows
+    def measure(self) -> dict[str, Rows]:
+        return {"noise": self.noise_rows()} if self.statistics and self.epoch in self.settings.noise_epochs else {}
 
     @torch.no_grad()
-    def noise_rows(self) -> list[dict[str, Any]]:
-        """The noise that the minibatch statistics add, by layer (C8); see `noise`.
+    def noise_rows(self) -> Rows:
+        """The noise that minibatch statistics add, by layer (C8): medians over features of the figures of `noise`.
 
-        `excess_kurtosis` stands with its quartiles over features, the other figures with their medians. Measured on a
-        copy, with separate generators: the run continues as if nothing had been measured.
+        `excess_kurtosis` has its quartiles too. Measured on a copy, with separate generators: the run continues as if
+        nothing had been measured.
         """
         s = self.settings
         net = copy.deepcopy(self.net).train()
@@ -278,72 +211,43 @@ class Cifar:
             torch.manual_seed(s.seed + self.epoch)
             for _ in range(s.noise_minibatches):
                 index = torch.randperm(len(self.train_x), generator=draw)[: s.batch_size].to(self.device)
-                net(self.batch(self.train_x, index))
+                net(minibatch(self.train_x, index))
         rows = []
         for name, values in moments.items():
             figures = noise(torch.stack(values), variance_too="var" in self.statistics)
             low, median, high = quartiles(figures.pop("excess_kurtosis"))
-            rows.append(
-                {
-                    "epoch": self.epoch,
-                    "layer": name,
-                    "excess_kurtosis_median": median,
-                    "excess_kurtosis_q25": low,
-                    "excess_kurtosis_q75": high,
-                    **{figure: quartiles(of_features)[1] for figure, of_features in figures.items()},
-                    "minibatches": s.noise_minibatches,
-                }
-            )
+            row = {"epoch": self.epoch, "layer": name, "excess_kurtosis_median": median}
+            row |= {"excess_kurtosis_q25": low, "excess_kurtosis_q75": high}
+            row |= {figure: quartiles(of_features)[1] for figure, of_features in figures.items()}
+            rows.append(row | {"minibatches": s.noise_minibatches})
         return rows
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, torch's global generators apart."""
-        return {
-            "epoch": self.epoch,
-            "net": self.net.state_dict(),
-            **({} if self.average is None else {"average": self.average.state_dict()}),
-            "optimizer": self.optimizer.state_dict(),
-            "order": self.order.get_state(),
-            "facts": self.facts,
-        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
-        self.epoch, self.facts = state["epoch"], state["facts"] | self.compilation.facts
-        self.net.load_state_dict(state["net"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.order.set_state(state["order"])
-
-
-def raw_moments(t: Tensor) -> Tensor:
-    """E[t], E[t²], E[t³], E[t⁴] of every feature over a minibatch: t (B, C, …) → (4, C) in float64."""
+def raw_moments(t: Float[Tensor, "B C *pixels"]) -> Float64[Tensor, "4 C"]:
+    """E[t], E[t²], E[t³], E[t⁴] of every feature over a minibatch."""
     rows = t.movedim(1, -1).reshape(-1, t.shape[1])
     square = rows.square()
     powers = (rows, square, square * rows, square.square())
     return torch.stack([power.mean(0, dtype=torch.float64) for power in powers])
 
 
-def quartiles(values: Tensor) -> list[float]:
-    """The lower quartile, median and upper quartile of float64 values (C,); nan where one of them is."""
+def quartiles(values: Float64[Tensor, " C"]) -> list[float]:
+    """The lower quartile, median and upper quartile; nan if one of the values is."""
     found: list[float] = values.cpu().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
     return found
 
 
-def excess_kurtosis(values: Tensor) -> Tensor:
-    """The bias-corrected excess kurtosis G2 (C,) of K ≥ 4 values of each feature (K, C); that of a normal
-    distribution is 0 on average, for every K.
-    """
+def excess_kurtosis(values: Float64[Tensor, "K C"]) -> Float64[Tensor, " C"]:
+    """The bias-corrected excess kurtosis G2 of K ≥ 4 values of each feature: 0 on average for normal ones."""
     k, centred = len(values), values - values.mean(0)
     biased = centred.pow(4).mean(0) / centred.square().mean(0).square() - 3
     return (k - 1) / ((k - 2) * (k - 3)) * ((k + 1) * biased + 6)
 
 
-def noise(moments: Tensor, variance_too: bool) -> dict[str, Tensor]:
-    """The shape and size of a feature's normalization noise, by figure, each (C,).
+def noise(moments: Float64[Tensor, "K 4 C"], variance_too: bool) -> dict[str, Float64[Tensor, " C"]]:
+    """The shape and size of every feature's normalization noise, by figure.
 
-    moments: `raw_moments` of K minibatches, (K, 4, C). The noise is what normalizing by the minibatch's statistics
+    moments: `raw_moments` of K minibatches. The noise is what normalizing by the minibatch's statistics
     gives less what the statistics of all K together would: (t − μ_B)/σ_B − (t − μ)/σ where `variance_too` (bn), and
     −(μ_B − μ) otherwise (mean-only bn). Both are a·t + c with a and c of the minibatch, so that the moments of the
     noise follow from those of t.

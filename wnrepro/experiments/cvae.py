@@ -1,520 +1,126 @@
-"""Convolutional variational auto-encoders of MNIST and CIFAR-10 (§5.2, figure 2); settings in `settings.CvaeSettings`.
+"""Training of the convolutional variational auto-encoders (§5.2, figure 2); settings in `settings.CvaeSettings`.
 
-Where the paper is silent: openai/iaf, the "manuscript in preparation" that it names.
-Shapes: B examples, L latent units (MNIST) or maps (CIFAR-10), H×W pixels. All terms of the bound are in nats.
+Where the paper is silent: openai/iaf, the "manuscript in preparation" that it names. All terms are in nats.
 """
 
 import functools
 import math
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wnrepro import identities
 from wnrepro.cuda_graphs import Captured
-from wnrepro.data.images import Pixels, check_pixels, load_pixels
-from wnrepro.device import autocast, keep_memory, random_generators, set_precision
+from wnrepro.data.images import Pixels, check_pixels, load_pixels, random_pixels
+from wnrepro.device import autocast, random_generators, set_precision
 from wnrepro.errors import UserError
-from wnrepro.events import Epoch, Progress
-from wnrepro.measurements import layer_rows, measured_init, overflow
+from wnrepro.experiments.loop import Experiment, Rows, minibatch, to_rows
+from wnrepro.experiments.measurements import measured_init
+from wnrepro.experiments.vae import LadderVae, MnistVae
 from wnrepro.optim import Adamax, PolyakAverage
-from wnrepro.parameterization import Conv2d, ConvTranspose2d, Linear, MaskedConv2d, bound_v_norm, updated
-from wnrepro.parameterization.layer import V_STD
 from wnrepro.settings import CvaeSettings
 
-RESIDUAL = 0.1  # of a residual unit's branch, authors' code
-AUTOREGRESSIVE = 0.1  # of the autoregressive steps' m and s, authors' code
-STATISTICS = 0.1  # of the means and log standard deviations, see Deviations
-HIDDEN_LAYERS = 2  # of an autoregressive network
-PIXEL_VALUES = 256
-PROGRESS_EVERY = 10  # minibatches between two signs of progress
-TEST_BATCH = 500
 DIVERGED_FACTOR = 2  # times the loss of guessing every pixel
 
 
-# ------------------------------------------------------------------------------- distributions
-
-
-def log_normal(z: Tensor, mean: Tensor | float = 0.0, log_std: Tensor | float = 0.0) -> Tensor:
-    """Elementwise log N(z; mean, exp(log_std)²)."""
-    precision = torch.exp(-log_std) if isinstance(log_std, Tensor) else math.exp(-log_std)
-    return -0.5 * (math.log(2 * math.pi) + ((z - mean) * precision).square()) - log_std
-
-
-def sample_normal(mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
-    """z ~ N(mean, exp(log_std)²) and its elementwise log density."""
-    noise = torch.randn_like(mean)
-    return mean + torch.exp(log_std) * noise, -0.5 * (math.log(2 * math.pi) + noise.square()) - log_std
-
-
-def log_discretized_logistic(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Elementwise log probability of the pixel values x in 0..255 (any dtype) for a logistic distribution in 0..1.
-
-    Value k stands for the interval from k/256 to (k+1)/256; 0 and 255 have the tails too, so that the probabilities
-    sum to 1. σ(b) − σ(a) = σ(b)·σ(−a)·(1 − exp(a − b)) keeps its digits where both are near 0 or 1.
-    """
-    scale = torch.exp(log_scale)
-    low = (x / PIXEL_VALUES - mean) / scale
-    width = 1 / (PIXEL_VALUES * scale)
-    first, last = x == 0, x == PIXEL_VALUES - 1
-    below_top = F.logsigmoid(low + width).masked_fill(last, 0)
-    above_bottom = F.logsigmoid(-low).masked_fill(first, 0)
-    return below_top + above_bottom + torch.log(-torch.expm1(-width)).masked_fill(first | last, 0)
-
-
-def log_mean_exp(log_weights: Tensor) -> Tensor:
-    """The importance-weighted estimate of log p(x) from K samples of log p(x, z) − log q(z|x): (K, B) → (B,)."""
+def log_mean_exp(log_weights: Float[Tensor, "K B"]) -> Float[Tensor, " B"]:
+    """The importance-weighted estimate of log p(x) from K samples of log p(x, z) − log q(z|x)."""
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
-# ------------------------------------------------------------------------------- autoregressive steps
+class Cvae(Experiment[CvaeSettings]):
+    """The experiment; see `Experiment`. Its facts include the loss on the init batch."""
 
-
-def ranks(units: int, latents: int) -> Tensor:
-    """The ranks 0..latents − 1 spread evenly over so many units."""
-    return torch.arange(units) * latents // units
-
-
-class Made(nn.Module):
-    """Masked autoencoder: m and s of an inverse autoregressive step, of z (B, L) and a context (B, context).
-
-    m_i and s_i see z_j only for j before i (after it, where `reverse`), and all of the context. A hidden unit of
-    rank r sees the z before r, so that every unit sees at least the context and no row of weights is empty.
-    """
-
-    def __init__(self, latents: int, context: int, width: int, param: str, reverse: bool, **options: Any) -> None:
-        super().__init__()
-        order = torch.arange(latents).flip(0) if reverse else torch.arange(latents)
-        hidden = ranks(width, latents)
-        sees_z = (order < hidden[:, None]).float()
-        sees_hidden = (hidden <= hidden[:, None]).float()
-        out = (hidden <= order[:, None]).float().repeat(2, 1)
-        first = torch.cat([sees_z, torch.ones(width, context)], 1)
-        self.layers = nn.ModuleList([Linear(latents + context, width, param, mask=first, **options)])
-        self.layers += [Linear(width, width, param, mask=sees_hidden, **options) for _ in range(HIDDEN_LAYERS - 1)]
-        self.out = Linear(width, 2 * latents, param, mask=out, **options)
-
-    def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        h = torch.cat([z, context], 1)
-        for layer in self.layers:
-            h = F.elu(layer(h))
-        m, s = (AUTOREGRESSIVE * self.out(h)).chunk(2, 1)
-        return m, s
-
-
-def causal_mask(unit_ranks: Tensor, input_ranks: Tensor, kernel: int, strict: bool) -> Tensor:
-    """The mask (units, inputs, k, k) by which a map sees the pixels above and to the left, of every input map, and of
-    its own pixel the maps of lower rank; of the same rank too unless `strict`.
-    """
-    mask = torch.ones(len(unit_ranks), len(input_ranks), kernel, kernel)
-    middle = kernel // 2
-    mask[:, :, middle + 1 :] = 0
-    mask[:, :, middle, middle + 1 :] = 0
-    before = input_ranks < unit_ranks[:, None] if strict else input_ranks <= unit_ranks[:, None]
-    mask[:, :, middle, middle] = before.float()
-    return mask
-
-
-class ConvMade(nn.Module):
-    """The same of maps: z (B, L, H, W), context (B, width, H, W) → m and s, pixels in raster order, maps within.
-
-    The context is added to the first layer's output, as in the authors' code.
-    """
-
-    def __init__(self, latents: int, width: int, param: str, **options: Any) -> None:
-        super().__init__()
-        z, hidden = torch.arange(latents), ranks(width, latents)
-        masks = [causal_mask(hidden, z, 3, strict=False)]
-        masks += [causal_mask(hidden, hidden, 3, strict=False)] * (HIDDEN_LAYERS - 1)
-        out = causal_mask(z.repeat(2), hidden, 3, strict=True)
-        self.layers = nn.ModuleList(
-            MaskedConv2d(mask.shape[1], width, 3, param, mask, padding=1, **options) for mask in masks
-        )
-        self.out = MaskedConv2d(width, 2 * latents, 3, param, out, padding=1, **options)
-
-    def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        first, *rest = self.layers
-        h = F.elu(first(z) + context)
-        for layer in rest:
-            h = F.elu(layer(h))
-        m, s = (AUTOREGRESSIVE * self.out(h)).chunk(2, 1)
-        return m, s
-
-
-def autoregress(steps: Iterable[nn.Module], z: Tensor, log_q: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """z ← (z − m)/exp(s) step by step; log q grows by s, the log-determinant's part of each latent (IAF paper)."""
-    for step in steps:
-        m, s = step(z, context)
-        z, log_q = (z - m) * torch.exp(-s), log_q + s
-    return z, log_q
-
-
-# ------------------------------------------------------------------------------- models
-
-
-class Residual(nn.Module):
-    """x + 0.1·conv(ELU(conv(ELU(x)))), 3×3, of the same shape as x."""
-
-    def __init__(self, maps: int, param: str, **options: Any) -> None:
-        super().__init__()
-        self.conv1 = Conv2d(maps, maps, 3, param, padding=1, **options)
-        self.conv2 = Conv2d(maps, maps, 3, param, padding=1, **options)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branch: Tensor = self.conv2(F.elu(self.conv1(F.elu(x)), inplace=True))
-        return torch.add(x, branch, alpha=RESIDUAL)
-
-
-class MnistVae(nn.Module):
-    """MNIST's model: images (B, 1, 28, 28) of 0 and 1 → log p(x|z) (B,) and KL (B, L) of one sample z each.
-
-    `kl` is log q(z|x) − log p(z) of the sample, by latent unit; its mean over samples is the divergence.
-    """
-
-    shape = (1, 28, 28)
-    guess_nats = 784 * math.log(2)
-
-    def __init__(self, settings: CvaeSettings) -> None:
-        super().__init__()
-        s, param = settings, settings.param
-        options: dict[str, Any] = {"g_exp": s.g_exp, "init": s.init}
-        assert s.hidden is not None
-        self.latents = s.latents
-
-        def units(sequence: int) -> list[nn.Module]:
-            return [Residual(s.maps[sequence], param, **options) for _ in range(s.depths[sequence])]
-
-        top = s.maps[2] * 7 * 7
-        self.encoder = nn.Sequential(
-            Conv2d(1, s.maps[0], 3, param, padding=1, **options),
-            *units(0),
-            nn.ELU(inplace=True),
-            Conv2d(s.maps[0], s.maps[1], 3, param, stride=2, padding=1, **options),
-            *units(1),
-            nn.ELU(inplace=True),
-            Conv2d(s.maps[1], s.maps[2], 3, param, stride=2, padding=1, **options),
-            *units(2),
-            nn.ELU(inplace=True),
-            nn.Flatten(),
-            Linear(top, s.hidden, param, **options),
-            nn.ELU(inplace=True),
-        )
-        self.statistics = Linear(s.hidden, 2 * s.latents, param, **options)
-        self.steps = nn.ModuleList(
-            Made(s.latents, s.hidden, s.iaf_width, param, reverse=k % 2 == 1, **options) for k in range(s.iaf_depth)
-        )
-        upsampling: dict[str, Any] = {"stride": 2, "padding": 1, "output_padding": 1, **options}
-        self.decoder = nn.Sequential(
-            Linear(s.latents, s.hidden, param, **options),
-            nn.ELU(inplace=True),
-            Linear(s.hidden, top, param, **options),
-            nn.Unflatten(1, (s.maps[2], 7, 7)),
-            *units(2),
-            nn.ELU(inplace=True),
-            ConvTranspose2d(s.maps[2], s.maps[1], 3, param, **upsampling),
-            *units(1),
-            nn.ELU(inplace=True),
-            ConvTranspose2d(s.maps[1], s.maps[0], 3, param, **upsampling),
-            *units(0),
-            nn.ELU(inplace=True),
-            Conv2d(s.maps[0], 1, 3, param, padding=1, **options),
-        )
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z (B, L) of the posterior of x, and its log q(z|x) by unit."""
-        context = self.encoder(x)
-        mean, log_std = (STATISTICS * self.statistics(context)).float().chunk(2, 1)
-        return autoregress(self.steps, *sample_normal(mean, log_std), context)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = x.to(torch.float32, memory_format=torch.channels_last)  # whose strides one map alone leaves open
-        z, log_q = self.encode(x)
-        logits = self.decoder(z).float()
-        log_p_x = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((1, 2, 3))
-        return log_p_x, log_q - log_normal(z)
-
-    def sample(self, count: int) -> Tensor:
-        """The pixels' probabilities (count, 1, 28, 28) for z of the prior."""
-        z = torch.randn(count, self.latents, device=next(self.parameters()).device)
-        return torch.sigmoid(self.decoder(z))
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The pixels' probabilities for one z of the posterior of each x."""
-        return torch.sigmoid(self.decoder(self.encode(x.float())[0]))
-
-    def show(self, x: Tensor) -> Tensor:
-        """Data as they are seen: values in 0..1."""
-        return x.float()
-
-
-class LadderUnit(nn.Module):
-    """One residual unit with stochastic maps: a bottom-up and a top-down part (authors' `down_iaf2_nl`).
-
-    Its posterior's mean and log standard deviation are the sums of both parts'. `halve`: the resolution is halved on
-    the way up and doubled on the way down.
-    """
-
-    def __init__(self, settings: CvaeSettings, halve: bool, **options: Any) -> None:
-        super().__init__()
-        s, param, n, latents = settings, settings.param, settings.maps[0], settings.latents
-        self.halve = halve
-        context = s.iaf_width if s.iaf_depth else 0
-        self.up_sizes = [n, latents, latents, context]
-        self.down_sizes = [n, latents, latents, latents, latents, context]
-        self.up1 = Conv2d(n, sum(self.up_sizes), 3, param, stride=2 if halve else 1, padding=1, **options)
-        self.up2 = Conv2d(n, n, 3, param, padding=1, **options)
-        self.down1 = Conv2d(n, sum(self.down_sizes), 3, param, padding=1, **options)
-        self.down2 = Conv2d(n + latents, 4 * n if halve else n, 3, param, padding=1, **options)
-        self.steps = nn.ModuleList(ConvMade(latents, s.iaf_width, param, **options) for _ in range(s.iaf_depth))
-
-    def up(self, h: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """The maps for the unit above, and this unit's part of the posterior: mean, log std, context."""
-        own, mean, log_std, context = self.up1(F.elu(h)).split(self.up_sizes, 1)
-        if self.halve:
-            h = F.avg_pool2d(h, 2)
-        return h + RESIDUAL * self.up2(F.elu(own)), (STATISTICS * mean, STATISTICS * log_std, context)
-
-    def down(self, h: Tensor, posterior: tuple[Tensor, Tensor, Tensor] | None) -> tuple[Tensor, Tensor | None]:
-        """The maps for the unit below; with the bottom-up part also KL (B, L), summed over pixels. Without it z is
-        drawn from the prior.
-        """
-        own, prior_mean, prior_log_std, mean, log_std, context = self.down1(F.elu(h)).split(self.down_sizes, 1)
-        prior = STATISTICS * prior_mean, STATISTICS * prior_log_std
-        kl = None
-        if posterior is None:
-            z, _ = sample_normal(*prior)
-        else:
-            up_mean, up_log_std, up_context = posterior
-            z, log_q = sample_normal(up_mean + STATISTICS * mean, up_log_std + STATISTICS * log_std)
-            z, log_q = autoregress(self.steps, z, log_q, up_context + context)
-            kl = (log_q - log_normal(z, *prior)).float().sum((2, 3))
-        branch = self.down2(F.elu(torch.cat([own, z], 1)))
-        if self.halve:
-            h, branch = F.interpolate(h, scale_factor=2), F.pixel_shuffle(branch, 2)
-        return h + RESIDUAL * branch, kl
-
-
-class LadderVae(nn.Module):
-    """CIFAR-10's model: images (B, 3, 32, 32) of 0..255 → log p(x|z) (B,) and KL (B, units·L) of one sample z each.
-
-    A ladder of residual units with several stochastic layers (openai/iaf, `cvae1`).
-    """
-
-    shape = (3, 32, 32)
-    guess_nats = 3072 * math.log(PIXEL_VALUES)
-
-    def __init__(self, settings: CvaeSettings) -> None:
-        super().__init__()
-        s, param, n = settings, settings.param, settings.maps[0]
-        options: dict[str, Any] = {"g_exp": s.g_exp, "init": s.init}
-        self.first = Conv2d(3, n, 5, param, stride=2, padding=2, **options)
-        self.units: Any = nn.ModuleList(
-            LadderUnit(s, halve=level > 0 and number == 0, **options)
-            for level, depth in enumerate(s.depths)
-            for number in range(depth)
-        )
-        self.last = Conv2d(n, 3 * 4, 5, param, padding=2, **options)
-        self.top = nn.Parameter(torch.randn(n) * V_STD)  # what the uppermost unit starts from, at every pixel
-        self.top_size = 16 >> (len(s.depths) - 1)
-        self.log_scale = nn.Parameter(torch.zeros(()))  # of the logistic distribution, one for all
-
-    def encode(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """From the bottom up: each unit's part of its posterior."""
-        posteriors = []
-        h = self.first(self.show(x) - 0.5)
-        for unit in self.units:
-            h, posterior = unit.up(h)
-            posteriors.append(posterior)
-        return posteriors
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, kl = self.descend(len(x), self.encode(x))
-        log_p_x = log_discretized_logistic(x.float(), mean, self.log_scale).sum((1, 2, 3))
-        return log_p_x, torch.cat(kl, 1)
-
-    def descend(self, count: int, posteriors: list[Any]) -> tuple[Tensor, list[Any]]:
-        """From the top down: the pixels' means (count, 3, 32, 32) in 0..1, and the units' KL from the top on."""
-        h = self.top.view(1, -1, 1, 1).expand(count, -1, self.top_size, self.top_size)
-        kls = []
-        for unit, posterior in zip(reversed(self.units), reversed(posteriors), strict=True):
-            h, kl = unit.down(h, posterior)
-            kls.append(kl)
-        mean = RESIDUAL * F.pixel_shuffle(self.last(F.elu(h)), 2).float() + 0.5
-        return mean.clamp(0.5 / PIXEL_VALUES, 1 - 0.5 / PIXEL_VALUES), kls
-
-    def sample(self, count: int) -> Tensor:
-        """The pixels' means (count, 3, 32, 32) in 0..1 for z of the prior."""
-        return self.descend(count, [None] * len(self.units))[0]
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The pixels' means in 0..1 for one z of the posterior of each x."""
-        return self.descend(len(x), self.encode(x))[0]
-
-    def show(self, x: Tensor) -> Tensor:
-        """Data as they are seen: values in 0..1."""
-        return (x + 0.5) / PIXEL_VALUES
-
-
-# ------------------------------------------------------------------------------- the experiment
-
-
-class Cvae:
-    """The experiment: settings and data in, `train()` yields its progress; resumes from `load_state_dict`.
-
-    facts: what is known once the run has begun: parameters, bound on the init batch, the identities' residuals.
-    """
+    net: MnistVae | LadderVae
+    average: PolyakAverage
+    objective = "bound"
 
     def __init__(self, settings: CvaeSettings, pixels: Pixels, device: torch.device) -> None:
-        """pixels: see `load_pixels`. Seeds torch's global generators with `settings.seed`."""
-        set_precision(settings.precision, device)
-        if device.type == "cpu":
-            keep_memory()
-        self.settings, self.device = settings, device
-        # Kept as (N, H, W, C), so that a minibatch of rows is channels_last without a copy of its own.
-        self.train_x, self.test_x = (
-            x.permute(0, 2, 3, 1).contiguous().to(device) for x in (pixels.train_x, pixels.test_x)
-        )
-        torch.manual_seed(settings.seed)
-        self.order = torch.Generator().manual_seed(settings.seed)
+        """pixels: see `load_pixels`."""
+        super().__init__(settings, device)
+        self.train_x, self.test_x = (to_rows(x, device) for x in (pixels.train_x, pixels.test_x))
         model = MnistVae if settings.dataset == "mnist" else LadderVae
-        self.net: MnistVae | LadderVae = model(settings).to(device).to(memory_format=torch.channels_last)
+        self.net = model(settings).to(device).to(memory_format=torch.channels_last)
+        self.limit = -DIVERGED_FACTOR * self.net.guess_nats
         self.optimizer = Adamax(self.net.parameters(), settings.lr)
         self.average = PolyakAverage(self.net, settings.polyak_epochs * (len(self.train_x) // settings.batch_size))
         self.average.eval()
-        self.captured_step = Captured(self.step, device)
         self.captured_terms = {
             net: Captured(functools.partial(self.terms, net), device) for net in (self.net, self.average.module)
         }
-        self.epoch = 0
-        self.facts: dict[str, Any] = {
-            "data": pixels.source,
-            "parameters": sum(p.numel() for p in self.net.parameters()),
-        }
+        self.describe(pixels.source)
+
+    @classmethod
+    def on_noise(cls, settings: CvaeSettings, device: torch.device) -> "Cvae":
+        return cls(settings, random_pixels(settings), device).ready()
 
     @staticmethod
     def check(settings: CvaeSettings, data_dir: Path | None, device: torch.device) -> None:
-        """Raise UserError where `load` would: before anything is written or computed."""
         s = settings
         set_precision(s.precision, device)
-        levels = 3 if s.dataset == "mnist" else 1
-        if len(s.maps) != levels:
-            raise UserError(
-                f"--maps: {s.dataset} needs {levels} of them, not {len(s.maps)}; give --maps {levels} times"
-            )
-        if not (len(s.depths) == levels if s.dataset == "mnist" else 1 <= len(s.depths) <= 5):
-            wanted = "3" if s.dataset == "mnist" else "1 to 5"
-            raise UserError(
-                f"--depths: {s.dataset} needs {wanted} of them, not {len(s.depths)}; give --depths so often"
-            )
+        lengths = {"maps": (3, 3), "depths": (3, 3)} if s.dataset == "mnist" else {"maps": (1, 1), "depths": (1, 5)}
+        for name, (least, most) in lengths.items():
+            if not least <= (count := len(getattr(s, name))) <= most:
+                numbers = str(least) if least == most else f"{least} to {most}"
+                raise UserError(f"--{name}: {s.dataset} needs {numbers} of them, not {count}; give --{name} so often")
         check_pixels(s, data_dir, ("batch_size", "init_examples"))
 
     @classmethod
     def load(cls, settings: CvaeSettings, data_dir: Path | None, device: torch.device) -> "Cvae":
-        """The experiment on the data that its settings name. Raises UserError where they are not there."""
         return cls(settings, load_pixels(settings, data_dir), device)
 
-    def train(self) -> Iterator[Progress | Epoch]:
-        """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
+    @torch.no_grad()
+    def initialize(self, index: Tensor) -> Rows:
+        """The data-dependent init on these images, through the decoder too."""
+        (log_p_x, kl), rows = measured_init(self.net, minibatch(self.train_x, index), self.settings.v_norm_max)
+        self.facts["init_loss"] = (self.penalty(kl) - log_p_x.mean()).item()
+        return rows
 
-        A bound, or part of the state, that is not finite, or an epoch's median bound below twice that of guessing, ends
-        it as diverged.
-        """
-        s = self.settings
-        n = len(self.train_x) // s.batch_size * s.batch_size
-        lowest = -DIVERGED_FACTOR * self.net.guess_nats
-        while self.epoch < s.epochs:
-            began = time.perf_counter()
-            tables: dict[str, list[dict[str, Any]]] = {}
-            order = torch.randperm(len(self.train_x), generator=self.order).to(self.device)
-            if self.epoch == 0:
-                tables["init"] = self.initialize(order[: s.init_examples])
-                tables["layers"] = layer_rows(self.net, self.epoch)
-            self.epoch += 1
-
-            self.net.train()
-            bounds = torch.empty(n // s.batch_size, device=self.device)
-            for k, index in enumerate(order[:n].split(s.batch_size), start=1):
-                (bounds[k - 1],) = self.captured_step(index)
-                if k % PROGRESS_EVERY == 0:
-                    yield Progress(self.epoch, k * s.batch_size, n)
-            reconstruction, kl = self.test(self.average.module)
-            raw = self.test(self.net)
-            row = {
-                "epoch": self.epoch,
-                "seconds": round(time.perf_counter() - began, 3),
-                "train_bound_nats": bounds.mean().item(),
-                "test_bound_nats": reconstruction - kl,
-                "test_bound_nats_raw": raw[0] - raw[1],
-                "kl_nats": kl,
-                "reconstruction_nats": reconstruction,
-            }
-            if s.dataset == "cifar10":
-                row["test_bits_per_dim"] = (kl - reconstruction) / (math.prod(self.net.shape) * math.log(2))
-            diverged = ""
-            typical = bounds.median().item()  # the median: a start may have a few steps of a very low bound
-            if not (bounds.isfinite().all() and typical >= lowest):
-                diverged = f"median training bound {typical:.3g} nats in epoch {self.epoch}, {lowest:.3g} is the limit"
-            rows = layer_rows(self.net, self.epoch)
-            tables.setdefault("layers", []).extend(rows)
-            diverged = diverged or overflow(self.net, self.optimizer, rows)
-            yield Epoch(self.epoch, row, tables, diverged)
-            if diverged:
-                return
-
-    def step(self, index: Tensor) -> tuple[Tensor]:
-        """One training step on the images of this index (B,): their mean bound in nats, ()."""
+    def step(self, index: Int[Tensor, " B"]) -> tuple[Float[Tensor, ""]]:
+        """Train on the images of this index: their mean bound."""
         with autocast(self.settings.precision, self.device):
-            log_p_x, kl = self.net(self.batch(self.train_x, index))
-        loss = self.penalty(kl) - log_p_x.mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        if self.settings.v_norm_max is not None:
-            bound_v_norm(self.net, self.settings.v_norm_max)
-        updated(self.net)
-        self.average.update_parameters(self.net)
+            log_p_x, kl = self.net(minibatch(self.train_x, index))
+        self.optimize(self.penalty(kl) - log_p_x.mean())
         return ((log_p_x.detach() - kl.detach().sum(1)).mean(),)
 
-    def penalty(self, kl: Tensor) -> Tensor:
-        """The KL term of the objective: by latent unit or map the minibatch's mean, at least `free_bits` nats each."""
+    def penalty(self, kl: Float[Tensor, "B L"]) -> Float[Tensor, ""]:
+        """The objective's KL term: by latent unit or map the minibatch's mean, at least `free_bits` nats each."""
         mean = kl.mean(0)
         return (mean.clamp(min=self.settings.free_bits) if self.settings.free_bits else mean).sum()
 
-    @staticmethod
-    def batch(images: Tensor, index: Tensor) -> Tensor:
-        """Images (B, C, H, W), channels_last, of those kept as (N, H, W, C)."""
-        return images[index].permute(0, 3, 1, 2)
+    def evaluate(self) -> tuple[dict[str, Any], dict[str, Rows]]:
+        reconstruction, kl = self.test(self.average.module)
+        raw_reconstruction, raw_kl = self.test(self.net)
+        metrics = {
+            "train_bound_nats": self.logged[0].mean().item(),
+            "test_bound_nats": reconstruction - kl,
+            "test_bound_nats_raw": raw_reconstruction - raw_kl,
+            "test_bits_per_dim": (kl - reconstruction) / (math.prod(self.net.shape) * math.log(2)),
+            "kl_nats": kl,
+            "reconstruction_nats": reconstruction,
+        }
+        return metrics, {}
 
-    @torch.no_grad()
-    def initialize(self, index: Tensor) -> list[dict[str, Any]]:
-        """The data-dependent init on these images, through the decoder too; what it achieved, as rows of init.csv."""
-        (log_p_x, kl), rows = measured_init(self.net, self.batch(self.train_x, index), self.settings.v_norm_max)
-        loss = self.penalty(kl) - log_p_x.mean()
-        self.facts |= {"init_loss": loss.item(), **identities.measure(self.settings.seed)}
-        return rows
-
-    def terms(self, net: nn.Module, index: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x|z) and KL of the test images of this index (B,), (B,) each, by one sample z an image."""
+    def terms(self, net: nn.Module, index: Int[Tensor, " B"]) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """log p(x|z) and KL of the test images of this index, by one sample z an image."""
         with autocast(self.settings.precision, self.device):
-            log_p_x, kl = net(self.batch(self.test_x, index))
+            log_p_x, kl = net(minibatch(self.test_x, index))
         return log_p_x, kl.sum(1)
 
     def test_terms(self, net: nn.Module) -> Iterator[tuple[Tensor, ...]]:
         """`terms` of all test images, a minibatch at a time; each stands until the next."""
         net.eval()
-        for index in torch.arange(len(self.test_x), device=self.device).split(TEST_BATCH):
+        for index in self.test_batches():
             yield self.captured_terms[net](index)
 
     @torch.no_grad()
     def test(self, net: nn.Module) -> tuple[float, float]:
-        """Mean log p(x|z) and mean KL over the test images, nats.
+        """Mean log p(x|z) and mean KL over the test images.
 
-        By generators of its own, the same at every epoch: the run goes on as if it had not been tested.
+        By separate generators, the same at every epoch: the run continues as if it had not been tested.
         """
         with random_generators(self.settings.seed, self.device):
             terms = [torch.stack(pair).double().sum(1) for pair in self.test_terms(net)]
@@ -523,7 +129,7 @@ class Cvae:
 
     @torch.no_grad()
     def log_likelihood(self, samples: int) -> dict[str, Any]:
-        """The importance-weighted estimate of the mean test log p(x), nats, by so many samples an image."""
+        """The importance-weighted estimate of the mean test log p(x), by this many samples an image."""
         with random_generators(self.settings.seed, self.device):
             weights = [
                 torch.cat([log_p_x - kl for log_p_x, kl in self.test_terms(self.average.module)])
@@ -533,32 +139,14 @@ class Cvae:
         return {"log_likelihood_nats": estimate, "importance_samples": samples}
 
     @torch.no_grad()
-    def pictures(self, count: int, seed: int) -> dict[str, Tensor]:
-        """By name: `samples` (count, C, H, W), and `reconstructions` (count, C, H, 2·W), test images each beside its
-        reconstruction (no more than there are); values in 0..1, by the averaged parameters.
+    def pictures(self, count: int, seed: int) -> dict[str, Float[Tensor, "N C H W"]]:
+        """`samples`, and `reconstructions` of test images each beside its original (no more than there are).
+
+        Values in 0..1, by the averaged parameters.
         """
         net: Any = self.average.module.eval()
-        x = self.batch(self.test_x, torch.arange(min(count, len(self.test_x)), device=self.device))
+        x = minibatch(self.test_x, torch.arange(min(count, len(self.test_x)), device=self.device))
         with random_generators(seed, self.device):
             samples, reconstructions = net.sample(count), net.reconstruct(x)
         pairs = torch.cat([net.show(x), reconstructions], 3)
         return {"samples": samples.cpu(), "reconstructions": pairs.cpu()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, torch's global generators apart."""
-        return {
-            "epoch": self.epoch,
-            "net": self.net.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "order": self.order.get_state(),
-            "facts": self.facts,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
-        self.epoch, self.facts = state["epoch"], state["facts"]
-        self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.order.set_state(state["order"])

@@ -7,7 +7,6 @@ A step is one of the agent: four frames of the emulator.
 
 import json
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,24 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from wnrepro import identities
-from wnrepro.atari import SIZE, STACK, STEPS_A_SECOND, Batch, Games, History, Replay, Scene, check_rom
 from wnrepro.cuda_graphs import Captured
-from wnrepro.device import autocast, available_memory, keep_memory, set_precision
+from wnrepro.device import autocast, available_memory, set_precision
 from wnrepro.errors import UserError
-from wnrepro.events import Epoch, Note, Progress
-from wnrepro.measurements import layer_rows, measured_init, overflow
+from wnrepro.events import Note
+from wnrepro.experiments.atari import SIZE, STACK, STEPS_A_SECOND, Batch, Games, History, Replay, Scene, check_rom
+from wnrepro.experiments.loop import Experiment, Rows
+from wnrepro.experiments.measurements import measured_init
 from wnrepro.optim import Adamax
-from wnrepro.parameterization import Conv2d, Linear, fold, layers, refold, updated
+from wnrepro.parameterization import Conv2d, Linear, fold, layers, refold
 from wnrepro.settings import DqnSettings
 
 DEEP_Q_RL_BIAS = 0.1  # of every unit, at the start of deep_q_rl's network
 HUBER = 1.0  # the error beyond which the loss is linear: its gradient is clipped to ±1
 KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)
-TICK_STEPS = 200  # agent steps between two signs of progress
+PROGRESS_EVERY = 200  # agent steps
 WHITE = 255
 REFILLING, HOLDING_OUT, TESTING = 1, 2, 3  # what games are for, besides training
 SPARE_BYTES = 2 * 10**9  # of a GPU's memory, for what a run takes besides its replay
@@ -49,7 +49,7 @@ class PixelConv2d(Conv2d):
 
 
 class DqnNet(nn.Module):
-    """States (B, STACK, SIZE, SIZE) of 0..255 → Q values (B, A)."""
+    """States of grey levels 0..255 to Q values."""
 
     def __init__(self, settings: DqnSettings, actions: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class DqnNet(nn.Module):
             assert layer.b is not None
             layer.b.fill_(DEEP_Q_RL_BIAS)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, states: UInt8[Tensor, "B 4 84 84"]) -> Float[Tensor, "B actions"]:
         dtype = torch.bfloat16 if torch.is_autocast_enabled(states.device.type) else torch.float32
         x = states.to(dtype, memory_format=torch.channels_last)
         for conv in self.convs:
@@ -85,42 +85,40 @@ class DqnNet(nn.Module):
 
 
 def replay_device(steps: int, device: torch.device) -> torch.device:
-    """Where the replay's screens are best kept: on the GPU where they fit, else in this machine's memory."""
+    """The device that keeps the replay's screens: the GPU if they fit, else this machine's memory."""
     if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > Replay.nbytes_needed(steps) + SPARE_BYTES:
         return device
     return torch.device("cpu")
 
 
-class Dqn:
-    """The experiment: settings in, `train()` yields its progress; resumes from `load_state_dict`.
+class Dqn(Experiment[DqnSettings]):
+    """The experiment; see `Experiment`.
 
-    Every epoch begins new games, as the authors' does. The emulator's state cannot be kept, so that a resume is exact
+    Every epoch begins new games, as the authors' does. The emulator's state cannot be saved, so that a resume is exact
     only from an epoch's end and with the replay in the checkpoint; without it, the resume first plays by the policy
     reached until the replay holds `replay_start` steps again (facts: `refilled_after_epochs`).
     """
 
+    net: DqnNet
+
     def __init__(self, settings: DqnSettings, device: torch.device) -> None:
-        """Seeds torch's global generators with `settings.seed`."""
-        set_precision(settings.precision, device)
-        if device.type == "cpu":
-            keep_memory()
-        s = self.settings = settings
-        self.device = device
-        torch.manual_seed(s.seed)
+        super().__init__(settings, device)
+        s = settings
         self.rng = np.random.default_rng(s.seed)
         self.training = Games(s.game, s.actors, self.games_seed(0))
         self.testing: Games | None = None
         self.actions = self.training.actions
         self.net = DqnNet(s, self.actions).to(device)
-        self.policy, self.target = fold(self.net), fold(self.net)  # as plain layers; the policy is the net as it is
+        self.policy, self.target = fold(self.net), fold(self.net)  # as plain layers; the policy is the current network
         self.optimizer = Adamax(self.net.parameters(), s.lr, beta1=s.beta1)
         self.replay = Replay(s.replay_steps, s.actors, device=replay_device(s.replay_steps, device))
-        self.epoch = self.agent_steps = self.updates = 0
+        self.agent_steps = self.updates = 0
+        self.epoch_updates = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.captured_learn = Captured(self.learn, device)
         self.captured_q = Captured(lambda states: (self.policy(states),), device)
-        self.captured_renewal = Captured(self.renew, device)
-        self.facts: dict[str, Any] = {
+        self.captured_sync = Captured(self.sync_policy, device)
+        self.facts = {
             "parameters": sum(p.numel() for p in self.net.parameters()),
             "actions": self.actions,
             "agent": "sequential" if s.actors == 1 else f"{s.actors} games in lock-step",
@@ -128,7 +126,6 @@ class Dqn:
 
     @staticmethod
     def check(settings: DqnSettings, data_dir: Path | None, device: torch.device) -> None:
-        """Raise UserError where a run could not be made: before anything is written or computed."""
         s = settings
         set_precision(s.precision, device)
         check_rom(s.game)
@@ -157,17 +154,31 @@ class Dqn:
         """The experiment; its games come with ale-py."""
         return cls(settings, device)
 
+    @classmethod
+    def on_noise(cls, settings: DqnSettings, device: torch.device) -> "Dqn":
+        """The experiment with a replay full of random play."""
+        agent = cls(settings, device)
+        agent.held_out = agent.random_states(settings.init_examples)
+        agent.initialize(agent.held_out)
+        for _ in agent.play(settings.replay_start, learn=False):
+            pass
+        agent.agent_steps = settings.replay_start
+        return agent
+
+    def train_once(self) -> Float[Tensor, ""]:
+        self.agent_steps += self.settings.update_every  # `play` counts by it which updates are due
+        return self.update()
+
     def games_seed(self, *purpose: int) -> int:
         """The seed of the games of a purpose, the same for the same seed of the run."""
         seed = int(np.random.SeedSequence((self.settings.seed, *purpose)).generate_state(1)[0])
         return seed % (2**31 - max(self.settings.actors, self.settings.test_games))
 
-    def train(self) -> Iterator[Progress | Epoch | Note]:
-        """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
+    @property
+    def epoch_size(self) -> int:
+        return self.settings.epoch_steps
 
-        A loss, or part of the state, that is not finite, or a mean Q value that no game could give, ends it as
-        diverged.
-        """
+    def begin(self) -> Iterator[Note]:
         s = self.settings
         self.held_out = self.random_states(max(s.held_out, s.init_examples))
         if self.epoch and not len(self.replay):
@@ -179,51 +190,44 @@ class Dqn:
             self.training.begin(self.games_seed(self.epoch, REFILLING))
             for _ in self.play(s.replay_start, learn=False):
                 pass
-        while self.epoch < s.epochs:
-            began = time.perf_counter()
-            tables: dict[str, list[dict[str, Any]]] = {}
-            if self.epoch == 0:
-                tables["games"] = self.test(epsilon=1.0)
-                tables["init"] = self.initialize(self.held_out[: s.init_examples])
-                tables["layers"] = layer_rows(self.net, self.epoch)
-            self.epoch += 1
-            updates = self.updates
-            self.loss_sum.zero_()
-            self.training.begin(self.games_seed(self.epoch))
-            for done in self.play(s.epoch_steps, learn=True):
-                yield Progress(self.epoch, done, s.epoch_steps)
-            games = self.test(s.epsilon_test)
-            scores = [row["score"] for row in games]
-            updates = self.updates - updates
-            loss = self.loss_sum.item() / updates if updates else math.nan
-            mean_q = self.mean_q()
-            row = {
-                "epoch": self.epoch,
-                "agent_steps": self.agent_steps,
-                "updates": self.updates,
-                "seconds": round(time.perf_counter() - began, 3),
-                "episodes": len(scores),
-                "test_score": float(np.mean(scores)),
-                "test_score_max": float(np.max(scores)),
-                "mean_q": mean_q,
-                "loss": loss,
-                "epsilon": self.epsilon(),
-            }
-            tables.setdefault("games", []).extend(games)
-            of_layers = layer_rows(self.net, self.epoch)
-            tables.setdefault("layers", []).extend(of_layers)
-            diverged = ""
-            if (updates and not math.isfinite(loss)) or not abs(mean_q) <= DIVERGED_Q:
-                diverged = f"loss {loss:.3g}, mean Q value {mean_q:.3g} in epoch {self.epoch}"
-            diverged = diverged or overflow(self.net, self.optimizer, of_layers)
-            yield Epoch(self.epoch, row, tables, diverged)
-            if diverged:
-                return
+
+    def start(self) -> dict[str, Rows]:
+        games = self.test(epsilon=1.0)
+        return {"games": games, "init": self.initialize(self.held_out[: self.settings.init_examples])}
+
+    def train_epoch(self) -> Iterator[int]:
+        updates = self.updates
+        self.loss_sum.zero_()
+        self.training.begin(self.games_seed(self.epoch))
+        yield from self.play(self.settings.epoch_steps, learn=True)
+        self.epoch_updates = self.updates - updates
+
+    def evaluate(self) -> tuple[dict[str, Any], dict[str, Rows]]:
+        games = self.test(self.settings.epsilon_test)
+        scores = [row["score"] for row in games]
+        metrics = {
+            "agent_steps": self.agent_steps,
+            "updates": self.updates,
+            "episodes": len(scores),
+            "test_score": float(np.mean(scores)),
+            "test_score_max": float(np.max(scores)),
+            "mean_q": self.mean_q(),
+            "loss": self.loss_sum.item() / self.epoch_updates if self.epoch_updates else math.nan,
+            "epsilon": self.epsilon(),
+        }
+        return metrics, {"games": games}
+
+    def divergence(self, metrics: dict[str, Any]) -> str:
+        """A sentence if the loss is not finite, or the mean Q value is one that no game could give."""
+        loss, mean_q = metrics["loss"], metrics["mean_q"]
+        if (math.isfinite(loss) or not self.epoch_updates) and abs(mean_q) <= DIVERGED_Q:
+            return ""
+        return f"loss {loss:.3g}, mean Q value {mean_q:.3g} in epoch {self.epoch}"
 
     def play(self, steps: int, learn: bool) -> Iterator[int]:
-        """Play so many agent steps of the training games into the replay; yields now and then how many are done.
+        """Play agent steps of the training games into the replay; yields the number done now and then.
 
-        Where it is to `learn`, an update comes after an action is chosen and before its outcome is in the replay
+        When it is to `learn`, an update comes after an action is chosen and before its outcome is in the replay
         (authors' code): the emulators play it meanwhile.
         """
         s, games = self.settings, self.training
@@ -239,13 +243,13 @@ class Dqn:
                 for _ in range(due):
                     self.update()
                 if due > 0:
-                    self.captured_renewal()
+                    self.captured_sync()
             played = games.receive()
             ended = played.life_lost | (done >= steps)  # after the last step other games begin
             self.replay.append(frames, actions, played.rewards, ended)
             history.restart(played.life_lost)
             history.add(played.frames)
-            if done % TICK_STEPS < s.actors:
+            if done % PROGRESS_EVERY < s.actors:
                 yield min(done, steps)
 
     def epsilon(self) -> float:
@@ -255,8 +259,8 @@ class Dqn:
         return 1 - (1 - s.epsilon_last) * min(max(progress, 0), 1)
 
     @torch.no_grad()
-    def act(self, states: np.ndarray, epsilon: float, rng: np.random.Generator) -> np.ndarray:
-        """ε-greedy actions (N,) of the policy in these states (N, STACK, SIZE, SIZE)."""
+    def act(self, states: UInt8[np.ndarray, "N 4 84 84"], epsilon: float, rng: np.random.Generator) -> np.ndarray:
+        """ε-greedy actions (N,) of the policy in these states."""
         actions = rng.integers(self.actions, size=len(states))
         greedy = rng.random(len(states)) >= epsilon
         if greedy.any():
@@ -264,26 +268,28 @@ class Dqn:
             actions[greedy] = q.argmax(1).cpu().numpy()[greedy]
         return actions
 
-    def update(self) -> Tensor:
-        """One update by a minibatch of the replay; its loss, the sum over the minibatch (authors' code), ().
+    def update(self) -> Float[Tensor, ""]:
+        """One update by a minibatch of the replay; its loss, the sum over the minibatch (authors' code).
 
         One transfer to the device, and one more where the replay's screens are not there.
         """
         parts = [self.replay.sample(self.settings.batch_size, self.rng)]
         if self.replay.screens.device.type != self.device.type:
             parts.append(self.replay.seen(Batch.of(parts[0]).rows, pinned=self.device.type == "cuda"))
-        (loss,) = self.captured_learn(*map(self.sent, parts))
+        (loss,) = self.captured_learn(*map(self.to_device, parts))
         self.updates += 1
         if self.updates % self.settings.target_every == 0:
-            self.renew_target()
+            self.sync_target()
         return loss
 
-    def sent(self, part: Tensor) -> Tensor:
-        """On the device. A GPU's transfer is asynchronous, from memory that torch uses again only after its end."""
+    def to_device(self, part: Tensor) -> Tensor:
+        """The tensor on the device; to a GPU by an asynchronous transfer from pinned memory."""
         return (part.pin_memory() if self.device.type == "cuda" else part).to(self.device, non_blocking=True)
 
-    def learn(self, packed: Tensor, screens: Tensor | None = None) -> tuple[Tensor]:
-        """One update by a replay's sample, its loss (). screens: the sample's, of a replay on another device."""
+    def learn(
+        self, packed: Int[Tensor, "B packed"], screens: UInt8[Tensor, "B 5 84 84"] | None = None
+    ) -> tuple[Float[Tensor, ""]]:
+        """One update by a replay's sample; its loss. screens: the sample's, if the replay is on another device."""
         rows, actions, rewards, terminals = Batch.of(packed)
         if screens is None:
             screens = self.replay.seen(rows)
@@ -293,27 +299,25 @@ class Dqn:
             with torch.no_grad():
                 value = self.target(next_states).max(1).values.masked_fill(terminals, 0)
             q = self.net(states).gather(1, actions[:, None]).squeeze(1)
-        wanted = rewards + self.settings.discount * value
-        loss = F.huber_loss(q, wanted, reduction="sum", delta=HUBER)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        updated(self.net)
+        td_target = rewards + self.settings.discount * value
+        loss = F.huber_loss(q, td_target, reduction="sum", delta=HUBER)
+        self.optimize(loss)
         self.loss_sum += loss.detach()
         return (loss.detach(),)
 
-    def renew(self) -> tuple[()]:
-        """The policy becomes the network as it is."""
+    def sync_policy(self) -> tuple[()]:
+        """Copy the network to the policy."""
         refold(self.net, self.policy)
         return ()
 
-    def renew_target(self) -> None:
-        """The target network becomes the network as it is."""
+    def sync_target(self) -> None:
+        """Copy the network to the target network."""
         refold(self.net, self.target)
 
-    def test(self, epsilon: float) -> list[dict[str, Any]]:
-        """Rows of games.csv: the raw scores of full games. Of those under way after `test_steps` agent steps, each is
-        played to its end. At ε = 1 it is random play.
+    def test(self, epsilon: float) -> Rows:
+        """Rows of games.csv: the raw scores of full games; those under way after `test_steps` agent steps are finished.
+
+        At ε = 1 it is random play.
         """
         s = self.settings
         rng = np.random.default_rng((s.seed, self.epoch))
@@ -339,8 +343,8 @@ class Dqn:
             history.add(played.frames)
         return [{"epoch": self.epoch, "game": number, "score": score} for number, score in enumerate(scores, start=1)]
 
-    def random_states(self, count: int) -> Tensor:
-        """States (count, STACK, SIZE, SIZE) of random play, one every STACK steps; by generators of their own."""
+    def random_states(self, count: int) -> UInt8[Tensor, "count 4 84 84"]:
+        """States of random play, one every STACK steps, by separate generators."""
         s = self.settings
         rng = np.random.default_rng(s.seed)
         self.training.begin(self.games_seed(0, HOLDING_OUT))
@@ -365,48 +369,36 @@ class Dqn:
         return torch.cat(q).double().mean().item()
 
     @torch.no_grad()
-    def initialize(self, states: Tensor) -> list[dict[str, Any]]:
-        """The data-dependent init on these states; what it achieved, as rows of init.csv: none where there is none."""
-        rows: list[dict[str, Any]] = []
+    def initialize(self, states: UInt8[Tensor, "B 4 84 84"]) -> Rows:
+        """Run the data-dependent init, if there is one, on these states; the rows of init.csv."""
+        rows: Rows = []
         if self.settings.init != "deep_q_rl":
             _, rows = measured_init(self.net, states.to(self.device))
-        self.renew()
-        self.renew_target()
-        self.facts |= identities.measure(self.settings.seed)
+        self.sync_policy()
+        self.sync_target()
         return rows
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, the emulators and (unless asked for) the replay apart."""
-        state = {
-            "epoch": self.epoch,
-            "agent_steps": self.agent_steps,
-            "updates": self.updates,
-            "net": self.net.state_dict(),
-            "target": self.target.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": json.dumps(self.rng.bit_generator.state),
-            "facts": self.facts,
-        }
+        """Everything that the rest of the run depends on, except the emulators and (unless asked for) the replay."""
+        state = super().state_dict() | {"agent_steps": self.agent_steps, "updates": self.updates}
+        state |= {"target": self.target.state_dict(), "rng": json.dumps(self.rng.bit_generator.state)}
         if self.settings.checkpoint_replay:
             state["replay"] = {name: torch.from_numpy(part) for name, part in self.replay.state_dict().items()}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
-        self.epoch, self.facts = state["epoch"], state["facts"]
+        super().load_state_dict(state)
         self.agent_steps, self.updates = state["agent_steps"], state["updates"]
-        self.net.load_state_dict(state["net"])
-        self.renew()
+        self.sync_policy()
         self.target.load_state_dict(state["target"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.rng.bit_generator.state = json.loads(state["rng"])
         if "replay" in state:
             self.replay.load_state_dict({name: part.numpy() for name, part in state["replay"].items()})
 
     def film(self, seed: int, seconds: float) -> Iterator[Scene]:
-        """One game played as in a test, up to so many seconds of it: a Scene before the first step and after each.
+        """Play one game as in a test, at most this long: a Scene before the first step and after each.
 
-        The seed decides all. A game that is over has no screen any more: its Scene has the one before.
+        The seed determines everything. A game that is over has no screen: its Scene keeps the one before.
         """
         s = self.settings
         rng = np.random.default_rng(seed)

@@ -6,24 +6,22 @@ SIZE×SIZE pixels. All terms of the bound are in nats.
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, no_type_check
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from wnrepro import identities
 from wnrepro.compiling import Compilation, compiled, gradients_of
 from wnrepro.cuda_graphs import Captured
-from wnrepro.data.images import Pixels, check_pixels, load_pixels
-from wnrepro.device import keep_memory, random_generators, set_precision
+from wnrepro.data.images import Pixels, check_pixels, load_pixels, random_pixels
+from wnrepro.device import random_generators, set_precision
 from wnrepro.drawing import outlined
-from wnrepro.events import Epoch, Note, Progress
-from wnrepro.measurements import layer_rows, overflow
+from wnrepro.experiments.loop import Experiment, Rows
 from wnrepro.parameterization import Linear, LSTMCell, elsewhere, layers, updated
 from wnrepro.settings import DrawSettings
 
@@ -35,8 +33,6 @@ WINDOW = 5  # numbers that place a window
 GUESS_NATS = PIXELS * math.log(2)
 DIVERGED_FACTOR = 2  # times the loss of guessing every pixel
 COMPILED_FROM = 50_000  # time steps of training, which then save more than compiling takes
-PROGRESS_EVERY = 5  # minibatches between two signs of progress
-TEST_BATCH = 500
 DRAWN, ENLARGED = 16, 3  # samples in the animation, and how much larger they are
 GREYS = 31  # of the animation, besides black: fewer make a smaller file
 
@@ -155,8 +151,8 @@ class Sample(torch.autograd.Function):
 class State(NamedTuple):
     """What a time step leaves to the next: h and c (B, U) of both LSTMs, the canvas, the filter banks to read by."""
 
-    of_encoder: tuple[Tensor, Tensor]
-    of_decoder: tuple[Tensor, Tensor]
+    encoder_state: tuple[Tensor, Tensor]
+    decoder_state: tuple[Tensor, Tensor]
     canvas: Tensor
     banks: Any
 
@@ -206,7 +202,7 @@ class DrawNet(nn.Module):
         )
         start = (noise.new_zeros(noise.shape[1], s.units),) * 2
         canvas = noise.new_zeros(noise.shape[1], SIZE, SIZE)
-        *_, banks = self.look(self.heads(start[0], weights[3]))
+        *_, banks = self.attend(self.heads(start[0], weights[3]))
         state = State(start, start, canvas, banks)
         canvases, kls, write_windows = [], [], []
         for time_step in range(s.time_steps):
@@ -222,18 +218,18 @@ class DrawNet(nn.Module):
     ) -> tuple[State, Tensor | None, Tensor]:
         """The state after a time step, its KL (B,) where there are images, and its write window (B, 5)."""
         encoder, decoder, statistics, heads = weights
-        of_encoder, of_decoder, canvas, banks = state
+        encoder_state, decoder_state, canvas, banks = state
         z, kl = noise, None
         if x is not None:
-            seen = torch.cat([*self.read(x, canvas, banks), of_decoder[0]], 1)
-            of_encoder = self.encoder(seen, of_encoder, encoder, number)
-            z, kl = Sample.apply(self.statistics(of_encoder[0], statistics), noise)
-        of_decoder = self.decoder(z, of_decoder, decoder, number)
-        patch, windows, write_banks, banks = self.look(self.heads(of_decoder[0], heads))
+            seen = torch.cat([*self.read(x, canvas, banks), decoder_state[0]], 1)
+            encoder_state = self.encoder(seen, encoder_state, encoder, number)
+            z, kl = Sample.apply(self.statistics(encoder_state[0], statistics), noise)
+        decoder_state = self.decoder(z, decoder_state, decoder, number)
+        patch, windows, write_banks, banks = self.attend(self.heads(decoder_state[0], heads))
         canvas = canvas + (write(patch, write_banks) if self.settings.attention else patch.view_as(canvas))
-        return State(of_encoder, of_decoder, canvas, banks), kl, windows[:, 0]
+        return State(encoder_state, decoder_state, canvas, banks), kl, windows[:, 0]
 
-    def look(self, heads: Tensor) -> tuple[Tensor, Tensor, Any, Any]:
+    def attend(self, heads: Tensor) -> tuple[Tensor, Tensor, Any, Any]:
         """The patch to write, both windows (B, 2, 5), and the filter banks of writing and of the next reading."""
         if not self.settings.attention:
             return heads, heads.new_empty(len(heads), 2, 0), None, None
@@ -242,112 +238,54 @@ class DrawNet(nn.Module):
         return patch, windows, *filter_banks(windows, self.grid)
 
     def read(self, x: Tensor, canvas: Tensor, banks: Any) -> tuple[Tensor, Tensor]:
-        """What the encoder sees of the images and of what the canvas lacks: (B, N²) each, or all of their pixels."""
+        """The glimpses (B, N²), or all pixels, of the images and of the error images."""
         drawn = torch.sigmoid(canvas)
         if not self.settings.attention:
             return x.flatten(1), (x - drawn).flatten(1)
-        of_x = read(x, banks)
-        return of_x, of_x - read(drawn, banks)  # reading is linear
+        x_glimpse = read(x, banks)
+        return x_glimpse, x_glimpse - read(drawn, banks)  # reading is linear
 
 
 # ------------------------------------------------------------------------------- the experiment
 
 
-class Draw:
-    """The experiment: settings and data in, `train()` yields its progress; resumes from `load_state_dict`.
+class Draw(Experiment[DrawSettings]):
+    """The experiment; see `Experiment`. Its facts include the bound on the first minibatch."""
 
-    facts: what is known once the run has begun: parameters, bound on the first minibatch, the identities' residuals.
-    """
+    net: DrawNet
+    compilation: Compilation
+    objective, limit = "bound", -DIVERGED_FACTOR * GUESS_NATS
 
     def __init__(self, settings: DrawSettings, pixels: Pixels, device: torch.device) -> None:
-        """pixels: see `load_pixels`. Seeds torch's global generators with `settings.seed`."""
-        set_precision(settings.precision, device)
-        if device.type == "cpu":
-            keep_memory()
-        self.settings, self.device = settings, device
+        """pixels: see `load_pixels`."""
+        super().__init__(settings, device)
         self.train_x, self.test_x = pixels.train_x.to(device), pixels.test_x.to(device)
-        torch.manual_seed(settings.seed)
-        self.order = torch.Generator().manual_seed(settings.seed)
         self.net = DrawNet(settings).to(device)
         capturable = device.type == "cuda"
         self.optimizer = torch.optim.Adam(self.net.parameters(), settings.lr, fused=True, capturable=capturable)
-        self.captured_step, self.captured_terms = Captured(self.step, device), Captured(self.test_terms, device)
-        self.epoch = 0
-        steps = settings.epochs * (len(self.train_x) // settings.batch_size) * settings.time_steps
+        self.captured_terms = Captured(self.test_terms, device)
+        time_steps = settings.epochs * (len(self.train_x) // settings.batch_size) * settings.time_steps
         self.compilation = Compilation()
-        if steps >= COMPILED_FROM:
+        if time_steps >= COMPILED_FROM:
             self.compilation = compiled(self.net.time_step, self.gradients, settings.precision)
         self.net.compiled = self.compilation.function
-        self.facts: dict[str, Any] = {
-            "data": pixels.source,
-            "parameters": sum(p.numel() for p in self.net.parameters()),
-            **self.compilation.facts,
-        }
+        self.describe(pixels.source)
+
+    @classmethod
+    def on_noise(cls, settings: DrawSettings, device: torch.device) -> "Draw":
+        return cls(settings, random_pixels(settings), device).ready()
 
     @staticmethod
     def check(settings: DrawSettings, data_dir: Path | None, device: torch.device) -> None:
-        """Raise UserError where `load` would: before anything is written or computed."""
         set_precision(settings.precision, device)
         check_pixels(settings, data_dir, ("batch_size",))
 
     @classmethod
     def load(cls, settings: DrawSettings, data_dir: Path | None, device: torch.device) -> "Draw":
-        """The experiment on the data that its settings name. Raises UserError where they are not there."""
         return cls(settings, load_pixels(settings, data_dir), device)
 
-    def train(self) -> Iterator[Progress | Epoch | Note]:
-        """Train from the epoch reached to the last one; an Epoch after each, Ticks in between.
-
-        A bound, or part of the state, that is not finite, or an epoch's median bound below twice that of guessing, ends
-        it as diverged.
-        """
-        s = self.settings
-        n = len(self.train_x) // s.batch_size * s.batch_size
-        yield from self.compilation.notes
-        while self.epoch < s.epochs:
-            began = time.perf_counter()
-            tables: dict[str, list[dict[str, Any]]] = {}
-            order = torch.randperm(len(self.train_x), generator=self.order).to(self.device)
-            if self.epoch == 0:
-                tables["layers"] = layer_rows(self.net, self.epoch)
-                self.facts |= identities.measure(s.seed)
-            self.epoch += 1
-
-            self.net.train()
-            bounds, norms = torch.empty(2, n // s.batch_size, device=self.device)
-            for k, index in enumerate(order[:n].split(s.batch_size), start=1):
-                bounds[k - 1], norms[k - 1] = self.captured_step(index)
-                if k % PROGRESS_EVERY == 0:
-                    yield Progress(self.epoch, k * s.batch_size, n)
-            self.facts.setdefault("start_bound_nats", bounds[0].item())
-            reconstruction, kls = self.test()
-            kl = sum(kls)
-            row = {
-                "epoch": self.epoch,
-                "seconds": round(time.perf_counter() - began, 3),
-                "train_bound_nats": bounds.mean().item(),
-                "test_bound_nats": reconstruction - kl,
-                "reconstruction_nats": reconstruction,
-                "kl_nats": kl,
-                "gradient_norm": norms.mean().item(),
-            }
-            tables["kl_steps"] = [
-                {"epoch": self.epoch, "time_step": number, "kl_nats": of_step}
-                for number, of_step in enumerate(kls, start=1)
-            ]
-            rows = layer_rows(self.net, self.epoch)
-            tables.setdefault("layers", []).extend(rows)
-            diverged = ""
-            typical, lowest = bounds.median().item(), -DIVERGED_FACTOR * GUESS_NATS
-            if not (bounds.isfinite().all() and typical >= lowest):
-                diverged = f"median training bound {typical:.3g} nats in epoch {self.epoch}, {lowest:.3g} is the limit"
-            diverged = diverged or overflow(self.net, self.optimizer, rows)
-            yield Epoch(self.epoch, row, tables, diverged)
-            if diverged:
-                return
-
-    def step(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """One training step on the images of this index (B,): their mean bound in nats and the gradient's norm, ()."""
+    def step(self, index: Int[Tensor, " B"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Train on the images of this index: their mean bound, and the gradient's norm before it is clipped."""
         loss = self.loss(index)
         self.optimizer.zero_grad()
         loss.backward()
@@ -356,13 +294,13 @@ class Draw:
         updated(self.net)
         return -loss.detach(), norm
 
-    def loss(self, index: Tensor) -> Tensor:
-        """The mean negative bound of the images of this index (B,) in nats, ()."""
+    def loss(self, index: Int[Tensor, " B"]) -> Float[Tensor, ""]:
+        """The mean negative bound of the images of this index in nats."""
         log_p_x, kl = self.terms(self.train_x[index])
         return kl.sum(0).mean() - log_p_x.mean()
 
     def gradients(self, time_step: Callable[..., Any] | None, precision: str) -> list[Tensor]:
-        """`gradients_of` the first minibatch, by this function as `DrawNet.time_step`, or by that itself."""
+        """`gradients_of` the first minibatch, with this function as `DrawNet.time_step`, or with that itself."""
         set_precision(precision, self.device)
         index, net = torch.arange(self.settings.batch_size, device=self.device), self.net
         before = net.compiled, net.precision
@@ -372,36 +310,51 @@ class Draw:
         finally:
             net.compiled, net.precision = before
 
-    def terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x|z) (B,) and KL (T, B) of one sample z an image."""
+    def terms(self, x: Shaped[Tensor, "B 1 28 28"]) -> tuple[Float[Tensor, " B"], Float[Tensor, "T B"]]:
+        """log p(x|z) and KL of one sample z an image."""
         noise = torch.randn(self.settings.time_steps, len(x), self.settings.latents, device=self.device)
         log_p_x, kl = self.net(x, noise)
         return log_p_x, kl
+
+    def evaluate(self) -> tuple[dict[str, Any], dict[str, Rows]]:
+        bounds, norms = self.logged
+        self.facts.setdefault("start_bound_nats", bounds[0].item())
+        reconstruction, kls = self.test()
+        metrics = {
+            "train_bound_nats": bounds.mean().item(),
+            "test_bound_nats": reconstruction - sum(kls),
+            "reconstruction_nats": reconstruction,
+            "kl_nats": sum(kls),
+            "gradient_norm": norms.mean().item(),
+        }
+        rows = [{"epoch": self.epoch, "time_step": t, "kl_nats": kl} for t, kl in enumerate(kls, start=1)]
+        return metrics, {"kl_steps": rows}
 
     @torch.no_grad()
     def test(self) -> tuple[float, list[float]]:
         """Mean log p(x|z), and the mean KL of every time step, over the test images, nats.
 
-        By generators of its own, the same at every epoch: the run goes on as if it had not been tested.
+        By separate generators, the same at every epoch: the run continues as if it had not been tested.
         """
         self.net.eval()
         total = torch.zeros(1 + self.settings.time_steps, dtype=torch.float64, device=self.device)
         with random_generators(self.settings.seed, self.device):
-            for index in torch.arange(len(self.test_x), device=self.device).split(TEST_BATCH):
+            for index in self.test_batches():
                 total += self.captured_terms(index)[0]
         log_p_x, *kls = (total / len(self.test_x)).tolist()
         return log_p_x, kls
 
-    def test_terms(self, index: Tensor) -> tuple[Tensor]:
-        """The sum of log p(x|z) and those of the KLs (1 + T,) over the test images of this index (B,)."""
+    def test_terms(self, index: Int[Tensor, " B"]) -> tuple[Float64[Tensor, " sums"]]:
+        """The sums of log p(x|z) and of every time step's KL over the test images of this index."""
         log_p_x, kl = self.terms(self.test_x[index])
         return (torch.cat([log_p_x[None], kl]).double().sum(1),)
 
     @torch.no_grad()
-    def pictures(self, count: int, seed: int) -> dict[str, Tensor]:
-        """By name: `samples` (count, 1, SIZE, SIZE); `reconstructions` (count, 1, SIZE, 2·SIZE), test images each
-        beside its reconstruction (no more than there are); `drawing` (T + 1, DRAWN, 3, …), the first few samples as
-        they are drawn, the write window outlined, and in the end without it. Values in 0..1.
+    def pictures(self, count: int, seed: int) -> dict[str, Float[Tensor, "..."]]:
+        """`samples`, `reconstructions` of test images each beside its original (no more than there are), `drawing`.
+
+        The latter (T + 1, DRAWN, 3, …) is of the first few samples as they are drawn, with the write window outlined,
+        and in the end without it. Values in 0..1.
         """
         s, net, x = self.settings, self.net.eval(), self.test_x[:count].float()
         with random_generators(seed, self.device):
@@ -419,21 +372,7 @@ class Draw:
             "drawing": torch.stack(frames).cpu(),
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, torch's global generators apart."""
-        return {
-            "epoch": self.epoch,
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "order": self.order.get_state(),
-            "facts": self.facts,
-        }
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
-        self.epoch, self.facts = state["epoch"], state["facts"] | self.compilation.facts
-        self.net.load_state_dict(state["net"])
         capturable = self.device.type == "cuda"  # whatever the device of the checkpoint was
         groups = [group | {"capturable": capturable} for group in state["optimizer"]["param_groups"]]
-        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
-        self.order.set_state(state["order"])
+        super().load_state_dict(state | {"optimizer": state["optimizer"] | {"param_groups": groups}})

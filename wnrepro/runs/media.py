@@ -16,7 +16,7 @@ from torchvision.utils import make_grid
 from wnrepro.runs.directory import write_atomic
 
 if TYPE_CHECKING:
-    from wnrepro.atari import Scene
+    from wnrepro.experiments.atari import Scene
 
 FRAME_MS, LAST_FRAME_MS = 100, 2000  # of an animation
 STEP_MS = 70  # of a game: a fifteenth of a second, in a GIF's hundredths

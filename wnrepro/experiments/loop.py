@@ -1,0 +1,228 @@
+"""The training loop of every experiment: epochs, order of the data, progress, divergence, state.
+
+`train()` yields rows and never opens a file. An experiment adds its data and model, and says how to `step` on a
+minibatch and how to `evaluate`.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor, nn
+
+from wnrepro.compiling import Compilation
+from wnrepro.cuda_graphs import Captured
+from wnrepro.device import keep_memory, set_precision
+from wnrepro.events import Epoch, Note, Progress
+from wnrepro.experiments.measurements import first_non_finite, identity_residuals, layer_rows
+from wnrepro.optim import PolyakAverage
+from wnrepro.parameterization import bound_v_norm, updated
+from wnrepro.settings import Settings
+
+S = TypeVar("S", bound=Settings)
+E = TypeVar("E", bound="Experiment[Any]")
+Rows = list[dict[str, Any]]  # of a table
+PROGRESS_EVERY = 5  # minibatches
+TEST_BATCH = 500
+
+
+def to_rows(images: Shaped[Tensor, "N C H W"], device: torch.device) -> Shaped[Tensor, "N H W C"]:
+    """Images on the device, stored so that `minibatch` gives channels_last ones without a further copy."""
+    return images.permute(0, 2, 3, 1).contiguous().to(device)
+
+
+def minibatch(rows: Shaped[Tensor, "N H W C"], index: Int[Tensor, " B"]) -> Shaped[Tensor, "B C H W"]:
+    """The images with these indices, channels_last."""
+    return rows[index].permute(0, 3, 1, 2)
+
+
+class Experiment(Generic[S]):
+    """An experiment with its settings and data, ready to train; `load_state_dict` resumes it.
+
+    A subclass sets `net`, `optimizer`, `train_x`, `test_x` and, if it has one, `average`.
+
+    facts: what is known once the run has begun, for run.json: parameters, the identities' residuals and more.
+    logged: what `step` returned in this epoch, (values, minibatches); the first is the loss or the bound, in nats.
+    """
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    train_x: Tensor
+    test_x: Tensor
+    logged: Tensor
+    objective = "loss"  # or "bound": what the first value of a step is
+    limit: float  # of an epoch's median loss or bound; beyond it training has diverged
+
+    def __init__(self, settings: S, device: torch.device) -> None:
+        """Seed torch's global generators with `settings.seed`."""
+        set_precision(settings.precision, device)
+        if device.type == "cpu":
+            keep_memory()
+        self.settings, self.device = settings, device
+        self.epoch = 0
+        self.average: PolyakAverage | None = None
+        self.compilation: Compilation | None = None
+        self.facts: dict[str, Any] = {}
+        self.captured_step = Captured(self.step, device)
+        torch.manual_seed(settings.seed)
+        self.order = torch.Generator().manual_seed(settings.seed)
+
+    # What an experiment defines.
+
+    @staticmethod
+    def check(settings: Any, data_dir: Path | None, device: torch.device) -> None:
+        """Raise UserError where `load` would: before anything is written or computed."""
+        set_precision(settings.precision, device)
+
+    @classmethod
+    def load(cls: type[E], settings: Any, data_dir: Path | None, device: torch.device) -> E:
+        """The experiment on the data that its settings name. Raises UserError where they are missing."""
+        raise NotImplementedError
+
+    @classmethod
+    def on_noise(cls: type[E], settings: Any, device: torch.device) -> E:
+        """The experiment on at least 20 minibatches of random data, ready for `train_once`: to time it, or try it."""
+        return cls.load(settings, None, device).ready()
+
+    def step(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Train on the examples of this index (B,); the values to log, () each, of which the first is the objective."""
+        raise NotImplementedError
+
+    def evaluate(self) -> tuple[dict[str, Any], dict[str, Rows]]:
+        """The metrics of the epoch just trained, without epoch and seconds, and the rows of further tables."""
+        raise NotImplementedError
+
+    def initialize(self, index: Tensor) -> Rows:
+        """Run the data-dependent init on the examples of this index (B,); the rows of init.csv."""
+        return []
+
+    def schedule(self) -> None:
+        """Set the learning rate for the epoch to come."""
+
+    def measure(self) -> dict[str, Rows]:
+        """Rows of further tables that are measured unless the epoch has diverged; its seconds exclude this."""
+        return {}
+
+    # The loop.
+
+    def train(self) -> Iterator[Progress | Epoch | Note]:
+        """Train from the epoch reached to the last one: an Epoch after each, Progress in between.
+
+        An objective beyond its limit, or a part of the state that is not finite, ends training as diverged.
+        """
+        yield from self.begin()
+        columns = self.settings.models[self.part].metrics
+        while self.epoch < self.settings.epochs:
+            began = time.perf_counter()
+            tables: dict[str, Rows] = {}
+            if self.epoch == 0:
+                tables = self.start() | {"layers": layer_rows(self.net, 0)}
+                self.facts |= identity_residuals(self.settings.seed)
+            self.schedule()
+            self.epoch += 1
+            for done in self.train_epoch():
+                yield Progress(self.epoch, done, self.epoch_size)
+            metrics, further = self.evaluate()
+            metrics |= {"epoch": self.epoch, "seconds": round(time.perf_counter() - began, 3)}
+            further["layers"] = layer_rows(self.net, self.epoch)
+            diverged = self.divergence(metrics) or first_non_finite(self.net, self.optimizer, further["layers"])
+            if not diverged:
+                further |= self.measure()
+            for name, rows in further.items():
+                tables[name] = tables.get(name, []) + rows
+            yield Epoch(self.epoch, {name: metrics[name] for name in columns}, tables, diverged)
+            if diverged:
+                return
+
+    @property
+    def part(self) -> str | None:
+        """The data set or game whose model this is, if the experiment has several."""
+        return getattr(self.settings, self.settings.part) if self.settings.part else None
+
+    @property
+    def epoch_size(self) -> int:
+        """Progress of a whole epoch: the examples of all full minibatches."""
+        return len(self.train_x) // self.settings.batch_size * self.settings.batch_size
+
+    def begin(self) -> Iterator[Note]:
+        """Prepare for training, at the start and after a resume."""
+        yield from self.compilation.notes if self.compilation else ()
+
+    def start(self) -> dict[str, Rows]:
+        """The init on the first minibatches of the first epoch; the rows of epoch 0."""
+        order = torch.randperm(len(self.train_x), generator=self.order.clone_state())
+        rows = self.initialize(order[: getattr(self.settings, "init_examples", 0)].to(self.device))
+        return {"init": rows}
+
+    def train_epoch(self) -> Iterator[int]:
+        """Train on every full minibatch of a new order; yields the number of examples done."""
+        batch_size, logged = self.settings.batch_size, []
+        order = torch.randperm(len(self.train_x), generator=self.order).to(self.device)
+        self.net.train()
+        for k, index in enumerate(order[: self.epoch_size].split(batch_size), start=1):
+            logged.append(torch.stack(self.captured_step(index)))
+            if k % PROGRESS_EVERY == 0:
+                yield k * batch_size
+        self.logged = torch.stack(logged, 1)
+
+    def divergence(self, metrics: dict[str, Any]) -> str:
+        """A sentence on how the epoch's objective has diverged; empty if it has not.
+
+        The median counts, since every start has a few steps of high loss.
+        """
+        typical, sign = self.logged[0].median().item(), 1 if self.objective == "loss" else -1
+        if self.logged[0].isfinite().all() and sign * typical <= sign * self.limit:
+            return ""
+        return (
+            f"median training {self.objective} {typical:.3g} nats in epoch {self.epoch}, {self.limit:.3g} is the limit"
+        )
+
+    def optimize(self, loss: Tensor) -> None:
+        """Update the parameters by the gradient of a loss ()."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        if (v_norm_max := getattr(self.settings, "v_norm_max", None)) is not None:
+            bound_v_norm(self.net, v_norm_max)
+        updated(self.net)
+        if self.average is not None:
+            self.average.update_parameters(self.net)
+
+    def ready(self: E) -> E:
+        """Initialize on the first examples, for `train_once`."""
+        self.initialize(torch.arange(getattr(self.settings, "init_examples", 0), device=self.device))
+        self.net.train()
+        return self
+
+    def train_once(self) -> Tensor:
+        """Train on a random minibatch; the objective ()."""
+        index = torch.randperm(len(self.train_x), generator=self.order)[: self.settings.batch_size]
+        return self.captured_step(index.to(self.device))[0]
+
+    def test_batches(self) -> tuple[Tensor, ...]:
+        """Indices (B,) of all test examples."""
+        return torch.arange(len(self.test_x), device=self.device).split(TEST_BATCH)
+
+    def describe(self, source: str) -> None:
+        """Begin `facts` with the data and the model."""
+        self.facts = {"data": source, "parameters": sum(p.numel() for p in self.net.parameters())}
+        self.facts |= self.compilation.facts if self.compilation else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on, except torch's global generators."""
+        state = {"epoch": self.epoch, "net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {} if self.average is None else {"average": self.average.state_dict()}
+        return state | {"order": self.order.get_state(), "facts": self.facts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        self.epoch = state["epoch"]
+        self.facts = state["facts"] | (self.compilation.facts if self.compilation else {})
+        self.net.load_state_dict(state["net"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.order.set_state(state["order"])

@@ -1,0 +1,140 @@
+"""What every experiment records of its model: the init pass (C3), ‖v‖ and g (C14), the identities (C1, C2).
+
+An identity's figure is a relative residual in float64: rounding alone if the identity holds.
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wnrepro.parameterization import Linear, bound_v_norm, data_dependent_init, layers, weight_norm
+
+EXAMPLES, INPUTS, UNITS = 64, 12, 5  # of the layer on which the identities are measured
+LARGE = 1e6  # ‖v‖ of wn ≡ bn, at which the ε of batch normalization is below rounding
+
+
+@torch.no_grad()
+def measured_init(model: nn.Module, x: Tensor, v_norm_max: float | None = None) -> tuple[Any, list[dict[str, Any]]]:
+    """Run the data-dependent init on the batch x, and the same pass again to measure the result.
+
+    Returns the second pass's output and the rows of init.csv: by layer the largest |mean| and the smallest and
+    largest variance of its units' pre-activations. Both passes see the same random numbers; the generators end where
+    one pass leaves them.
+    """
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        data_dependent_init(model, x)
+    if v_norm_max is not None:
+        bound_v_norm(model, v_norm_max)
+    rows: list[dict[str, Any]] = []
+
+    def record(name: str, output: Tensor) -> None:
+        dims = [d for d in range(output.ndim) if d != 1]
+        variance = output.var(dims, correction=0)
+        row = {"epoch": 0, "layer": name, "mean_abs_max": output.mean(dims).abs().max().item()}
+        rows.append(row | {"variance_min": variance.min().item(), "variance_max": variance.max().item()})
+
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _x, output, name=name: record(name, output))
+        for name, layer in layers(model)
+    ]
+    output = model.train()(x)
+    for hook in hooks:
+        hook.remove()
+    return output, rows
+
+
+def layer_rows(model: nn.Module, epoch: int) -> list[dict[str, Any]]:
+    """The rows of layers.csv: mean, minimum and maximum over units of every layer's ‖v‖ and g."""
+    rows = []
+    for name, layer in layers(model):
+        row: dict[str, Any] = {"epoch": epoch, "layer": name}
+        for label, values in (("v_norm", layer.v_norm().detach()), ("g", layer.g.detach())):
+            row |= {
+                f"{label}_mean": values.mean().item(),
+                f"{label}_min": values.min().item(),
+                f"{label}_max": values.max().item(),
+            }
+        rows.append(row)
+    return rows
+
+
+def first_non_finite(model: nn.Module, optimizer: torch.optim.Optimizer, rows: list[dict[str, Any]]) -> str:
+    """Name the first parameter, buffer, gradient moment, ‖v‖ or g that is not finite; empty if all are.
+
+    rows: `layer_rows` of the model. The loss does not always tell: a unit whose ‖v‖ overflows has the weight 0, and
+    Adam no longer moves a parameter whose squared gradient has overflowed.
+    """
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            return f"{name} is not finite"
+    for name, p in model.named_parameters():
+        if not all(moment.isfinite().all() for moment in optimizer.state.get(p, {}).values()):
+            return f"a moment of {name}'s gradient is not finite"
+    for row in rows:
+        if not all(map(math.isfinite, list(row.values())[2:])):
+            return f"‖v‖ or g of {row['layer']} is not finite"
+    return ""
+
+
+# ------------------------------------------------------------------------------- identities
+
+
+def residual(a: Tensor, b: Tensor) -> float:
+    """max|a − b| / max|b|."""
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def eq3_gradients(
+    v: Float[Tensor, "C k"], g: Float[Tensor, " C"], grad_w: Float[Tensor, "C k"]
+) -> tuple[Float[Tensor, " C"], Float[Tensor, "C k"]]:
+    """∇_g L and ∇_v L in closed form (eq. 3) from ∇_w L."""
+    norm = v.norm(dim=1)
+    grad_g = (grad_w * v).sum(1) / norm
+    grad_v = (g / norm)[:, None] * grad_w - (g * grad_g / norm**2)[:, None] * v
+    return grad_g, grad_v
+
+
+@torch.enable_grad()
+def identity_residuals(seed: int = 0) -> dict[str, float]:
+    """The residuals of eq. 3, of v·∇_v L = 0, of eq. 7, and of wn ≡ bn for one layer on whitened input (§2.2)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    v, g, x, target = normal(UNITS, INPUTS), normal(UNITS), normal(EXAMPLES, INPUTS), normal(EXAMPLES, UNITS)
+
+    v.requires_grad_(), g.requires_grad_()
+    w = weight_norm(v, g)
+    w.retain_grad()
+    (torch.tanh(x @ w.T) - target).square().sum().backward()
+    assert v.grad is not None and g.grad is not None and w.grad is not None
+    grad_g, grad_v = eq3_gradients(v.detach(), g.detach(), w.grad)
+    along_v = (v.grad * v.detach()).sum(1) / (v.grad.norm(dim=1) * v.detach().norm(dim=1))
+
+    with torch.random.fork_rng(devices=[]):
+        centred, by_bn, by_wn = (Linear(INPUTS, UNITS, param).double() for param in ("wn+mobn", "bn", "wn"))
+    with torch.no_grad():
+        centred.v.copy_(normal(UNITS, INPUTS))
+    sums: list[Tensor] = []
+    hook = centred.t.register_forward_hook(lambda _module, _inputs, t: sums.append(t))
+    y = centred(x)
+    hook.remove()
+    grad_t, grad_y = torch.autograd.grad((torch.tanh(y) - target).square().sum(), [sums[0], y])
+
+    # §2.2: one layer whose input is whitened over the batch: σ[v·x] is then ‖v‖ itself.
+    white, _ = torch.linalg.qr(x - x.mean(0))
+    white = white * EXAMPLES**0.5
+    with torch.no_grad():
+        for layer in (by_bn, by_wn):
+            layer.v.copy_(LARGE * v)
+            layer.set_g(g)
+    return {
+        "eq3_residual": max(residual(g.grad, grad_g), residual(v.grad, grad_v)),
+        "v_dot_grad_v": float(along_v.abs().max()),
+        "eq7_residual": residual(grad_t, grad_y - grad_y.mean(0)),
+        "wn_is_bn_residual": residual(by_wn(white).detach(), by_bn(white).detach()),
+    }
