@@ -10,7 +10,7 @@ import sys
 import tomllib
 from importlib.metadata import distribution, metadata, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -89,7 +89,7 @@ def needed() -> set[str]:
 
 def licence(name: str) -> str:
     """What a distribution's metadata state: an SPDX expression, else a short name, else classifiers."""
-    stated = metadata(name)
+    stated: Any = metadata(name)
     short = stated.get("License-Expression") or stated.get("License") or ""
     if not short or "\n" in short:
         classifiers = stated.get_all("Classifier") or []

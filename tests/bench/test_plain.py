@@ -160,8 +160,8 @@ def test_update_of_the_plain_dqn_is_ours(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(agent, "sample", lambda: (seen[:, :-1], actions, rewards, seen[:, 1:], terminals))
     torch.testing.assert_close(agent.update(), our_agent.update(), rtol=1e-4, atol=0)
     for name, layer in layers(our_agent.net):
+        assert layer.b is not None and layer.b.grad is not None and layer.b.grad.any()
         torch.testing.assert_close(agent.net.get_submodule(name).bias.grad, layer.b.grad, rtol=1e-3, atol=1e-3)
-        assert layer.b.grad.any()
 
 
 def test_plain_dqn_remembers_what_it_played() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,8 +106,8 @@ def test_seeded_mnist_draws_each_pixel_once(tmp_path: Path, monkeypatch: pytest.
     assert torch.equal(found.train_x, images.seeded_mnist(tmp_path).train_x)
 
 
-def vae(dataset: str, data: str, binarization: str | None, **changes: int) -> CvaeSettings:
-    small = {"train_examples": 6, "test_examples": 2, "batch_size": 2, "init_examples": 2} | changes
+def vae(dataset: str, data: str, binarization: str | None, **changes: Any) -> CvaeSettings:
+    small: dict[str, Any] = {"train_examples": 6, "test_examples": 2, "batch_size": 2, "init_examples": 2} | changes
     settings = scale_settings("cvae", "short", "wn", dataset=dataset, data=data, binarization=binarization)
     assert isinstance(settings, CvaeSettings)
     return dataclasses.replace(settings, **small)
