@@ -70,7 +70,8 @@ def test_help_imports_no_torch() -> None:
 def test_the_entry_point_runs_the_bundled_images(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wnrepro", *CIFAR, "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"WNREPRO_DATA": "/no/data"})
-    assert done.returncode == 0 and done.stdout.endswith("seed-1: done\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("seed-1: done\n")
     (record,) = tmp_path.rglob("run.json")
     assert json.loads(record.read_text())["facts"]["data"].startswith("bundled")
 
@@ -78,7 +79,9 @@ def test_the_entry_point_runs_the_bundled_images(tmp_path: Path) -> None:
 def test_a_finished_run_is_skipped(run: Command, random_images: None, tmp_path: Path) -> None:
     code, printed, error = run(*CIFAR, "--results", tmp_path)
     folder = tmp_path / f"quick/cifar/wn_lr0.003{FOLDER}/seed-1"
-    assert (code, error) == (0, "") and "epoch 2/2" in printed and printed.endswith(f"{folder}: done\n")
+    assert (code, error) == (0, "")
+    assert "epoch 2/2" in printed
+    assert printed.endswith(f"{folder}: done\n")
     assert json.loads((folder / "run.json").read_text())["status"] == "done"
     before = state(tmp_path)
     assert run(*CIFAR, "--results", tmp_path) == (0, f"{folder}: done\n", "")
@@ -97,17 +100,20 @@ def test_all_runs_the_four_and_prints_json(run: Command, random_images: None, tm
 def test_divergence_is_a_result(run: Command, random_images: None, tmp_path: Path, text_only: None) -> None:
     words = ("cifar", "--param", "normal", "--lr", 30, *TINY, "--results", tmp_path)
     code, printed, _ = run(*words)
-    assert code == 0 and ": diverged (" in printed
+    assert code == 0
+    assert ": diverged (" in printed
     assert run(*words)[0] == 0  # it is skipped
     code, printed, _ = run("report", "--results", tmp_path)
     assert (code, printed) == (0, f"{tmp_path}/quick/report.md\n{tmp_path}/quick/report.html\n")
     assert "| diverged | 1 of 2 |" in (tmp_path / "quick/report.md").read_text()
     code, printed, error = run("report", "--check", "--results", tmp_path)
-    assert (code, error) == (0, "") and "quick" in printed
+    assert (code, error) == (0, "")
+    assert "quick" in printed
     (metrics,) = tmp_path.rglob("metrics.csv")
     metrics.write_text(metrics.read_text().replace(",30.0", ",31.0"))
     code, printed, _ = run("report", "--check", "--results", tmp_path)
-    assert code == 1 and "metrics.csv" in printed
+    assert code == 1
+    assert "metrics.csv" in printed
 
 
 def test_fresh_needs_consent(run: Command, random_images: None, tmp_path: Path) -> None:
@@ -115,10 +121,14 @@ def test_fresh_needs_consent(run: Command, random_images: None, tmp_path: Path) 
     assert run(*words, "--quiet") == (0, "", "")
     before = state(tmp_path)
     code, _, error = run(*words, "--fresh")
-    assert code == 2 and "--fresh" in error and "--yes" in error and state(tmp_path) == before
+    assert code == 2
+    assert "--fresh" in error
+    assert "--yes" in error
+    assert state(tmp_path) == before
     assert run(*words, "--fresh", "--yes")[0] == 0
     (record,) = tmp_path.rglob("run.json")
-    assert json.loads(record.read_text())["resumed"] == [] and state(tmp_path) != before
+    assert json.loads(record.read_text())["resumed"] == []
+    assert state(tmp_path) != before
 
 
 @pytest.mark.parametrize(
@@ -151,7 +161,9 @@ def test_a_run_that_fails_or_is_interrupted_continues_later(
     monkeypatch.setattr(Cifar, "step", fails)
     words = ("cifar", "--param", "wn", "--param", "bn", *TINY, "--results", tmp_path)
     code, printed, said = run(*words, *["--debug"] * (runs == 1))
-    assert code == expected and says in said and "\x1b" not in printed + said
+    assert code == expected
+    assert says in said
+    assert "\x1b" not in printed + said
     assert ("Traceback" in said) == (status == "failed" and runs == 1)
     (record,) = tmp_path.rglob("wn_*/seed-1/run.json")
     assert json.loads(record.read_text())["status"] == status
@@ -168,7 +180,8 @@ def test_ctrl_c_ends_a_process_cleanly(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wnrepro", *words]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, text=True, env=environment, stdout=pipe, stderr=pipe) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         assert "epoch 1/2000" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
@@ -316,8 +329,10 @@ MISTAKES = {  # the words, and what the refusal names
 def assert_refused(result: tuple[int, str, str], named: str) -> None:
     """The command ended with a sentence, or the parser's, that names the option or file."""
     code, printed, error = result
-    assert code in (1, 2) and printed == "" and named in error.replace("│\n│ ", ""), error
-    assert "Traceback" not in error and "--debug" not in error
+    assert (code in (1, 2), printed) == (True, "")
+    assert named in error.replace("│\n│ ", "")
+    assert "Traceback" not in error
+    assert "--debug" not in error
     assert re.fullmatch(r"(Usage: (.*\n)*|wnrepro( \w+)?: .*\n(  .*\n)*)", error)
 
 
@@ -399,8 +414,11 @@ def test_a_damaged_config_is_named_without_control_characters(
     (folder / "config.json").write_bytes(content.encode("latin1"))
     before = state(tmp_path)
     code, printed, error = run(*words, results if words[-1] == "--results" else folder)
-    assert code == 2 and "re\\x1b[2Jsults \\udcff/quick" in error and "config.json" in error
-    assert not set(printed + error) & {"\x1b", "\r"} and state(tmp_path) == before
+    assert code == 2
+    assert "re\\x1b[2Jsults \\udcff/quick" in error
+    assert "config.json" in error
+    assert not set(printed + error) & {"\x1b", "\r"}
+    assert state(tmp_path) == before
 
 
 # ------------------------------------------------------------------------------- cvae, draw, sample
@@ -474,7 +492,9 @@ def test_importance_samples_of_a_finished_run_need_no_training(
     code, printed, error = run(*words, "--importance-samples", 3)
     facts = json.loads((folder / "run.json").read_text())["facts"]
     estimate = facts["log_likelihood_nats"]
-    assert (code, error) == (0, "") and f"{estimate:.2f} nats" in printed and printed.endswith(f"{folder}: done\n")
+    assert (code, error) == (0, "")
+    assert f"{estimate:.2f} nats" in printed
+    assert printed.endswith(f"{folder}: done\n")
     assert facts == record["facts"] | {"log_likelihood_nats": estimate, "importance_samples": 3}
     after = state(folder)
     assert {name for name in before if before[name][1] != after[name][1]} == {"run.json"}
@@ -482,9 +502,8 @@ def test_importance_samples_of_a_finished_run_need_no_training(
         (row,) = csv.DictReader(file)
     code, printed, _ = run(*words, "--importance-samples", 1, "--json")
     (listed,) = json.loads(printed)
-    assert code == 0 and listed["facts"]["log_likelihood_nats"] == pytest.approx(
-        float(row["test_bound_nats"]), abs=0.01
-    )
+    assert code == 0
+    assert listed["facts"]["log_likelihood_nats"] == pytest.approx(float(row["test_bound_nats"]), abs=0.01)
     assert estimate > float(row["test_bound_nats"])
 
     (folder / "checkpoint.pt").unlink()
@@ -498,7 +517,8 @@ def test_divergence_of_a_vae_is_a_result(run: Command, tmp_path: Path, vae: str)
     words = (*VAES[vae], "--param", "wn", "--lr", "1e6", "--results", tmp_path)
     code, printed, error = run(*words)
     folder = vae_folder(tmp_path, vae)
-    assert (code, error) == (0, "") and f"{folder}: diverged (" in printed
+    assert (code, error) == (0, "")
+    assert f"{folder}: diverged (" in printed
     assert json.loads((folder / "run.json").read_text())["status"] == "diverged"
     before = state(folder)
     more = ["--importance-samples", 3] if vae == "cvae" else []
@@ -513,10 +533,12 @@ def test_sample_writes_pictures_into_the_run(run: Command, vaes: Path, vae: str)
     before = state(folder)
     code, printed, error = run("sample", folder, "--count", 6)
     paths = [folder / "samples.png", folder / "reconstructions.png"] + [folder / "drawing.gif"] * (vae == "draw")
-    assert (code, error) == (0, "") and printed.splitlines() == list(map(str, paths))
+    assert (code, error) == (0, "")
+    assert printed.splitlines() == list(map(str, paths))
     for path, width in zip(paths, (28, 2 * 28), strict=False):
         with Image.open(path) as picture:
-            assert picture.format == "PNG" and picture.size == (3 * (width + 2) + 2, 2 * (28 + 2) + 2)
+            assert picture.format == "PNG"
+            assert picture.size == (3 * (width + 2) + 2, 2 * (28 + 2) + 2)
     after = state(folder)
     drawn = {path: after.pop(path.name)[1] for path in paths}
     assert after == before
@@ -579,7 +601,9 @@ def test_the_binarization_is_that_of_the_files(
     small_data(monkeypatch, files, tmp_path)
     words = (*HANDFUL[vae], "--data-dir", tmp_path, "--results", tmp_path / "results")
     code, printed, error = run(*words)
-    assert code == 0 and "done" in printed and bool(error) == (binarization == "seeded")
+    assert code == 0
+    assert "done" in printed
+    assert bool(error) == (binarization == "seeded")
     (path,) = (tmp_path / "results").rglob("config.json")
     assert json.loads(path.read_text())["settings"]["binarization"] == binarization
     assert fact in json.loads(path.with_name("run.json").read_text())["facts"]["data"]
@@ -595,7 +619,8 @@ def test_the_note_on_the_seed_is_printed_once(
     small_data(monkeypatch, "mnist", tmp_path)
     monkeypatch.setattr("wnrepro.cli.run_all", lambda *_, **__: 0)
     code, _, error = run(*HANDFUL["cvae"], *words, "--data-dir", tmp_path)
-    assert code == 0 and error.count("\n") == notes
+    assert code == 0
+    assert error.count("\n") == notes
 
 
 @each_vae
@@ -607,7 +632,8 @@ def test_a_missing_binarization_that_was_asked_for_is_not_replaced(
     words = (*HANDFUL[vae], "--data-dir", tmp_path, "--results", tmp_path / "results")
     result = run(*words, "--binarization", "larochelle")
     assert_refused(result, "--binarization seeded")
-    assert all(path in result[2] for path in DATASETS["binarized_mnist"]) and state(tmp_path) == before
+    assert all(path in result[2] for path in DATASETS["binarized_mnist"])
+    assert state(tmp_path) == before
 
 
 # ------------------------------------------------------------------------------- dqn, watch
@@ -634,17 +660,22 @@ def test_watch_films_a_game_of_a_trained_dqn(run: Command, tmp_path: Path) -> No
     code, printed, error = run(*PLAY, "--results", tmp_path)
     (path,) = tmp_path.rglob("run.json")
     folder = path.parent
-    assert (code, error) == (0, "") and printed.endswith(f"{folder}: done\n")
+    assert (code, error) == (0, "")
+    assert printed.endswith(f"{folder}: done\n")
     before = state(folder)
     code, printed, error = run("watch", folder)
     film, says = printed.splitlines()
     assert (code, error, film) == (0, "", str(folder / "game.gif"))
     match = re.fullmatch(r"(\d+) points, (\d+) steps, game over", says)
-    assert match and duration(film) == 70 * int(match[2]) + 2000
+    assert match
+    assert duration(film) == 70 * int(match[2]) + 2000
     whole = Path(film).read_bytes()
-    assert run("watch", folder, "--seconds", 2)[0] == 0 and duration(film) == 70 * (2 * 15 + 1)
-    assert run("watch", folder)[0] == 0 and Path(film).read_bytes() == whole, "the same seed, the same film"
-    assert run("watch", folder, "--seed", 2)[0] == 0 and Path(film).read_bytes() != whole
+    assert run("watch", folder, "--seconds", 2)[0] == 0
+    assert duration(film) == 70 * (2 * 15 + 1)
+    assert run("watch", folder)[0] == 0
+    assert Path(film).read_bytes() == whole, "the same seed, the same film"
+    assert run("watch", folder, "--seed", 2)[0] == 0
+    assert Path(film).read_bytes() != whole
     assert {name: kept for name, kept in state(folder).items() if name != "game.gif"} == before
 
     assert_refused(run("watch", folder, "--device", "tpu"), "--device tpu")
@@ -657,7 +688,9 @@ def test_watch_films_a_game_of_a_trained_dqn(run: Command, tmp_path: Path) -> No
 def duration(path: str) -> int:
     """Milliseconds of an animation whose frames are the console's screens above a line."""
     with Image.open(path) as picture:
-        assert picture.format == "GIF" and picture.width == 160 and 220 < picture.height < 230
+        assert picture.format == "GIF"
+        assert picture.width == 160
+        assert 220 < picture.height < 230
         return sum(frame.info["duration"] for frame in ImageSequence.Iterator(picture))
 
 
@@ -730,6 +763,8 @@ def test_check_tells_for_each_claim_whether_its_rule_is_older_than_its_runs(
 def test_data_status_and_doctor_print_json(run: Command, tmp_path: Path) -> None:
     code, printed, _ = run("data", "status", "--data-dir", tmp_path, "--json")
     status = json.loads(printed)
-    assert code == 0 and {file["state"] for file in status["files"]} == {"missing"} and status["free_bytes"] > 0
+    assert code == 0
+    assert {file["state"] for file in status["files"]} == {"missing"}
+    assert status["free_bytes"] > 0
     _, printed, _ = run("doctor", "--data-dir", tmp_path, "--results", tmp_path, "--json")
     assert {"python", "torch", "memory"} <= {finding["name"] for finding in json.loads(printed)}

@@ -57,20 +57,29 @@ def test_an_unforeseen_error_is_one_line_with_its_traceback_on_request(
     sentence = f"wnrepro data: failed, {describe(error)}\n"
     assert run("data", "status") == (1, "", sentence)
     code, printed, shown = run("data", "status", "--debug")
-    assert (code, printed) == (1, "") and shown.startswith("Traceback") and shown.endswith(sentence)
-    assert type(error).__name__ in shown.removesuffix(sentence) and "\x1b" not in shown
+    assert (code, printed) == (1, "")
+    assert shown.startswith("Traceback")
+    assert shown.endswith(sentence)
+    assert type(error).__name__ in shown.removesuffix(sentence)
+    assert "\x1b" not in shown
 
 
 def test_debug_may_stand_anywhere_before_two_dashes(run: Command, tmp_path: Path) -> None:
     words = ["data", "fetch", "chess", "--data-dir", str(tmp_path)]
     code, _, sentence = run(*words)
-    assert code == 2 and "chess" in sentence and "Traceback" not in sentence
+    assert code == 2
+    assert "chess" in sentence
+    assert "Traceback" not in sentence
     for number in range(len(words) + 1):
         code, _, error = run(*words[:number], "--debug", *words[number:])
-        assert code == 2 and error.startswith("Traceback") and error.endswith(f"\n{sentence}")
+        assert code == 2
+        assert error.startswith("Traceback")
+        assert error.endswith(f"\n{sentence}")
     assert "--debug" in run("--help")[1]
     code, _, error = run("data", "fetch", "--data-dir", tmp_path, "--", "--debug")
-    assert code == 2 and "--debug" in error and "Traceback" not in error
+    assert code == 2
+    assert "--debug" in error
+    assert "Traceback" not in error
 
 
 def test_a_failed_run_of_the_grid_shows_its_traceback_with_debug_only(
@@ -85,9 +94,12 @@ def test_a_failed_run_of_the_grid_shows_its_traceback_with_debug_only(
     monkeypatch.setattr("wnrepro.reproduce.command.drive", drive)
     words = ["reproduce", "draw", "--scale", "quick", "--device", "cpu", "--quiet", "--results", tmp_path / "new"]
     code, printed, error = run(*words)
-    assert (code, printed, error.count("\n")) == (1, "", 1) and "ZeroDivisionError: by nothing" in error
+    assert (code, printed, error.count("\n")) == (1, "", 1)
+    assert "ZeroDivisionError: by nothing" in error
     code, _, shown = run(*words, "--debug")
-    assert code == 1 and shown.startswith("Traceback") and "\n  \\x1b\n" in shown
+    assert code == 1
+    assert shown.startswith("Traceback")
+    assert "\n  \\x1b\n" in shown
 
 
 # ------------------------------------------------------------------------------- exit codes
@@ -128,7 +140,9 @@ def test_exit_codes_of_errors(
     folder = make_run(tmp_path)
     monkeypatch.setattr(called, fail)
     code, printed, said = run(*words.format(tmp=tmp_path, run=folder).split())
-    assert (code, printed) == (expected, "") and "Traceback" not in said and said.count("\n") <= 1
+    assert (code, printed) == (expected, "")
+    assert "Traceback" not in said
+    assert said.count("\n") <= 1
 
 
 @pytest.mark.parametrize(("state", "expected"), [("note", 0), ("problem", 1)])
@@ -137,7 +151,8 @@ def test_doctor_exits_with_1_for_a_problem(
 ) -> None:
     monkeypatch.setattr("wnrepro.doctor.diagnose", lambda *_: [Finding("gpu", state, "none", "time", "buy one")])
     code, printed, error = run("doctor")
-    assert (code, error) == (expected, "") and printed
+    assert (code, error) == (expected, "")
+    assert printed
 
 
 @pytest.mark.parametrize(
@@ -145,7 +160,9 @@ def test_doctor_exits_with_1_for_a_problem(
 )
 def test_an_unknown_option_exits_with_2(run: Command, command: str) -> None:
     code, printed, error = run(*command.split(), "--no-such")
-    assert (code, printed) == (2, "") and "--no-such" in error and "Traceback" not in error
+    assert (code, printed) == (2, "")
+    assert "--no-such" in error
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(("error", "expected"), [(None, 1), (KeyboardInterrupt, 130)])
@@ -160,7 +177,9 @@ def test_without_consent_nothing_is_removed(
     monkeypatch.setattr(terminal, "readline", Mock(side_effect=error, return_value=""))
     monkeypatch.setattr(sys, "stdin", terminal)
     code, printed, said = run(*words, "--fresh")
-    assert code == expected and str(folder) in printed + said and "Traceback" not in said
+    assert code == expected
+    assert str(folder) in printed + said
+    assert "Traceback" not in said
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -184,7 +203,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, words: list[str]) -
     folder = "--data-dir" if words[0] == "data" else "--results"
     with process(*words, folder, tmp_path, stdout=writes) as gone:
         os.close(writes)
-        assert gone.stderr is not None and gone.stderr.read() == ""
+        assert gone.stderr is not None
+        assert gone.stderr.read() == ""
     assert gone.returncode == 1
 
 
@@ -192,14 +212,17 @@ def test_a_full_disk_behind_standard_output_is_a_sentence(tmp_path: Path) -> Non
     with open("/dev/full", "w") as full, process("data", "status", "--data-dir", tmp_path, stdout=full) as done:
         assert done.stderr is not None
         error = done.stderr.read()
-    assert done.returncode == 1 and "standard output" in error and error.count("\n") == 1
+    assert done.returncode == 1
+    assert "standard output" in error
+    assert error.count("\n") == 1
 
 
 def test_letters_that_a_terminal_lacks_are_escaped(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "wnrepro", "data", "status", "--data-dir", f"{tmp_path}/Köln"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stderr) == (0, "") and "K\\xf6ln" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "K\\xf6ln" in done.stdout
 
 
 def test_ctrl_c_waits_until_an_import_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +263,8 @@ def test_ctrl_c_at_any_moment_is_no_traceback(
         words, done, longest = random.choice([(["--help"], 0, 0.8), (["sample", str(tmp_path)], 2, 4.0)])
         command = [sys.executable, "-c", BEGIN, *words]
         with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as stopped:
-            assert stopped.stdout is not None and stopped.stdout.read(1) == "."
+            assert stopped.stdout is not None
+            assert stopped.stdout.read(1) == "."
             time.sleep(random.uniform(0.02, longest))
             stopped.send_signal(signal.SIGINT)
             _, error = stopped.communicate()

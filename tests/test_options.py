@@ -20,7 +20,8 @@ def test_every_setting_is_an_option_with_its_source(
     monkeypatch.setenv("COLUMNS", "250")
     code, printed, _ = run(experiment, "--help")
     text = " ".join(printed.replace("│", "").split())
-    assert code == 0 and "None" not in text
+    assert code == 0
+    assert "None" not in text
     for field in dataclasses.fields(SETTINGS[experiment]):
         assert f"--{field.name.replace('_', '-')}" in text
         assert f"({field.metadata['source']}" in text

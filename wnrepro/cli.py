@@ -106,7 +106,6 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
     import_uninterrupted("torch")
     from rich.console import Console
 
-    from wnrepro.cuda_graphs import capture_failed
     from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
     from wnrepro.progress import Show
@@ -123,38 +122,45 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
     if not options.resume and not options.yes:
         confirm_removal([str(run.folder) for run in runs if run.folder.exists()])
 
-    records, failed, capturable = [], False, True
+    records: list[dict[str, Any]] = []
     for run in runs:
-        if not capturable:  # after a failed capture nothing can be computed in this process
-            break
         load = functools.partial(experiment_cls.load, run.settings, options.data_dir, device)
         status = run.finished() if options.resume else None
         if status is None:
             with run, Show(console, run.name, run.settings.epochs, silent, cls.unit) as show:
                 if not options.resume:
                     run.clear()
-                try:
-                    status = run.execute(load, show)["status"]
-                except UserError:
-                    raise
-                except KeyboardInterrupt:
-                    complain(f"wnrepro: {run.folder}: interrupted; run the same command again to continue")
-                    return 130
-                except Exception as error:
-                    status, failed, capturable = "failed", True, not capture_failed(error)
-                    complain(f"{run.folder}: failed, {describe(error)}", error)
+                status = execute(run, load, show)
         if options.importance_samples and status == "done":
             k = options.importance_samples
             with run, console.status(f"{run.name}: {k} samples for each image"):
                 facts = run.add_facts(load, operator.methodcaller("log_likelihood", k))["facts"]
             say(f"{run.folder}: log p(x) ≈ {facts['log_likelihood_nats']:.2f} nats, by {k} samples for each image")
-        record = run.record() or {}
+        record = run.record() or {"status": status}
         records.append({"run": str(run.folder), **record})
         message = f" ({printable(record['message'], 300)})" if record.get("message") else ""
-        say(printable(f"{run.folder}: {status}{message}"))
+        say(printable(f"{run.folder}: {record['status']}{message}"))
+        if status == "uncaptured":
+            break
     if options.as_json:
         print(json.dumps(records, indent=2))
-    return 1 if failed else 0
+    return 1 if any(record["status"] == "failed" for record in records) else 0
+
+
+def execute(run: Any, load: Callable[[], Any], show: Any) -> str:
+    """Execute a run and return its status; `uncaptured`: this process can compute no other run either."""
+    from wnrepro.cuda_graphs import capture_failed
+
+    try:
+        return str(run.execute(load, show)["status"])
+    except UserError:
+        raise
+    except KeyboardInterrupt:
+        complain(f"wnrepro: {run.folder}: interrupted; run the same command again to continue")
+        raise typer.Exit(130) from None
+    except Exception as error:
+        complain(f"{run.folder}: failed, {describe(error)}", error)
+        return "uncaptured" if capture_failed(error) else "failed"
 
 
 def confirm_removal(folders: list[str]) -> None:
@@ -205,21 +211,8 @@ def report(
     import_uninterrupted("wnrepro.report")
     from wnrepro import report as reports
     from wnrepro.reproduce.grid import commands
-    from wnrepro.runs.directory import PUBLISHED
 
-    def scales_in(folder: Path) -> list[str]:
-        return [name for name in reports.scales_with_runs(folder) if scale in (None, name)]
-
-    published_folder, at = results / PUBLISHED, f" at scale {scale}" if scale else ""
-    if published and not published_folder.is_dir():
-        raise UserError(f"--published: there is no folder {published_folder}; run this in a clone of the repository")
-    folder = published_folder if published else results
-    scales = scales_in(folder)
-    if not scales and not published and published_folder.is_dir() and scales_in(published_folder):
-        raise UserError(f"--results {results}: no runs of your own{at}; add --published for those of the repository")
-    if not scales:
-        command = f"wnrepro cifar --param all --scale {scale or 'quick'}"
-        raise UserError(f"--results {folder}: no runs{at}; run `{command}` first")
+    folder, scales = reported(results, published, scale)
 
     def commands_of(name: str) -> dict[str, str]:
         """Return the command that computes the runs of each claim, into the reader's own results."""
@@ -227,16 +220,7 @@ def report(
         return {claim: command + own for claim, command in commands(name).items()}
 
     if compare is not None:
-        if not compare.is_dir():
-            raise UserError(f"--compare {compare}: no such folder; give a folder of results")
-        both = [name for name in scales if name in scales_in(compare)]
-        if not both:
-            raise UserError(f"--compare {compare}: no runs at a scale of {folder}{at}; give another folder")
-        if any(os.path.samefile(folder / name, compare / name) for name in both):
-            raise UserError(f"--compare {compare}: has the same files as {folder}; give another folder")
-        for name in both:
-            summary, path = reports.write_comparison(folder, compare, name, precision)
-            print(*map(printable, [f"scale {name}", *summary, str(path)]), sep="\n")
+        write_comparisons(folder, scales, compare, precision)
     elif check:
         problems = [problem for name in scales for problem in reports.check(folder, name)]
         rules = [f"scale {name}, {rule}" for name in scales for rule in reports.rules(folder, name, precision)]
@@ -254,8 +238,38 @@ def report(
             server.serve_forever()
     else:
         for name in scales:
-            paths = reports.write_report(folder, name, precision, commands_of(name), export is not None)
-            print(*paths, sep="\n")
+            print(*reports.write_report(folder, name, precision, commands_of(name), export is not None), sep="\n")
+
+
+def reported(results: Path, published: bool, scale: str | None) -> tuple[Path, list[str]]:
+    """Return the folder that is reported on, and its scales with runs; raise UserError where it has none."""
+    from wnrepro.report import scales_with_runs
+    from wnrepro.runs.directory import PUBLISHED
+
+    folder, at = results / PUBLISHED if published else results, f" at scale {scale}" if scale else ""
+    if published and not folder.is_dir():
+        raise UserError(f"--published: there is no folder {folder}; run this in a clone of the repository")
+    scales = [name for name in scales_with_runs(folder) if scale in (None, name)]
+    if not scales:
+        command = f"wnrepro cifar --param all --scale {scale or 'quick'}"
+        raise UserError(
+            f"--results {folder}: no runs{at}; run `{command}`, or add --published for the repository's runs"
+        )
+    return folder, scales
+
+
+def write_comparisons(folder: Path, scales: Sequence[str], other: Path, precision: str | None) -> None:
+    """Compare with another results folder at every scale that both have."""
+    from wnrepro.report import scales_with_runs, write_comparison
+
+    both = [name for name in scales if other.is_dir() and name in scales_with_runs(other)]
+    if not both:
+        raise UserError(f"--compare {other}: no folder with runs at scale {' or '.join(scales)}; give another")
+    if any(os.path.samefile(folder / name, other / name) for name in both):
+        raise UserError(f"--compare {other}: has the same files as {folder}; give another folder")
+    for name in both:
+        summary, path = write_comparison(folder, other, name, precision)
+        print(*map(printable, [f"scale {name}", *summary, str(path)]), sep="\n")
 
 
 # ------------------------------------------------------------------------------- one run
