@@ -73,9 +73,9 @@ def test_a_further_experiment_has_its_place_in_the_report(tmp_path: Path, monkey
 def test_a_column_that_is_not_named_is_written_in_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SETTINGS, "characters", Characters)
     column = declared.column("test_bits_per_char")
-    assert (column.write(2.0), column.last(2.0), column.less(0.5)) == (
+    assert (column.format(2.0), column.format_final(2.0), column.format_difference(0.5)) == (
         "2.00 bits",
         "test bits per char 2.000 bits",
         "test bits per char +0.5 bits",
     )
-    assert declared.column("test_error").less(0.01) == "test +1 points"
+    assert declared.column("test_error").format_difference(0.01) == "test +1 points"

@@ -100,7 +100,7 @@ def test_what_is_said_is_where_the_thick_lines_end(read: Results) -> None:
             for line in axes.lines:
                 if is_curve(line) and line.get_linewidth() >= 1.2 and str(line.get_gid()) in sheet.marks:
                     end = np.asarray(line.get_ydata())[-1]
-                    assert not math.isfinite(end) or column.write(float(end)) in sheet.said[-1], (name, title)
+                    assert not math.isfinite(end) or column.format(float(end)) in sheet.sentences[-1], (name, title)
                     ends += 1
     assert ends > 30
 
@@ -125,7 +125,7 @@ def test_the_axis_of_a_bound_fits_normal_and_wn(tmp_path: Path) -> None:
     assert sheet.axes[0].get_ylim() == limits and "ends below" in legend(sheet)
     (mark,) = [line for line in sheet.axes[0].lines if line.get_marker() == "v"]
     assert (mark.get_color(), float(mark.get_ydata()[0])) == (LOOKS["bn"].colour, limits[0])
-    assert "The y axis fits epoch 7 and later of normal and weight normalization." in sheet.said
+    assert "The y axis fits epoch 7 and later of normal and weight normalization." in sheet.sentences
 
 
 def test_figures_of_diverged_and_hardly_begun_runs(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_figure_of_the_init(tmp_path: Path) -> None:
     edit(folder / "init.csv", "0,conv3,1e-06", "0,conv3,nan")
     spoilt = sheet_of("init", tmp_path)
     assert dots(spoilt.axes[0]) == {("wn", 0): 1e-5, ("wn", 1): 1e-6}
-    assert legend(spoilt)[-1] == "gaps: not finite in 1 run" and spoilt.said[0] == "Largest |mean|: 1.0e−05."
+    assert legend(spoilt)[-1] == "gaps: not finite in 1 run" and spoilt.sentences[0] == "Largest |mean|: 1.0e−05."
 
 
 def test_figure_of_variants_shows_the_intervals_that_decide() -> None:
@@ -243,5 +243,5 @@ def test_many_variants_make_no_long_texts(tmp_path: Path) -> None:
         make_run(tmp_path, lr=0.001 + i / 10_000, epochs=8)
     read = load(tmp_path, "short")
     sheet = sheet_of("figure3", read)
-    assert legend(sheet)[-1] == "and 5 more" and len(set(sheet.said[-1].split(", "))) <= 22
+    assert legend(sheet)[-1] == "and 5 more" and len(set(sheet.sentences[-1].split(", "))) <= 22
     assert len(sheet_of("learning_rates", read).axes[0].get_xticks()) <= 9

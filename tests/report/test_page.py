@@ -172,7 +172,7 @@ def test_the_published_page_is_short_and_small(show: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_every_figure_is_drawn_and_says_what_it_shows(show: Any, report: Path) -> None:
+def test_every_figure_is_drawn_and_says_what_it_included(show: Any, report: Path) -> None:
     page = show(report)
     open_all(page)
     names = page.locator("figure[id]").evaluate_all("all => all.map(one => one.id.slice(7))")

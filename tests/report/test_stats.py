@@ -134,7 +134,7 @@ def test_constant_values_decide() -> None:
 
 
 @stats.quiet
-def test_values_that_are_not_finite_or_too_far_apart_decide_nothing() -> None:
+def test_values_that_are_not_finite_or_too_far_apart_decide_blank() -> None:
     found = [estimate([*A[:3], bad]) for bad in (math.nan, math.inf, -math.inf) for estimate in OF_VALUES]
     tiny, huge = ([size * one for one in (1, 2, 4)] for size in (1e-160, 1e160))
     found += [pitman_morgan("", a, b) for a, b in ((A[:3], tiny), (tiny, huge), (huge, tiny))]  # ratio² overflows

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from factories import make_run, report_text
 
-from wnrepro.report.tables import table, words
+from wnrepro.report.tables import cell_text, table
 
 pytestmark = pytest.mark.usefixtures("made_up_scale")
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("made_up_scale")
     ],
 )
 def test_intervals_are_rounded_outward(low: float, high: float, form: str, shown: str) -> None:
-    assert words({"low": low, "high": high}, "low", "95 % interval", form) == shown
+    assert cell_text({"low": low, "high": high}, "low", "95 % interval", form) == shown
 
 
 def test_a_table_has_the_csvs_numbers_and_the_pages_words() -> None:

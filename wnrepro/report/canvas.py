@@ -1,4 +1,4 @@
-"""What the figures are drawn on: a sheet of panels, as one canvas for print or, for the page, one canvas per panel.
+"""Lays figures out as sheets of panels: one canvas for print or, for the page, one canvas per panel.
 
 For print: PNG and PDF. For the page: SVG in which text is text, colours are the page's variables, and every mark says
 which run it is of. Objects only, no pyplot: nothing global is changed.
@@ -52,7 +52,7 @@ STYLES: list[tuple[str, Any, str]] = [  # the paper's in their order, then the o
 
 
 def looks(labels: Mapping[str, str]) -> dict[str, Look]:
-    """By parameterization. An axis leaves out a label that begins with an underscore."""
+    """Returns the style of each parameterization. Labels lose leading underscores, which matplotlib would hide."""
     styles = itertools.chain(STYLES, itertools.cycle(STYLES[len(PARAMS) :]))
     named = [(param, label.lstrip("_") or param) for param, label in labels.items()]
     return {param: Look(i, param, label, *next(styles)) for i, (param, label) in enumerate(named)}
@@ -77,7 +77,7 @@ WIDTH, HEIGHT, NARROW = 3.2, 2.05, 0.8  # inches of a panel on the page; of thre
 
 
 class Mark(NamedTuple):
-    """What a drawn line or its dots are of: points in their coordinates, with what is said of each."""
+    """Describes a drawn artist; points: data coordinates with the text of each."""
 
     artist: Artist
     group: str
@@ -106,7 +106,7 @@ class Drawn(NamedTuple):
 
 
 class Sheet:
-    """A figure's panels by title, its legend and what its caption says."""
+    """The panels of a figure by title, its legend and the sentences of its caption."""
 
     def __init__(self, titles: Sequence[str], split: bool = False, columns: int = 0, heights: Sequence[float] = ()):
         """split: one canvas per panel. columns: 0: as many as fit. heights: of the rows, in inches."""
@@ -117,7 +117,7 @@ class Sheet:
         self.split, self.width = split, COLUMN if columns == len(titles) == 1 else PAGE
         self.keys: list[Key] = []
         self.marks: dict[str, Mark] = {}
-        self.said: list[str] = []
+        self.sentences: list[str] = []
         if split:
             part = NARROW if len(titles) > 2 else 1
             tall = heights if columns == 1 else [part * HEIGHT - 0.5] * len(titles)
@@ -134,20 +134,20 @@ class Sheet:
         return [*self.places.values()]
 
     def mark(self, drawn: Any, *about: Any, **more: Any) -> None:
-        """Say what an artist, or each of a container's, is of: see `Mark`. The points are those of the first."""
+        """Describe an artist, or each artist of a container; the points belong to the first. See `Mark`."""
         for artist in drawn.get_children() if isinstance(drawn, Container) else [drawn]:
             artist.set_gid(f"mark-{len(self.marks)}")
             self.marks[str(artist.get_gid())] = Mark(artist, *about, **more)
             more.pop("points", None)
 
     def same_limits(self, axis: str) -> None:
-        """Give all panels the limits that the axis x or y has in any of them."""
+        """Give all panels common limits of the x or y axis."""
         ends = [getattr(axes, f"get_{axis}lim")() for axes in self.axes]
         for axes in self.axes:
             getattr(axes, f"set_{axis}lim")(min(map(min, ends)), max(map(max, ends)))
 
     def legend(self, lines: Mapping[str, tuple[dict[str, Any], str]] | None = None, gaps: int = 0) -> "Sheet":
-        """Itself with a legend of lines by their labels, each with its group, of what the axes label, and of signs."""
+        """Add a legend of these lines (by label, with group), of labelled artists and of signs; return the sheet."""
         shown = [Key(label, Line2D([], [], **style), group) for label, (style, group) in (lines or {}).items()]
         handles = {str(one.get_label()): one for axes in self.axes for one in axes.get_legend_handles_labels()[0]}
         for label, handle in handles.items():
@@ -156,9 +156,9 @@ class Sheet:
         markers = {line.get_marker() for axes in self.axes for line in axes.lines}
         grey: dict[str, Any] = {"color": GREY}
         signs = [Key(SIGNS[sign], Line2D([], [], marker=sign, **grey, **SIGN)) for sign in SIGNS if sign in markers]
-        signs += [Key(f"gaps: not finite in {count(gaps, 'run')}", _nothing())] if gaps else []
+        signs += [Key(f"gaps: not finite in {count(gaps, 'run')}", _blank())] if gaps else []
         left_out = len(shown) - MOST_NAMED
-        more = [Key(f"and {left_out} more", _nothing())] if left_out > 0 else []
+        more = [Key(f"and {left_out} more", _blank())] if left_out > 0 else []
         self.keys = [*shown[:MOST_NAMED], *more, *signs]
         if not self.split and self.keys:
             for key in self.keys:
@@ -173,24 +173,24 @@ class Sheet:
         return self
 
     def files(self) -> dict[str, bytes]:
-        """For print, by suffix: the same bytes for the same figure."""
-        png = _saved(self.figures[0], "png", "Software")
+        """Render for print, by suffix: the same bytes for the same figure."""
+        png = _rendered(self.figures[0], "png", "Software")
         self.figures[0].set_layout_engine("none")  # it stands
-        return {"png": png, "pdf": _saved(self.figures[0], "pdf", "CreationDate", "Creator", "Producer")}
+        return {"png": png, "pdf": _rendered(self.figures[0], "pdf", "CreationDate", "Creator", "Producer")}
 
     def panels(self, prefix: str, caption: str) -> list[str]:
-        """For the page: one SVG element per panel, whose ids begin with `prefix`, and which say the caption aloud."""
+        """Render for the page: an SVG element per panel, with the caption as its label; ids begin with `prefix`."""
         said = [f"{title}. {caption}" if title else caption for title in self.places]
         every = enumerate(zip(said, self.figures, strict=True))
         return [svg(figure, f"{prefix}-{i}", label.replace("`", ""), self.marks) for i, (label, figure) in every]
 
 
-def _nothing() -> Line2D:
+def _blank() -> Line2D:
     return Line2D([], [], linestyle="none")
 
 
 def _line(handle: Any) -> Line2D:
-    """A line that looks like a handle of a legend."""
+    """Returns a line in the style of a handle of a legend."""
     line = Line2D([], [], **DASHES)
     if isinstance(handle, Line2D):
         line.update_from(handle)
@@ -199,23 +199,23 @@ def _line(handle: Any) -> Line2D:
 
 
 def ticks(factor: float = 1, unit: str = "", form: str = "g") -> FuncFormatter:
-    """Numbers at an axis, with true minus signs."""
+    """Formats numbers at an axis, with true minus signs."""
     return FuncFormatter(lambda value, _: f"{factor * value:{form if value else 'g'}}{unit}".replace("-", "−"))
 
 
 def powers() -> FuncFormatter:
-    """`10⁻³`, in letters alone."""
+    """Formats powers of ten as `10⁻³`, without mathtext."""
     return FuncFormatter(lambda value, _: "10" + f"{math.log10(value):.0f}".translate(RAISED))
 
 
-def _saved(figure: Figure, suffix: str, *left_out: str) -> bytes:
+def _rendered(figure: Figure, suffix: str, *left_out: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix, dpi=72 if suffix == "svg" else 300, metadata=dict.fromkeys(left_out))
     return buffer.getvalue()
 
 
 def key_svg(key: Key, prefix: str) -> str:
-    """The line and the marker of a legend's entry."""
+    """Renders the line and the marker of a legend's entry as SVG."""
     figure = Figure(figsize=(0.42, 0.14), dpi=72)
     line = _line(key.line)
     line.set(data=([0.04, 0.5, 0.96], [0.5] * 3), transform=figure.transFigure, markevery=[1], rasterized=False)
@@ -224,13 +224,13 @@ def key_svg(key: Key, prefix: str) -> str:
 
 
 def svg(figure: Figure, prefix: str, label: str, marks: Mapping[str, Mark]) -> str:
-    """A figure as an element of a page: no style or script, ids that begin with `prefix`, text in the page's font.
+    """Renders a figure as an SVG element without style or script, in the page's font; ids begin with `prefix`.
 
-    label: what it says aloud; empty: it is an ornament.
+    label: read aloud by screen readers; empty for an ornament.
     """
     for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
         patch.set_visible(False)
-    root = ET.fromstring(_saved(figure, "svg", "Date", "Creator"))
+    root = ET.fromstring(_rendered(figure, "svg", "Date", "Creator"))
     for parent in [*root.iter()]:
         for child in [*parent]:
             if child.tag.endswith(("}metadata", "}style")):
@@ -245,7 +245,7 @@ def svg(figure: Figure, prefix: str, label: str, marks: Mapping[str, Mark]) -> s
             attributes["font-size"] = size[0]
         name = attributes.pop("id", "")
         if name in marks:
-            attributes |= _said(marks[name], float(figure.get_figheight() * 72))
+            attributes |= _mark_attributes(marks[name], float(figure.get_figheight() * 72))
         elif name and element.tag != "g":
             attributes["id"] = f"{prefix}-{name}"
         for name in {"href", "clip-path"} & attributes.keys():
@@ -263,8 +263,8 @@ def _rounded(number: re.Match[str]) -> str:
     return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
 
-def _said(mark: Mark, height: float) -> dict[str, str]:
-    """A mark as attributes: what it is of and, in the panel's coordinates, its points with their words."""
+def _mark_attributes(mark: Mark, height: float) -> dict[str, str]:
+    """Returns the attributes that describe a mark: its group and, in panel coordinates, its points with their texts."""
     about = {"class": "mark seed" if mark.seed else "mark", "data-group": mark.group, "data-param": mark.param}
     known = [point for point in mark.points if np.isfinite(point[:2]).all()]
     if not known:

@@ -1,4 +1,4 @@
-"""Two results folders side by side. An arrow leads from ours to theirs, and a difference is theirs less ours."""
+"""Compares two results folders. An arrow leads from ours to theirs; a difference is theirs minus ours."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ from wnrepro.report.claims import CLAIMS, findings
 from wnrepro.report.claims.claim import SCALE
 from wnrepro.report.claims.evidence import shared_epochs
 from wnrepro.report.declared import column
-from wnrepro.report.tables import Row, Table, last_numbers, last_words, table
+from wnrepro.report.tables import Row, Table, last_numbers, numbers_text, table
 from wnrepro.results import CHOICES, Results, Run, problems
 from wnrepro.text import count
 
@@ -19,7 +19,7 @@ Changes = dict[str, str]  # by name: `2.13.0 → 2.15.0`
 
 
 class Comparison(NamedTuple):
-    """What is said of a scale; ours, theirs: the folders; tables: those that are not empty."""
+    """The comparison of a scale; ours, theirs: the folders; tables: without empty ones."""
 
     scale: str
     ours: str
@@ -49,12 +49,12 @@ class Pair(NamedTuple):
 
     @property
     def less(self) -> dict[str, float]:
-        """Theirs less ours."""
+        """Theirs minus ours."""
         return {name: theirs - ours for name, (ours, theirs) in self.finals.items()}
 
 
 def pair_of(ours: Run, theirs: Run) -> Pair:
-    """Two runs as a pair."""
+    """Compares two runs."""
     epochs = shared_epochs(ours, theirs)
     one, other = (run.metrics[:epochs].drop(columns="seconds") for run in (ours, theirs))
     equal = ((one == other) | (one.isna() & other.isna())).all(axis="columns").tolist()
@@ -66,19 +66,19 @@ def pair_of(ours: Run, theirs: Run) -> Pair:
 
 
 def changes(ours: dict[str, Any], theirs: dict[str, Any]) -> Changes:
-    """What differs."""
+    """Returns the entries that differ."""
     values = {name: [of.get(name, "not set") for of in (ours, theirs)] for name in ours | theirs}
     texts = {name: [one if isinstance(one, str) else json.dumps(one) for one in two] for name, two in values.items()}
     return {name: " → ".join(texts[name]) for name, (one, other) in values.items() if one != other}
 
 
-def told(found: Changes) -> str:
-    """`commit 0123456 → 89abcde; torch 2.13.0 → 2.15.0`."""
+def joined(found: Changes) -> str:
+    """Formats changes: `commit 0123456 → 89abcde; torch 2.13.0 → 2.15.0`."""
     return "; ".join(f"{name} {change}" for name, change in found.items())
 
 
 def counted(found: Iterable[Changes]) -> str:
-    """`commit (3 runs), torch (1 run)`."""
+    """Counts changes: `commit (3 runs), torch (1 run)`."""
     return ", ".join(f"{name} ({count(n, 'run')})" for name, n in Counter(itertools.chain(*found)).items())
 
 
@@ -89,8 +89,9 @@ def _recorded(run: Run) -> dict[str, str]:
 
 
 def paired(ours: Iterable[Run], theirs: Iterable[Run]) -> tuple[list[Pair], list[Pair], list[Run], list[Run]]:
-    """Pairs of the same settings and seed; of the others, pairs of the same model and seed, the fewest other settings
-    first, in which each run is once at most; and what is left of ours and of theirs.
+    """Pairs runs of the same settings and seed, then of the same model and seed by the fewest different settings.
+
+    Returns both kinds of pairs, and the runs left of ours and of theirs.
     """
     left, right = ({run.alike: run for run in runs} for runs in (ours, theirs))
     both = [pair_of(left.pop(alike), right.pop(alike)) for alike in [*left] if alike in right]
@@ -107,7 +108,7 @@ def _model(run: Run) -> tuple[Any, ...]:
 
 
 def compare(ours: Results, theirs: Results) -> Comparison:
-    """The runs and verdicts of one scale in two folders."""
+    """Compares the runs and verdicts of one scale."""
     both, near, *alone = paired(ours.runs, theirs.runs)
     verdicts, said = _verdicts(ours, theirs)
     summary = [*_of_both(both)]
@@ -130,7 +131,7 @@ def compare(ours: Results, theirs: Results) -> Comparison:
 
 
 def _verdicts(ours: Results, theirs: Results) -> tuple[list[Row], list[str]]:
-    """A row of every claim that has another verdict or other numbers, and the sentences."""
+    """Returns a row per claim whose verdict or numbers differ, and sentences."""
     rows, changed, found = [], [], (findings(ours), findings(theirs))
     for claim in CLAIMS:
         one, other = (of[claim.id] for of in found)
@@ -146,7 +147,7 @@ def _verdicts(ours: Results, theirs: Results) -> tuple[list[Row], list[str]]:
     parts = [of.papers.parts for of in (ours, theirs)]
     names = [(name, choice) for name in parts[0] if name in parts[1] for choice in CHOICES]
     judged = changes(*({f"{choice} of {name}": getattr(of[name], choice) for name, choice in names} for of in parts))
-    said += [f"Other runs are judged: {told(judged)}."] if judged else []
+    said += [f"Other runs are judged: {joined(judged)}."] if judged else []
     return rows, said
 
 
@@ -166,7 +167,7 @@ def _of_both(pairs: list[Pair]) -> Iterator[str]:
     for name in dict.fromkeys(name for pair in other for name in pair.less):
         if less := [pair for pair in other if math.isfinite(pair.less.get(name, math.nan))]:
             most = max(less, key=lambda pair: abs(pair.less[name]))
-            largest.append(f"{column(name).less(most.less[name])} ({most.ours.name}, epoch {most.epochs})")
+            largest.append(f"{column(name).format_difference(most.less[name])} ({most.ours.name}, epoch {most.epochs})")
     if largest:
         yield f"Largest differences: {'; '.join(largest)}."
 
@@ -177,9 +178,9 @@ def _some(found: Sequence[object], one: str, several: str) -> str:
 
 def _row(pair: Pair) -> Row:
     agree = "bit for bit" if pair.exact else f"differ from epoch {pair.first} on" if pair.first else "no epoch in both"
-    less = ", ".join(column(name).less(value) for name, value in pair.less.items()) or "–"
-    ours, theirs = (last_words({name: two[place] for name, two in pair.finals.items()}) for place in (0, 1))
-    row = _about(pair.ours) | {"settings": told(pair.settings), "recorded": told(pair.recorded), "numbers": agree}
+    less = ", ".join(column(name).format_difference(value) for name, value in pair.less.items()) or "–"
+    ours, theirs = (numbers_text({name: two[place] for name, two in pair.finals.items()}) for place in (0, 1))
+    row = _about(pair.ours) | {"settings": joined(pair.settings), "recorded": joined(pair.recorded), "numbers": agree}
     less = "none" if pair.exact else less
     return row | {"epochs": pair.epochs, "ours": ours, "theirs": theirs, "difference": less}
 
@@ -189,5 +190,5 @@ def _about(run: Run) -> Row:
 
 
 def _alone(folder: str, run: Run) -> Row:
-    last = last_words(last_numbers(run) if run.epoch else {})
+    last = numbers_text(last_numbers(run) if run.epoch else {})
     return _about(run) | {"folder": folder, "state": run.state, "last": last}

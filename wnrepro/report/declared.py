@@ -1,4 +1,4 @@
-"""What report.toml says of columns, figures, tables and sections, and what follows for other experiments."""
+"""Declares the columns, figures, tables and sections of the report; report.toml holds those of the paper."""
 
 import tomllib
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ from wnrepro.results import Run
 from wnrepro.settings import PARAMS, SETTINGS, Model, models
 from wnrepro.text import plain
 
-TOLD: dict[str, Any] = tomllib.loads(Path(__file__).with_name("report.toml").read_text("utf-8"))
+CONTENT: dict[str, Any] = tomllib.loads(Path(__file__).with_name("report.toml").read_text("utf-8"))
 PERCENT = " %"  # as a unit
 
 
 @dataclass(frozen=True)
 class Column:
-    """How the numbers of a column are written and drawn."""
+    """Describes how the numbers of a column are formatted and drawn."""
 
     label: str  # of an axis
     numbers: tuple[float, int, str] = (1, 3, "")  # factor, digits and unit
@@ -28,25 +28,25 @@ class Column:
     from_zero: bool = False
     inverted: bool = False
 
-    def write(self, value: float, more: int = 0) -> str:
-        """A number in a figure, with more digits."""
+    def format(self, value: float, more: int = 0) -> str:
+        """Formats a number for a figure, with `more` further digits."""
         factor, digits, unit = self.numbers
         return plain(factor * value, f".{digits + more}f", unit)
 
-    def last(self, value: float, form: str = "", points: str = PERCENT) -> str:
-        """The last epoch's number in a table."""
+    def format_final(self, value: float, form: str = "", points: str = PERCENT) -> str:
+        """Formats the last epoch's number for a table."""
         before, digits, unit = self.final
         unit = points if unit == PERCENT else unit
         return before + plain(self.numbers[0] * value, form or f".{digits}f", unit)
 
-    def less(self, value: float) -> str:
-        """A difference of two such numbers."""
-        return self.last(value, "+.3g", " points")
+    def format_difference(self, value: float) -> str:
+        """Formats a difference of two final numbers."""
+        return self.format_final(value, "+.3g", " points")
 
 
 @dataclass(frozen=True)
 class About:
-    """What is said of a figure, a table or a section; see report.toml."""
+    """Describes a figure, a table or a section; the fields are those of report.toml."""
 
     title: str = ""
     text: str = ""  # a caption, or the paragraph at the top
@@ -65,14 +65,14 @@ def _made(kind: Any, told: dict[str, Any]) -> Any:
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
 
 
-COLUMNS: dict[str, Column] = {name: _made(Column, told) for name, told in TOLD["columns"].items()}
-FIGURES: dict[str, About] = {name: _made(About, told) for name, told in TOLD["figures"].items()}
-TABLES: dict[str, About] = {name: _made(About, told) for name, told in TOLD["tables"].items()}
-SECTIONS: list[About] = [_made(About, told) for told in TOLD["sections"]]
+COLUMNS: dict[str, Column] = {name: _made(Column, told) for name, told in CONTENT["columns"].items()}
+FIGURES: dict[str, About] = {name: _made(About, told) for name, told in CONTENT["figures"].items()}
+TABLES: dict[str, About] = {name: _made(About, told) for name, told in CONTENT["tables"].items()}
+SECTIONS: list[About] = [_made(About, told) for told in CONTENT["sections"]]
 
 
 def column(name: str) -> Column:
-    """Of a column by its name, also of one that report.toml does not have."""
+    """Returns the description of a column; derives it from the declared unit if report.toml has none."""
     name = name.removesuffix("_raw")
     unit = next((f" {one.metrics[name]}" for one in models().values() if one.metrics.get(name)), "")
     label = name.replace("_", " ")
@@ -80,18 +80,18 @@ def column(name: str) -> Column:
 
 
 def model_of(run: Run) -> Model:
-    """What the settings of a run's experiment say of its model."""
+    """Returns the declaration of a run's model."""
     return SETTINGS[run.experiment].models[run.dataset]
 
 
 def finals(run: Run) -> list[str]:
-    """The columns of a run whose last number tables show."""
-    final = {name for name, told in TOLD["columns"].items() if "final" in told} | {model_of(run).result}
+    """Returns the columns of a run whose final numbers appear in tables."""
+    final = {name for name, told in CONTENT["columns"].items() if "final" in told} | {model_of(run).result}
     return [name for name in map(str, run.metrics) if name in final]
 
 
 def sections() -> list[About]:
-    """The sections of the report; an experiment without one gets a figure and a table, named for it."""
+    """Returns all sections; an experiment without one in report.toml gets a figure and a table under its name."""
     others = [name for name in SETTINGS if name not in {section.experiment for section in SECTIONS}]
     abouts = {name: (SETTINGS[name].__doc__ or name).strip().splitlines()[0] for name in others}
     own = [About(name, text, name, (name,), (name,)) for name, text in abouts.items()]
@@ -100,12 +100,12 @@ def sections() -> list[About]:
 
 
 def figures(parts: Iterable[str] = ()) -> dict[str, About]:
-    """The figures by name. parts: the experiments, data sets and games that have runs."""
+    """Returns the figures by name. parts: the experiments, data sets and games with runs."""
     others = [one.experiment for one in sections() if one.experiment in one.figures]
     own = {name: tuple(part for part in parts if part.split()[0] == name) for name in others}
     return FIGURES | {name: About(text="The main result by epoch.", parts=own[name]) for name in others}
 
 
 def panel_title(part: str) -> str:
-    """The title of a part's panel in a figure of its experiment."""
-    return str(TOLD["panels"].get(part, paper.game_name(part.partition(" ")[2])))
+    """Returns the title of a part's panel in a figure of its experiment."""
+    return str(CONTENT["panels"].get(part, paper.game_name(part.partition(" ")[2])))

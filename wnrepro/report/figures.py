@@ -1,7 +1,7 @@
-"""The report's figures. One look a parameterization everywhere, in the colours of Okabe and Ito and of Paul Tol.
+"""Draws the figures of the report, each parameterization in one style, in colours of Okabe and Ito and of Paul Tol.
 
-Each function returns None where there is nothing to draw, else a `Sheet`; split: for the page. A value that is not
-finite leaves a gap, in the mean over seeds too; the legend says in how many runs.
+Each function returns a `Sheet`, or None without data; split: for the page. A value that is not finite leaves a gap, in
+the mean over seeds too; the legend counts the runs.
 """
 
 import math
@@ -37,7 +37,7 @@ FITS = {COMPARED: "normal and weight normalization", PARAMS: "the paper's parame
 JUDGED = {"bn": "kurtosis_inverse_std", "wn+mobn": "kurtosis_mean"}  # columns of noise.csv, by C8
 NOT_JUDGED = "kurtosis_mean"  # of others
 PUBLISHED = "published in this repository"
-THEIRS: dict[str, Any] = {"linestyle": "-.", "linewidth": 1}  # what is published
+PUBLISHED_STYLE: dict[str, Any] = {"linestyle": "-.", "linewidth": 1}  # what is published
 
 
 @dataclass(frozen=True)
@@ -57,39 +57,32 @@ class Curve:
     label = property(lambda one: f"{one.look.label}, {one.words}".removesuffix(", "))
     column = property(lambda one: declared.column(one.y.name))
 
-    @property
-    def gap(self) -> bool:
-        """Whether a number is missing. Where one that diverged has any, the mark of its end says enough."""
-        known = np.isfinite([*self.y, *(self.run.scores(0) if self.y.name == "test_score" else [])])
-        return len(known) > 0 and not (known.any() if self.diverged else known.all())
-
 
 Groups = dict[str, list[Curve]]
 
 
 @np.errstate(all="ignore")
 def draw(results: Results, found: Mapping[str, Finding], printed: bool = True) -> dict[str, canvas.Drawn]:
-    """The figures that there is data for, by name. found: the findings by claim. printed: with files for print."""
+    """Draws the figures that have data, by name. found: findings by claim. printed: also renders files for print."""
     drawn = {}
     for name, about in declared.figures(results.parts).items():
         with warnings.catch_warnings(), matplotlib.rc_context(fname=canvas.STYLE):
             warnings.filterwarnings("ignore", "Glyph ")  # of a label, or a device's name
             if (sheet := sheets(name, results, found, split=True)) is None:
                 continue
-            caption = " ".join([about.text.format(paper=paper), *sheet.said])
+            caption = " ".join([about.text.format(paper=paper), *sheet.sentences])
             panels = sheet.panels(name, caption)
             keys = [(key.label, canvas.key_svg(key, f"{name}-key-{i}"), key.group) for i, key in enumerate(sheet.keys)]
             with matplotlib.rc_context(canvas.PRINT):
                 whole = sheets(name, results, found) if printed else None
                 files = whole.files() if whole else {}
-            drawn[name] = canvas.Drawn(
-                caption, files, panels, keys, {one.seed for one in sheet.marks.values()} == {True, False}
-            )
+            seeds = {mark.seed for mark in sheet.marks.values()} == {True, False}
+            drawn[name] = canvas.Drawn(caption, files, panels, keys, seeds)
     return drawn
 
 
 def sheets(name: str, results: Results, found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
-    """A figure, for print or split for the page."""
+    """Draws a figure by name, for print or split for the page."""
     if name == "variants":
         return variants(found, split)
     others = (overview, learning_rates, noise_kurtosis, init, step_time)
@@ -101,7 +94,7 @@ def sheets(name: str, results: Results, found: Mapping[str, Finding], split: boo
 
 
 def _panels(name: str, results: Results) -> tuple[dict[str, Groups], int]:
-    """What a figure of curves draws, by panel: the curves with a number; and the number of runs with gaps."""
+    """Returns the curves of each panel, and the number of runs with gaps."""
     about, panels, gaps = declared.figures(results.parts)[name], {}, set()
     look, (setting, legend) = looks(results.labels), about.others
     for part in about.parts:
@@ -110,11 +103,14 @@ def _panels(name: str, results: Results) -> tuple[dict[str, Groups], int]:
         column = about.column or declared.model_of(of.runs[0]).result
         runs, *published = (some.figure1 if part == "cifar" else some.figure2 for some in (of, of.published) if some)
         if name == "norm_growth":
-            free = [run for run in of.standard if _shows(GROWING, run) and not run.diverged and len(run.layers)]
+            free = [run for run in of.standard if _included(GROWING, run) and not run.diverged and len(run.layers)]
             rates = sorted({run.lr for run in free if run.epoch}, reverse=True)
             own = [_curve(look, run, column, alpha=0.75 ** rates.index(run.lr)) for run in free if run.epoch]
         elif name == "bound_raw":
-            done, faint = [run for run in runs if run.done and _shows(COMPARED, run)], {"linewidth": 1.2, "alpha": 0.45}
+            done, faint = (
+                [run for run in runs if run.done and _included(COMPARED, run)],
+                {"linewidth": 1.2, "alpha": 0.45},
+            )
             own = [_curve(look, run, column, "averaged", False) for run in done]
             own += [_curve(look, run, f"{column}_raw", "raw", False, **faint) for run in done]
         else:
@@ -122,9 +118,11 @@ def _panels(name: str, results: Results) -> tuple[dict[str, Groups], int]:
             for value, others in of.others(setting).items() if setting else ():
                 own += [_curve(look, run, column, legend.format(value), linestyle=":") for run in others]
             done = [run for some in published for run in some if run.done]
-            own += [_curve(look, run, column, PUBLISHED, False, **THEIRS) for run in done]
+            own += [_curve(look, run, column, PUBLISHED, False, **PUBLISHED_STYLE) for run in done]
         panels[declared.panel_title(part)] = own
-        gaps |= {one.run.path for one in own if one.gap}
+        # Where a diverged run has any number, the mark of its end says enough.
+        known = [(one, np.isfinite(one.y)) for one in own if len(one.y)]
+        gaps |= {one.run.path for one, finite in known if not (finite.any() if one.diverged else finite.all())}
     if name == "figure2" and "MNIST" in panels:
         less = _differences(panels["MNIST"])
         title = "wn − normal" if {one.run.param for one in less} <= {*COMPARED} else "less normal"
@@ -134,20 +132,20 @@ def _panels(name: str, results: Results) -> tuple[dict[str, Groups], int]:
 
 
 def _grouped(curves: Iterable[Curve]) -> Groups:
-    """In the order of a legend: what is published last."""
+    """Groups curves that are drawn alike, in the order of the legend: published runs last."""
     groups: Groups = defaultdict(list)
     for one in sorted(curves, key=lambda one: (PUBLISHED in one.words, one.look.place, one.words)):
         groups[one.group].append(one)
     return groups
 
 
-def _shows(papers: Iterable[str], run: Run) -> bool:
-    """Whether a figure of these of the paper's parameterizations has the run: it has all others too."""
+def _included(papers: Iterable[str], run: Run) -> bool:
+    """Tells whether a figure of these of the paper's parameterizations includes a run; it includes all others too."""
     return run.param in papers or run.param not in PARAMS
 
 
 def _curve(look: Mapping[str, Look], run: Run, column: str, words: str = "", thin: bool = True, **style: Any) -> Curve:
-    """A column of a run; of cifar the words begin with the learning rate."""
+    """Makes the curve of a column; for cifar its words begin with the learning rate."""
     table, over = run.metrics, SETTINGS[run.experiment].step_column
     if column == "growth":
         table = run.layers.drop_duplicates("epoch").assign(growth=np.exp(log_norms(run)))
@@ -161,7 +159,7 @@ def _curve(look: Mapping[str, Look], run: Run, column: str, words: str = "", thi
 
 
 def _differences(curves: Sequence[Curve]) -> list[Curve]:
-    """wn's, or another's, less normal's of the same seed, over the epochs of both; done where both are."""
+    """Subtracts normal's curve of the same seed from those of wn and of others; done where both are."""
     normal = {one.run.seed: one for one in curves if one.group == "normal "}
     found = []
     for ours in curves:
@@ -175,7 +173,7 @@ def _differences(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def curves(name: str, results: Results, split: bool = False) -> Sheet | None:
-    """A figure of curves by epoch, agent step or time step."""
+    """Draws curves by epoch, agent step or time step."""
     panels, gaps = _panels(name, results)
     if not panels:
         return None
@@ -191,21 +189,24 @@ def curves(name: str, results: Results, split: bool = False) -> Sheet | None:
     words = next((words for params, words in FITS.items() if {(params, True), (params, False)} <= sides), "")
     epochs = f"epoch {' or '.join(map(str, sorted({*fits.values()} - {0})))} and later" if any(fits.values()) else ""
     if max(seeds) > 1:
-        sheet.said.append("Thin, every seed; thick, the mean of the finished ones (n); shaded, its standard error.")
+        sheet.sentences.append(
+            "Thin, every seed; thick, the mean of the finished ones (n); shaded, its standard error."
+        )
     elif any(one.thin for of in every.values() for one in of):
-        sheet.said.append("One line per run.")
+        sheet.sentences.append("One line per run.")
     if epochs or words:
-        sheet.said.append(f"The y axis fits {' of '.join(filter(None, (epochs, words)))}.")
+        sheet.sentences.append(f"The y axis fits {' of '.join(filter(None, (epochs, words)))}.")
     ends = [
         ": ".join(filter(None, (title, listed(said)))) for title, of in panels.items() if (said := _ends(title, of))
     ]
-    sheet.said += [f"At the end: {'; '.join(ends)}."] if ends and name != "kl_steps" else []
+    sheet.sentences += [f"At the end: {'; '.join(ends)}."] if ends and name != "kl_steps" else []
     return sheet.legend(_entries(panels), gaps)
 
 
 def _ends(title: str, groups: Groups) -> list[str]:
-    """`normal −100.9 nats`, of every group the mean of the finished runs."""
-    last = max(one.y.index[-1] for some in groups.values() for one in some if len(one.y))
+    """Formats the mean end of the finished runs of each group: `normal −100.9 nats`."""
+    ys = [one.y for some in groups.values() for one in some if len(one.y)]
+    last, over = max(y.index[-1] for y in ys), str(ys[0].index.name).replace("_", " ").removesuffix("s")
     said = []
     for first, *others in groups.values():
         ys = [one.y for one in (first, *others) if one.done and len(one.y)]
@@ -213,18 +214,13 @@ def _ends(title: str, groups: Groups) -> list[str]:
             own = max(y.index[-1] for y in ys)
             mean = float(np.mean([y.iloc[-1] for y in ys if y.index[-1] == own]))
             words = f" ({first.words})" if first.words and ": " not in title else ""
-            earlier = f" at {_over(first)} {own}" if own < last else ""
-            said.append(f"{first.look.label}{words} {first.column.write(mean)}{earlier}")
+            earlier = f" at {over} {own}" if own < last else ""
+            said.append(f"{first.look.label}{words} {first.column.format(mean)}{earlier}")
     return said
 
 
-def _over(curve: Curve) -> str:
-    """What its numbers are by: `epoch`, `agent step` or `time step`."""
-    return str(curve.y.index.name).replace("_", " ").removesuffix("s")
-
-
 def _entries(panels: Mapping[str, Groups]) -> dict[str, tuple[dict[str, Any], str]]:
-    """Of a legend: `weight norm., lr 0.003 (n = 3)`, n being the finished runs, by panel if it differs."""
+    """Returns the entries of the legend: `weight norm., lr 0.003 (n = 3)`, n finished runs, by panel if it differs."""
     found = {}
     for group, (first, *_) in _grouped(one for of in panels.values() for some in of.values() for one in some).items():
         finished = {title: sum(one.done for one in of[group]) for title, of in panels.items() if group in of}
@@ -236,8 +232,9 @@ def _entries(panels: Mapping[str, Groups]) -> dict[str, tuple[dict[str, Any], st
 
 
 def _draw(sheet: Sheet, axes: Axes, curves: Sequence[Curve]) -> None:
-    """Those of a group, within the limits of the axes: every seed (thin), the mean of the finished ones and its
-    standard error. Markers where there are few points; a mark where a run did not finish or ends below the axes.
+    """Draws a group within the limits of the axes: each seed (thin), the mean of the finished ones, its standard error.
+
+    Curves of few points have markers; a sign marks the end of a run that is unfinished or ends below the axes.
     """
     first, look, param = curves[0], curves[0].look, curves[0].run.param
     line = first.style | {"marker": look.marker if all(len(one.y) < FEW_POINTS for one in curves) else ""}
@@ -269,18 +266,19 @@ def _draw(sheet: Sheet, axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _points(column: declared.Column, y: pd.Series, low: float, high: float) -> list[tuple[float, float, str]]:
-    """What is said of a curve's points within the limits, at most as many as a panel can tell apart."""
+    """Returns the points of a curve within the limits, with their texts; at most as many as a panel can tell apart."""
     word = str(y.index.name).replace("_", " ")
     shown = y[(y >= low) & (y <= high)]
     some = shown.iloc[:: max(1, math.ceil(len(shown) / canvas.MANY))].astype(float)
     xs = some.index.to_numpy(float)
-    return [(x, y, f"{word} {x:g}: {column.write(y, 1)}") for x, y in zip(xs, some, strict=True)]
+    return [(x, y, f"{word} {x:g}: {column.format(y, 1)}") for x, y in zip(xs, some, strict=True)]
 
 
 def _set_up(axes: Axes, title: str, curves: Sequence[Curve], scale: str) -> int:
-    """Title, labels and limits of a panel, and what it shows beside the curves; the epoch from which on the y axis fits
-    them, or 0: the first epochs lie so far off that the rest would be a line. A diverged run sets no limit unless all
-    diverged.
+    """Sets title, labels and limits of a panel, and draws its reference lines.
+
+    Returns the epoch from which on the y axis fits the curves, or 0 for all: the first ones may lie far off. Diverged
+    runs set no limit unless all diverged.
     """
     run, name, column = curves[0].run, str(curves[0].y.name), curves[0].column
     also = [0.0] if column.from_zero else []
@@ -328,7 +326,7 @@ def _set_up(axes: Axes, title: str, curves: Sequence[Curve], scale: str) -> int:
 
 
 def _dots(sheet: Sheet, axes: Axes, of_all: Mapping[str, Look], table: pd.DataFrame, column: str, **style: Any) -> None:
-    """A dot a row, at its `x`, in the look of its `param`; a row's `run` and `words` say what it is."""
+    """Draws a dot per row, at its `x`, in the style of its `param`; `words` describe it."""
     for param, look in of_all.items():
         if (of := table[table["param"] == param]).empty:
             continue
@@ -338,7 +336,7 @@ def _dots(sheet: Sheet, axes: Axes, of_all: Mapping[str, Look], table: pd.DataFr
 
 
 def learning_rates(results: Results, split: bool = False) -> Sheet | None:
-    """C13: the final errors by learning rate, every seed a dot; the runs that diverged above."""
+    """Draws the final errors by learning rate (C13), each seed a dot, diverged runs above."""
     runs = [run for run in results.of("cifar").standard if run.diverged or run.done]
     if not runs:
         return None
@@ -351,7 +349,7 @@ def learning_rates(results: Results, split: bool = False) -> Sheet | None:
     sheet = Sheet(panels, split)
     for column, axes in sheet.places.items():
         said = [
-            f"{words}: {declared.column(column).write(value, 1)}" for words, value in done[["words", column]].values
+            f"{words}: {declared.column(column).format(value, 1)}" for words, value in done[["words", column]].values
         ]
         _dots(sheet, axes, look, done.assign(words=said), column, clip_on=False)
         for param in (param for param in look if (done["param"] == param).any()):
@@ -373,13 +371,13 @@ def learning_rates(results: Results, split: bool = False) -> Sheet | None:
         + (f", {lost_ns[one]} diverged)" if lost_ns[one] else ")")
         for one in best
     ]
-    sheet.said = [f"Lowest mean test error: {listed(ends)}."] if ends else []
+    sheet.sentences = [f"Lowest mean test error: {listed(ends)}."] if ends else []
     return sheet.legend(gaps=int(done[panels].isna().any(axis=1).sum()))
 
 
 def noise_kurtosis(results: Results, split: bool = False) -> Sheet | None:
-    """C8: excess kurtosis of the noise by layer, one panel per epoch: quartiles over features; hollow: judged."""
-    runs = [run for run in results.of("cifar").figure1 if len(run.noise) and _shows(JUDGED, run)]
+    """Draws the excess kurtosis of the noise by layer and epoch (C8): quartiles over features; hollow: judged."""
+    runs = [run for run in results.of("cifar").figure1 if len(run.noise) and _included(JUDGED, run)]
     if not runs:
         return None
     look = looks(results.labels)
@@ -415,17 +413,17 @@ def noise_kurtosis(results: Results, split: bool = False) -> Sheet | None:
     sheet.same_limits("y")
     medians = table.groupby("param")[median].median()
     ends = [f"{look[param].label} {plain(medians[param])}" for param in look if param in medians]
-    sheet.said = [f"Median over layers and epochs: {listed(ends)}."]
+    sheet.sentences = [f"Median over layers and epochs: {listed(ends)}."]
     measured = table.groupby("run")["judged"].transform("count") > 0
-    sheet.said += [] if measured.any() else ["The statistics that C8 is judged on were not measured in these runs."]
+    sheet.sentences += (
+        [] if measured.any() else ["The statistics that C8 is judged on were not measured in these runs."]
+    )
     lost = table[[*QUARTILES]].isna().any(axis=1) | (table["judged"].isna() & measured)
     return sheet.legend(gaps=table["run"][lost].nunique())
 
 
 def init(results: Results, split: bool = False) -> Sheet | None:
-    """C3: the largest |mean| and |variance − 1| of any layer of any run over the init batch, and the spread of the
-    initial losses, by experiment and data set, or game.
-    """
+    """Draws the largest |mean| and |variance − 1| over layers on the init batch, and the spread of losses (C3)."""
     look, limits, gaps = looks(results.labels), (INIT_MEAN, INIT_VARIANCE, INIT_LOSS), set()
     dots = []
     for name, part in results.parts.items():
@@ -460,7 +458,9 @@ def init(results: Results, split: bool = False) -> Sheet | None:
         axes.xaxis.set(
             major_locator=LogLocator(numticks=4), minor_locator=NullLocator(), major_formatter=canvas.powers()
         )
-        sheet.said.append(f"{title.replace('spread', 'largest spread').capitalize()}: {plain(of['max'].max(), '.1e')}.")
+        sheet.sentences.append(
+            f"{title.replace('spread', 'largest spread').capitalize()}: {plain(of['max'].max(), '.1e')}."
+        )
     return sheet.legend(gaps=len(gaps))
 
 
@@ -468,7 +468,7 @@ def init(results: Results, split: bool = False) -> Sheet | None:
 
 
 class Row(NamedTuple):
-    """A label, a look, estimates with intervals and margins, and the runs behind them as dots by name."""
+    """A labelled row of estimates with intervals and margins; dots: the values of single runs by name."""
 
     label: str
     look: Look
@@ -477,7 +477,7 @@ class Row(NamedTuple):
 
 
 def _rows(sheet: Sheet, axes: Axes, rows: Sequence[Row], words: Callable[[Estimate], str]) -> None:
-    """Rows from top to bottom. words: for an estimate."""
+    """Draws rows from top to bottom. words: formats an estimate."""
     for y, row in enumerate(rows):
         style: dict[str, Any] = {"color": row.look.colour, "marker": row.look.marker}
         for name, value in [*row.dots.items()][: canvas.MANY] if len(row.dots) > 1 else ():
@@ -495,7 +495,7 @@ def _rows(sheet: Sheet, axes: Axes, rows: Sequence[Row], words: Callable[[Estima
 
 
 def overview(results: Results, split: bool = False) -> Sheet | None:
-    """The final result of every experiment and data set, or game, by parameterization, with 95 % t-intervals."""
+    """Draws the final result of each experiment and data set or game by parameterization, with 95 % t-intervals."""
     panels, gaps = {}, 0
     for part, of in results.parts.items():
         model = declared.model_of(of.runs[0])
@@ -520,12 +520,12 @@ def overview(results: Results, split: bool = False) -> Sheet | None:
         axes.xaxis.set_major_formatter(ticks())
         axes.locator_params(axis="x", nbins=3 if split else 5)
         best = [f"{row.label} {plain(row.estimates[0].value, f'.{digits}f')}" for row in rows]
-        sheet.said.append(f"{title}: {listed(best)}.")
+        sheet.sentences.append(f"{title}: {listed(best)}.")
     return sheet.legend(gaps=gaps)
 
 
 def _final_rows(of: Results, model: Model, look: Mapping[str, Look], at_rate: bool) -> tuple[list[Row], int]:
-    """A row a parameterization, also of another g at the start: its finished runs; and how many are not finite."""
+    """Returns a row per parameterization and initial g over its finished runs, and the number of results not finite."""
     factor, rows, gaps = declared.column(model.result).numbers[0], [], 0
     several = {"": [*(of.figure1 if at_rate else of.figure2)]}
     several |= {f", g = {g:g}": [*more] for g, more in of.others("g_start").items()}
@@ -545,7 +545,7 @@ def _final_rows(of: Results, model: Model, look: Mapping[str, Look], at_rate: bo
 
 
 def variants(found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
-    """C15 and C16: the estimates with the intervals that decide, one panel per claim."""
+    """Draws the estimates and intervals of C15 and C16, a panel per claim."""
     bounded = f"‖v‖ ≤ {paper.V_NORM_MAX:g}"
     titles = {
         "C15": "C15, g = exp(c·s): relative test error",
@@ -562,7 +562,7 @@ def variants(found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
 
 
 def step_time(results: Results, split: bool = False) -> Sheet | None:
-    """C7: step time over normal's by experiment, device and version, every session; the paper's 16 % as a star."""
+    """Draws step times over normal's by experiment, device and version (C7); the paper's 16 % is a star."""
     panels, limit = {}, (NOTICEABLE - 1,)
     for experiment, (device, torch), timed in [(e, *of) for e in SETTINGS for of in sessions(results, e).items()]:
         rows = []
@@ -577,7 +577,7 @@ def step_time(results: Results, split: bool = False) -> Sheet | None:
 
 
 def _intervals(panels: Mapping[str, Sequence[Row]], split: bool, label: str = "") -> Sheet | None:
-    """Panels of rows around 0. label: of an x axis that all share."""
+    """Draws panels of rows around 0. label: of a shared x axis."""
     panels = {title: rows[: canvas.MOST_NAMED] for title, rows in list(panels.items())[: canvas.MOST_NAMED]}
     if not panels:
         return None
@@ -597,7 +597,7 @@ def _intervals(panels: Mapping[str, Sequence[Row]], split: bool, label: str = ""
         axes.tick_params(labelbottom=split or not label or axes is sheet.axes[-1])
         axes.xaxis.set_major_formatter(ticks(factor, unit * (factor > 1), "+g"))
         said = [f"{row.label} {words(e)}" for row in panels[title] for e in row.estimates if math.isfinite(e.value)]
-        sheet.said += [f"{title}: {listed(said)}."] if said and (not label or title.startswith("cifar")) else []
+        sheet.sentences += [f"{title}: {listed(said)}."] if said and (not label or title.startswith("cifar")) else []
     if label:
         sheet.same_limits("x")
         for axes in sheet.axes if split else sheet.axes[-1:]:

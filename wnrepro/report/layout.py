@@ -43,9 +43,7 @@ class Medium(NamedTuple):
 
 
 def media(results: Results) -> list[Medium]:
-    """Of every kind, experiment, data set or game, and parameterization: that of the first run that has one. UserError
-    where a file is none.
-    """
+    """Returns the first image of each kind, experiment, data set or game, and parameterization."""
     found: dict[tuple[Any, ...], Medium] = {}
     for name, run in itertools.product(MEDIA, results.runs):
         path, key = run.path / name, (name, run.experiment, run.dataset, run.param)
@@ -60,8 +58,10 @@ def media(results: Results) -> list[Medium]:
 
 
 def page(report: Report, live: str = "") -> str:
-    """The page, with all figures, and media as far as `LARGEST` allows. It loads nothing, and only its own style and
-    script have an effect. live: its version, of which it asks the server that it came from whether it is the newest.
+    """Renders the page, with as many media as `LARGEST` allows.
+
+    It loads nothing, and only its own style and script have an effect. live: its version; it then asks its server for
+    newer ones.
     """
     text = render("page.html.jinja", report=report, media=(), live=live)
     room, fit = LARGEST - len(text.encode()), []
@@ -73,12 +73,12 @@ def page(report: Report, live: str = "") -> str:
 
 
 def _digest(name: str) -> str:
-    """Of the style or the script of a page, as its policy names it."""
+    """Returns the hash of the page's style or script for its policy."""
     return base64.b64encode(hashlib.sha256(render(name).encode()).digest()).decode()
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this folder with these values; one of HTML escapes every text."""
+    """Renders a template of this folder; those of HTML escape all texts."""
     return _templates().get_template(template).render(**values)
 
 
@@ -104,7 +104,7 @@ def figure_name(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Any text as Markdown that shows just this text in a table cell: nothing becomes a link, not even an address."""
+    """Escapes a text for a Markdown table: it shows as itself, and nothing becomes a link, not even an address."""
     text = printable(" ".join(text.split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"[\\`*\[\]|~$]", r"\\\g<0>", text)
@@ -114,12 +114,12 @@ def literal(text: str) -> str:
 
 
 def marked(text: str) -> list[tuple[bool, str]]:
-    """Text in pieces: whether a piece is code, which backticks mark, and the piece."""
+    """Splits a text at backticks into pieces, each with whether it is code."""
     return [(i % 2 == 1, piece) for i, piece in enumerate(text.split("`")) if piece]
 
 
 def short(measured: str) -> str:
-    """A finding's numbers without what stands in parentheses, cut after its first clauses."""
+    """Shortens a finding to its first clauses, without parentheses."""
     clauses = re.sub(r" \([^()]*\)", "", measured).split("; ")
     ends = itertools.accumulate(len(clause) + 2 for clause in clauses)
     kept = [clause for clause, end in zip(clauses, ends, strict=True) if end <= SHORT] or clauses[:1]
@@ -132,6 +132,6 @@ def anchor(heading: str) -> str:
 
 
 def numeric(rows: Sequence[Sequence[str]]) -> list[bool]:
-    """Of every column whether it holds numbers alone, and some: it stands to the right, and sorts as numbers."""
+    """Tells for each column whether it holds only numbers: it is aligned right, and sorts as numbers."""
     columns = ([text for text in column if text not in NONE] for column in zip(*rows, strict=True))
     return [bool(texts) and all(map(NUMBER.fullmatch, texts)) for texts in columns]

@@ -48,7 +48,7 @@ class Server(ThreadingHTTPServer):
         except OSError as error:
             raise UserError(f"--port {port}: cannot be used ({error.strerror}); give another, or 0") from error
         self.results, self.scale, self.make, self.warn = results, scale, make, warn
-        self.making, self.next, self.told = threading.Lock(), 0.0, ""
+        self.making, self.next, self.last_warning = threading.Lock(), 0.0, ""
         try:
             self.version = state(results, scale)
             self.page = make(self.version)
@@ -72,9 +72,9 @@ class Server(ThreadingHTTPServer):
                 self.page = self.make(version)  # which tells its version, so that no browser misses a newer one
                 self.version = version
         except Exception as error:  # perhaps of a file that is being replaced; the page before it stays
-            if str(error) != self.told:
-                self.told = str(error)
-                self.warn(self.told)
+            if str(error) != self.last_warning:
+                self.last_warning = str(error)
+                self.warn(self.last_warning)
         finally:
             self.next = time.monotonic() + max(SECONDS, REST * (time.monotonic() - started))
             self.making.release()

@@ -1,4 +1,4 @@
-"""What the report says, for the layouts; a table has its numbers and their words in one place.
+"""Builds the content of the report: its tables, the claims with their findings, and the sections.
 
 In tables/*.csv errors are fractions, bounds in nats per image. Text that may come out of a run's files stands only in
 tables' rows, `Judged`, and `Report.problems`, as it is: the layouts escape it. In all other text, which is the
@@ -34,9 +34,9 @@ SAME = ("game", "variant", "param", "lr", "other_settings")  # in rows of the sa
 
 
 class Table(NamedTuple):
-    """What the page shows, the CSV's rows by column, and what is said of it.
+    """A table: the texts of the page, and the rows of the CSV.
 
-    about: of every row, its experiment and parameterization where it has one.
+    about: the experiment and the parameterization of each row, where it has one.
     """
 
     headings: list[str]
@@ -49,12 +49,12 @@ class Table(NamedTuple):
 
 
 def table(name: str, rows: Iterable[Row], note: str = "", more: str = "") -> Table:
-    """The table of this name in report.toml. note: in place of its own; more: of the title."""
+    """Builds the table that report.toml declares under this name. note: replaces its text; more: extends its title."""
     about, rows = declared.TABLES[name], list(rows)
     columns = sorted(named(name), key=lambda one: LAST.get(one[1], 0))
     return Table(
         headings=[heading for _, heading, *_ in columns],
-        texts=[[words(row, *column) for column in columns] for row in rows],
+        texts=[[cell_text(row, *column) for column in columns] for row in rows],
         values=[_values(row, about) for row in rows if "@texts" not in row],
         note=note or about.text,
         title=f"{about.title}: {more}" if more else about.title,
@@ -70,8 +70,8 @@ def _values(row: Row, about: declared.About) -> Row:
     return found
 
 
-def words(row: Row, name: str, heading: str, form: str = "") -> str:
-    """What a table shows of a row below a heading."""
+def cell_text(row: Row, name: str, heading: str, form: str = "") -> str:
+    """Formats the cell of a row in a column."""
     if "@texts" in row:
         return str(row["@texts"].get(heading, ""))
     value, (factor, _, spec) = row[name], form.rpartition("*")
@@ -87,7 +87,7 @@ def words(row: Row, name: str, heading: str, form: str = "") -> str:
 
 
 class Judged(NamedTuple):
-    """A claim with its finding. details: by name, some are empty; figure: its name, or empty; parts: the estimates."""
+    """A claim with its finding. details: by name, possibly empty; figure: its name or ""; parts: the estimates."""
 
     claim: Claim
     finding: Finding
@@ -99,7 +99,7 @@ class Judged(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of the report: a paragraph, and what follows from the runs of an experiment ("": of several)."""
+    """A section of the report; experiment: "" if it covers several."""
 
     title: str
     experiment: str
@@ -110,7 +110,7 @@ class Section(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All that the layouts show."""
+    """Everything that the layouts show."""
 
     results: Results
     warnings: list[str]
@@ -124,12 +124,12 @@ class Report(NamedTuple):
 
     @property
     def rows(self) -> dict[str, int]:
-        """The number of every run in the table of runs."""
+        """The row of each run in the table of runs."""
         return {run.name: i for i, run in enumerate(self.results.runs, start=1)}
 
     @property
     def filters(self) -> list[tuple[str, str, dict[str, str]]]:
-        """What the page can be filtered by: name, label and values."""
+        """The filters of the page: name, label and values."""
         verdicts = {verdict: verdict for counts, _ in self.claims.values() for verdict in counts}
         experiments = {section.experiment: section.title for section in self.sections if section.experiment}
         by_param = ("param", "Parameterization", self.results.labels)
@@ -139,7 +139,7 @@ class Report(NamedTuple):
 def report(
     results: Results, found: Mapping[str, Finding], drawn: Mapping[str, Drawn], commands: Mapping[str, str]
 ) -> Report:
-    """The report on `results`, with the figures of `draw`. commands: by claim, what computes the runs it needs."""
+    """Builds the report with the figures of `draw`. commands: by claim, the command that computes its runs."""
     built = build(results, found)
     judged = [_judged(claim, found[claim.id], results.scale, drawn, commands) for claim in CLAIMS]
     claims = {}
@@ -160,7 +160,10 @@ def report(
     precisions = ", ".join(f"{part.precision} ({name})" for name, part in parts.items())
     return Report(
         results,
-        warnings=[*declared.TOLD["warnings"].get(results.scale, ()), *[". ".join(results.notes)] * bool(results.notes)],
+        warnings=[
+            *declared.CONTENT["warnings"].get(results.scale, ()),
+            *[". ".join(results.notes)] * bool(results.notes),
+        ],
         problems=problems(results),
         runs=f"{count(len(results.runs), 'run')}, {done} done, {diverged} diverged, "
         f"{len(results.runs) - done - diverged} incomplete.",
@@ -199,14 +202,14 @@ def _judged(
 
 
 def _section(claim: Claim) -> str:
-    """The title of the section that has a claim: its experiment's, else that of its figure."""
+    """Returns the title of a claim's section: that of its experiment, else that of its figure."""
     module = claim.collect.__module__.rpartition(".")[2]
     place = module if module in SETTINGS and claim.figure != "step_time" else claim.figure or "init"
     return next(one.title for one in declared.sections() if place in (one.experiment, *one.figures))
 
 
 def _here(results: Results, experiment: str) -> list[str]:
-    """What runs of an experiment there are, and in which settings their scale differs from the paper's."""
+    """Counts the runs of an experiment, and lists the settings in which the scale differs from the paper's."""
     counts: list[str] = []
     differences: dict[str, list[str]] = {}
     for name, part in results.parts.items():
@@ -224,7 +227,7 @@ def _here(results: Results, experiment: str) -> list[str]:
 
 @stats.quiet
 def build(results: Results, found: Mapping[str, Finding]) -> dict[str, list[Table]]:
-    """The tables by the name of their CSV; of settings, one an experiment and data set, or game."""
+    """Builds the tables by the name of their CSV; the settings have one per experiment and data set or game."""
     built = {"claims": [table("claims", claims(found))]}
     said = scale_defaults("cvae", results.scale, "mnist")
     for name in (name for section in declared.sections() for name in section.tables):
@@ -240,23 +243,23 @@ def build(results: Results, found: Mapping[str, Finding]) -> dict[str, list[Tabl
 
 
 def _beside(name: str, ours: Iterable[Row], published: Iterable[Row]) -> Iterator[Row]:
-    """Our rows, and below each that of the same kind of the published runs, which is on the page alone."""
+    """Yields our rows, each followed by the published runs' row of the same kind, which only the page shows."""
     theirs = [row for row in published if row.get("n")]
     for row in ours:
         yield row
         for other in theirs:
             if all(row.get(key) == other.get(key) for key in SAME):
-                texts = {heading: words(other, of, heading, *form) for of, heading, *form in named(name)}
+                texts = {heading: cell_text(other, of, heading, *form) for of, heading, *form in named(name)}
                 yield {"param": other["param"], "@texts": texts | {"Model": f"{texts['Model']}, {PUBLISHED}"}}
 
 
 def named(name: str) -> list[list[str]]:
-    """The columns of a table that have a heading."""
+    """Returns the columns of a table that the page shows."""
     return [one for one in declared.TABLES[name].columns if len(one) > 1]
 
 
 def claims(found: Mapping[str, Finding]) -> Iterator[Row]:
-    """One row per claim, in the CSV alone. p: two-sided, that it is reproduced, before Holm's correction."""
+    """Yields a row per claim for the CSV. p: two-sided, that it is reproduced, before Holm's correction."""
     for claim in CLAIMS:
         finding = found[claim.id]
         row = vars(claim) | vars(finding) | {"warnings": " ".join(finding.warnings), "rule_hash": claim.hash}
@@ -264,32 +267,32 @@ def claims(found: Mapping[str, Finding]) -> Iterator[Row]:
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """None of no values; not finite where one of them, or their sum, is not."""
+    """Returns the mean, or None without values."""
     return float(np.mean(values)) if len(values) else None
 
 
 def final(runs: Iterable[Run], column: str) -> list[float]:
-    """The last epoch's value of the runs that have this column."""
+    """Returns the last epoch's value of the runs that have this column."""
     return [run.final(column) for run in runs if column in run.metrics]
 
 
 def last_numbers(run: Run) -> dict[str, float]:
-    """The final numbers of a run by their columns."""
+    """Returns the final numbers of a run by column."""
     return {name: run.final(name) for name in declared.finals(run)}
 
 
-def last_words(numbers: Mapping[str, float]) -> str:
-    """Such numbers in words; a dash for none."""
-    return ", ".join(declared.column(name).last(value) for name, value in numbers.items()) or "–"
+def numbers_text(numbers: Mapping[str, float]) -> str:
+    """Formats final numbers; a dash if there are none."""
+    return ", ".join(declared.column(name).format_final(value) for name, value in numbers.items()) or "–"
 
 
 def changes(run: Run, *left_out: str) -> str:
-    """Its settings that differ from the scale's."""
+    """Lists a run's settings that differ from the scale's."""
     return listed((f"{name} = {value}" for name, value in run.changed.items() if name not in left_out))
 
 
 def grouped(runs: Iterable[Run], kind: Callable[[Run], Any] = lambda run: run.variant) -> Iterator[list[list[Run]]]:
-    """The runs of every kind, and the finished ones of these."""
+    """Groups runs by kind; yields each group with its finished runs."""
     kinds: dict[Any, list[Run]] = {}
     for run in runs:
         kinds.setdefault(kind(run), []).append(run)
@@ -297,20 +300,20 @@ def grouped(runs: Iterable[Run], kind: Callable[[Run], Any] = lambda run: run.va
 
 
 def estimate(name: str, values: list[float]) -> Row:
-    """A mean over seeds and its interval."""
+    """Returns the columns of a mean over seeds and its interval."""
     e = stats.t_test(name, values)
     return {f"{name}mean": mean(values), f"{name}low": e.low, f"{name}high": e.high}
 
 
 def variant(runs: list[Run], done: list[Run]) -> Row:
-    """What every table of variants says of one: its settings, and which runs no mean can rest on."""
+    """Returns the columns that all tables of variants share."""
     run = runs[0]
     about = {"variant": run.variant, "param": run.param, "lr": run.lr, "other_settings": changes(run)}
     return about | {"epochs": run.epochs, "n": len(done), "unfinished": unfinished(runs)}
 
 
 def unfinished(runs: Iterable[Run]) -> str:
-    """The runs that no mean can rest on: how far they got, or which of their numbers are not finite."""
+    """Lists the runs that are left out of means: how far they got, or which numbers are not finite."""
     said = []
     for run in runs:
         numbers = [*last_numbers(run), "kl_nats", "reconstruction_nats"]
@@ -323,7 +326,7 @@ def unfinished(runs: Iterable[Run]) -> str:
 
 
 def table2(results: Results) -> Iterator[Row]:
-    """Test error of the classifier, ours beside the paper's."""
+    """Yields the classifier's test errors and the paper's."""
     cifar = results.of("cifar")
     own = {run.param: run.own_lr for run in cifar.runs}  # empty for the paper's
     for param in sorted(paper.TABLE2.keys() | own, key=[*paper.TABLE2, *results.labels].index) if own else ():
@@ -345,14 +348,14 @@ def table2(results: Results) -> Iterator[Row]:
 
 
 def variants(results: Results) -> Iterator[Row]:
-    """Errors of every variant of the classifier."""
+    """Yields the errors of every variant of the classifier."""
     for runs, done in grouped(results.of("cifar").runs):
         errors = estimate("test_error_", final(done, "test_error"))
         yield variant(runs, done) | errors | {"train_error_mean": mean(final(done, "train_error"))}
 
 
 def bounds(results: Results) -> Iterator[Row]:
-    """Final bounds of the VAEs."""
+    """Yields the final bounds of the VAEs."""
     for dataset in paper.FIGURE2:
         for runs, done in grouped(results.of("cvae", dataset).runs):
             facts = [run.facts for run in done if "log_likelihood_nats" in run.facts]
@@ -376,7 +379,7 @@ def bounds(results: Results) -> Iterator[Row]:
 
 
 def draw_bounds(results: Results) -> Iterator[Row]:
-    """Final bounds of DRAW."""
+    """Yields the final bounds of DRAW."""
     draw = results.of("draw")
     yield from itertools.starmap(_final_bound, grouped(draw.runs))
     for model, (epochs, bound) in paper.DRAW_MNIST.items() if draw.runs else ():
@@ -384,14 +387,14 @@ def draw_bounds(results: Results) -> Iterator[Row]:
 
 
 def _final_bound(runs: list[Run], done: list[Run]) -> Row:
-    """Of a variant's runs: final bound and its parts over the finished seeds."""
+    """Returns a variant's final bound and its terms, over the finished seeds."""
     means = {f"{name}_mean": mean(final(done, name)) for name in ("kl_nats", "reconstruction_nats")}
     data = {"data": listed(sorted({str(run.data) for run in runs}), "; ")}
     return variant(runs, done) | estimate("test_bound_nats_", final(done, "test_bound_nats")) | means | data
 
 
 def table3(results: Results) -> Iterator[Row]:
-    """Maximum test scores by game, beside the paper's and those of random play."""
+    """Yields the maximum test scores by game, the paper's and those of random play."""
     for game, published in paper.TABLE3.items():
         for some, _ in grouped(results.of("dqn", game).runs, lambda run: (run.param, run.lr, changes(run, "epochs"))):
             of_kind = longest(some)
@@ -419,7 +422,7 @@ def table3(results: Results) -> Iterator[Row]:
 
 
 def _games(name: str, scores: list[float]) -> Row:
-    """The mean score of games, its standard error and their number: `1.5 ± 0.2 (30 games)`."""
+    """Returns the columns of a mean score over games, and its text: `1.5 ± 0.2 (30 games)`."""
     middle, error = mean(scores), stats.standard_error(scores)
     more = f" ± {score(error) if len(scores) > 1 else '–'} ({count(len(scores), 'game')})"
     row = {f"{name}_score_mean": middle, f"{name}_score_error": error, f"{name}_games": len(scores)}
@@ -427,7 +430,7 @@ def _games(name: str, scores: list[float]) -> Row:
 
 
 def interquartile_means(results: Results) -> Iterator[Row]:
-    """Interquartile means over games and seeds."""
+    """Yields the interquartile means over games and seeds."""
     for param in results.labels:
         scores: dict[str, list[float]] = {}
         epochs = []
@@ -444,20 +447,20 @@ def interquartile_means(results: Results) -> Iterator[Row]:
 
 
 def _benches(results: Results) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """The benchmarks of every experiment, with what names them."""
+    """Yields the benchmarks of each experiment with their experiment and device."""
     for experiment, bench in itertools.product(SETTINGS, results.bench.values()):
         yield {"experiment": experiment, "device": bench["device_name"]}, bench
 
 
 def step_time(results: Results) -> Iterator[Row]:
-    """Ratios of step times."""
+    """Yields the ratios of step times."""
     for about, bench in _benches(results):
         for name, ratio in bench.get(about["experiment"], {"ratios": {}})["ratios"].items():
             yield ratio | about | {"ratio": name}
 
 
 def floors(results: Results) -> Iterator[Row]:
-    """How far a step's time is from what its operations need."""
+    """Yields the distance of step times from their lower bound."""
     for about, bench in _benches(results):
         for name, work in step_works(bench, about["experiment"]).items():
             memory = bench[about["experiment"]]["memory"][whose(name)]
@@ -466,7 +469,7 @@ def floors(results: Results) -> Iterator[Row]:
 
 
 def beyond(results: Results) -> Iterator[Row]:
-    """Comparisons of the parameterizations that are not the paper's with wn and normal."""
+    """Yields comparisons of other parameterizations with wn and normal."""
     for ours, theirs, rule, finding in comparisons(results):
         e, unit = finding.estimates[0], rule.unit
         margins = sorted({margin for one in finding.estimates if one.name == e.name for margin in one.margin})
@@ -491,7 +494,7 @@ def beyond(results: Results) -> Iterator[Row]:
 
 
 def settings(results: Results) -> Iterator[Row]:
-    """One row per setting of every experiment (and data set or game): the paper's value and those of the runs."""
+    """Yields a row per setting of each part: the paper's value and those of the runs."""
     for part, of_part in results.parts.items():
         experiment, used = of_part.runs[0].experiment, [run.settings for run in of_part.runs]
         told = {entry.name: entry.metadata for entry in dataclasses.fields(SETTINGS[experiment])}
@@ -506,7 +509,7 @@ def settings(results: Results) -> Iterator[Row]:
 
 
 def runs(results: Results) -> Iterator[Row]:
-    """One row per run: how it ended, with which final numbers, where, on which code."""
+    """Yields a row per run: its end, final numbers, device and code."""
     shown = dict.fromkeys(name for run in results.runs for name in last_numbers(run))
     for run in results.runs:
         last = last_numbers(run)
@@ -517,7 +520,7 @@ def runs(results: Results) -> Iterator[Row]:
             "@status": "incomplete" if run.status == "running" else run.status,
             "@epoch": f"{run.epoch} of {run.epochs}",
             "*finals": shown | last,
-            "@last": last_words(last if run.epoch else {}),
+            "@last": numbers_text(last if run.epoch else {}),
             "seconds": run.record.seconds,
             "peak_memory_bytes": run.record.peak_memory_bytes,
             "git": run.commit[:7] + ", dirty" * run.dirty,
@@ -528,7 +531,7 @@ def runs(results: Results) -> Iterator[Row]:
 
 
 def final_numbers(experiment: str, results: Results) -> Iterator[Row]:
-    """The main metric of an experiment that report.toml does not name, by variant."""
+    """Yields the main metric by variant, for an experiment without tables in report.toml."""
     for runs, done in grouped(run for run in results.runs if run.experiment == experiment):
         name = declared.model_of(runs[0]).result
         yield variant(runs, done) | {"experiment": experiment, "metric": name} | estimate("", final(done, name))
