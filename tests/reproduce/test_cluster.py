@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,14 +24,12 @@ from factories import same_tables, tiny_cvae, tiny_draw
 from wnrepro.custom import params
 from wnrepro.reproduce import cluster, work
 from wnrepro.reproduce.grid import Planned
-from wnrepro.reproduce.plan import plan
 from wnrepro.reproduce.work import Event, Job
 from wnrepro.settings import about
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 MARK = "WNREPRO_TEST_CLUSTER"  # in the environment of a cluster's processes: whose they are
-SECONDS = 300  # that a driver may take
 
 # A head and a node, one processor each; prints the address, kills the second node at "kill", ends with its input.
 NODES = """
@@ -80,30 +77,16 @@ drive(plan(results, runs), engine, results, None, show)
 """
 
 
-@pytest.fixture(scope="module")
-def runs() -> list[Planned]:
-    """Three runs of some seconds; the last one's parameterization is in a file that the nodes do not load."""
-    (own,) = params([f"{Path(__file__).parents[2]}/examples/centred_weight_norm.py:CentredWeightNorm"])
-    each = [tiny_draw("wn", epochs=20), tiny_cvae("wn", epochs=20), tiny_draw(own, epochs=20)]
-    return [Planned(settings.name, "quick", settings) for settings in each]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(runs: list[Planned], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of the runs, computed in this process."""
-    results, told = tmp_path_factory.mktemp("undisturbed"), list[Event]()
-    for run in runs:
-        work.work(Job(run, results, None, 1, "cpu"), told.append)
-    assert [event.outcome for event in told if event.outcome] == ["done"] * 3
-    return results
-
-
 class Nodes:
-    """A cluster on this machine."""
+    """A cluster on this machine, and three runs for it; `alone`: their results, computed in this process."""
 
-    def __init__(self, process: subprocess.Popen[str], mark: str) -> None:
-        self.process, self.mark = process, mark
+    def __init__(self, process: subprocess.Popen[str], folder: str) -> None:
+        self.process, self.mark, self.alone = process, folder, Path(folder) / "alone"
         self.address = self.line()
+        # The last one's parameterization is in a file that the nodes do not load.
+        (own,) = params([f"{Path(__file__).parents[2]}/examples/centred_weight_norm.py:CentredWeightNorm"])
+        each = [tiny_draw("wn", epochs=20), tiny_cvae("wn", epochs=20), tiny_draw(own, epochs=20)]
+        self.runs, self.source = [Planned(one.name, "quick", one) for one in each], about(own).source
 
     def line(self) -> str:
         assert self.process.stdout is not None
@@ -126,6 +109,27 @@ class Nodes:
                     found.append(int(path.name))
         return found
 
+    def drive(self, results: Path, mode: str, heard: Callable[[str], None] = lambda _: None) -> list[str]:
+        """Compute the runs by a driver in a process of its own; what it prints, each line `heard` as it comes."""
+        given, lines = pickle.dumps((results, self.runs, self.source)).hex(), []
+        command = ["timeout", "300", sys.executable, "-c", DRIVER, given, self.address, mode]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            for line in process.stdout or ():
+                print(line, end="")
+                lines.append(line)
+                heard(line)
+        assert process.returncode == 0
+        return lines
+
+    def check(self, results: Path) -> None:
+        """Check that the runs are done as if nothing had happened."""
+        for run in self.runs:
+            if not run.directory(self.alone).folder.exists():
+                work.work(Job(run, self.alone, None, 1, "cpu"), lambda _: None)
+            assert run.directory(results).finished() == "done"
+            same_tables(run.directory(results).folder, run.directory(self.alone).folder)
+
 
 def parent(process: int) -> int:
     """The Ray worker of a run's process."""
@@ -136,40 +140,19 @@ def parent(process: int) -> int:
 def nodes() -> Iterator[Nodes]:
     """One cluster for these tests; the last of them kills its second node."""
     folder = tempfile.mkdtemp(prefix="wn", dir="/tmp")  # a short path, for Ray's sockets
-    environment = os.environ | {MARK: folder, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([sys.executable, "-c", NODES, folder], text=True, env=environment, **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(
+        [sys.executable, "-c", NODES, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {MARK: folder, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"},
+    ) as process:
         try:
             yield Nodes(process, folder)
         finally:
-            process.stdin.close()
-            process.wait(30)
+            process.communicate(timeout=30)
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def drive(nodes: Nodes, runs: list[Planned], tmp_path: Path) -> Callable[..., list[str]]:
-    """drive(mode, heard) → what a driver in a process of its own prints, each line `heard` as it comes."""
-
-    def call(mode: str, heard: Callable[[str], None] = lambda _: None) -> list[str]:
-        given = pickle.dumps((tmp_path, runs, about(runs[2].settings.param).source)).hex()
-        command = [sys.executable, "-c", DRIVER, given, nodes.address, mode]
-        lines = []
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        ) as process:
-            too_late = threading.Timer(SECONDS, process.kill)
-            too_late.start()
-            assert process.stdout is not None
-            for line in process.stdout:
-                lines.append(line.rstrip())
-                print(lines[-1])
-                heard(lines[-1])
-            too_late.cancel()
-            assert process.wait() == 0
-        return lines
-
-    return call
 
 
 @pytest.fixture
@@ -179,38 +162,22 @@ def dice() -> random.Random:
     return random.Random(seed)
 
 
-def check_done(results: Path, undisturbed: Path, runs: list[Planned]) -> None:
-    for run, task in zip(runs, plan(results, runs), strict=True):
-        assert task.found.name == "done"
-        same_tables(task.there.folder, run.directory(undisturbed).folder)
-
-
 @pytest.mark.slow
-def test_a_node_that_does_not_see_the_results_folder_starts_no_run(
-    tmp_path: Path, drive: Callable[..., list[str]]
-) -> None:
-    ends = [line for line in drive("not_shared") if line.startswith("end")]
-    assert len(ends) == 3
-    assert all(line.startswith("end failed") and str(tmp_path) in line and "--bring-back" in line for line in ends)
+def test_a_node_that_does_not_see_the_results_folder_starts_no_run(tmp_path: Path, nodes: Nodes) -> None:
+    ends = [line for line in nodes.drive(tmp_path, "not_shared") if line.startswith("end failed")]
+    assert [str(tmp_path) in line and "--bring-back" in line for line in ends] == [True] * 3
     assert not list(tmp_path.rglob("run.json"))
 
 
 @pytest.mark.slow
-def test_runs_that_are_ended_one_by_one_resume_without_a_change(
-    tmp_path: Path, drive: Callable[..., list[str]], runs: list[Planned], undisturbed: Path
-) -> None:
-    assert sum(line.startswith("start") for line in drive("end")) == 6
-    check_done(tmp_path, undisturbed, runs)
+def test_runs_that_are_ended_one_by_one_resume_without_a_change(tmp_path: Path, nodes: Nodes) -> None:
+    assert sum(line.startswith("start") for line in nodes.drive(tmp_path, "end")) == 6
+    nodes.check(tmp_path)
 
 
 @pytest.mark.slow
 def test_files_that_are_brought_back_resume_after_a_kill_without_a_change(
-    tmp_path: Path,
-    nodes: Nodes,
-    drive: Callable[..., list[str]],
-    runs: list[Planned],
-    undisturbed: Path,
-    dice: random.Random,
+    tmp_path: Path, nodes: Nodes, dice: random.Random
 ) -> None:
     """Kill every run's process, or its Ray worker, as soon as some epochs of one are back."""
     blows = []
@@ -224,20 +191,15 @@ def test_files_that_are_brought_back_resume_after_a_kill_without_a_change(
                 blows.append(dice.choice([worker, parent(worker)]))
                 os.kill(blows[-1], signal.SIGKILL)
 
-    lines = drive("bring_back", heard)
-    assert any(line.startswith("retry") for line in lines)
+    lines = nodes.drive(tmp_path, "bring_back", heard)
+    assert {"retry"} <= {line.split()[0] for line in lines}
     assert any(line.startswith("start") and int(line.split()[2]) > 0 for line in lines)
-    check_done(tmp_path, undisturbed, runs)
+    nodes.check(tmp_path)
 
 
 @pytest.mark.slow
 def test_runs_whose_node_and_workers_are_killed_resume_without_a_change(
-    tmp_path: Path,
-    nodes: Nodes,
-    drive: Callable[..., list[str]],
-    runs: list[Planned],
-    undisturbed: Path,
-    dice: random.Random,
+    tmp_path: Path, nodes: Nodes, dice: random.Random
 ) -> None:
     """Kill a node with all that is on it, then a run's process, then a Ray worker, at random moments."""
     blows = [
@@ -255,24 +217,21 @@ def test_runs_whose_node_and_workers_are_killed_resume_without_a_change(
             blows.pop(0)()
             wait = dice.randint(1, 4)
 
-    lines = drive("shared", heard)
+    lines = nodes.drive(tmp_path, "shared", heard)
     assert not blows
     assert sum(line.startswith("retry") for line in lines) >= 2  # a run may have ended under its blow
-    check_done(tmp_path, undisturbed, runs)
+    nodes.check(tmp_path)
     assert not list(tmp_path.glob(".cluster-*"))
 
 
 @pytest.mark.slow
 def test_an_address_where_no_cluster_answers_is_named(tmp_path: Path) -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         command = [sys.executable, "-m", "wnrepro", "reproduce", "draw", "--scale", "quick", "--results", str(tmp_path)]
         done = subprocess.run([*command, "--engine", "ray", "--address", address], capture_output=True, text=True)
-    assert done.returncode == 2
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert address in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -296,13 +255,3 @@ def test_a_node_computes_the_job_as_it_is_and_sends_the_files_that_changed(
     assert told == [({}, Event(0.5)), ({"metrics.csv": b"1", "run.json": b"False"}, Event(1, outcome="done"))]
     assert list(told[1][0]) == ["metrics.csv", "run.json"]  # the order of writing
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["../x.csv", "/x.csv", "../../run.json", "a/b.csv", "checkpoint.pt/..", "./run.json", "x.csv/../../y.csv", "..csv"],
-)
-def test_what_a_node_brings_never_leaves_the_runs_folder(tmp_path: Path, name: str) -> None:
-    (tmp_path / "a" / "run").mkdir(parents=True)
-    cluster.write(tmp_path / "a" / "run", {name: b"0", "run.json": b"1"})
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "a" / "run" / "run.json"]

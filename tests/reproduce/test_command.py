@@ -1,5 +1,6 @@
 """`wnrepro reproduce`: mistakes, plans, devices, budget, failures; and what is shown of a grid on its way."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -7,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -182,32 +183,27 @@ def test_mps_is_started_where_runs_share_a_gpu(
         if error:
             raise error
 
-    class Shared:
-        def __init__(self, *_: object) -> None:
-            pass
-
-        def __enter__(self) -> bool:
-            asked.append("start")
-            return "no MPS" not in asked
-
-        def __exit__(self, *_: object) -> None:
+    @contextlib.contextmanager
+    def shared(*_: object) -> Iterator[bool]:
+        asked.append("start")
+        try:
+            yield "no MPS" not in asked
+        finally:
             asked.append("stop")
 
     monkeypatch.setattr(command, "check_all", lambda *_: None)
     monkeypatch.setattr(command, "drive", drive)
-    monkeypatch.setattr(mps, "mps", Shared)
+    monkeypatch.setattr(mps, "mps", shared)
     words = [*DRAW, "--results", gpus]
     assert run(*words)[0] == (130 if error else 0)
-    assert (seen, asked) == ([8], ["start", "stop"])
-    assert run(*words, "--plan")[0] == 0
+    run(*words, "--plan")
     run(*words, "--jobs", 2)  # each has a GPU of its own
     run(*words, "--jobs-per-gpu", 1)
     assert (seen, asked) == ([8, 2, 2], ["start", "stop"])
     asked[:] = ["no MPS"]
     run(*words)
     run(*words, "--jobs-per-gpu", 3)
-    assert seen[3:] == [2, 6]
-    assert asked.count("stop") == 2
+    assert (seen[3:], asked.count("stop")) == ([2, 6], 2)
 
 
 @pytest.mark.parametrize(
@@ -238,8 +234,7 @@ def test_on_a_gpu_the_precision_is_that_in_which_each_experiment_is_judged(
     monkeypatch.setattr(cli, "run_all", run_all)  # the commands of one run take the same directories
     for experiment in SETTINGS:
         run(experiment, "--param", "all", "--scale", "quick", "--results", gpus, *words.split())
-    assert len(alone) == 16
-    assert alone <= expected
+    assert (len(alone), alone <= expected) == (16, True)
 
 
 @pytest.mark.parametrize(

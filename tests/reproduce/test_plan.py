@@ -35,6 +35,8 @@ from wnrepro.reproduce.plan import (
 from wnrepro.runs.directory import PUBLISHED
 from wnrepro.settings import SETTINGS
 
+DQN = planned("paper", ["dqn"])[0]
+
 
 def put_bench(results: Path, name: str = "one", device: str = HERE, **figures: Any) -> None:
     path = results / "bench" / f"{name}.json"
@@ -109,21 +111,25 @@ def test_estimates_are_from_runs_and_benchmarks_of_this_processor(tmp_path: Path
     (tmp_path / "bench/damaged.json").write_text("nothing")
     assert Counter(one.source for one in measured(tmp_path, HERE)) == {"run": 3, "bench": 2}
 
-    runs = [quick_run(seed=2), quick_run(train_examples=3000, seed=2), quick_run("draw"), planned("paper", ["dqn"])[0]]
-    assert runs[3].settings.param == "normal"
+    runs = [quick_run(seed=2), quick_run(train_examples=3000, seed=2), quick_run("draw"), DQN]
     tasks = estimated(tmp_path, *runs)
     assert [task.estimate.source for task in tasks] == ["3 runs", "3 runs", "", "1 bench"]
     assert [task.seconds_left for task in tasks] == pytest.approx([75.0, 300.0, None, 0.2 / 4 * 200 * 250_000])
     assert [task.estimate.memory_bytes for task in tasks] == [3 * 10**9, 3 * 10**9, None, 7]
     assert {task.estimate for task in estimated(tmp_path, *runs, device="A third one, 2 threads")} == {UNKNOWN}
 
-    tasks = estimated(tmp_path, quick_run(), *runs)
+
+def test_totals_are_those_of_the_rows(tmp_path: Path) -> None:
+    put_run(tmp_path, quick_run(), seconds=150.0, peak_memory_bytes=3 * 10**9)
+    put_run(tmp_path, quick_run(seed=2), "running", epoch=5, seconds=75.0)
+    put_bench(tmp_path, dqn={"seconds": {"normal": [0.2]}})
+    tasks = estimated(tmp_path, *(quick_run(seed=seed) for seed in (1, 2, 3)), quick_run("draw"), DQN)
     two = dict.fromkeys(SETTINGS, 2)
     sums, content = totals(tasks, two), json.loads(as_json(tasks, [], two, "quick"))
     assert content | sums == content and content["scale"] == "quick"
-    assert (sums["runs"], sums["done"], sums["stopped"], sums["missing"]) == (5, 1, 1, 3)
+    assert [sums[name] for name in ("runs", "done", "stopped", "missing")] == [5, 1, 1, 3]
     known = [row["seconds_left"] for row in content["grid"] if row["seconds_left"] is not None]
-    assert len(known) == 1 + sums["hours_left_known_for"] == 4 and known[0] == 0
+    assert (len(known), sums["hours_left_known_for"], known[0]) == (4, 3, 0)
     assert sums["hours_left"] == pytest.approx(sum(known) / 3600, abs=1e-3)
     assert sums["side_by_side"] == {"cifar": 2, "draw": 2, "dqn": 2}
     hours = (sum(known) - known[-1]) / 2 / 3600 + known[-1] / 3 / 3600

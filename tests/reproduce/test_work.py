@@ -29,6 +29,8 @@ from wnrepro.reproduce.plan import Task, plan
 from wnrepro.reproduce.work import Event, Job, Process
 from wnrepro.settings import PARAMS, Settings
 
+Check = Callable[[Path, list[Planned]], None]
+
 # The driver of a grid; its argument: results, --jobs and runs, pickled.
 DRIVER = """
 import pickle, sys
@@ -63,26 +65,24 @@ def compute(run: Planned, results: Path, **changes: object) -> list[Event]:
     return told
 
 
-def start(script: str, *words: object) -> subprocess.Popen[str]:
+def start(script: str, given: object, *words: object) -> subprocess.Popen[str]:
+    """Start a process of its own with this script; `given` is pickled."""
+    command = [sys.executable, "-c", script, pickle.dumps(given).hex(), *map(str, words)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", script, *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def start_driver(results: Path, runs: list[Planned], jobs: int = 2) -> subprocess.Popen[str]:
-    return start(DRIVER, pickle.dumps((results, jobs, runs)).hex())
-
-
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Planned], Path]:
-    """undisturbed(run) → its directory, computed in this process."""
-    results = tmp_path_factory.mktemp("undisturbed")
+def check(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, list[Planned]], None]:
+    """check(results, runs): that these runs have the tables of undisturbed ones, computed in this process."""
+    alone = tmp_path_factory.mktemp("undisturbed")
 
-    def folder(run: Planned) -> Path:
-        assert compute(run, results)[-1].outcome == "done"
-        return run.directory(results).folder
+    def compare(results: Path, runs: list[Planned]) -> None:
+        for run in runs:
+            assert compute(run, alone)[-1].outcome == "done"
+            same_tables(run.directory(results).folder, run.directory(alone).folder)
 
-    return folder
+    return compare
 
 
 # ------------------------------------------------------------------------------- one run
@@ -140,22 +140,22 @@ def test_a_process_ends_when_its_driver_does_and_tells_how_it_was_killed(tmp_pat
     assert "signal 9" in event.text
 
 
-@pytest.mark.parametrize(("graphs", "variable"), [(True, os.environ.get("WNREPRO_GRAPHS")), (False, "0")])
+@pytest.mark.parametrize(("graphs", "variable"), [(True, "1"), (False, "0")])
 def test_a_process_without_graphs_makes_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graphs: bool, variable: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graphs: bool, variable: str
 ) -> None:
-    script = "import os, sys; sys.exit(os.environ.get('WNREPRO_GRAPHS', 'none'))"
-    popen = subprocess.Popen
-    monkeypatch.setattr(work.subprocess, "Popen", lambda _, **how: popen([sys.executable, "-c", script], **how))
+    monkeypatch.setenv("WNREPRO_GRAPHS", "1")
+    command, popen = [sys.executable, "-c", "import os, sys; sys.exit(os.environ['WNREPRO_GRAPHS'])"], subprocess.Popen
+    monkeypatch.setattr("subprocess.Popen", lambda _, **how: popen(command, **how))
     (event,) = Process(job_of(tiny_grid()[0], tmp_path, graphs=graphs)).events()
-    assert (event.outcome, event.traceback) == ("lost", f"{variable or 'none'}\n")
+    assert (event.outcome, event.traceback) == ("lost", f"{variable}\n")
 
 
 # ------------------------------------------------------------------------------- grids of them
 
 
 def test_a_grid_whose_worker_is_killed_and_that_is_interrupted_changes_no_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Callable[[Planned], Path]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Check
 ) -> None:
     monkeypatch.setattr(driving, "RETRY_SECONDS", 0.0)
     run = Planned("draw", "quick", tiny_draw("wn+mobn", epochs=40))
@@ -175,26 +175,30 @@ def test_a_grid_whose_worker_is_killed_and_that_is_interrupted_changes_no_row(
     assert stopped.found.name == "stopped"  # nobody holds it
     assert stopped.reached > 2
     drive([stopped], engines[0], tmp_path, None, show)
-    same_tables(stopped.there.folder, undisturbed(run))
+    check(tmp_path, [run])
 
 
-def children(process: int | str) -> list[int]:
-    """The living processes that this one has started; a driver's are its workers."""
-    found = []
+def living() -> dict[int, int]:
+    """The parent of every living process."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, parent, *_ = path.read_text().rsplit(")", 1)[1].split()
-            if parent == str(process) and state not in "ZX":
-                found.append(int(path.parent.name))
+            if state not in "ZX":
+                found[int(path.parent.name)] = int(parent)
     return found
 
 
+def workers(driver: int) -> list[int]:
+    return [process for process, parent in living().items() if parent == driver]
+
+
 def gone(processes: list[int], seconds: float = 20.0) -> bool:
-    """Whether these processes, whose parent has died, end within so many seconds."""
+    """Whether these processes, whose driver has died, end within so many seconds."""
     end = time.monotonic() + seconds
-    while {*processes} & {*(int(path.name) for path in Path("/proc").glob("[0-9]*"))} and time.monotonic() < end:
+    while (left := {*processes} & living().keys()) and time.monotonic() < end:
         time.sleep(0.05)
-    return not {*processes} & {*(int(path.name) for path in Path("/proc").glob("[0-9]*"))}
+    return not left
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
@@ -203,7 +207,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="fi
 @needs_proc
 @pytest.mark.slow
 def test_kills_of_workers_and_drivers_change_no_row_and_leave_no_process(
-    tmp_path: Path, undisturbed: Callable[[Planned], Path], times: Callable[[int, int], int]
+    tmp_path: Path, check: Check, times: Callable[[int, int], int]
 ) -> None:
     """Of a grid with two runs at a time, by SIGKILL at random moments; the driver is started again."""
     runs, kills, resumed = tiny_grid(), Counter[str](), list[int]()
@@ -211,7 +215,7 @@ def test_kills_of_workers_and_drivers_change_no_row_and_leave_no_process(
     print(f"seed {seed}")
     moments = random.Random(seed)
     while any(task.state == "waiting" for task in plan(tmp_path, runs)):
-        with start_driver(tmp_path, runs) as driver:
+        with start(DRIVER, (tmp_path, 2, runs)) as driver:
             assert driver.stdout is not None
             there: list[int] = []
             while kills.total() < times(6, 20):
@@ -219,9 +223,10 @@ def test_kills_of_workers_and_drivers_change_no_row_and_leave_no_process(
                 if not list(itertools.islice(epochs, moments.randint(1, 5))):
                     break  # the driver has come to its end
                 time.sleep(moments.uniform(0.0, 0.4))
-                there = children(driver.pid)
+                there = workers(driver.pid)
                 chosen = driver.pid if kills.total() % 3 == 2 else moments.choice([driver.pid, *there])
-                os.kill(chosen, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(chosen, signal.SIGKILL)
                 kills["driver" if chosen == driver.pid else "worker"] += 1
                 if chosen == driver.pid:
                     break
@@ -229,54 +234,41 @@ def test_kills_of_workers_and_drivers_change_no_row_and_leave_no_process(
             assert driver.returncode in (0, -signal.SIGKILL), error
             assert gone(there)
     for run in runs:
-        folder = run.directory(tmp_path).folder
-        resumed += [entry["from_epoch"] for entry in json.loads((folder / "run.json").read_text())["resumed"]]
-        same_tables(folder, undisturbed(run))
+        record = run.directory(tmp_path).record() or {}
+        resumed += [entry["from_epoch"] for entry in record["resumed"]]
     print(f"{dict(kills)} kills, resumed from epochs {resumed}")
-    assert kills["driver"]
-    assert kills["worker"]
-    assert any(resumed)
+    assert (len(kills), any(resumed)) == (2, True)  # kinds of kills
+    check(tmp_path, runs)
 
 
 @pytest.mark.slow
-def test_real_runs_end_within_a_budget_and_resume_without_a_change(
-    tmp_path: Path, undisturbed: Callable[[Planned], Path]
-) -> None:
-    runs = pickle.dumps(tiny_grid()).hex()
+def test_real_runs_end_within_a_budget_and_resume_without_a_change(tmp_path: Path, check: Check) -> None:
     words = ["reproduce", "--scale", "quick", "--jobs", 1, "--device", "cpu", "--results", tmp_path]
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import wnrepro.runs.run, wnrepro.experiments.draw"], check=True)
     budget = math.ceil(Local.stop_seconds + 2 + 4 * (time.monotonic() - began))  # enough for some, and not for all
     began = time.monotonic()
-    out, error = start(COMMAND, runs, *words, "--budget", f"{budget}s").communicate()
-    assert time.monotonic() - began < budget
-    assert (f"{budget}s" in out, error) == (True, "")
+    out, error = start(COMMAND, tiny_grid(), *words, "--budget", f"{budget}s").communicate()
+    assert (time.monotonic() - began < budget, f"{budget}s" in out, error) == (True, True, "")
     states = [task.found.name for task in plan(tmp_path, tiny_grid())]
-    assert states[0] != "missing"
-    assert states[-1] == "missing"
-    assert "running" not in states
-    with start(COMMAND, runs, *words) as again:
+    assert (states[0] != "missing", states[-1], "running" in states) == (True, "missing", False)
+    with start(COMMAND, tiny_grid(), *words) as again:
         again.communicate()
     assert again.returncode == 0
-    for run in tiny_grid():
-        same_tables(run.directory(tmp_path).folder, undisturbed(run))
+    check(tmp_path, tiny_grid())
 
 
 @needs_proc
 @pytest.mark.slow
 def test_ctrl_c_ends_the_command_and_its_workers(tmp_path: Path) -> None:
-    runs = pickle.dumps(tiny_grid()).hex()
     words = ["reproduce", "--scale", "quick", "--jobs", 2, "--device", "cpu", "--results", tmp_path]
-    with start(COMMAND, runs, *words) as process:
+    with start(COMMAND, tiny_grid(), *words) as process:
         assert process.stdout is not None
         assert sum("begins" in process.stdout.readline() for _ in range(3)) == 2
-        there = children(process.pid)
+        there = workers(process.pid)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert len(there) == 2
-    assert gone(there)
-    assert len(error.splitlines()) == 1
+    assert (process.returncode, len(there), gone(there), error.count("\n")) == (130, 2, True, 1)
 
 
 def eight() -> list[Planned]:
@@ -289,17 +281,13 @@ def eight() -> list[Planned]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("drivers", "jobs"), [(1, 1), (1, 8), (2, 2)])
 def test_drivers_and_processes_share_a_grid_and_their_number_changes_no_row(
-    tmp_path: Path, undisturbed: Callable[[Planned], Path], times: Callable[[int, int], int], drivers: int, jobs: int
+    tmp_path: Path, check: Check, times: Callable[[int, int], int], drivers: int, jobs: int
 ) -> None:
     runs = eight()[: times(3, 8)]
-    processes = [start_driver(tmp_path, runs, jobs) for _ in range(drivers)]
+    processes = [start(DRIVER, (tmp_path, jobs, runs)) for _ in range(drivers)]
     told = [process.communicate() for process in processes]
-    assert [(process.returncode, error) for process, (_, error) in zip(processes, told, strict=True)] == [
-        (0, "")
-    ] * drivers
+    assert {error for _, error in told} == {""}
+    assert {process.returncode for process in processes} == {0}
     computed = [{line for line in out.splitlines() if line.endswith(" epoch")} for out, _ in told]
     assert sum(map(len, computed)) == len(set.union(*computed)) == len(runs)  # each by one of them
-    for run in runs:
-        folder = run.directory(tmp_path).folder
-        assert json.loads((folder / "run.json").read_text())["resumed"] == []
-        same_tables(folder, undisturbed(run))
+    check(tmp_path, runs)
