@@ -53,7 +53,7 @@ each_param = pytest.mark.parametrize("param", PARAMS)
 every_init = pytest.mark.parametrize(("param", "options"), EVERY_INIT, ids=str)
 
 
-def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-11) -> None:
+def close(actual: Tensor | None, expected: Tensor | None, tolerance: float = 1e-11) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
