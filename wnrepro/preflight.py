@@ -77,7 +77,7 @@ def complete_settings(
     planned: Iterable[Settings], given: Collection[str], on_gpu: bool, data_dir: Path | None, quiet: bool
 ) -> list[Settings]:
     """Return settings with those not given that depend on this machine: a GPU's precision, MNIST's binarization."""
-    from wnrepro.data.files import binarization_at_hand
+    from wnrepro.data.files import present_binarization
 
     completed = []
     for settings in planned:
@@ -86,7 +86,7 @@ def complete_settings(
             changes["precision"] = settings.gpu_precision
         if hasattr(settings, "binarization") and "binarization" not in given:
             is_mnist = settings.data == "real" and getattr(settings, "dataset", "mnist") == "mnist"  # type: ignore[attr-defined]
-            changes["binarization"] = binarization_at_hand(data_dir) if is_mnist else None
+            changes["binarization"] = present_binarization(data_dir) if is_mnist else None
             if changes["binarization"] == "seeded" and not quiet:
                 print(
                     "Larochelle's binarized MNIST is missing: a seed binarizes it; bounds move 1 to 2 nats",

@@ -326,16 +326,16 @@ def test_unreadable_folder_is_a_disk_error(tmp_path: Path) -> None:
         files.status(tmp_path / (300 * "a"))
 
 
-def test_binarization_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert files.binarization_at_hand(tmp_path) == "larochelle", "nothing is there"
+def test_present_binarization(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert files.present_binarization(tmp_path) == "larochelle", "nothing is there"
     small_data(monkeypatch, "mnist", tmp_path)
-    assert files.binarization_at_hand(tmp_path) == "seeded"
+    assert files.present_binarization(tmp_path) == "seeded"
     path, *_ = small_data(monkeypatch, "binarized_mnist", tmp_path)
-    assert files.binarization_at_hand(tmp_path) == "larochelle"
+    assert files.present_binarization(tmp_path) == "larochelle"
     (tmp_path / path).write_bytes(b"?")
-    assert files.binarization_at_hand(tmp_path) == "larochelle", "a corrupt file is not passed over in silence"
+    assert files.present_binarization(tmp_path) == "larochelle", "a corrupt file is not passed over in silence"
     (tmp_path / path).unlink()
-    assert files.binarization_at_hand(tmp_path) == "seeded", "one of the three is missing"
+    assert files.present_binarization(tmp_path) == "seeded", "one of the three is missing"
 
 
 def test_data_files_and_doctor_need_no_torch() -> None:

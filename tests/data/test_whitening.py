@@ -107,7 +107,7 @@ def test_whitening_is_fitted_once_and_kept(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def fitted(x: Tensor = x, epsilon: float = 1e-2) -> int:
-        found, expected = whitening.fitted(x, epsilon, "cpu"), fit(x, epsilon)
+        found, expected = whitening.fit_cached(x, epsilon, "cpu"), fit(x, epsilon)
         assert torch.equal(found.mean, expected.mean) and torch.equal(found.matrix, expected.matrix)
         return len(fits)
 
@@ -133,7 +133,7 @@ def test_one_of_eight_concurrent_processes_fits_the_whitening(tmp_path: Path, mo
 
     def fitted(_: int) -> Zca:
         together.wait()
-        return whitening.fitted(x, 1e-2, "cpu")
+        return whitening.fit_cached(x, 1e-2, "cpu")
 
     monkeypatch.setattr(Zca, "fit", slow)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -149,6 +149,6 @@ def test_full_disk_keeps_no_whitening(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        found = whitening.fitted(noise(), 1e-2, "cpu")
+        found = whitening.fit_cached(noise(), 1e-2, "cpu")
     assert torch.equal(found.matrix, Zca.fit(noise(), 1e-2).matrix)
     assert [path.suffix for path in (tmp_path / "wnrepro").iterdir()] == [".lock"]

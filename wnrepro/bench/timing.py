@@ -157,7 +157,7 @@ def contenders(
 # ------------------------------------------------------------------------------- a measurement
 
 
-def middle(values: np.ndarray) -> dict[str, float]:
+def median_interval(values: np.ndarray) -> dict[str, float]:
     """Median with its 95 % interval (order statistics; the extremes where n is small)."""
     interval = quantile_test(values, p=0.5).confidence_interval(0.95)
     low, high = (
@@ -167,8 +167,8 @@ def middle(values: np.ndarray) -> dict[str, float]:
 
 
 def ratio(over: list[float], under: list[float]) -> dict[str, float]:
-    """`middle` of the paired ratios."""
-    return middle(np.array(over) / np.array(under))
+    """`median_interval` of the paired ratios."""
+    return median_interval(np.array(over) / np.array(under))
 
 
 def measure(
@@ -196,15 +196,16 @@ def measure(
             entrants[param + labels[precision]] = ours, dataclasses.replace(here, param=param)
         entrants[PLAIN + labels[precision]] = plain, here
         entrants[f"ceilings {precision}"] = limits, here
-    with contenders(entrants, device, torch.get_num_threads(), show) as those:
-        seconds = time_rounds(those, rounds, settings.param, show)
-    updates = those[PLAIN + labels[main]].facts["updates"]
+    with contenders(entrants, device, torch.get_num_threads(), show) as running:
+        seconds = time_rounds(running, rounds, settings.param, show)
+    updates = running[PLAIN + labels[main]].facts["updates"]
 
     flops = 2 * PRODUCT_SIZE[device.type] ** 3
     flops_per_second = {
-        precision: middle(flops / np.array(seconds[f"ceilings {precision}", PRODUCT])) for precision in precisions
+        precision: median_interval(flops / np.array(seconds[f"ceilings {precision}", PRODUCT]))
+        for precision in precisions
     }
-    bytes_per_second = middle(2 * COPIED_BYTES / np.array(seconds[f"ceilings {precisions[0]}", COPY]))
+    bytes_per_second = median_interval(2 * COPIED_BYTES / np.array(seconds[f"ceilings {precisions[0]}", COPY]))
     peaks = {"flops_per_second": flops_per_second, "bytes_per_second": bytes_per_second}
     times: dict[str, list[float]] = {}
     memory: dict[str, int] = {}
@@ -212,7 +213,7 @@ def measure(
     for (name, part), values in seconds.items():
         if part in (PRODUCT, COPY):
             continue
-        contender, entry = those[name], name if part == WHOLE else f"{name}, {part}"
+        contender, entry = running[name], name if part == WHOLE else f"{name}, {part}"
         times[entry] = [value / updates for value in values]
         memory[name] = contender.memory_bytes
         if part == (LEARNING if LEARNING in contender.parts else WHOLE):
@@ -223,7 +224,7 @@ def measure(
     for param in params[1:]:
         ratios[f"{param} / {BASE}"] = ratio(times[param + labels[main]], times[BASE + labels[main]])
     one = settings.param + labels[main]
-    rates = side_by_side(those[one].settings, device, memory[one], show)
+    rates = side_by_side(running[one].settings, device, memory[one], show)
     figures = {
         "rounds": rounds,
         "precision": main,
@@ -231,7 +232,9 @@ def measure(
         "step": "an update",
         "seconds": times,
         "unit": settings.unit,
-        "per_second": {entry: middle(settings.step_size / np.array(values)) for entry, values in times.items()},
+        "per_second": {
+            entry: median_interval(settings.step_size / np.array(values)) for entry, values in times.items()
+        },
         "ratios": ratios,
         "ceilings": peaks,
         "work": work,
@@ -245,11 +248,13 @@ def measure(
     return figures
 
 
-def time_rounds(those: dict[str, Contender], rounds: int, param: str, show: Show) -> dict[tuple[str, str], list[float]]:
+def time_rounds(
+    running: dict[str, Contender], rounds: int, param: str, show: Show
+) -> dict[tuple[str, str], list[float]]:
     """Seconds of every contender's steps, by contender and step; parts of a step only with this parameterization."""
     seconds: dict[tuple[str, str], list[float]] = {
         (name, part): []
-        for name, contender in those.items()
+        for name, contender in running.items()
         for part in contender.parts
         if part == WHOLE or contender.settings.param == param
     }
@@ -258,8 +263,8 @@ def time_rounds(those: dict[str, Contender], rounds: int, param: str, show: Show
         show(f"round {number + 1} of {rounds}")
         for k in order.permutation(len(entries)):
             name, part = entries[k]
-            those[name].ask(part)
-            seconds[name, part].append(those[name].answer())
+            running[name].ask(part)
+            seconds[name, part].append(running[name].answer())
     return seconds
 
 
@@ -300,11 +305,11 @@ def side_by_side(settings: Settings, device: torch.device, memory_bytes: int, sh
             entrants: dict[str, tuple[Prepare, Settings]] = {
                 f"{k + 1} of {count} side by side": (ours, settings) for k in range(count)
             }
-            with contenders(entrants, device, max(threads // count, 1), show) as those:
+            with contenders(entrants, device, max(threads // count, 1), show) as running:
                 show(f"{count} side by side")
-                for contender in those.values():
+                for contender in running.values():
                     contender.ask(WHOLE, SIDE_SECONDS)
-                rates[str(count)] = sum(1 / contender.answer() for contender in those.values())
+                rates[str(count)] = sum(1 / contender.answer() for contender in running.values())
             count *= 2
     return rates
 

@@ -54,7 +54,9 @@ DATASETS: dict[str, dict[str, str]] = {
 LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 TIMEOUT_SECONDS = 30.0  # without an answer from a server
 # The alternatives that an error offers where a data set is missing.
-INSTEAD = {"binarized_mnist": "give --binarization seeded, which needs nothing but MNIST's own files (`mnist`), or "}
+ALTERNATIVES = {
+    "binarized_mnist": "give --binarization seeded, which needs nothing but MNIST's own files (`mnist`), or "
+}
 # What a download or a broken archive raises; any other OSError comes from the disk.
 DOWNLOAD_ERRORS = (
     *(RuntimeError, urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError),
@@ -136,17 +138,17 @@ def _listing(files: Iterable[FileStatus], root: Path) -> str:
 def require(dataset: str, data_dir: Path | None) -> Path:
     """The data folder, if it holds every file of `dataset` with its official checksum; else UserError."""
     root = data_root(data_dir)
-    if wrong := _incomplete(dataset, root):
+    if incomplete := _incomplete(dataset, root):
         raise UserError(
             f"The data set {dataset} is not complete in {root} "
-            f"({', '.join(f'{file.name} {file.state}' for file in wrong)}): run "
-            f"`wnrepro data fetch {dataset}`, or {INSTEAD.get(dataset, '')}copy these files there, or point "
-            f"--data-dir or WNREPRO_DATA at the folder that has them:{_listing(wrong, root)}"
+            f"({', '.join(f'{file.name} {file.state}' for file in incomplete)}): run "
+            f"`wnrepro data fetch {dataset}`, or {ALTERNATIVES.get(dataset, '')}copy these files there, or point "
+            f"--data-dir or WNREPRO_DATA at the folder that has them:{_listing(incomplete, root)}"
         )
     return root
 
 
-def binarization_at_hand(data_dir: Path | None) -> str:
+def present_binarization(data_dir: Path | None) -> str:
     """The binarization whose files exist, right or not: `seeded` where only MNIST's do, else `larochelle`."""
     root = data_root(data_dir)
     there = {name for name, files in DATASETS.items() if all((root / file).is_file() for file in files)}
@@ -175,8 +177,8 @@ def fetch(datasets: Iterable[str], data_dir: Path | None) -> None:
                     _download(name, root)
                 except DOWNLOAD_ERRORS as error:
                     reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
-                if wrong := _incomplete(name, root):
-                    failed += wrong
+                if incomplete := _incomplete(name, root):
+                    failed += incomplete
                     reasons.append(f"{name}: {reason}")
     except Timeout as error:
         raise UserError(f"Another fetch is running in {root}: wait until it is done.") from error
@@ -196,13 +198,13 @@ def fetch(datasets: Iterable[str], data_dir: Path | None) -> None:
 
 def _download(dataset: str, root: Path) -> None:
     """Have torchvision download a data set unless it is complete, showing its progress on a terminal."""
-    wrong = _incomplete(dataset, root)
-    if not wrong:
+    incomplete = _incomplete(dataset, root)
+    if not incomplete:
         return
     from torchvision.datasets import CIFAR10, MNIST
     from torchvision.datasets.utils import download_and_extract_archive, download_url
 
-    for file in wrong:  # torchvision keeps what is there
+    for file in incomplete:  # torchvision keeps what is there
         file.path.unlink(missing_ok=True)
     with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
         if dataset == "cifar10":
@@ -210,5 +212,5 @@ def _download(dataset: str, root: Path) -> None:
         elif dataset == "mnist":
             MNIST(root, download=True)
         else:
-            for file in wrong:
+            for file in incomplete:
                 download_url(f"{LAROCHELLE}{file.name}", file.path.parent, file.name)

@@ -212,7 +212,7 @@ def compose(material: Material, count: int, rng: np.random.Generator) -> tuple[T
     Whitening raises each frequency to the same variance: over texture it would leave little of the digit.
     """
     chosen = rng.integers(len(material.digits), size=count)
-    digits = _magnify(8, 24) @ material.digits[chosen] @ _magnify(8, 24).T
+    digits = _interpolation(8, 24) @ material.digits[chosen] @ _interpolation(8, 24).T
     digits = np.clip(4 * (digits - 0.5) + 0.5, 0, 1) * rng.uniform(0.8, 1, size=(count, 1, 1))
     colour = rng.integers([200, 120, 0], [256, 200, 60], size=(count, 3))
     down, right = rng.integers(2, 7, size=(2, count))
@@ -224,7 +224,7 @@ def compose(material: Material, count: int, rng: np.random.Generator) -> tuple[T
     crops = material.photos[
         photo[:, None, None], (top[:, None] + window)[:, :, None], (left[:, None] + window)[:, None]
     ]
-    stretch = _magnify(8, 32)
+    stretch = _interpolation(8, 32)
 
     x = np.empty((count, 3, 32, 32), np.uint8)
     for n in range(count):
@@ -244,7 +244,7 @@ def bundled_digits() -> Pixels:
     rng = np.random.default_rng(SEED)
 
     def place(digits: np.ndarray, count: int) -> Tensor:
-        grey = _magnify(8, 20) @ digits[rng.integers(len(digits), size=count)] @ _magnify(8, 20).T
+        grey = _interpolation(8, 20) @ digits[rng.integers(len(digits), size=count)] @ _interpolation(8, 20).T
         ink = grey > 0.5 - 1e-9  # a half is ink, however it was rounded
         down, right = rng.integers(2, 7, size=(2, count))
         x = np.zeros((count, 1, 28, 28), np.uint8)
@@ -257,7 +257,7 @@ def bundled_digits() -> Pixels:
     return Pixels(train_x, test_x, "bundled: scikit-learn's digits, magnified and binarized")
 
 
-def _magnify(small: int, large: int) -> np.ndarray:
+def _interpolation(small: int, large: int) -> np.ndarray:
     """The large×small matrix of linear interpolation along one side of an image."""
     at = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(small)))

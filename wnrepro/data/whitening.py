@@ -61,7 +61,7 @@ class Zca:
         return white
 
 
-def fitted(x: Tensor, epsilon: float, device: str) -> Zca:
+def fit_cached(x: Tensor, epsilon: float, device: str) -> Zca:
     """Fit a whitening once: it is kept in the user's cache folder, by a hash of the images.
 
     Of several processes that need the same one, one fits it and the others wait. A damaged file is replaced; where
@@ -70,13 +70,13 @@ def fitted(x: Tensor, epsilon: float, device: str) -> Zca:
     key = f"{epsilon!r} {torch.device(device).type}"
     digest = hashlib.sha256(x.numpy().tobytes() + key.encode()).hexdigest()[:16]
     path = cache_folder() / f"whitening-{digest}.pt"
-    if zca := _kept(path, device):
+    if zca := _read_cached(path, device):
         return zca
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(f"{path}.lock", timeout=PATIENCE_SECONDS))
-        if zca := _kept(path, device):
+        if zca := _read_cached(path, device):
             return zca
         zca, content = Zca.fit(x, epsilon, device), io.BytesIO()
         torch.save({"mean": zca.mean.cpu(), "matrix": zca.matrix.cpu()}, content)
@@ -85,8 +85,8 @@ def fitted(x: Tensor, epsilon: float, device: str) -> Zca:
         return zca
 
 
-def _kept(path: Path, device: str) -> Zca | None:
-    """The whitening in a file of `fitted`, unless that is missing or damaged."""
+def _read_cached(path: Path, device: str) -> Zca | None:
+    """The whitening in a file of `fit_cached`, unless that is missing or damaged."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -108,7 +108,7 @@ def whitened(settings: CifarSettings, data_dir: Path | None, device: torch.devic
 @functools.lru_cache(maxsize=1)
 def _whitened(dataset: str, root: Path, epsilon: float, train_examples: int, test_examples: int, device: str) -> Images:
     images = load_images(dataset, root)
-    zca = fitted(images.train_x, epsilon, device)
+    zca = fit_cached(images.train_x, epsilon, device)
     return Images(
         zca.apply(images.train_x[:train_examples]),
         images.train_y[:train_examples].to(device),
