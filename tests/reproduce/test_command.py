@@ -1,7 +1,6 @@
 """`wnrepro reproduce`: mistakes, plans, devices, budget, failures; and what is shown of a grid on its way."""
 
 import contextlib
-import hashlib
 import io
 import json
 import re
@@ -13,13 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from factories import FakeEngine, put_run, quick_run, small_data
+from factories import FakeEngine, put_run, quick_run
 from rich.console import Console
 
 from wnrepro import cli, mps, preflight
-from wnrepro.data import files
-from wnrepro.report.claims.claim import Claim, Power
-from wnrepro.report.stats import look
 from wnrepro.reproduce import command, engines
 from wnrepro.reproduce import drive as driving
 from wnrepro.reproduce.board import Board
@@ -65,35 +61,19 @@ def test_a_mistake_is_told_and_writes_nothing(run: Command, tmp_path: Path, word
 # ------------------------------------------------------------------------------- the plan
 
 
-def test_a_plan_for_a_script_is_the_whole_grid_and_writes_nothing(run: Command, tmp_path: Path) -> None:
-    runs = planned("quick")
+def test_a_plan_names_every_run_and_what_is_left_out_and_writes_nothing(run: Command, tmp_path: Path) -> None:
+    words = ["reproduce", "cifar", "cvae", "mnist", "--scale", "quick", "--plan", "--results", str(tmp_path)]
+    runs = planned("quick", words[1:4])
     put_run(tmp_path, runs[0])
     before = sorted(tmp_path.rglob("*"))
-    code, out, error = run("reproduce", "--scale", "quick", "--plan", "--json", "--results", tmp_path)
-    content = json.loads(out)
-    assert (code, error, content["scale"], content["left_out"]) == (0, "", "quick", [])
+    code, out, error = run(*words)
+    assert (code, error, out.splitlines()[0]) == (0, "", "left out: cvae cifar10, draw, dqn")
+    assert all(task.name in out for task in plan(tmp_path, runs))
+    content = json.loads(run(*words, "--json")[1])
+    assert (content["scale"], content["left_out"]) == ("quick", ["cvae cifar10", "draw", "dqn"])
     assert [row["run"] for row in content["grid"]] == [str(one.directory(tmp_path).folder) for one in runs]
     assert [row["state"] for row in content["grid"]] == ["done"] + ["missing"] * (len(runs) - 1)
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_plan_in_print_names_every_run_and_what_is_left_out(run: Command, tmp_path: Path) -> None:
-    words = ["reproduce", "cifar", "cvae", "mnist", "--scale", "quick", "--plan", "--results", tmp_path]
-    code, out, _ = run(*words)
-    assert code == 0
-    assert out.startswith("left out: cvae cifar10, draw, dqn\n")
-    assert all(task.name in out for task in plan(tmp_path, planned("quick", words[1:4])))  # type: ignore[arg-type]
-    assert json.loads(run(*words, "--json")[1])["left_out"] == ["cvae cifar10", "draw", "dqn"]
-
-
-def test_a_plan_says_what_its_claims_can_come_to(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def power(claim: Claim, n: int) -> Power | None:
-        return Power(look(n), 0.805, 0.01, 0.0213, 0.2, "0.4 [points]", 8 if claim.id == "C10a" else None)
-
-    monkeypatch.setattr(Claim, "power", power)
-    _, out, _ = run("reproduce", "C10b", "--plan", "--results", tmp_path, "--device", "cpu")
-    rows = [" ".join(line.split()) for line in out.splitlines() if line.startswith("C10")]
-    assert rows == ["C10a 5 5 80 % 2 % 0.4 [points] 8", "C10b 5 5 80 % 2 % 0.4 [points] –"]
 
 
 def test_a_grid_that_is_done_needs_no_torch(tmp_path: Path) -> None:
@@ -290,16 +270,6 @@ def test_a_failed_run_is_exit_code_1_and_the_others_are_done(
     assert out.count("it is failed; resumes") == driving.TRIES - 1
     rows = json.loads(run(*DRAW, "--plan", "--json", "--results", tmp_path)[1])["grid"]
     assert Counter(row["state"] for row in rows) == {"done": len(names) - 1, "missing": 1}
-
-
-def test_each_file_of_the_data_is_read_once_for_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_data(monkeypatch, "binarized_mnist", tmp_path)
-    read, digest = Counter[str](), hashlib.file_digest
-    monkeypatch.setattr(files.hashlib, "file_digest", lambda file, kind: read.update([file.name]) or digest(file, kind))
-    runs = planned("short", ["draw", "mnist"])
-    assert len(runs) > 10
-    command.check_all(runs, tmp_path, "cpu")
-    assert sorted(read.values()) == [1, 1, 1]
 
 
 # ------------------------------------------------------------------------------- what a person sees

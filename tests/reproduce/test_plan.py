@@ -1,8 +1,10 @@
 """The plan: what of the grid is done, what its runs take, how many share a GPU, what its claims can come to."""
 
+import io
 import itertools
 import json
 import random
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -11,11 +13,12 @@ from typing import Any
 
 import pytest
 from factories import HERE, put_run, quick_run
+from rich.console import Console
 
 from wnrepro.errors import UserError
 from wnrepro.report.claims.claim import Claim, Power
 from wnrepro.report.stats import look
-from wnrepro.reproduce.board import summary
+from wnrepro.reproduce.board import print_plan, summary
 from wnrepro.reproduce.grid import Planned, planned
 from wnrepro.reproduce.plan import (
     CONTEXT_BYTES,
@@ -184,6 +187,8 @@ def test_plan_promises_the_power_of_the_claims_that_its_runs_serve(
     tasks = plan(tmp_path, planned("paper", ["draw", "cvae"]))
     found = [(claim, number, power.n) for claim, number, power in promises(tasks, "paper")]
     assert found == [("C9a", 3, 3), ("C9b", 5, 5), ("C10a", 5, 5), ("C10b", 5, 5), ("C16a", 3, 3)]
+    print_plan(Console(file=(text := io.StringIO())), tasks, promises(tasks, "paper"), {})
+    assert re.search(r"C10b +5 +5 +80 % +2 % +0.4 \[points\] +8\n", text.getvalue())
     assert json.loads(as_json(tasks, promises(tasks, "paper"), {}, "paper"))["claims"][3] == {
         "claim": "C10b",
         "seeds": 5,
