@@ -1,4 +1,4 @@
-"""Numbers, intervals and lists as the report writes them, and text of others made safe to print."""
+"""Formats numbers, intervals and lists for reports, and makes foreign text safe to print."""
 
 import functools
 import math
@@ -8,12 +8,12 @@ NOT_FINITE = "not finite"
 
 
 def count(number: int, noun: str) -> str:
-    """`1 seed`, `2 seeds`."""
+    """Return a number and its noun: `1 seed`, `2 seeds`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def plain(value: float, form: str = ".2f", unit: str = "") -> str:
-    """A number, or that it is none."""
+    """Format a number with a true minus sign; `not finite` for nan and infinity."""
     return f"{value:{form}}".replace("-", "−") + unit if math.isfinite(value) else NOT_FINITE
 
 
@@ -21,7 +21,7 @@ score = functools.partial(plain, form=".1f")  # of a game
 
 
 def interval(low: float, high: float, digits: int, factor: float = 1, sign: bool = False) -> str:
-    """`[+1.38, +4.45]`, rounded outward; empty where an end is not finite."""
+    """Format an interval, rounded outward: `[+1.38, +4.45]`; empty if an end is not finite."""
     scale, form = 10.0**digits, f"{'+' if sign else ''}.{digits}f"
     ends = [end * factor * scale for end in (low, high)]
     if not all(map(math.isfinite, ends)):
@@ -31,7 +31,7 @@ def interval(low: float, high: float, digits: int, factor: float = 1, sign: bool
 
 
 def listed(texts: Iterable[str], separator: str = ", ", most: int = 20) -> str:
-    """The first of the distinct texts, and how many more there are."""
+    """Join the first distinct texts, and say how many more there are."""
     every = list(dict.fromkeys(texts))
     return separator.join([*every[:most], *([f"and {len(every) - most} more"] if len(every) > most else [])])
 
