@@ -1,6 +1,6 @@
-"""NVIDIA's MPS, by whose daemon processes compute on one GPU at the same time; without it they take turns.
+"""NVIDIA's MPS daemon, by which processes compute on one GPU at the same time; without it they take turns.
 
-Nothing of a GPU's settings is touched. Imports no torch.
+Changes no settings of a GPU, and imports no torch.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 PROGRAM = "nvidia-cuda-mps-control"
 STANDARD = Path("/tmp/nvidia-mps/control")  # of a daemon that was started without CUDA_MPS_PIPE_DIRECTORY
-START_SECONDS = 60.0  # that the daemon, and the first process that uses it, may take
+START_SECONDS = 60.0  # for the start of the daemon, and of the first process that uses it
 END_SECONDS = 10.0
 
 # A process that computes nothing, and fails where it cannot use a GPU.
@@ -23,7 +23,7 @@ import ctypes
 cuda = ctypes.CDLL("libcuda.so.1")
 raise SystemExit(bool(cuda.cuInit(0) or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), 0)))
 """
-# Ends the daemon when its input does, so that no daemon outlives the process that started it, however that ends.
+# Ends the daemon at the end of its input, so that no daemon outlives the process that started it.
 WATCH = 'cat > /dev/null; echo quit | "$0"; rm -r "$CUDA_MPS_PIPE_DIRECTORY"'
 
 
@@ -33,57 +33,56 @@ def running() -> bool:
 
 
 def missing() -> str:
-    """Why processes cannot share a GPU here; nothing where they could."""
+    """Why processes cannot share a GPU here; empty where they could."""
     return "" if running() or shutil.which(PROGRAM) else f"{PROGRAM} is not on the PATH"
 
 
 @contextlib.contextmanager
 def mps(devices: Sequence[str], say: Callable[[str], object] = lambda _: None) -> Iterator[bool]:
-    """Whether the processes that start within truly share these GPUs: by the daemon that is running, or by a new one.
+    """Let processes of the block share these GPUs, by the running daemon or a new one; yield whether they can.
 
-    A new one ends with the block. `say` is given a sentence, unless the devices are no GPUs.
+    A new daemon ends with the block. `say` gets a sentence, unless the devices are no GPUs.
     """
     program = shutil.which(PROGRAM)
     if devices[0] == "cpu":
         yield False
     elif running():
-        on = works([sys.executable, "-c", PROBE], {})
+        on = _works([sys.executable, "-c", PROBE], {})
         say("MPS: the daemon that is running lets processes share a GPU" if on else "MPS: the daemon serves no process")
         yield on
     elif program is None:
         say(f"no MPS, {missing()}: processes on one GPU take turns")
         yield False
     else:
-        with daemon(program) as failure:
-            if failure:
-                say(f"no MPS, {failure}: processes on one GPU take turns")
-            else:
-                say(f"MPS: {PROGRAM} started, processes share a GPU")
+        with _daemon(program) as failure:
+            turns = f"no MPS, {failure}: processes on one GPU take turns"
+            say(turns if failure else f"MPS: {PROGRAM} started, processes share a GPU")
             yield not failure
 
 
 @contextlib.contextmanager
-def daemon(program: str) -> Iterator[str]:
-    """A daemon that processes find which start within, by their environment; why there is none, or nothing."""
+def _daemon(program: str) -> Iterator[str]:
+    """Start a daemon that processes in the block find by their environment; yield why there is none, or nothing."""
     folder = tempfile.mkdtemp(prefix="wnrepro-mps-")
     ours = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
     theirs = dict(ours)
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):  # the daemon numbers those that it sees from 0 on
         theirs["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(visible.count(",") + 1)))
     before = {name: value for name, value in os.environ.items() if name in theirs}
+    null = subprocess.DEVNULL
     watch = subprocess.Popen(
         ["sh", "-c", WATCH, program],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=null,
+        stderr=null,
         env=os.environ | ours,
-        start_new_session=True,  # Ctrl-C is for this process alone
+        start_new_session=True,  # Ctrl-C is for this process only
     )
     assert watch.stdin is not None
     try:
-        if not works([program, "-d"], ours):
+        if not _works([program, "-d"], ours):
             yield f"{PROGRAM} does not start"
-        elif not works([sys.executable, "-c", PROBE], theirs):
+        elif not _works([sys.executable, "-c", PROBE], theirs):
             yield f"{PROGRAM} serves no process"
         else:
             os.environ.update(theirs)
@@ -97,19 +96,11 @@ def daemon(program: str) -> Iterator[str]:
             watch.wait(END_SECONDS)
 
 
-def works(command: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Whether a command comes to a good end with these variables."""
-    nothing = subprocess.DEVNULL
+def _works(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether a command with these variables exits with 0."""
+    null, env = subprocess.DEVNULL, os.environ | environment
     try:
-        subprocess.run(
-            command,
-            env=os.environ | environment,
-            stdin=nothing,
-            stdout=nothing,
-            stderr=nothing,
-            timeout=START_SECONDS,
-            check=True,
-        )
+        subprocess.run(command, env=env, stdin=null, stdout=null, stderr=null, timeout=START_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return False
     return True
