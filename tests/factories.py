@@ -120,6 +120,24 @@ def tiny_dqn(param: str = "wn", **changes: object) -> DqnSettings:
     return settings
 
 
+def tiny_run(model: str, param: str = "wn", **changes: Any) -> tuple[str, Settings, Callable[[], Any]]:
+    """An experiment whose epochs take a moment: its name, settings and constructor. model: `cifar`, `cvae mnist`, …"""
+    from wnrepro.experiments import experiment_class
+
+    experiment, _, dataset = model.partition(" ")
+    settings: Settings
+    if experiment == "cifar":
+        small = {"train_examples": 200, "test_examples": 100, "width": 4, "batch_size": 20, "init_examples": 100}
+        small |= {"noise_minibatches": 5, "decay_from": 2, "epochs": 4}
+        settings = scale_settings("cifar", "quick", param, **({"noise_epochs": (2,)} | small | changes))
+    elif experiment == "cvae":
+        settings = tiny_cvae(param, dataset, **changes)
+    else:
+        settings = tiny_draw(param, **changes) if experiment == "draw" else tiny_dqn(param, **changes)
+    data = [] if experiment == "dqn" else [make_images() if experiment == "cifar" else make_pixels(dataset or "mnist")]
+    return experiment, settings, lambda: experiment_class(experiment)(settings, *data, torch.device("cpu"))
+
+
 class Walk:
     """An experiment without a model: a random walk that uses every global generator, and may diverge."""
 

@@ -22,37 +22,30 @@ from wnrepro.runs import provenance
 from wnrepro.runs.checkpoint import CHECKPOINTS
 from wnrepro.runs.run import Run
 
-Times, Count, Case = Callable[[int, int], int], Callable[[str], None], tuple[str, str, str]
+Times, Count, Case = Callable[[int, int], int], Callable[[str], None], tuple[str, str]
 EPOCHS = 6
 CASES = [
-    *(("cifar", "normal", ""), ("cifar", "wn+mobn", ""), ("cvae", "wn", "mnist"), ("cvae", "bn", "cifar10")),
-    *(("draw", "wn+mobn", ""), ("dqn", "bn", "")),
+    *(("cifar", "normal"), ("cifar", "wn+mobn"), ("cvae mnist", "wn"), ("cvae cifar10", "bn")),
+    *(("draw", "wn+mobn"), ("dqn", "bn")),
 ]
-CASE, FULL = ("draw", "wn", ""), "No space left on device"
+CASE, FULL = ("draw", "wn"), "No space left on device"
+CHANGES: dict[str, dict[str, object]] = {
+    **{"cifar": {"noise_epochs": (2, 4)}, "cvae": {"polyak_epochs": 2.0}, "draw": {"lr": 0.01}},
+    "dqn": {"epoch_steps": 60, "checkpoint_replay": True},
+}
 PROCESS = """
-import sys, torch
+import sys
 from pathlib import Path
-from factories import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from factories import tiny_run
 from wnrepro.errors import UserError
-from wnrepro.experiments import experiment_class
 from wnrepro.runs.run import Run
-from wnrepro.settings import scale_settings
-experiment, param, dataset, epochs = *sys.argv[2:5], int(sys.argv[5])
-if experiment == "cifar":
-    small = {"epochs": epochs, "width": 4, "batch_size": 20, "noise_epochs": (2, 4)}
-    settings, data = scale_settings("cifar", "quick", param, **small), make_images()
-elif experiment == "draw":
-    settings, data = tiny_draw(param, epochs=epochs, lr=0.01), make_pixels("mnist")
-elif experiment == "cvae":
-    settings, data = tiny_cvae(param, dataset, epochs=epochs, polyak_epochs=2.0), make_pixels(dataset)
-else:
-    settings, data = tiny_dqn(param, epochs=epochs, epoch_steps=60, checkpoint_replay=True), None
-arguments = [settings, *([data] if data else []), torch.device("cpu")]
+model, param, changes = sys.argv[2], sys.argv[3], eval(sys.argv[4])
+experiment, settings, load = tiny_run(model, param, **changes)
 run = Run(Path(sys.argv[1]), experiment, "quick", settings)
 try:
     if run.finished() is None:
         with run:
-            run.execute(lambda: experiment_class(experiment)(*arguments), lambda event: print(event, flush=True))
+            run.execute(load, lambda event: print(event, flush=True))
 except UserError as error:
     sys.exit(f"{error.exit_code} {error}")
 """
@@ -60,7 +53,8 @@ except UserError as error:
 
 def start(results: Path, case: Case, prefix: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
     """A process that executes a small real run and prints its events."""
-    command = [*prefix, sys.executable, "-c", PROCESS, str(results), *case, str(EPOCHS)]
+    changes = {"epochs": EPOCHS} | CHANGES[case[0].split()[0]]
+    command = [*prefix, sys.executable, "-c", PROCESS, str(results), *case, repr(changes)]
     path = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

@@ -52,35 +52,16 @@ Count = Callable[[str], None]
 
 # ---------------------------------------------------------------------------------- inputs
 
-NUMBERS = [*("0", "-0.0", "1", "-1", "2", "0.5", "nan", "inf", "-inf"), *("1e39", "-1e39", "1e-39", "5e-324", "1e400")]
+NUMBERS = ["0", "-0.0", "1", "-1", "2", "0.5", "nan", "inf", "-inf", "1e39", "-1e39", "1e-39", "5e-324", "1e400"]
 CELLS = [
     *NUMBERS,
-    str(2**53),
-    str(2**63),
-    "9" * 5000,
-    "1_0",
-    " 1 ",
-    "x",
-    "",
-    "a,b",
-    '"',
-    "\x1b[31m",
-    "\x00",
-    "é",
-    "\u202e",
+    *(str(2**53), str(2**63), "9" * 5000),
+    *["1_0", "x", "a,b", '"', "é"],
+    *("", " 1 ", "\x1b[31m", "\x00", "\u202e"),
 ]
 TEXTS = [
-    "",
-    "done",
-    "<script>",
-    "../../x",
-    "/etc/passwd",
-    "\x1b]0;x\x07",
-    "a\nb",
-    "\ud800",
-    "x" * 3000,
-    "\u202e",
-    "\x00",
+    *["done", "<script>", "../../x", "/etc/passwd", "|`*"],
+    *("", "\x1b]0;x\x07", "a\nb", "\ud800", "\u202e", "\x00", "x" * 3000),
 ]
 SCALARS: list[Any] = [None, True, False, 0, -1, 1, 2, 7, 2**31, 2**53, 2**63, 10**400, 0.5, -0.0, 1e-320, 1e39, 1e300]
 SCALARS += [float("nan"), float("inf"), -float("inf"), *TEXTS]
@@ -120,32 +101,27 @@ def changed_bytes(draw: Any, good: bytes) -> bytes:
     return bytes(content)
 
 
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container in a JSON value with each of its keys."""
+    for key in [*value] if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield value, key
+        yield from places(value[key])
+
+
 @st.composite
 def changed_json(draw: Any, good: bytes, alike: bool = False) -> bytes:
-    """Values exchanged, left out or put in, at any depth. alike: for others of their kind, and none put in."""
+    """Values exchanged, left out or put in, at any depth. alike: for others of their type, and none put in."""
     content = json.loads(good)
     for _ in range(draw(st.integers(1, 2))):
-        at = content
-        while True:
-            keys = list(at) if isinstance(at, dict) else list(range(len(at)))
-            if not keys:
-                break
-            key = draw(st.sampled_from(keys))
-            if isinstance(at[key], dict | list) and draw(st.booleans()):
-                at = at[key]
-                continue
-            match draw(st.sampled_from(["exchange", "exchange", "leave out", *["put in"] * (not alike)])):
-                case "exchange" if alike:
-                    kinds = (int, float) if type(at[key]) in (int, float) else type(at[key])
-                    same = [one for one in SCALARS if isinstance(one, kinds) and type(one) is not bool]
-                    at[key] = draw(st.sampled_from(same or [at[key]]))
-                case "exchange":
-                    at[key] = draw(json_values)
-                case "leave out":
-                    del at[key]
-                case "put in" if isinstance(at, dict):
-                    at[draw(names)] = draw(json_values)
-            break
+        at, key = draw(st.sampled_from([*places(content)] or [([0], 0)]))
+        kind = draw(st.sampled_from(["exchange", "exchange", "leave out", "put in"]))
+        if kind == "leave out":
+            del at[key]
+        elif kind == "put in" and isinstance(at, dict) and not alike:
+            at[draw(names)] = draw(json_values)
+        else:
+            same = [one for one in SCALARS if type(one) is type(at[key])] or [at[key]]
+            at[key] = draw(st.sampled_from(same) if alike else json_values)
     return json.dumps(content).encode()
 
 
@@ -251,28 +227,28 @@ FILES = [*((run, name) for name in ("config.json", "run.json", "metrics.csv", "l
 FILES += [("cifar", "init.csv"), ("cifar", "noise.csv"), ("draw", "kl_steps.csv"), ("dqn", "games.csv"), ("bench", "")]
 
 
-@pytest.mark.parametrize(("where", "name"), FILES)
-def test_file_of_results_is_read_or_named(
-    where: str, name: str, good: dict[str, Path], place: Path, count: Count
-) -> None:
-    source, path = good[where] / name, place / (name or "bench.json")
-    folder = good[where] if name else place
-    read: Callable[[], object] = lambda: results.read_run(folder)  # noqa: E731
-    content = source.read_bytes()
-    if name:
-        path = source
-    else:
-        read = lambda: reading.read_json(path, reading.Benchmark)  # noqa: E731
+def fuzz_file(path: Path, count: Count, read: Callable[[], object], *parts: str) -> None:
+    """Fuzz a file, which gets its content back afterwards."""
+    content = path.read_bytes()
 
     def attempt(example: bytes) -> str:
         path.write_bytes(example)
-        return outcome(read, path.name)
+        return outcome(read, *parts)
 
     try:
         assert attempt(content) == "read"
-        fuzz(f"{name or 'benchmark'} of {where}", count, anything(content), attempt)
+        fuzz(str(path.relative_to(path.parents[3])), count, anything(content), attempt)
     finally:
-        source.write_bytes(content)
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("where", "name"), FILES)
+def test_file_of_results_is_read_or_named(where: str, name: str, good: dict[str, Path], count: Count) -> None:
+    path = good[where] / name
+    if name:
+        fuzz_file(path, count, lambda: results.read_run(path.parent), name)
+    else:
+        fuzz_file(path, count, lambda: reading.read_json(path, reading.Benchmark), path.name)
 
 
 file_names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60)
@@ -368,18 +344,6 @@ def stopped(place: Path) -> dict[str, RunDirectory]:
         write_json(run.folder / "run.json", record)
         assert open_run(run.folder).settings == run.settings and plan.state(run).name == "stopped"
     return runs
-
-
-def fuzz_file(path: Path, count: Count, read: Callable[[], object], *parts: str) -> None:
-    """Fuzz a file, which has its content again afterwards."""
-    content = path.read_bytes()
-
-    def attempt(example: bytes) -> str:
-        path.write_bytes(example)
-        return outcome(read, *parts)
-
-    fuzz(str(path.relative_to(path.parents[4])), count, anything(content), attempt)
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("experiment", RUNS)

@@ -439,7 +439,7 @@ def _place(config: RunConfig, name: str) -> str:
 
 
 def read_layers(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFrame:
-    """A table with every layer at most once an epoch, and each median between its quartiles."""
+    """A table with every layer at most once an epoch and each median between its quartiles."""
     table = read_table(path, columns, *later)
     with naming(path):
         if table.duplicated(["epoch", "layer"]).any():
@@ -450,21 +450,20 @@ def read_layers(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFra
 
 
 def read_epochs(path: Path, columns: tuple[str, ...], first: int, steps: int = 0) -> pd.DataFrame:
-    """A table up to its last complete epoch. Each has the same layers, or this many time steps, or one row."""
+    """A table up to its last complete epoch. Each has the layers of the first, or this many time steps, or one row."""
     table = read_table(path, columns)
-    epochs, keys = (table[name].to_numpy() for name in columns[:2])
-    rows = np.arange(len(table))
-    expected = rows % max(steps, 1) + 1  # time steps
-    if columns[1] == "layer":
-        layers = list(dict.fromkeys(keys[epochs == first]))
-        steps, expected = len(layers), np.resize(np.array(layers, object), len(table))
-    steps = max(steps, 1)
+    key = columns[1] if columns[1] in ("layer", "time_step") else "epoch"
+    keys = {epoch: rows.tolist() for epoch, rows in table.groupby("epoch", sort=False)[key]}
+    expected = [*range(1, steps + 1)] or keys.get(first, [])
     with naming(path):
-        if (epochs != first + rows // steps).any():
-            raise ValueError(f"its epochs are not {first}, {first + 1}, {first + 2}, … of the same number of rows")
-        if columns[1] in ("layer", "time_step") and (keys != expected).any():
-            raise ValueError(f"an epoch has not every {columns[1]} once, in the order of the others")
-    return table[: len(table) // steps * steps] if len(table) % steps else table
+        if list(keys) != list(range(first, first + len(keys))):
+            raise ValueError(f"its epochs are not {first}, {first + 1}, {first + 2}, …")
+        if keys and key != "epoch" and len(keys[last := list(keys)[-1]]) < len(expected):
+            del keys[last]
+            table = table[table["epoch"] != last]
+        if any(rows != (expected if key != "epoch" else [epoch]) for epoch, rows in keys.items()):
+            raise ValueError(f"an epoch has not every {key} once, in the order of the others")
+    return table
 
 
 # ------------------------------------------------------------------------------- checking

@@ -7,36 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from factories import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from factories import tiny_run
 from torch import Tensor
 
 from wnrepro.events import Epoch
-from wnrepro.experiments.cifar import Cifar
-from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.dqn import Dqn
-from wnrepro.experiments.draw import Draw
 from wnrepro.experiments.measurements import layer_rows
 from wnrepro.settings import PARAMS
 
-CPU = torch.device("cpu")
 UPDATES = {"dqn": 5}  # of an epoch; the others have ten
-MODELS = ("cifar", "mnist", "cifar10", "draw", "dqn")
+MODELS = ("cifar", "cvae mnist", "cvae cifar10", "draw", "dqn")
 
 
-@pytest.fixture
-def make(tiny: Callable[..., Any]) -> Callable[..., Any]:
-    """make(model, param, epochs): an experiment whose epochs take a moment."""
-
-    def experiment(model: str, param: str, epochs: int = 1) -> Any:
-        if model == "cifar":
-            return Cifar(tiny(param, noise_epochs=(1,), decay_from=1, epochs=epochs), make_images(), CPU)
-        if model == "draw":
-            return Draw(tiny_draw(param, epochs=epochs), make_pixels("mnist"), CPU)
-        if model == "dqn":
-            return Dqn(tiny_dqn(param, epochs=epochs), CPU)
-        return Cvae(tiny_cvae(param, model, epochs=epochs), make_pixels(model), CPU)
-
-    return experiment
+def make(model: str, param: str, epochs: int = 1) -> Any:
+    few = {"noise_epochs": (1,), "decay_from": 1} if model == "cifar" else {}
+    return tiny_run(model, param, epochs=epochs, **few)[2]()
 
 
 def put(tensor: Tensor, value: float) -> Tensor:
@@ -103,7 +88,7 @@ def tensors(state: Any) -> Iterator[Tensor]:
 @pytest.mark.parametrize("place", ["loss", "gradient", "parameter"])
 @pytest.mark.parametrize("model", MODELS)
 def test_non_finite_value_is_not_averaged_away(
-    make: Callable[..., Any], model: str, place: str, times: Callable[[int, int], int], count: Callable[[str], None]
+    model: str, place: str, times: Callable[[int, int], int], count: Callable[[str], None]
 ) -> None:
     draw, diverged = random.Random(f"{model} {place}"), 0
     for _ in range(times(1, 60)):
@@ -118,7 +103,7 @@ def test_non_finite_value_is_not_averaged_away(
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_overflow_is_noticed_or_left_no_trace(
-    make: Callable[..., Any], model: str, times: Callable[[int, int], int], count: Callable[[str], None]
+    model: str, times: Callable[[int, int], int], count: Callable[[str], None]
 ) -> None:
     draw, diverged = random.Random(model), 0
     for number in range(times(1 if model == "dqn" else 2, 60)):
@@ -133,8 +118,8 @@ def test_overflow_is_noticed_or_left_no_trace(
     count(f"{model}, overflow: {diverged} runs diverged")
 
 
-@pytest.mark.parametrize("model", ["cifar", "mnist", "draw", pytest.param("dqn", marks=pytest.mark.slow)])
-def test_norm_that_overflows_ends_a_run(make: Callable[..., Any], model: str) -> None:
+@pytest.mark.parametrize("model", ["cifar", "cvae mnist", "draw", pytest.param("dqn", marks=pytest.mark.slow)])
+def test_norm_that_overflows_ends_a_run(model: str) -> None:
     """A weight g·v/‖v‖ would be 0, and no loss would tell."""
     experiment = make(model, "wn", epochs=2)
     names = [name for name, _ in experiment.net.named_parameters()]
@@ -143,7 +128,7 @@ def test_norm_that_overflows_ends_a_run(make: Callable[..., Any], model: str) ->
     assert len(rows) == 1 and diverged
 
 
-def test_gradient_whose_square_overflows_ends_a_run(make: Callable[..., Any]) -> None:
+def test_gradient_whose_square_overflows_ends_a_run() -> None:
     """Adam would no longer move that parameter, and no loss would tell."""
     rows, diverged = train(make("cifar", "wn", epochs=2), "gradient", 1e21, 3, 0.0)
     assert len(rows) == 1 and finite(rows) and "conv1.v" in diverged

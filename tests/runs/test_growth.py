@@ -11,35 +11,33 @@ from typing import Any
 
 import pytest
 import torch
-from factories import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from factories import tiny_run
 
 from wnrepro.events import Epoch
-from wnrepro.experiments import experiment_class
 from wnrepro.runs.run import Run
-from wnrepro.settings import SETTINGS, Settings, scale_settings
+from wnrepro.settings import SETTINGS, Settings
 
 SPARE, WARMING_UP = 3 * 2**20, 16 * 2**20  # bytes that an allocator keeps: over a long run, in its first epochs
 COPIES = 9  # of the tables' text in memory, at most: itself and the next, as bytes, pickled, in a buffer, written
 
 
-def small(experiment: str, epochs: int) -> Settings:
+def small(experiment: str, epochs: int) -> tuple[str, Settings, Callable[[], Any]]:
     few: dict[str, Any] = {"epochs": epochs, "train_examples": 100, "test_examples": 100, "batch_size": 50}
     if experiment == "cifar":
         few |= {"width": 2, "init_examples": 50, "decay_from": epochs // 2, "noise_minibatches": 4}
         few |= {"noise_epochs": tuple(range(1, epochs, max(1, epochs // 20)))}
-        return scale_settings("cifar", "quick", "wn+mobn", **few)
     if experiment == "dqn":
         few = {"epochs": epochs, "epoch_steps": 20, "replay_steps": 200, "test_steps": 1, "test_games": 1}
-        return tiny_dqn(**few, epsilon_test=0.9)
-    return tiny_draw(**few) if experiment == "draw" else tiny_cvae(**few)
+        few |= {"epsilon_test": 0.9}
+    param = "wn+mobn" if experiment == "cifar" else "wn"
+    return tiny_run("cvae mnist" if experiment == "cvae" else experiment, param, **few)
 
 
 def live(folder: Path, experiment: str, epochs: int, leaks: bool) -> None:
     """The process: executes a run, and writes its resources after each epoch as a line of JSON."""
     torch.set_num_threads(1)
-    settings, kept = small(experiment, epochs), []
-    data = {"cifar": make_images, "dqn": lambda: None}.get(experiment, lambda: make_pixels("mnist"))()
-    arguments = [settings, *([data] if data else []), torch.device("cpu")]
+    _, settings, load = small(experiment, epochs)
+    kept: list[Any] = []
     run = Run(folder, experiment, "quick", settings)
 
     def measure(event: object) -> None:
@@ -59,7 +57,7 @@ def live(folder: Path, experiment: str, epochs: int, leaks: bool) -> None:
 
     gc.freeze()  # ignores what exists before the run
     with (folder / "lines.jsonl").open("w") as lines, run:
-        run.execute(lambda: experiment_class(experiment)(*arguments), measure)
+        run.execute(load, measure)
 
 
 def growth(folder: Path, experiment: str, epochs: int, leaks: bool = False) -> dict[str, int]:
