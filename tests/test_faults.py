@@ -202,6 +202,7 @@ def test_full_disk_ends_a_run_that_resumes_with_room(
     count(f"a full disk ended {ended} runs with one sentence; they resumed with room")
 
 
+@pytest.mark.slow
 def test_full_disk_for_a_report_is_one_sentence(small_disk: Path) -> None:
     make_run(small_disk, "wn", scale="quick")
     filler = fill(small_disk)

@@ -100,7 +100,10 @@ def test_kill_at_any_write_leaves_a_run_that_resumes(
 
 @pytest.mark.parametrize(
     ("model", "param"),
-    [("cifar", "wn+mobn"), ("cvae mnist", "wn"), ("cvae cifar10", "bn"), ("draw", "wn+mobn"), ("dqn", "bn")],
+    [
+        *(("cifar", "wn+mobn"), ("cvae mnist", "wn"), ("draw", "wn+mobn")),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("cvae cifar10", "bn"), ("dqn", "bn"))),
+    ],
 )
 def test_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path, model: str, param: str) -> None:
     """Bit for bit; and the report reads it."""
