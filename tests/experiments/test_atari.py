@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wnrepro.experiments.atari import NO_OPS, SIZE, STACK, Batch, Games, History, Replay
+from wnrepro.experiments.atari import NO_OPS, SIZE, STACK, Batch, Games, Replay
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.settings import GAMES
 
@@ -57,7 +57,7 @@ class Plain:
     ("game", "steps", "lost", "most"),
     [("breakout", 400, 5, 1), ("enduro", 60, 0, 0), ("seaquest", 200, 1, 20), ("space_invaders", 600, 3, 20)],
 )
-def test_a_game_is_the_plain_emulators_and_goes_on_when_a_life_is_lost(game, steps, lost, most):
+def test_a_game_is_the_plain_emulators_and_goes_on_when_a_life_is_lost(game, steps, lost, most) -> None:
     games, coloured, plain = Games(game, 1, seed=3), Games(game, 1, seed=3, colour=True), Plain(game)
     assert games.actions == len(plain.actions) == ACTIONS[game]
     _, info = games.env.reset(seed=3)  # the same game again; says how many no-ops it began with
@@ -86,7 +86,8 @@ def test_a_game_is_the_plain_emulators_and_goes_on_when_a_life_is_lost(game, ste
     assert losses >= lost and max(rewards) >= most  # what the comparison is about did happen
 
 
-def test_games_in_lock_step_are_single_ones_without_the_step_that_only_resets():
+@pytest.mark.slow
+def test_games_in_lock_step_are_single_ones_without_the_step_that_only_resets() -> None:
     """With NEXT_STEP the emulator takes a step of its own to begin anew, and ignores its action."""
 
     def single(seed: int) -> AtariVectorEnv:
@@ -112,7 +113,7 @@ def test_games_in_lock_step_are_single_ones_without_the_step_that_only_resets():
     assert overs >= 3 and points.min() > 0
 
 
-def test_breakout_waits_for_its_agent_to_serve():
+def test_breakout_waits_for_its_agent_to_serve() -> None:
     """No FIRE on reset: with all other actions no ball ever moves, and no life is lost."""
     games, rng = Games("breakout", 1, seed=0), np.random.default_rng(0)
     ball = np.s_[0, 40:75, 8:76]  # between the wall and the paddle
@@ -123,7 +124,7 @@ def test_breakout_waits_for_its_agent_to_serve():
     assert max(seen) > 0
 
 
-def test_a_game_begins_with_0_to_30_no_ops_and_the_seed_decides():
+def test_a_game_begins_with_0_to_30_no_ops_and_the_seed_decides() -> None:
     games = Games("enduro", 2, seed=1)
     begun = [games.env.reset()[1]["episode_frame_number"] for _ in range(100)]
     assert NO_OPS == 30 and {0, 30} < set(np.ravel(begun)) <= set(range(31))
@@ -136,7 +137,7 @@ def test_a_game_begins_with_0_to_30_no_ops_and_the_seed_decides():
     assert not np.array_equal(play(1), play(2))
 
 
-def test_an_action_that_would_hang_the_emulator_is_refused():
+def test_an_action_that_would_hang_the_emulator_is_refused() -> None:
     games = Games("breakout", 2, seed=0)
     for actions in ([0, 4], [-1, 0], [0]):
         with pytest.raises(AssertionError):
@@ -149,7 +150,8 @@ def bricks_gone(screen: np.ndarray) -> int:
     return int((~rows).reshape(2, 6, 18, 8).any((1, 3)).sum())
 
 
-def test_a_film_shows_what_the_agent_sees_and_the_points_it_makes(monkeypatch):
+@pytest.mark.slow
+def test_a_film_shows_what_the_agent_sees_and_the_points_it_makes(monkeypatch) -> None:
     agent, states = Dqn(tiny_dqn(epsilon_test=0.9), torch.device("cpu")), []
     act = agent.act
 
@@ -191,25 +193,6 @@ def transitions(replay: Replay, batch: Batch) -> tuple[np.ndarray, ...]:
 def contents(replay: Replay) -> list[tuple]:
     """All that can be sampled, each once."""
     return listed(*transitions(replay, Batch.of(replay._transitions(np.arange))))
-
-
-def test_the_replay_holds_what_the_agent_saw_and_a_lost_life_is_terminal():
-    games, history, replay, rng = Games("breakout", 2, seed=0), History(2), Replay(600, 2), np.random.default_rng(0)
-    history.add(games.frames)
-    seen, lives, overs = [], 0, 0
-    for number in range(200):
-        before, screens, actions = history.stacks.copy(), games.frames, rng.integers(games.actions, size=2)
-        step = games.step(actions)
-        replay.append(screens, actions, step.rewards, step.life_lost)
-        after = np.concatenate([before[:, 1:], np.where(step.life_lost[:, None, None], 0, step.frames)[:, None]], 1)
-        stored = step.life_lost | (number < 199)  # a screen follows the others, or none is needed
-        seen += listed(*(each[stored] for each in (before, actions, step.rewards, after, step.life_lost)))
-        history.restart(step.life_lost)
-        history.add(step.frames)
-        assert not history.stacks[step.life_lost, :-1].any() and np.array_equal(history.stacks[:, -1], step.frames)
-        lives, overs = lives + step.life_lost.sum(), overs + step.over.sum()
-    assert contents(replay) == sorted(seen)
-    assert lives >= 5 * overs > 0
 
 
 class Lists:
@@ -258,7 +241,7 @@ def steps_of(games: int, ends: list[int]):
     st.lists(st.integers(0, 7), max_size=30),
     st.integers(0, 30),
 )
-def test_what_can_be_sampled_is_what_lists_hold(slots, games, stack, ends, saved):
+def test_what_can_be_sampled_is_what_lists_hold(slots, games, stack, ends, saved) -> None:
     """At every time, past the ring's end, and with a saved and a restored replay going on as one."""
     replay, lists = Replay(slots * games + games - 1, games, stack, size=2), Lists(slots, games, stack)
     assert len(replay) == 0
@@ -271,7 +254,7 @@ def test_what_can_be_sampled_is_what_lists_hold(slots, games, stack, ends, saved
         assert contents(replay) == lists.contents()
 
 
-def test_sampling_is_uniform_and_by_its_generator():
+def test_sampling_is_uniform_and_by_its_generator() -> None:
     replay = Replay(45, 3, size=2)
     for step in steps_of(3, [0, 1, 0, 0, 4, 0, 0, 3, 2, 0, 2] * 2):
         replay.append(*step)
@@ -282,7 +265,7 @@ def test_sampling_is_uniform_and_by_its_generator():
     assert len(screens[1]) == len(replay) > 33 and abs(screens[1] - mean).max() < 5 * np.sqrt(mean)
 
 
-def test_rewards_are_clipped():
+def test_rewards_are_clipped() -> None:
     replay = Replay(8, 2, size=2)
     for rewards in ([30.0, -5.0], [1.0, 0.0]):
         replay.append(np.ones((2, 2, 2), np.uint8), np.zeros(2), np.array(rewards), np.array([True, True]))
@@ -290,7 +273,7 @@ def test_rewards_are_clipped():
     assert sorted(batch.rewards) == [-1, 0, 1, 1] and batch.rewards.dtype == torch.float32
 
 
-def test_a_million_steps_take_7_gb_and_a_minibatch_only_its_own():
+def test_a_million_steps_take_7_gb_and_a_minibatch_only_its_own() -> None:
     assert 7.0e9 < Replay.nbytes_needed(1_000_000) < 7.3e9
     replay = Replay(1000, 4)
     arrays = (array for array in vars(replay).values() if isinstance(array, np.ndarray | torch.Tensor))

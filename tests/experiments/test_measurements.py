@@ -1,5 +1,6 @@
 """The rows of init.csv and layers.csv against direct computation, and the random numbers that measuring them takes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,8 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wnrepro.experiments.measurements import layer_rows, measured_init
-from wnrepro.parameterization import Conv2d, ConvTranspose2d, Linear, MaskedConv2d, bound_v_norm, data_dependent_init
+from wnrepro.experiments import measurements
+from wnrepro.experiments.measurements import eq3_gradients, identity_residuals, layer_rows, measured_init, residual
+from wnrepro.parameterization import (
+    BatchNorm,
+    Conv2d,
+    ConvTranspose2d,
+    Linear,
+    MaskedConv2d,
+    MeanOnly,
+    Parameterized,
+    bound_v_norm,
+    data_dependent_init,
+    norm,
+    weight_norm,
+)
 from wnrepro.settings import PARAMS
 
 
@@ -92,25 +106,6 @@ def test_it_is_the_data_dependent_init_and_one_pass_of_the_generators(param: str
             torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("param", PARAMS)
-def test_the_bound_holds_and_changes_no_function_of_wn(param: str) -> None:
-    free, bounded, loose, x = Noisy(param), Noisy(param), Noisy(param), batch()
-    torch.manual_seed(5)
-    measured_init(free, x)
-    torch.manual_seed(5)
-    _, rows = measured_init(bounded, x, 0.1)
-    for layer, unbounded in ((bounded.conv, free.conv), (bounded.dense, free.dense)):
-        norms = layer.v.detach().flatten(1).norm(dim=1)
-        assert (unbounded.v.detach().flatten(1).norm(dim=1) > 0.1).all()
-        assert norms.tolist() == pytest.approx([0.1] * len(norms), rel=1e-5)
-    if param in ("wn", "wn+mobn"):
-        torch.testing.assert_close(bounded.conv.w(), free.conv.w())
-        assert all(row["variance_min"] == pytest.approx(1, abs=1e-4) for row in rows)
-    torch.manual_seed(5)
-    measured_init(loose, x, 1000.0)
-    assert torch.equal(loose.conv.v, free.conv.v)
-
-
 class Several(nn.Module):
     """Layers of every kind, whose v are far from their start."""
 
@@ -155,3 +150,108 @@ def test_layer_rows(param: str, g_exp: float | None) -> None:
             expected |= {f"{label}_min": min(values), f"{label}_max": max(values)}
         assert list(row) == list(expected), "the columns of layers.csv"
         assert row == {k: pytest.approx(v, rel=1e-5) if isinstance(v, float) else v for k, v in expected.items()}
+
+
+# ------------------------------------------------------------------------------- identities
+
+NAMES = ("eq3_residual", "v_dot_grad_v", "eq7_residual", "wn_is_bn_residual")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_identity_holds_to_rounding(seed: int) -> None:
+    residuals = identity_residuals(seed)
+    assert tuple(residuals) == NAMES
+    for name, value in residuals.items():
+        assert type(value) is float and 0 <= value < 1e-12, name
+
+
+def test_residual_is_relative_to_the_largest_value() -> None:
+    a, b = torch.tensor([1.0, -5.0, 2.0]), torch.tensor([1.0, -4.0, 2.5])
+    assert residual(a, b) == 0.25
+    assert residual(1e9 * a, 1e9 * b) == 0.25
+    assert residual(b, b) == 0
+
+
+def test_eq3_gradients_by_finite_differences() -> None:
+    """∇_g and ∇_v of L(w) = Σ c·sin(w), by central differences of eq. 2 written out."""
+    draw = torch.Generator().manual_seed(1)
+    v, g, c = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in ((3, 4), (3,), (3, 4)))
+
+    def weight(v: Tensor, g: Tensor) -> Tensor:
+        return torch.stack([g[i] * v[i] / (v[i] @ v[i]).sqrt() for i in range(3)])
+
+    def difference(of: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+        result, h = torch.empty_like(at), 1e-5
+        for index in range(at.numel()):
+            step = torch.zeros_like(at)
+            step.view(-1)[index] = h
+            change = (c * torch.sin(of(at + step))).sum() - (c * torch.sin(of(at - step))).sum()
+            result.view(-1)[index] = change / (2 * h)
+        return result
+
+    grad_g, grad_v = eq3_gradients(v, g, c * torch.cos(weight(v, g)))
+    torch.testing.assert_close(grad_g, difference(lambda g: weight(v, g), g), rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(grad_v, difference(lambda v: weight(v, g), v), rtol=1e-7, atol=1e-8)
+
+
+def only_moved(name: str) -> None:
+    """The figure called `name` is now far from 0, and the others are not."""
+    for other, value in identity_residuals().items():
+        assert (value > 1e-3) == (other == name), (other, value)
+
+
+def test_a_wrong_sign_in_eq3_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = eq3_gradients
+
+    def wrong(v: Tensor, g: Tensor, grad_w: Tensor) -> tuple[Tensor, Tensor]:
+        grad_g, grad_v = right(v, g, grad_w)
+        along = (g * grad_g / v.norm(dim=1) ** 2)[:, None] * v
+        return grad_g, grad_v + 2 * along
+
+    monkeypatch.setattr(measurements, "eq3_gradients", wrong)
+    only_moved("eq3_residual")
+
+
+def test_a_norm_without_its_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ‖v‖ as a constant, the gradient has a part along v: eq. 3 and v·∇_v L = 0 both fail."""
+
+    def detached(v: Tensor, g: Tensor) -> Tensor:
+        return v * (g / v.detach().norm(dim=1))[:, None]
+
+    monkeypatch.setattr(measurements, "weight_norm", detached)
+    residuals = identity_residuals()
+    assert residuals["eq3_residual"] > 1e-3 and residuals["v_dot_grad_v"] > 1e-3
+    assert residuals["eq7_residual"] < 1e-12 and residuals["wn_is_bn_residual"] < 1e-12
+
+
+def test_a_mean_without_its_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def detached(_norm: MeanOnly, layer: Parameterized, t: Tensor, time: object) -> Tensor:
+        return t - t.detach().mean(0) + layer.b
+
+    monkeypatch.setattr(MeanOnly, "output", detached)
+    only_moved("eq7_residual")
+
+
+def test_unwhitened_input_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Centred input whose covariance is no multiple of the identity: wn is not bn there."""
+    monkeypatch.setattr(torch.linalg, "qr", lambda x: (x / x.norm(), x))
+    only_moved("wn_is_bn_residual")
+
+
+def test_a_wrong_variance_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the layer that trains: by N − 1, as torch's default."""
+    right = BatchNorm.output
+
+    def unbiased(norm: BatchNorm, layer: Parameterized, t: Tensor, time: object) -> Tensor:
+        return right(norm, layer, t, ...) * ((len(t) - 1) / len(t)) ** 0.5
+
+    monkeypatch.setattr(BatchNorm, "output", unbiased)
+    only_moved("wn_is_bn_residual")
+
+
+def test_a_wrong_parameterization_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """w = g·v, without the norm."""
+    for module in (measurements, norm):
+        monkeypatch.setattr(module, "weight_norm", lambda v, g, unit_dim=0: weight_norm(v, g * v.norm(dim=1)))
+    residuals = identity_residuals()
+    assert min(residuals[name] for name in ("eq3_residual", "v_dot_grad_v", "wn_is_bn_residual")) > 1e-3

@@ -219,7 +219,7 @@ def cifar_loss(net: Reference, x: Tensor, y: Tensor) -> Tensor:
 
 
 @each(*NORMALS, *OTHERS, MORE)
-def test_cifar(tiny, changes):
+def test_cifar(tiny, changes) -> None:
     images, s = make_images(), tiny(epochs=200, decay_from=100, polyak_epochs=0.5, **changes)
     made = Cifar(s, images, CPU)
     net, past = Reference(made.net, s, functools.partial(adam, True)), []
@@ -336,7 +336,7 @@ def cvae_step(net: Reference, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
 @each(*NORMALS, *OTHERS, MORE)
-def test_cvae(dataset, changes):
+def test_cvae(dataset, changes) -> None:
     small = {"mnist": {"iaf_depth": 2}, "cifar10": {"maps": (4,), "free_bits": 4.0}}[dataset]
     pixels, s = make_pixels(dataset), tiny_cvae(dataset=dataset, polyak_epochs=0.5, iaf_width=5, **small | changes)
     if dataset == "cifar10":
@@ -388,20 +388,25 @@ def draw_loss(net: Reference, x: Tensor) -> Tensor:
     h_enc = c_enc = h_dec = c_dec = torch.zeros(len(x), s.units)
     canvas, kl, heads = 0 * x, 0, net.layer("heads", h_dec)
     for time in range(s.time_steps):
-        f_y, f_x, gamma = filters(heads[:, -5:], s.read_window)
-        seen = [(gamma * (f_y @ image @ f_x.mT)).flatten(1) for image in (x, x - torch.sigmoid(canvas))]
+        seen = [image.flatten(1) for image in (x, x - torch.sigmoid(canvas))]
+        if s.attention:
+            f_y, f_x, gamma = filters(heads[:, -5:], s.read_window)
+            seen = [(gamma * (f_y @ image.view_as(x) @ f_x.mT)).flatten(1) for image in seen]
         h_enc, c_enc = lstm("encoder", torch.cat([*seen, h_dec], 1), h_enc, c_enc, time)
         mean, log_std = net.layer("statistics", h_enc).chunk(2, 1)
         kl = kl + 0.5 * (mean**2 + log_std.exp() ** 2 - 2 * log_std - 1).sum(1)
         h_dec, c_dec = lstm("decoder", mean + log_std.exp() * noise[time], h_dec, c_dec, time)
         heads = net.layer("heads", h_dec)
-        f_y, f_x, gamma = filters(heads[:, -10:-5], n)
-        canvas = canvas + f_y.mT @ heads[:, :-10].view(-1, n, n) @ f_x / gamma
+        if s.attention:
+            f_y, f_x, gamma = filters(heads[:, -10:-5], n)
+            canvas = canvas + f_y.mT @ heads[:, :-10].view(-1, n, n) @ f_x / gamma
+        else:
+            canvas = canvas + heads.view_as(canvas)
     return (kl - log_bernoulli(x, canvas)).mean()
 
 
-@each({"param": "normal"}, *OTHERS, {"param": "wn", "g_start": 0.5})
-def test_draw(monkeypatch, changes):
+@each({"param": "normal"}, *OTHERS, {"param": "wn", "g_start": 0.5}, {"param": "bn", "attention": False})
+def test_draw(monkeypatch, changes) -> None:
     """From larger weights than the paper's, so that nothing hides; the gradient is clipped."""
     monkeypatch.setattr(draw, "LEAST_VALUE", 1e-300)  # as it is, it moves gradients by up to 1e-8 of the largest
     s, pixels = tiny_draw(time_steps=2, weight_std=0.5, gradient_norm_max=0.5, **changes), make_pixels("mnist")
@@ -465,7 +470,7 @@ def dqn_loss(net: Reference, steps: Steps, numbers: list[int]) -> Tensor:
 
 
 @each(*NORMALS, *OTHERS, {"param": "normal", "init": "deep_q_rl"}, {"param": "wn+mobn", "g_exp": 3.0})
-def test_dqn(monkeypatch, changes):
+def test_dqn(monkeypatch, changes) -> None:
     """No emulator plays; the last screens of the states that the net is given tell which steps its minibatch has."""
     monkeypatch.setattr(dqn, "Games", lambda *_: SimpleNamespace(actions=4))
     s, steps, seen = tiny_dqn(target_every=1, batch_size=16, **changes), Steps(60), []

@@ -26,7 +26,7 @@ for words in (line.split() for line in sys.stdin):
 """
 
 
-def test_all_but_dqn_runs_without_gymnasium_and_ale_py(tmp_path):
+def test_all_but_dqn_runs_without_gymnasium_and_ale_py(tmp_path) -> None:
     tiny = "--epochs 1 --train-examples 200 --test-examples 100 --width 4 --batch-size 20 --init-examples 100"
     commands = f"""
         cifar --param wn --scale quick {tiny} --results {tmp_path}
