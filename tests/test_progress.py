@@ -12,8 +12,10 @@ from wnrepro.events import Epoch, Note, Progress
 from wnrepro.progress import NAME_WIDTH, Show, TimeLeft, describe, duration, short
 
 ROW = {"epoch": 1, "seconds": 2.5, "train_error": 0.25, "test_error": 0.5, "train_loss": 1.5, "test_loss": 2.0}
-EVENTS = [Note("begun"), Progress(1, 50, 100), Progress(1, 100, 100), Epoch(1, ROW), Note("halfway")]
-EVENTS += [Progress(2, 50, 100)]
+EVENTS: list[Progress | Epoch | Note] = [
+    *(Note("begun"), Progress(1, 50, 100), Progress(1, 100, 100)),
+    *(Epoch(1, ROW), Note("halfway"), Progress(2, 50, 100)),
+]
 NAME = "quick/cifar/wn_lr0.003_width-16_batch_size-25"
 NAN, INF = float("nan"), float("inf")
 
@@ -21,7 +23,8 @@ NAN, INF = float("nan"), float("inf")
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The clock of what is shown: it stands still until clock.now is set."""
-    fake = SimpleNamespace(now=0.0, monotonic=lambda: fake.now)
+    fake = SimpleNamespace(now=0.0)
+    fake.monotonic = lambda: fake.now
     monkeypatch.setattr(progress, "time", fake)
     return fake
 

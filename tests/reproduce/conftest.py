@@ -17,7 +17,7 @@ def hold() -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-c", HOLDER, folder / "lock"]
+        command = [sys.executable, "-c", HOLDER, str(folder / "lock")]
         processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         assert processes[-1].stdout is not None
         processes[-1].stdout.readline()

@@ -180,7 +180,7 @@ def test_files_that_are_brought_back_resume_after_a_kill_without_a_change(
     tmp_path: Path, nodes: Nodes, dice: random.Random
 ) -> None:
     """Kill every run's process, or its Ray worker, as soon as some epochs of one are back."""
-    blows = []
+    blows: list[int] = []
 
     def heard(line: str) -> None:
         news, _, epoch, name, *_ = line.split()

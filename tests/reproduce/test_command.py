@@ -100,8 +100,13 @@ def test_published_runs_are_nobodys_own(run: Command, tmp_path: Path, monkeypatc
     content = json.loads(run("reproduce", "--scale", "short", "--plan", "--json", "--results", tmp_path)[1])
     assert Counter(row["state"] for row in content["grid"]) == {"missing": len(folders)}
 
-    trained = []
-    monkeypatch.setattr(Run, "execute", lambda self, *_: trained.append(self.folder) or {"status": "done"})
+    trained: list[Path] = []
+
+    def execute(self: Run, *_: object) -> dict[str, str]:
+        trained.append(self.folder)
+        return {"status": "done"}
+
+    monkeypatch.setattr(Run, "execute", execute)
     monkeypatch.setattr("wnrepro.experiments.cifar.Cifar.check", lambda *_: None)
     words = ["cifar", "--param", "wn", "--scale", "short", "--device", "cpu", "--results", tmp_path]
     assert [run(*words, *more)[0] for more in ((), ("--fresh",), ("--fresh", "--yes"))] == [0, 2, 0]
@@ -205,7 +210,7 @@ def test_on_a_gpu_the_precision_is_that_in_which_each_experiment_is_judged(
     }
     assert {row["run"] for row in json.loads(run(*command_words)[1])["grid"]} == expected
 
-    alone = set()
+    alone: set[str] = set()
 
     def run_all(cls: type[Settings], settings: list[Settings], _: object) -> int:
         alone.update(str(Planned(cls.name, "quick", one).directory(gpus).folder) for one in settings)

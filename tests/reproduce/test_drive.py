@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from factories import FakeEngine, put_run, quick_run
@@ -40,12 +41,18 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     return by_its_clock
 
 
-def seeds(number: int, **changes: object) -> list[Planned]:
+def seeds(number: int, **changes: Any) -> list[Planned]:
     return [quick_run(seed=seed, **changes) for seed in range(1, number + 1)]
 
 
 def epoch_by_epoch(
-    results: Path, runs: list[Planned], seconds: list[float], known: list[float | None], **how: float
+    results: Path,
+    runs: list[Planned],
+    seconds: list[float],
+    known: list[float | None],
+    *,
+    jobs: int = 2,
+    loading: float = 0.0,
 ) -> tuple[FakeEngine, list[Task]]:
     """An engine that takes so many seconds for an epoch of each run, and tasks that are estimated at `known`."""
     tasks = plan(results, runs)
@@ -53,7 +60,7 @@ def epoch_by_epoch(
         task.estimate = Estimate(each and each * task.run.settings.epochs)
     lives: dict[str, list[Life]] = {task.name: [[*range(task.run.settings.epochs + 1), "done"]] for task in tasks}
     times = {task.name: each for task, each in zip(tasks, seconds, strict=True)}
-    return FakeEngine(results, lives, jobs=int(how.pop("jobs", 2)), seconds=times, **how), tasks
+    return FakeEngine(results, lives, jobs, seconds=times, loading=loading), tasks
 
 
 def test_runs_start_in_the_grids_order_as_far_as_there_is_room(tmp_path: Path, use: Use) -> None:

@@ -106,7 +106,9 @@ def test_estimates_are_from_runs_and_benchmarks_of_this_processor(tmp_path: Path
     put_run(tmp_path, quick_run(seed=10), device_name=None)
     (put_run(tmp_path, quick_run(seed=4)) / "run.json").write_text("{")
     (put_run(tmp_path, quick_run(seed=5)) / "config.json").write_text("[]")
-    figures = {"seconds": {"normal": [0.1, 9.0, 0.2], "wn": [0.1], "plain wn": [5.0], "wn, learning": [7.0]}}
+    figures: dict[str, Any] = {
+        "seconds": {"normal": [0.1, 9.0, 0.2], "wn": [0.1], "plain wn": [5.0], "wn, learning": [7.0]}
+    }
     figures |= {"device": "cpu", "replay_memory": {"on": "cpu", "peak_bytes": 7}}
     put_bench(tmp_path, "one", "A processor, 4 threads", dqn=figures)
     put_bench(tmp_path, "other", "Another processor, 4 threads", dqn=figures)
