@@ -112,7 +112,7 @@ class Nodes:
     def drive(self, results: Path, mode: str, heard: Callable[[str], None] = lambda _: None) -> list[str]:
         """Compute the runs by a driver in a process of its own; what it prints, each line `heard` as it comes."""
         given, lines = pickle.dumps((results, self.runs, self.source)).hex(), []
-        command = ["timeout", "300", sys.executable, "-c", DRIVER, given, self.address, mode]
+        command = ["timeout", "900", sys.executable, "-c", DRIVER, given, self.address, mode]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
             for line in process.stdout or ():
