@@ -59,7 +59,7 @@ def test_a_further_experiment_has_its_place_in_the_report(tmp_path: Path, monkey
         make_characters(tmp_path, "normal", seed, 2.5)
     text = write_report(tmp_path, "short", export=True)[0].read_text()
     assert "LSTM of characters: normal (n = 3) 2.50, wn (n = 3) 2.02." in text
-    section = text[text.index("## characters\n") : text.index("## Step time")]
+    section = text[text.index("## LSTM of characters\n") : text.index("## Step time")]
     assert "A recurrent network that predicts the next character.\n" in section and "Of a text" not in section
     assert "At the end: normal 2.50 bits, weight norm. 2.02 bits." in section
     assert "](figures/characters.png)" in section

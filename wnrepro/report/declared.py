@@ -93,10 +93,16 @@ def finals(run: Run) -> list[str]:
 def sections() -> list[About]:
     """Returns all sections; an experiment without one in report.toml gets a figure and a table under its name."""
     others = [name for name in SETTINGS if name not in {section.experiment for section in SECTIONS}]
-    abouts = {name: (SETTINGS[name].__doc__ or name).strip().splitlines()[0] for name in others}
-    own = [About(name, text, name, (name,), (name,)) for name, text in abouts.items()]
+    own = [
+        About(_title(name), (SETTINGS[name].__doc__ or name).splitlines()[0], name, (name,), (name,)) for name in others
+    ]
     place = next(i for i, section in enumerate(SECTIONS) if not section.experiment)
     return [*SECTIONS[:place], *own, *SECTIONS[place:]]
+
+
+def _title(experiment: str) -> str:
+    cls = SETTINGS[experiment]
+    return cls.models[None].title if None in cls.models else experiment
 
 
 def figures(parts: Iterable[str] = ()) -> dict[str, About]:

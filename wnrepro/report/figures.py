@@ -307,7 +307,8 @@ def _set_up(axes: Axes, title: str, curves: Sequence[Curve], scale: str) -> int:
         axes.invert_yaxis()
     below = str(curves[0].y.index.name).replace("_", " ")
     if below == "epoch" and "train_examples" in run.settings:
-        below += f" ({run.settings['train_examples']:,} training images each)".replace(",", "\u2009")
+        unit = SETTINGS[run.experiment].unit
+        below += f" ({run.settings['train_examples']:,} training {unit} each)".replace(",", "\u2009")
     if below == "time step":
         below += f", after epoch {' or '.join(map(str, sorted({one.run.epoch for one in curves})[:3]))}"
     if column.numbers[2] == " %":
