@@ -72,7 +72,11 @@ def lstm(**options: Any) -> tuple[nn.LSTM, Tensor]:
     return nn.LSTM(3, 4, **options).double(), torch.randn(5, 2, 3, dtype=torch.float64)
 
 
-LSTMS = ({}, {"num_layers": 2, "bidirectional": True}, {"num_layers": 2, "batch_first": True, "bias": False})
+LSTMS: list[dict[str, Any]] = [
+    {},
+    {"num_layers": 2, "bidirectional": True},
+    {"num_layers": 2, "batch_first": True, "bias": False},
+]
 
 
 @pytest.mark.parametrize("options", LSTMS, ids=str)

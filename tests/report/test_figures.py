@@ -164,7 +164,7 @@ def test_numbers_that_are_not_finite_leave_gaps(tmp_path: Path) -> None:
 def dots(axes: Axes) -> dict[tuple[str, int], float]:
     """Of the figure of the init: what it shows by parameterization and row."""
     lines = [line for line in axes.lines if line.get_linestyle() == "None"]
-    found = [(line.get_color(), round(y), x) for line in lines for x, y in line.get_xydata() if x == x]
+    found = [(line.get_color(), round(y), x) for line in lines for x, y in np.asarray(line.get_xydata()) if x == x]
     names = {look.colour: param for param, look in LOOKS.items()}
     return {(names[colour], row): float(x) for colour, row, x in found}
 
