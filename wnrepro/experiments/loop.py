@@ -225,4 +225,5 @@ class Experiment(Generic[S]):
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.order.set_state(state["order"])
+        if "order" in state:  # dqn's checkpoints of earlier versions have none
+            self.order.set_state(state["order"])
