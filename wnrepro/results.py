@@ -454,16 +454,16 @@ def read_epochs(path: Path, columns: tuple[str, ...], first: int, steps: int = 0
     table = read_table(path, columns)
     key = columns[1] if columns[1] in ("layer", "time_step") else "epoch"
     keys = {epoch: rows.tolist() for epoch, rows in table.groupby("epoch", sort=False)[key]}
-    expected = [*range(1, steps + 1)] or keys.get(first, [])
+    last = first + len(keys) - 1
+    every = [*range(1, steps + 1)] or keys.get(first, [])
     with naming(path):
-        if list(keys) != list(range(first, first + len(keys))):
+        if list(keys) != list(range(first, last + 1)):
             raise ValueError(f"its epochs are not {first}, {first + 1}, {first + 2}, …")
-        if keys and key != "epoch" and len(keys[last := list(keys)[-1]]) < len(expected):
-            del keys[last]
-            table = table[table["epoch"] != last]
-        if any(rows != (expected if key != "epoch" else [epoch]) for epoch, rows in keys.items()):
-            raise ValueError(f"an epoch has not every {key} once, in the order of the others")
-    return table
+        for epoch, rows in keys.items():
+            expected = [epoch] if key == "epoch" else every[: len(rows)] if epoch == last else every
+            if rows != expected or len(set(rows)) < len(rows):
+                raise ValueError(f"an epoch has not every {key} once, in the order of the others")
+    return table[table["epoch"] != last] if keys and key != "epoch" and len(keys[last]) < len(every) else table
 
 
 # ------------------------------------------------------------------------------- checking
