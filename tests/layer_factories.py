@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[Callable[..., Parameterized], tuple[int, ...]]] = {
 }
 
 
-EVERY_INIT = [
+EVERY_INIT: list[tuple[str, dict[str, Any]]] = [
     *((param, {}) for param in PARAMS),
     ("normal", {"init": "authors"}),
     *((param, {"g_exp": 3.0}) for param in WITH_G),
@@ -77,10 +77,10 @@ def features_last(layer: Parameterized, t: Tensor) -> Tensor:
     return (t if isinstance(layer, Linear) else t.movedim(1, -1)).flatten(0, -2)
 
 
-def make(kind: str, param: str, **options: Any) -> tuple[Parameterized, Tensor]:
+def make(kind: str, param: str, **options: Any) -> tuple[Any, Tensor]:
     """A layer with random v, g and b, and an input."""
     build, shape = KINDS[kind]
-    layer = build(param, **options)
+    layer: Any = build(param, **options)
     with torch.no_grad():
         layer.b.normal_()
         if param != "normal":
@@ -106,7 +106,7 @@ class Residual(nn.Module):
         return x + self.body["layer"](F.elu(x))
 
 
-def mixed_model(param: str, random: bool = True, **options: Any) -> nn.Sequential:
+def mixed_model(param: str, random: bool = True, **options: Any) -> Any:
     """Every kind of layer in a nested tree, from the same seed whatever `param` is. x: (B, 2, 6, 6)."""
     torch.manual_seed(1)
     return nn.Sequential(
@@ -122,7 +122,7 @@ def mixed_model(param: str, random: bool = True, **options: Any) -> nn.Sequentia
     )
 
 
-def initialized(param: str, random: bool = False, **options: Any) -> tuple[nn.Sequential, Tensor]:
+def initialized(param: str, random: bool = False, **options: Any) -> tuple[Any, Tensor]:
     """A mixed model after its init pass, and the init batch."""
     model = mixed_model(param, random, **options)
     x = torch.randn(20, 2, 6, 6) + 0.3

@@ -105,9 +105,16 @@ def small(experiment: str, param: str, **changes: object) -> Settings:
         tiny = {"train_examples": 200, "test_examples": 100, "width": 4, "batch_size": 20, "init_examples": 100}
         return scale_settings("cifar", "quick", param, **({"epochs": 2} | tiny | changes))
     if experiment == "dqn":
-        tiny = {"game": "breakout", "epoch_steps": 700, "test_steps": 20, "test_games": 2, "checkpoint_replay": True}
-        return scale_settings("dqn", "quick", param, **({"epochs": 2} | tiny | changes))
-    return {"cvae": tiny_cvae, "draw": tiny_draw}[experiment](param, **({"epochs": 2} | changes))
+        games: dict[str, Any] = {
+            "game": "breakout",
+            "epoch_steps": 700,
+            "test_steps": 20,
+            "test_games": 2,
+            "checkpoint_replay": True,
+        }
+        return scale_settings("dqn", "quick", param, **({"epochs": 2} | games | changes))
+    tiny_settings: Any = {"cvae": tiny_cvae, "draw": tiny_draw}[experiment]
+    return tiny_settings(param, **({"epochs": 2} | changes))
 
 
 def loader(experiment: str, settings: Any, images: Images) -> Callable[[], Any]:
@@ -240,7 +247,7 @@ def test_unit_of_zeros_starts_and_trains(load: Callable[[str], str]) -> None:
         v[1] = 0
         layer = Linear(4, 3, kind, v=v)
         layer(torch.randn(8, 4)).square().sum().backward()
-        assert all(p.isfinite().all() and p.grad.isfinite().all() for p in layer.parameters())
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
 
 
 def test_library_takes_a_class() -> None:
@@ -438,6 +445,7 @@ def test_class_says_its_label_and_learning_rates(load: Callable[[str], str]) -> 
     assert scale_settings("cifar", "paper", param).lr == 0.25
     assert scale_settings("dqn", "paper", param).lr == scale_settings("dqn", "paper", "wn").lr == 0.0003
     entry = about(param).entry("cvae")
+    assert entry is not None
     assert (entry["class"], entry["label"], entry["lr"]) == ("Mine", "mine", None)
 
 
@@ -445,7 +453,8 @@ def test_subclass_of_normal_has_its_init(tmp_path: Path) -> None:
     text = "from wnrepro.parameterization import Normal\nclass Mine(Normal):\n    label = 'mine'\n"
     (tmp_path / "mine.py").write_text(text)
     (param,) = custom.params([f"{tmp_path}/mine.py:Mine"])
-    assert scale_settings("cvae", "quick", param).init == scale_settings("cvae", "quick", "normal").init == "folded"
+    own, normal = (dataclasses.asdict(scale_settings("cvae", "quick", name)) for name in (param, "normal"))
+    assert own["init"] == normal["init"] == "folded"
 
 
 @pytest.mark.parametrize("scale", ["paper", "short", "quick"])

@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from wnrepro.errors import UserError
 
 @pytest.fixture(autouse=True)
 def _restore_tf32() -> Iterator[None]:
-    flags = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    flags: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
     before = [flag.allow_tf32 for flag in flags]
     yield
     for flag, value in zip(flags, before, strict=True):

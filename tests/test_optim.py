@@ -199,7 +199,7 @@ def test_running_statistics_are_averaged_and_the_mask_stays() -> None:
     mask = torch.ones(4, 3, 3, 3)
     mask[:, :, 2] = 0
     layer: Any = Conv2d(3, 4, 3, "bn", mask=mask).to(memory_format=torch.channels_last)
-    average = PolyakAverage(layer, 3)
+    average: Any = PolyakAverage(layer, 3)
     data_dependent_init(layer, torch.randn(8, 3, 6, 6))
     history = []
     for t in range(6):

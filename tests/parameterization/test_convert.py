@@ -26,7 +26,7 @@ from wnrepro.parameterization import (
 from wnrepro.parameterization.norm import name_of
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
-import library_table
+import library_table  # type: ignore[import-not-found]
 
 SAME = ("normal", "wn")  # the same function in training too
 INPUTS = {0: (9, 4), 1: (5, 4, 7), 2: (5, 4, 6, 5), 3: (4, 4, 4, 5, 4)}  # by the dimensions of the layer
@@ -82,7 +82,7 @@ def test_layer_converts_and_folds_back(kind: str, param: str) -> None:
     layer: Any = convert(plain.eval(), param)
     assert type(layer) is getattr(ours, type(plain).__name__)
     close(layer(x), plain(x), 1e-11 if param in SAME else 1e-5)  # but for bn's ε
-    back = fold(layer)
+    back: Any = fold(layer)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert (type(back), repr(back)) == (type(plain), repr(plain)) or param not in SAME
     for name, value in plain.state_dict().items():
@@ -103,7 +103,7 @@ def test_layer_converts_and_folds_back(kind: str, param: str) -> None:
 @each_param
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_type_mode_strides_and_frozen_parameters_are_kept(param: str, dtype: torch.dtype) -> None:
-    plain = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 2, 3))
+    plain: Any = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 2, 3))
     plain.to(dtype, memory_format=torch.channels_last)
     plain[0].weight.requires_grad_(False)
     plain[1].eval().bias.requires_grad_(False)
@@ -182,7 +182,12 @@ def test_layer_that_cannot_be_converted_is_named() -> None:
 def test_transformer_layer_trains_and_has_its_fast_path(param: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In evaluation it reads the layers' weights and does not call them."""
     calls, kernel = [], torch._transformer_encoder_layer_fwd
-    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", lambda *args: calls.append(1) or kernel(*args))
+
+    def count(*args: Any) -> Tensor:
+        calls.append(args)
+        return kernel(*args)
+
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", count)
     torch.manual_seed(0)
     plain = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     model, x = convert(plain, param), torch.randn(4, 5, 8)
@@ -304,14 +309,16 @@ def test_torch_weight_norm_becomes_ours(old: bool) -> None:
 
 def test_init_of_torch_weight_norm_refuses() -> None:
     x = torch.randn(8, 3, 6, 6)
+    layer: Any
+    dim: Any
     for layer, dim in ((nn.Conv2d(3, 3, 3), 1), (nn.Conv2d(3, 3, 3), None), (nn.ConvTranspose2d(3, 4, 3), 0)):
         with pytest.raises(ValueError, match=r"layer '0'.*dim="):
             init_torch_weight_norm(nn.Sequential(torch_weight_norm(layer, dim=dim)), x)
     model = nn.Sequential(torch_weight_norm(nn.Conv2d(3, 3, 3)))
     with pytest.raises(ConstantFeatureError, match="3 features of layer '0'"):
         init_torch_weight_norm(model, torch.ones_like(x))
-    parts = nn.Sequential(torch_weight_norm(nn.Linear(6, 6)), torch_weight_norm(nn.Linear(6, 6)))
-    parts.forward = parts[0].forward  # type: ignore[method-assign, assignment]
+    parts: Any = nn.Sequential(torch_weight_norm(nn.Linear(6, 6)), torch_weight_norm(nn.Linear(6, 6)))
+    parts.forward = parts[0].forward
     with pytest.raises(ValueError, match="0, 1"):
         init_torch_weight_norm(parts, x)
     assert not any(module._forward_hooks for module in (*model.modules(), *parts.modules()))

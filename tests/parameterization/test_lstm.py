@@ -29,8 +29,8 @@ def test_lstm_weights_computed_once_give_the_same_gradients(param: str) -> None:
     cell, x = LSTMCell(3, 4, param, v_std=0.5), torch.randn(6, 5, 3)
     other = copy.deepcopy(cell)
     target = torch.randn(6, 5, 4)
-    for each, once in ((cell, {}), (other, {"weights": other.unrolled()})):
-        y = unroll(each, x, **once)
+    for each, weights in ((cell, None), (other, other.unrolled())):
+        y = unroll(each, x, weights=weights)
         (y * target).sum().backward()
     close(unroll(other, x, weights=other.unrolled()), unroll(cell, x))
     for (name, p), q in zip(cell.named_parameters(), other.parameters(), strict=True):
@@ -94,15 +94,15 @@ def test_lstm_is_the_same_function_and_folds_back(param: str, options: dict[str,
     back = fold(model)
     assert type(back) is nn.LSTM and repr(back) == repr(plain)
     assert list(back.state_dict()) == list(plain.state_dict())
+    inputs: list[Any] = [(x,), (x, state), (x[0],), (x[0], [part[:, 0] for part in state])]
     for each in (model, back):
-        for inputs in ((x,), (x, state), (x[0],), (x[0], [part[:, 0] for part in state])):
-            (y, (h, c)), (expected, (h_expected, c_expected)) = each(*inputs), plain(*inputs)
-            close(y, expected), close(h, h_expected), close(c, c_expected)
-        for inputs in ((packed,), (packed, state_of_3)):
-            (y, (h, c)), (expected, (h_expected, c_expected)) = each(*inputs), plain(*inputs)
-            close(y.data, expected.data), close(h, h_expected), close(c, c_expected)
-            assert torch.equal(y.batch_sizes, expected.batch_sizes)
-            assert torch.equal(y.unsorted_indices, expected.unsorted_indices)
+        for given in (*inputs, (packed,), (packed, state_of_3)):
+            (y, states), (expected, states_expected) = each(*given), plain(*given)
+            for part, part_expected in zip((y.data, *states), (expected.data, *states_expected), strict=True):
+                close(part, part_expected)
+            if isinstance(y, nn.utils.rnn.PackedSequence):
+                assert torch.equal(y.batch_sizes, expected.batch_sizes)
+                close(y.unsorted_indices, expected.unsorted_indices)
     model(x)[0].square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
 
@@ -110,7 +110,12 @@ def test_lstm_is_the_same_function_and_folds_back(param: str, options: dict[str,
 def test_lstm_computes_its_weights_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = convert(lstm()[0]), lstm()[1]
     calls, compute = [], Linear.w
-    monkeypatch.setattr(Linear, "w", lambda layer: calls.append(layer) or compute(layer))
+
+    def counted(layer: Linear) -> Tensor:
+        calls.append(layer)
+        return compute(layer)
+
+    monkeypatch.setattr(Linear, "w", counted)
     model(x)
     assert len(calls) == 2
 
@@ -139,7 +144,7 @@ def test_lstm_refuses_more_than_weight_and_bias() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @each_param
 def test_lstm_cell_converts_and_folds_back(param: str, bias: bool) -> None:
-    plain = nn.LSTMCell(3, 4, bias=bias).double()
+    plain: Any = nn.LSTMCell(3, 4, bias=bias).double()
     x, state = torch.randn(5, 3).double(), (torch.randn(5, 4).double(), torch.randn(5, 4).double())
     cell = convert(plain, param)
     assert type(cell) is LSTMCell
@@ -147,7 +152,8 @@ def test_lstm_cell_converts_and_folds_back(param: str, bias: bool) -> None:
     cell.eval()
     back = fold(cell)
     assert type(back) is nn.LSTMCell
-    for inputs in ((x,), (x, state)):
+    given: list[Any] = [(x,), (x, state)]
+    for inputs in given:
         for part, folded, expected in zip(cell(*inputs), back(*inputs), plain(*inputs), strict=True):
             close(folded, part)
             if param in ("normal", "wn"):
@@ -169,7 +175,7 @@ def test_recurrent_nets_compile_export_and_have_gradients_of_each_sample() -> No
         close(torch.compile(model, fullgraph=True, backend="aot_eager")(x)[0], model(x)[0])
     cell = convert(nn.LSTMCell(3, 4).double())
     for each, inputs in ((model, x), (cell, x[:, 0])):
-        params = dict(each.named_parameters())
+        params: dict[str, Tensor] = dict(each.named_parameters())
 
         def loss(params: dict[str, Tensor], x: Tensor, each: nn.Module = each) -> Tensor:
             return torch.func.functional_call(each, params, (x[None],))[0].square().sum()

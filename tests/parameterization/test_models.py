@@ -156,11 +156,12 @@ def test_fold(param: str, options: dict[str, Any]) -> None:
 
 def test_fold_finds_cells_and_layers_used_twice() -> None:
     layer = Linear(3, 3, "wn")
-    plain = fold(nn.Sequential(layer, nn.Tanh(), layer))
+    plain: Any = fold(nn.Sequential(layer, nn.Tanh(), layer))
     assert [type(module) for module in plain] == [nn.Linear, nn.Tanh, nn.Linear]
     x = torch.randn(4, 3)
     close(plain(x), layer(torch.tanh(layer(x))))
-    assert type(fold(nn.ModuleList([LSTMCell(2, 3, "wn")]))[0]) is nn.LSTMCell
+    cells: Any = fold(nn.ModuleList([LSTMCell(2, 3, "wn")]))
+    assert type(cells[0]) is nn.LSTMCell
 
 
 @pytest.mark.slow
@@ -184,7 +185,7 @@ def test_compiled_model_is_the_eager_one() -> None:
         expected.square().sum().backward()
     for p, q in zip(model.parameters(), eager.parameters(), strict=True):
         close(p.grad, q.grad, 1e-9)
-    for p, q in zip(model.buffers(), eager.buffers(), strict=True):
-        close(p, q, 1e-9)
+    for found, wanted in zip(model.buffers(), eager.buffers(), strict=True):
+        close(found, wanted, 1e-9)
     model.eval()
     close(compiled(x), eager.eval()(x), 1e-9)

@@ -106,6 +106,7 @@ def test_wn_is_bn_for_one_layer_on_whitened_input(whitened: bool) -> None:
         x = x @ vectors / values.sqrt()
     for _ in range(5):
         wn, bn = Linear(6, 4, "wn"), Linear(6, 4, "bn")
+        layer: Any
         v, g, b = torch.randn(4, 6), torch.randn(4), torch.randn(4)
         with torch.no_grad():
             for layer, gain in ((wn, g), (bn, g * (1 + BN_EPSILON / v.square().sum(1)).sqrt())):
@@ -198,7 +199,7 @@ def test_training_matches_a_plain_reference(kind: str, param: str, options: dict
 
 def test_mean_only_batch_normalization_has_four_passes_in_the_precision_of_t() -> None:
     """In bf16: a mean and a sum over the batch, and two differences; nothing of t's size in fp32."""
-    sizes: list[tuple[str, torch.dtype]] = []
+    sizes: list[tuple[str, torch.dtype | None]] = []
 
     class Sizes(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
