@@ -183,7 +183,8 @@ MAKE: dict[str, Make] = {
 
 
 def captures_of(made: Any) -> list[Captured]:
-    found = [value for name, value in vars(made).items() if name.startswith("captured_")]
+    names = {name for name in vars(made) if name.startswith("captured_")}
+    found = [vars(made)[name] for name in names - ({"captured_step"} if isinstance(made, Dqn) else set())]
     return [one for value in found for one in (value.values() if isinstance(value, dict) else [value])]
 
 
