@@ -218,12 +218,6 @@ def leave_unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canvas, "key_svg", lambda key, prefix: "")
 
 
-@pytest.fixture
-def not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`leave_unrendered`."""
-    leave_unrendered(monkeypatch)
-
-
 def write_csv(path: Path, columns: str, rows: list[list[Any]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([columns.split(","), *rows])
