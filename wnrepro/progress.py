@@ -20,7 +20,7 @@ SHOWN = re.compile(r"(train|test)_.*(?<!_raw)|mean_q|loss|epsilon")  # columns o
 
 
 def describe(epoch: Epoch, most: int | None = None) -> str:
-    """Write an epoch's row in words, of its first columns at most so many."""
+    """Write an epoch's row in words, with at most this number of its first columns."""
     parts = []
     for name in filter(SHOWN.fullmatch, epoch.metrics):
         value = epoch.metrics[name]

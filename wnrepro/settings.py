@@ -110,8 +110,8 @@ SHARED: dict[str, tuple[Any, str, str, dict[str, Any]]] = {  # settings of sever
         "authors' code",
         {"choices": ("larochelle", "seeded")},
     ),
-    "train_examples": (50_000, "training images (the first so many)", "authors' code", {"least": 100}),
-    "test_examples": (10_000, "test images (the first so many)", "authors' code", {"least": 100}),
+    "train_examples": (50_000, "training images, from the first on", "authors' code", {"least": 100}),
+    "test_examples": (10_000, "test images, from the first on", "authors' code", {"least": 100}),
     "init_examples": (500, "images of the data-dependent init", "our choice", {"least": 2}),
     "g_exp": (None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", {"above": 0}),
     "v_norm_max": (None, "hard bound a on every norm ‖v‖; without it no bound", "§6.2", {"above": 0}),
@@ -161,7 +161,7 @@ class Settings:
 
     name: ClassVar[str]  # of the command
     implementation: ClassVar[str]  # module:class
-    part: ClassVar[str | None] = None  # the setting, if any, each of whose values has a model of its own
+    part: ClassVar[str | None] = None  # the setting, if any, each of whose values has a separate model
     models: ClassVar[Models]  # by that setting's value
     scales: ClassVar[Scales]
     part_scales: ClassVar[dict[str, Scales]] = {}  # of the parts whose scales differ
@@ -538,7 +538,7 @@ class DqnSettings(Settings):
     )
     checkpoint_replay: bool = setting(
         False,
-        "keep the replay in the checkpoint: a resume then goes on exactly, else it plays to fill it anew",
+        "keep the replay in the checkpoint: a resume is then exact; else it first plays to fill the replay again",
         "our choice",
     )
     epsilon_steps: int = setting(1_000_000, "agent steps in which ε falls from 1", "Mnih et al., 2015", least=1)

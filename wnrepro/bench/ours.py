@@ -31,7 +31,7 @@ def our_training(settings: Settings, device: torch.device) -> tuple[Any, Step]:
 
 
 def our_steps(settings: Settings, device: torch.device) -> Steps:
-    """A step of the experiment; of DQN AGENT_STEPS agent steps of its own `play`, and their parts."""
+    """A step of the experiment; of DQN AGENT_STEPS agent steps of `play`, and their parts."""
     experiment, step = our_training(settings, device)
     if not isinstance(settings, DqnSettings):
         return Steps({WHOLE: step}, step)

@@ -66,7 +66,7 @@ class Games:
 
     An action of the minimal set is held for 4 frames, without sticky actions; a screen is the maximum of the last two,
     resized by area. A game begins with 0 to NO_OPS frames of no-ops and no FIRE: Breakout's agent serves for itself. It
-    goes on when a life is lost; when it is over, at the latest after MOST_FRAMES, the next one begins within the same
+    continues when a life is lost; when it is over, at the latest after MOST_FRAMES, the next one begins within the same
     step.
 
     In colour the screens are (N, *SCREEN, 3), RGB, and the games the same: seed and actions decide.
@@ -183,7 +183,7 @@ class Replay:
 
     @staticmethod
     def nbytes_needed(steps: int) -> int:
-        """Bytes of so many steps once the ring is full."""
+        """Bytes of this number of steps once the ring is full."""
         return steps * (SIZE * SIZE + 4)
 
     def append(self, frames: np.ndarray, actions: np.ndarray, rewards: np.ndarray, terminals: np.ndarray) -> None:

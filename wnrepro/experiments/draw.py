@@ -41,7 +41,7 @@ GREYS = 31  # of the animation, besides black: fewer make a smaller file
 
 
 class Grid(nn.Module):
-    """Of windows with so many filters: each filter's place in its window, in pixels at δ = 1, (ΣN, 1); and the pixels'
+    """For windows with these numbers of filters: each filter's place in its window, in pixels at δ = 1, (ΣN, 1); and the pixels'
     coordinates (SIZE,).
     """
 

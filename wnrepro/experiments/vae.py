@@ -96,7 +96,7 @@ class Made(nn.Module):
 def causal_mask(
     unit_ranks: Int[Tensor, " units"], input_ranks: Int[Tensor, " inputs"], kernel: int, strict: bool
 ) -> Float[Tensor, "units inputs kernel kernel"]:
-    """The mask by which a map sees the earlier pixels in raster order of every input map, and of its own pixel the
+    """The mask by which a map sees the earlier pixels in raster order of every input map, and of the same pixel the
     maps of lower rank; of the same rank too unless `strict`.
     """
     mask = torch.ones(len(unit_ranks), len(input_ranks), kernel, kernel)

@@ -238,8 +238,8 @@ class Parameterized(nn.Module):
     def folded(self) -> tuple[Tensor, Units | None]:
         """Weight and bias of the plain torch layer, with gradients; no bias where the function has none.
 
-        Raises ValueError where the time steps have running averages of their own, and so no bias in common, and where
-        the output is not affine in t.
+        Raises ValueError where each time step has separate running averages, hence no common bias, and where the output
+        is not affine in t.
         """
         if self.time_steps is not None and self.norm.batch_statistics:
             raise ValueError("fold: every time step has its own running averages, and so another bias")

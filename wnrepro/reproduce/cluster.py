@@ -30,7 +30,7 @@ AHEAD = 4  # events with a run's files that may wait for the driver before the n
 Files = dict[str, bytes]  # of a run's directory, by name, in the order in which they are written
 
 # A run writes its tables, then its checkpoint, then run.json. Read in the opposite order they are such as a kill could
-# have left them, also while the run goes on: none is newer than those that it rests on.
+# have left them, also while the run continues: none is newer than those that it rests on.
 READ_ORDER = ("run.json", "checkpoint.pt", "*.csv", "config.json", SOURCE)
 NAMES = re.compile(rf"run\.json|config\.json|checkpoint\.pt|[a-z_]+\.csv|{re.escape(SOURCE)}")
 

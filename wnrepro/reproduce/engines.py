@@ -1,4 +1,4 @@
-"""Computes the grid's runs, each in a process of its own, on this machine; `cluster.Cluster` does on a Ray cluster."""
+"""Computes the grid's runs, each in a separate process, on this machine; `cluster.Cluster` does on a Ray cluster."""
 
 import dataclasses
 import os
@@ -73,7 +73,7 @@ Told = queue.SimpleQueue[tuple[Running, Event]]
 
 
 class Engine:
-    """Runs side by side, each known by its name: at most `jobs`, and of each experiment so many on each GPU.
+    """Runs side by side, each known by its name: at most `jobs`, and on each GPU a limited number of each experiment.
 
     A run takes its share of a GPU: a half where two of its experiment fill it. The next run on a GPU starts when the
     last one there has told of its progress: what cuDNN tries out at the beginning is then not timed beside another's,
@@ -125,7 +125,7 @@ class Engine:
         return Process(job)
 
     def event(self, timeout: float) -> tuple[str, Event] | None:
-        """Return a run's next event, after waiting for so many seconds at most; its last one frees its place."""
+        """Return a run's next event, after waiting for at most this number of seconds; its last one frees its place."""
         try:
             run, event = self.told.get(timeout=timeout)
         except queue.Empty:
@@ -150,7 +150,7 @@ class Engine:
 
 
 class Local(Engine):
-    """Processes on this machine: on its GPUs, of each experiment so many on each, or on its processors.
+    """Processes on this machine: on its GPUs, a limited number of each experiment on each, or on its processors.
 
     On a CPU each run computes with one thread, however many are side by side: sums over more threads have another order
     and other last bits, so that a seed would give other rows with every --jobs. OMP_NUM_THREADS gives all of them more.

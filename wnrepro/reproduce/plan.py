@@ -269,7 +269,7 @@ def promises(tasks: Sequence[Task], scale: str) -> list[Promise]:
 
 
 def hours_together(left: Sequence[tuple[str, float]], side_by_side: Mapping[str, int]) -> float:
-    """Return the hours of runs, given as experiment and seconds, with so many of each experiment side by side."""
+    """Return the hours of runs, given as experiment and seconds, with this number of each experiment side by side."""
     return sum(seconds / min(side_by_side.get(experiment, 1), len(left)) for experiment, seconds in left) / 3600
 
 

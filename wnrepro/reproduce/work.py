@@ -1,4 +1,4 @@
-"""One run of the grid in a process of its own, both ends of it: the driver's is `Process`.
+"""One run of the grid in a separate process, both ends of it: the driver's is `Process`.
 
 The process receives a Job on a socket, and sends Events there. It ends at once when the driver closes the socket or
 dies, so that no run outlives its driver; the run then resumes from its last epoch. Imports torch only in that process.
