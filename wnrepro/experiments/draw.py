@@ -41,8 +41,9 @@ GREYS = 31  # of the animation, besides black: fewer make a smaller file
 
 
 class Grid(nn.Module):
-    """For windows with these numbers of filters: each filter's place in its window, in pixels at δ = 1, (ΣN, 1); and the pixels'
-    coordinates (SIZE,).
+    """The place of each filter in its window, in pixels at δ = 1, (ΣN, 1), and the pixels' coordinates (SIZE,).
+
+    filters: the number N of each window.
     """
 
     offsets: Tensor

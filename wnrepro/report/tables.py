@@ -1,8 +1,8 @@
 """Builds the content of the report: its tables, the claims with their findings, and the sections.
 
-In tables/*.csv errors are fractions, bounds in nats per image. Text from a run's files occurs only in tables' rows, `Judged`
-and `Report.problems`, unescaped: the layouts escape it. In all other text, which is the program's, `code` is marked by
-backticks.
+In tables/*.csv errors are fractions, bounds in nats per image. Text from a run's files occurs only in tables' rows,
+`Judged` and `Report.problems`, unescaped: the layouts escape it. In all other text, which is the program's, `code` is
+marked by backticks.
 """
 
 import dataclasses
