@@ -120,7 +120,9 @@ def tiny_dqn(param: str = "wn", **changes: object) -> DqnSettings:
     return settings
 
 
-def tiny_run(model: str, param: str = "wn", **changes: Any) -> tuple[str, Settings, Callable[[], Any]]:
+def tiny_run(
+    model: str, param: str = "wn", device: str = "cpu", **changes: Any
+) -> tuple[str, Settings, Callable[[], Any]]:
     """An experiment whose epochs take a moment: its name, settings and constructor. model: `cifar`, `cvae mnist`, …"""
     from wnrepro.experiments import experiment_class
 
@@ -135,7 +137,7 @@ def tiny_run(model: str, param: str = "wn", **changes: Any) -> tuple[str, Settin
     else:
         settings = tiny_draw(param, **changes) if experiment == "draw" else tiny_dqn(param, **changes)
     data = [] if experiment == "dqn" else [make_images() if experiment == "cifar" else make_pixels(dataset or "mnist")]
-    return experiment, settings, lambda: experiment_class(experiment)(settings, *data, torch.device("cpu"))
+    return experiment, settings, lambda: experiment_class(experiment)(settings, *data, torch.device(device))
 
 
 class Walk:

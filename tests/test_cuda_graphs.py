@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from factories import tiny_run
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -23,12 +23,9 @@ from wnrepro.cuda_graphs import PLAIN_CALLS, Captured, CaptureError, graphs_allo
 from wnrepro.events import Epoch
 from wnrepro.experiments import cifar, draw
 from wnrepro.experiments.atari import SIZE, STACK
-from wnrepro.experiments.cifar import Cifar
-from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.dqn import Dqn
-from wnrepro.experiments.draw import Draw
 from wnrepro.runs.checkpoint import rng_state, set_rng_state
-from wnrepro.settings import PARAMS, scale_settings
+from wnrepro.settings import PARAMS
 
 CPU = torch.device("cpu")
 aten = torch.ops.aten
@@ -139,47 +136,23 @@ def test_stand_in_keeps_decisions_of_the_host(recorded: None) -> None:
     assert [captured(torch.ones(2))[0][0].item() for _ in range(PLAIN_CALLS + 2)] == [1, 2, 3, 4, 4]
 
 
-Make = Callable[[str, torch.device], Any]
+MODELS = ("cifar", "cvae mnist", "cvae cifar10", "draw", "dqn")
 
 
-def make_cifar(param: str, device: torch.device) -> Any:
-    small: dict[str, Any] = {"epochs": 4, "train_examples": 200, "test_examples": 100, "width": 4, "batch_size": 20}
-    small |= {"init_examples": 100, "noise_epochs": (), "decay_from": 2, "v_norm_max": 2.0 if param == "wn" else None}
-    settings: Any = scale_settings("cifar", "quick", param, **small)
-    return Cifar(settings, make_images(), device)
-
-
-def make_cvae(dataset: str) -> Make:
-    def make(param: str, device: torch.device) -> Any:
-        settings: Any = tiny_cvae(param, dataset)
-        return Cvae(settings, make_pixels(dataset), device)
-
-    return make
-
-
-def make_draw(param: str, device: torch.device) -> Any:
-    return Draw(tiny_draw(param), make_pixels("mnist"), device)
-
-
-def make_dqn(param: str, device: torch.device) -> Any:
-    pytest.importorskip("ale_py.vector_env", exc_type=ImportError)
-    made = Dqn(tiny_dqn(param, target_every=20), device)
-    rng = np.random.default_rng(0)
-    states = torch.from_numpy(rng.integers(256, size=(40, STACK, SIZE, SIZE), dtype=np.uint8))
-    made.initialize(states)
-    for _ in range(300):
-        screen = rng.integers(256, size=(1, SIZE, SIZE), dtype=np.uint8)
-        made.replay.append(screen, rng.integers(4, size=1), rng.normal(size=1), rng.random(1) < 0.1)
+def make(model: str, param: str, device: str = "cpu") -> Any:
+    changes: dict[str, Any] = {"target_every": 20} if model == "dqn" else {}
+    if model == "cifar":
+        changes = {"noise_epochs": (), "v_norm_max": 2.0 if param == "wn" else None}
+    if model == "dqn":
+        pytest.importorskip("ale_py.vector_env", exc_type=ImportError)
+    made = tiny_run(model, param, device, **changes)[2]()
+    if model == "dqn":
+        rng = np.random.default_rng(0)
+        made.initialize(torch.from_numpy(rng.integers(256, size=(40, STACK, SIZE, SIZE), dtype=np.uint8)))
+        for _ in range(300):
+            screen = rng.integers(256, size=(1, SIZE, SIZE), dtype=np.uint8)
+            made.replay.append(screen, rng.integers(4, size=1), rng.normal(size=1), rng.random(1) < 0.1)
     return made
-
-
-MAKE: dict[str, Make] = {
-    "cifar": make_cifar,
-    "cvae mnist": make_cvae("mnist"),
-    "cvae cifar10": make_cvae("cifar10"),
-    "draw": make_draw,
-    "dqn": make_dqn,
-}
 
 
 def captures_of(made: Any) -> list[Captured]:
@@ -208,12 +181,10 @@ def measure(made: Any, steps: int) -> list[list[float]]:
     return found
 
 
-def compare(
-    make: Make, param: str, device: torch.device, captures: Callable[[Any], None], steps: int, tolerance: float
-) -> None:
+def compare(construct: Callable[[], Any], captures: Callable[[Any], None], steps: int, tolerance: float) -> None:
     """Compare 2·steps updates, and steps updates resumed from a checkpoint."""
     torch.manual_seed(0)
-    plain, captured, resumed = (make(param, device) for _ in range(3))
+    plain, captured, resumed = (construct() for _ in range(3))
     for one in captures_of(plain):
         one.captures = False
     for made in (captured, resumed):
@@ -243,19 +214,19 @@ def compiles(test: Any) -> Any:
 @compiles
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("param", PARAMS)
-@pytest.mark.parametrize("name", [*MAKE, "cifar compiled", "draw compiled"])
+@pytest.mark.parametrize("name", [*MODELS, "cifar compiled", "draw compiled"])
 def test_captured_steps_match_plain_ones(name: str, param: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, faster, _ = name.partition(" compiled")
+    model, faster, _ = name.partition(" compiled")
     for module in (cifar, draw) if faster else ():
         monkeypatch.setattr(module, "COMPILED_FROM", 0)
 
-    def make(param: str, device: torch.device) -> Any:
-        made = MAKE[name](param, device)
+    def construct() -> Any:
+        made = make(model, param, "cuda")
         assert not faster or made.compilation.function, made.compilation.refused
         return made
 
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    compare(make, param, torch.device("cuda"), lambda made: None, 50, 1e-3)
+    compare(construct, lambda made: None, 50, 1e-3)
 
 
 def test_graphs_are_switched_off_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,12 +262,12 @@ def capture(made: Any) -> None:
     ("name", "param"),
     [
         pytest.param(name, param, marks=() if (name[:4], param) in FAST else pytest.mark.slow)
-        for name in MAKE
+        for name in MODELS
         for param in PARAMS
     ],
 )
 def test_recorded_steps_match_plain_ones(recorded: None, name: str, param: str) -> None:
-    compare(MAKE[name], param, CPU, capture, 20, 1e-6)
+    compare(lambda: make(name, param), capture, 20, 1e-6)
 
 
 def layout(x: Tensor) -> tuple[Any, ...]:
@@ -304,10 +275,10 @@ def layout(x: Tensor) -> tuple[Any, ...]:
     return x.dtype, x.shape, [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", MODELS)
 def test_step_uses_fast_kernels(name: str) -> None:
     """Optimizer and average use few kernels, over lists of tensors of equal layout; no gradient is an index_put."""
-    made = MAKE[name]("bn", CPU)
+    made = make(name, "bn")
     if isinstance(made, Dqn):
         step, inputs = made.learn, made.replay.sample(8, made.rng)
     else:
@@ -330,7 +301,7 @@ def test_step_uses_fast_kernels(name: str) -> None:
 @pytest.mark.parametrize(("name", "precision"), [("cifar", "fp32"), ("cifar", "bf16"), ("draw", "bf16")])
 def test_compiled_steps_have_the_right_gradients(name: str, precision: str) -> None:
     """Under the parameterization with the most operations."""
-    made = MAKE[name]("wn+mobn", CPU)
+    made = make(name, "wn+mobn")
     function = made.net.layers if name == "cifar" else made.net.time_step
     outcome = compiled(function, made.gradients, precision)
     assert outcome.function
