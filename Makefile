@@ -60,6 +60,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/codespell
 
 # Known vulnerabilities of what requirements.txt pins. It needs PyPI itself: many mirrors serve no such data.

@@ -93,7 +93,7 @@ def _forget_loaded() -> Iterator[None]:
         del ABOUT[name]
 
 
-class Stop(Exception):
+class StopError(Exception):
     """The end of a run's process, in the middle of it."""
 
 
@@ -110,12 +110,12 @@ def test_examples_train_resume_and_report(example: str, model: str, tmp_path: Pa
 
     def stop(event: object) -> None:
         if hasattr(event, "metrics"):
-            raise Stop
+            raise StopError
 
     with Run(tmp_path / "whole", experiment, "quick", settings) as whole:
         assert whole.execute(make)["status"] == "done"
     with Run(tmp_path / "resumed", experiment, "quick", settings) as run:
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             run.execute(make, stop)
         record = run.execute(make)
     assert record["status"] == "done"

@@ -197,11 +197,11 @@ def fault_of(source: Source, error: BaseException) -> UserError:
 
 def _try_out(source: Source) -> None:
     """Raise UserError unless layers of every kind start, train, evaluate and fold with it."""
-    from wnrepro.parameterization.trial import Refused, trial
+    from wnrepro.parameterization.trial import RefusedError, trial
 
     try:
         trial(source.param)
-    except Refused as error:
+    except RefusedError as error:
         raise _error(source, f"{error} (the class: {_place(source)})") from error
     except (Exception, SystemExit) as error:
         raise fault_of(source, error) from error

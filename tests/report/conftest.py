@@ -1,7 +1,6 @@
 """Results folders of made-up runs, which the tests of the report share; `--write-golden` is in ../conftest.py."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,7 +67,7 @@ def read(everything: Path) -> Results:
 
 
 @pytest.fixture
-def two(tmp_path: Path, made_up_scale: None) -> Iterator[tuple[Path, Path]]:
+def two(tmp_path: Path, made_up_scale: None) -> tuple[Path, Path]:
     """Two folders with the same runs."""
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     for seed in (1, 2):
@@ -76,4 +75,4 @@ def two(tmp_path: Path, made_up_scale: None) -> Iterator[tuple[Path, Path]]:
     make_run(ours, "normal", lr=0.01, status="diverged", logged=2)
     make_draws(ours)
     shutil.copytree(ours, theirs)
-    yield ours, theirs
+    return ours, theirs

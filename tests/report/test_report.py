@@ -108,10 +108,9 @@ def test_nothing_is_written_through_a_link_out_of_the_results(tmp_path: Path, na
     link.symlink_to(outside)
     before = snapshot(tmp_path)
     with pytest.raises(UserError, match=r"leads out of .*: move that link away"):
-        if name == "comparison":
-            write_comparison(results, results, "short")
-        else:
-            write_report(results, "short", export=True)
+        write_comparison(results, results, "short") if name == "comparison" else write_report(
+            results, "short", export=True
+        )
     assert snapshot(tmp_path) == before
 
 

@@ -18,7 +18,7 @@ from wnrepro.errors import UserError
 from wnrepro.runs import provenance
 from wnrepro.runs.checkpoint import (
     CHECKPOINTS,
-    Damaged,
+    DamagedError,
     add_checksum,
     load_checkpoint,
     rng_state,
@@ -74,7 +74,7 @@ class Evil:
 def test_checkpoint_cannot_run_code(stopped: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_checkpoint(stopped.folder, newest(stopped) | {"experiment": Evil()})
-    with pytest.raises(Damaged, match="UnpicklingError"):
+    with pytest.raises(DamagedError, match="UnpicklingError"):
         newest(stopped)
     assert not Path("evil").exists()
 
@@ -86,7 +86,7 @@ def test_compressed_checkpoint_is_not_expanded(stopped: Run) -> None:
             archive.writestr(name, plain.read(name), zipfile.ZIP_DEFLATED)
     add_checksum(packed)
     path.write_bytes(packed.getvalue())
-    with pytest.raises(Damaged, match="compressed"):
+    with pytest.raises(DamagedError, match="compressed"):
         newest(stopped)
 
 

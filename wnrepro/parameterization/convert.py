@@ -66,7 +66,7 @@ def convert(
 
     A module that is used twice stays one. Subclasses, such as the projections of nn.MultiheadAttention, and
     nn.Embedding are not converted. Raises ValueError that names the layer where one cannot be converted, or
-    a name of `skip` where there is no such module, and `trial.Refused`, a ValueError, for a class of your own that
+    a name of `skip` where there is no such module, and `trial.RefusedError`, a ValueError, for a class of your own that
     cannot be trained.
     """
     norm = parameterization(param)

@@ -34,17 +34,17 @@ KINDS: dict[str, tuple[Callable[[Param], Parameterized], tuple[int, ...]]] = {
 }
 
 
-class Refused(ValueError):
+class RefusedError(ValueError):
     """A parameterization that cannot be trained; the message says why, and what to do."""
 
 
 def trial(param: Param) -> None:
-    """Raise Refused, or what the parameterization raises, unless every kind of layer starts, trains and folds."""
+    """Raise RefusedError, or what the parameterization raises, unless every kind of layer starts, trains and folds."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         made = {kind: make(param) for kind, (make, _) in KINDS.items()}
         if not any(type(layer.norm) is type(parameterization(param)) for layer in made.values()):
-            raise Refused("it applies to no layer; let `applies` return True for some")
+            raise RefusedError("it applies to no layer; let `applies` return True for some")
         for kind, layer in made.items():
             state = dict(vars(layer.norm))
             _try_layer(kind, layer, torch.randn(KINDS[kind][1]) + 0.5)
@@ -54,7 +54,7 @@ def trial(param: Param) -> None:
 
 def _require(holds: object, kind: str, otherwise: str, todo: str) -> None:
     if not holds:
-        raise Refused(f"in a layer {kind} {otherwise}; {todo}")
+        raise RefusedError(f"in a layer {kind} {otherwise}; {todo}")
 
 
 def _try_layer(kind: str, layer: Parameterized, x: Tensor) -> None:
@@ -74,7 +74,7 @@ def _try_layer(kind: str, layer: Parameterized, x: Tensor) -> None:
         data_dependent_init(layer, x)
     except ConstantFeatureError as error:
         text = f"{error.features} of {layer.units} features do not vary after the init"
-        raise Refused(f"in a layer {kind} {text}; leave such layers out by `applies`") from error
+        raise RefusedError(f"in a layer {kind} {text}; leave such layers out by `applies`") from error
     mean, std = moments(layer(x).detach(), layer.feature_dim)
     largest, least, most = mean.abs().max(), std.min() ** 2, std.max() ** 2
     text = f"the init leaves |mean| {largest:.2g} and variances from {least:.2g} to {most:.2g}, not 0 and 1"

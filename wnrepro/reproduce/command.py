@@ -35,12 +35,7 @@ if TYPE_CHECKING:
 def reproduce(options: ReproduceOptions) -> int:
     """Compute the runs that the words name and are not there yet, or print the plan; return the exit code."""
     began = time.monotonic()
-    for option, given in (("--address", options.address), ("--bring-back", options.bring_back)):
-        if given and options.local:
-            raise UserError(f"{option}: needs --engine ray; add that, or leave it out")
-    if options.budget and options.plan:
-        raise UserError("--budget: --plan starts nothing; leave out one of the two")
-    check_results(options.results)
+    check(options)
     budget = math.inf if options.budget is None else seconds_of(options.budget)
     quiet = options.quiet or options.as_json
     console = Console(quiet=quiet)
@@ -91,6 +86,16 @@ def reproduce(options: ReproduceOptions) -> int:
         hint = f"; {errors.HINT}" if task.traceback and not errors.DEBUG else ""
         complain(f"{task.there.folder}: failed, {printable(task.text, 300)}{hint}", task.traceback)
     return 1 if failed else 0
+
+
+def check(options: ReproduceOptions) -> None:
+    """Raise UserError for options that do not fit together."""
+    for option, given in (("--address", options.address), ("--bring-back", options.bring_back)):
+        if given and options.local:
+            raise UserError(f"{option}: needs --engine ray; add that, or leave it out")
+    if options.budget and options.plan:
+        raise UserError("--budget: --plan starts nothing; leave out one of the two")
+    check_results(options.results)
 
 
 def connect(options: ReproduceOptions, stack: contextlib.ExitStack) -> "Engine":

@@ -24,7 +24,7 @@ from wnrepro.errors import UserError
 from wnrepro.events import Epoch, Note, Progress
 from wnrepro.progress import describe
 from wnrepro.reproduce.grid import Planned
-from wnrepro.runs.directory import Locked
+from wnrepro.runs.directory import LockedError
 from wnrepro.settings import Source
 
 PROGRESS_SECONDS = 0.5  # at least, between two events within an epoch
@@ -61,7 +61,7 @@ class Event:
 
 def refusal(error: UserError) -> Event:
     """Return the outcome of a run that cannot start."""
-    return Event(text=str(error), outcome="held" if isinstance(error, Locked) else "refused")
+    return Event(text=str(error), outcome="held" if isinstance(error, LockedError) else "refused")
 
 
 def work(job: Job, send: Callable[[Event], None]) -> None:

@@ -22,7 +22,7 @@ FIELDS = {"epoch": int, "diverged": str, "rng": dict, "experiment": dict, "table
 COMMENT_BYTES = 2 + len("sha256:") + 64  # at the archive's end, with its length
 
 
-class Damaged(Exception):
+class DamagedError(Exception):
     """A checkpoint that was changed since it was written, or is none."""
 
 
@@ -70,7 +70,7 @@ def _comment(digest: str) -> bytes:
 
 
 def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
-    """A checkpoint of the run with this config hash, or None without a file. Raises Damaged for any other content."""
+    """A checkpoint of the run with this config hash, or None without a file. DamagedError for any other content."""
     try:
         if not path.exists():
             return None
@@ -94,7 +94,7 @@ def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
         return state
     except Exception as error:
         reason = error if type(error) is ValueError else f"not readable, {type(error).__name__}"
-        raise Damaged(f"{path}: {str(reason).splitlines()[0]}") from error
+        raise DamagedError(f"{path}: {str(reason).splitlines()[0]}") from error
 
 
 def _intact(file: BinaryIO) -> bool:

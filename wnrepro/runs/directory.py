@@ -170,7 +170,7 @@ def is_record(record: object) -> bool:
 # ------------------------------------------------------------------------------- the directory
 
 
-class Locked(UserError):
+class LockedError(UserError):
     """Another process executes the run."""
 
 
@@ -248,7 +248,7 @@ class RunDirectory:
         return "another process"
 
     def __enter__(self) -> Self:
-        """Make the directory if needed and take its lock. Raises Locked, or DiskError if it cannot be written."""
+        """Make the directory if needed and take its lock. Raises LockedError, or DiskError if it cannot be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.folder.is_symlink() or self.folder.parent.is_symlink():
@@ -264,7 +264,7 @@ class RunDirectory:
                 self.lock.release()
                 raise
         except filelock.Timeout:
-            raise Locked(f"{self.folder}: {self.holder()} is at this run; wait for it, or end it") from None
+            raise LockedError(f"{self.folder}: {self.holder()} is at this run; wait for it, or end it") from None
         except OSError as error:
             raise disk_error(self.folder, error) from error
         return self

@@ -19,7 +19,14 @@ import torch
 
 from wnrepro.errors import DiskError, UserError
 from wnrepro.events import Epoch, Note, Progress
-from wnrepro.runs.checkpoint import CHECKPOINTS, Damaged, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from wnrepro.runs.checkpoint import (
+    CHECKPOINTS,
+    DamagedError,
+    load_checkpoint,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+)
 from wnrepro.runs.directory import (
     FINISHED,
     SOURCE,
@@ -123,15 +130,7 @@ class Run(RunDirectory):
             record = record or json.loads(checkpoint["record"])
         damaged += [f"{self.folder / name}: not as the checkpoint has it" for name in tables.restore()]
 
-        here = provenance(experiment.device)
-        if record:
-            found = {"damaged": damaged} if damaged else {}
-            record["resumed"].append({"at": now(), "from_epoch": epoch, **here, **found})
-        else:
-            record = {"status": "running", "message": "", "epoch": 0, "epochs": self.epochs}
-            record |= {"config_hash": self.config["hash"], "created": now(), "peak_memory_bytes": 0, **here}
-            record |= {"resumed": []}
-        assert record is not None
+        record = self.begin(record, experiment, epoch, damaged)
 
         def write(**changes: Any) -> None:
             record.update(changes, updated=now(), facts=experiment.facts, seconds=tables.seconds())
@@ -162,6 +161,19 @@ class Run(RunDirectory):
         (self.folder / CHECKPOINTS[1]).unlink(missing_ok=True)
         return record
 
+    def begin(
+        self, record: dict[str, Any] | None, experiment: Experiment, epoch: int, damaged: list[str]
+    ) -> dict[str, Any]:
+        """A new record, or the one given with a further resume from this epoch."""
+        here = provenance(experiment.device)
+        if record:
+            found = {"damaged": damaged} if damaged else {}
+            record["resumed"].append({"at": now(), "from_epoch": epoch, **here, **found})
+            return record
+        about_run = {"status": "running", "message": "", "epoch": 0, "epochs": self.epochs}
+        about_run |= {"config_hash": self.config["hash"], "created": now(), "peak_memory_bytes": 0}
+        return about_run | here | {"resumed": []}
+
     def write_record(self, record: dict[str, Any]) -> None:
         """Write run.json with its seal."""
         seal(record)
@@ -177,7 +189,7 @@ class Run(RunDirectory):
             try:
                 if (state := load_checkpoint(self.folder / name, self.config["hash"])) is not None:
                     return state, damaged
-            except Damaged as error:
+            except DamagedError as error:
                 damaged.append(str(error))
         if damaged:
             raise UserError(f"{'; '.join(damaged)}; put a good copy there, or start over with --fresh")
@@ -217,7 +229,7 @@ class Run(RunDirectory):
         """Set the experiment to the run's newest checkpoint. Raises UserError if it is damaged or missing."""
         try:
             checkpoint = load_checkpoint(self.folder / CHECKPOINTS[0], self.config["hash"])
-        except Damaged as error:
+        except DamagedError as error:
             raise UserError(f"{error}; put a good copy there, or train the run again with --fresh") from error
         if checkpoint is None:
             raise UserError(f"{self.folder}: has no checkpoint.pt (they are not committed); train the run first")
