@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from factories import Walk, make_run, walk_run, without_seconds
@@ -22,7 +23,9 @@ from wnrepro.runs import provenance
 from wnrepro.runs.checkpoint import CHECKPOINTS
 from wnrepro.runs.run import Run
 
-Times, Count, Case = Callable[[int, int], int], Callable[[str], None], tuple[str, str]
+Times: TypeAlias = Callable[[int, int], int]
+Count: TypeAlias = Callable[[str], None]
+Case: TypeAlias = tuple[str, str]
 EPOCHS = 6
 CASES = [
     *(("cifar", "normal"), ("cifar", "wn+mobn"), ("cvae mnist", "wn"), ("cvae cifar10", "bn")),

@@ -1,6 +1,7 @@
 """The games against ale-py's plain emulator, a film against the agent's view, and the replay against lists."""
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,9 @@ class Plain:
     ("game", "steps", "lost", "most"),
     [("breakout", 400, 5, 1), ("enduro", 60, 0, 0), ("seaquest", 200, 1, 20), ("space_invaders", 600, 3, 20)],
 )
-def test_a_game_is_the_plain_emulators_and_goes_on_when_a_life_is_lost(game, steps, lost, most) -> None:
+def test_a_game_is_the_plain_emulators_and_goes_on_when_a_life_is_lost(
+    game: str, steps: Any, lost: Any, most: Any
+) -> None:
     games, coloured, plain = Games(game, 1, seed=3), Games(game, 1, seed=3, colour=True), Plain(game)
     assert games.actions == len(plain.actions) == ACTIONS[game]
     _, info = games.env.reset(seed=3)  # the same game again; says how many no-ops it began with
@@ -151,11 +154,11 @@ def bricks_gone(screen: np.ndarray) -> int:
 
 
 @pytest.mark.slow
-def test_a_film_shows_what_the_agent_sees_and_the_points_it_makes(monkeypatch) -> None:
+def test_a_film_shows_what_the_agent_sees_and_the_points_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, states = Dqn(tiny_dqn(epsilon_test=0.9), torch.device("cpu")), []
     act = agent.act
 
-    def spied(seen, epsilon, rng):
+    def spied(seen: Any, epsilon: Any, rng: Any) -> Any:
         assert epsilon == 0.9 and seen.shape == (1, STACK, SIZE, SIZE)
         states.append(seen[0])
         return act(seen, epsilon, rng)
@@ -177,7 +180,7 @@ def test_a_film_shows_what_the_agent_sees_and_the_points_it_makes(monkeypatch) -
     assert [scene.score for scene in agent.film(seed=3, seconds=6)] == scores[: 6 * 15 + 1]
 
 
-def listed(states, actions, rewards, next_states, terminals) -> list[tuple]:
+def listed(states: Any, actions: Any, rewards: Any, next_states: Any, terminals: Any) -> list[tuple]:
     """Transitions in an order of their own."""
     rows = zip(states, actions.tolist(), rewards.tolist(), next_states, terminals.tolist(), strict=True)
     return sorted((state.tobytes(), a, r, following.tobytes(), t) for state, a, r, following, t in rows)
@@ -224,7 +227,7 @@ class Lists:
         return sorted(found)
 
 
-def steps_of(games: int, ends: list[int]):
+def steps_of(games: int, ends: list[int]) -> Any:
     """Arguments of `append`: screens that are all different; bit i of an entry of ends ends game i's episode."""
     each = np.arange(games)
     for time, bits in enumerate(ends):
@@ -241,7 +244,7 @@ def steps_of(games: int, ends: list[int]):
     st.lists(st.integers(0, 7), max_size=30),
     st.integers(0, 30),
 )
-def test_what_can_be_sampled_is_what_lists_hold(slots, games, stack, ends, saved) -> None:
+def test_what_can_be_sampled_is_what_lists_hold(slots: Any, games: Any, stack: Any, ends: Any, saved: Any) -> None:
     """At every time, past the ring's end, and with a saved and a restored replay going on as one."""
     replay, lists = Replay(slots * games + games - 1, games, stack, size=2), Lists(slots, games, stack)
     assert len(replay) == 0

@@ -3,6 +3,8 @@
 import copy
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ import torch.nn.functional as F
 from scipy.stats import kurtosis
 
 from wnrepro.compiling import Compilation
+from wnrepro.data.images import Images
 from wnrepro.events import Epoch
 from wnrepro.experiments.cifar import Cifar, Net, excess_kurtosis, noise, raw_moments
 from wnrepro.parameterization import layers
-from wnrepro.settings import PARAMS, scale_settings
+from wnrepro.settings import PARAMS, CifarSettings, scale_settings
 
 CPU = torch.device("cpu")
 
@@ -46,13 +49,15 @@ def test_the_network_is_table_1() -> None:
     assert all(abs(layer.v.std().item() - 0.05) < 0.005 for _, layer in layers(net))
 
 
-def test_metrics_are_of_the_whole_epoch_and_of_all_test_images(images, tiny) -> None:
+def test_metrics_are_of_the_whole_epoch_and_of_all_test_images(
+    images: Images, tiny: Callable[..., CifarSettings]
+) -> None:
     experiment, steps = Cifar(tiny("wn", epochs=1), images, CPU), []
     step = experiment.captured_step
 
     def noted(index: torch.Tensor) -> tuple[torch.Tensor, ...]:
         steps.append((index.tolist(), *(value.item() for value in step(index))))
-        return steps[-1] and tuple(map(torch.tensor, steps[-1][1:]))
+        return tuple(map(torch.tensor, steps[-1][1:]))
 
     experiment.captured_step = noted
     (row,) = rows(experiment)
@@ -65,7 +70,7 @@ def test_metrics_are_of_the_whole_epoch_and_of_all_test_images(images, tiny) -> 
     assert row["test_error"] == pytest.approx((logits.argmax(1) != images.test_y).double().mean().item())
 
 
-def test_the_schedule_is_the_authors(images, tiny) -> None:
+def test_the_schedule_is_the_authors(images: Images, tiny: Callable[..., CifarSettings]) -> None:
     experiment = Cifar(tiny("wn", epochs=200, decay_from=100), images, CPU)
     for epoch in range(200):
         experiment.epoch = epoch
@@ -77,7 +82,7 @@ def test_the_schedule_is_the_authors(images, tiny) -> None:
 
 
 @pytest.mark.slow
-def test_measuring_the_noise_changes_nothing(images, tiny) -> None:
+def test_measuring_the_noise_changes_nothing(images: Images, tiny: Callable[..., CifarSettings]) -> None:
     with_noise = epochs(Cifar(tiny("bn", noise_epochs=(1, 2)), images, CPU))
     without = epochs(Cifar(tiny("bn", noise_epochs=()), images, CPU))
     assert [e.metrics | {"seconds": 0} for e in with_noise] == [e.metrics | {"seconds": 0} for e in without]
@@ -90,7 +95,7 @@ def moments(t: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("variance_too", [True, False])
-def test_the_noise_is_that_of_every_example(variance_too) -> None:
+def test_the_noise_is_that_of_every_example(variance_too: Any) -> None:
     draw = np.random.default_rng(0)
     t = draw.standard_t(8, size=(40, 25, 3)) * [1.0, 2.0, 0.5] + [
         0.0,
@@ -116,7 +121,7 @@ def test_the_noise_is_that_of_every_example(variance_too) -> None:
 
 
 @pytest.mark.parametrize("count", [4, 5, 30, 200])
-def test_excess_kurtosis_is_corrected_for_its_bias(count) -> None:
+def test_excess_kurtosis_is_corrected_for_its_bias(count: Any) -> None:
     values = np.random.default_rng(count).exponential(size=(count, 3)) + 5
     found = excess_kurtosis(torch.from_numpy(values)).numpy()
     assert found == pytest.approx(kurtosis(values, axis=0, bias=False), rel=1e-9)
@@ -136,7 +141,7 @@ def test_the_kurtosis_of_the_statistics_is_not_that_of_the_images() -> None:
 
 
 @pytest.mark.parametrize("param", ["bn", "wn+mobn"])
-def test_the_noise_of_a_run(images, tiny, param) -> None:
+def test_the_noise_of_a_run(images: Images, tiny: Callable[..., CifarSettings], param: str) -> None:
     (table,) = (epoch.tables["noise"] for epoch in epochs(Cifar(tiny(param, epochs=2), images, CPU))[1:])
     for row in table:
         assert row["minibatches"] == 5 and 0 < row["noise_size"] < 1 and math.isfinite(row["kurtosis_mean"])
@@ -145,13 +150,15 @@ def test_the_noise_of_a_run(images, tiny, param) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("param", PARAMS)
-def test_evaluation_uses_the_average_of_the_parameters(images, tiny, param) -> None:
+def test_evaluation_uses_the_average_of_the_parameters(
+    images: Images, tiny: Callable[..., CifarSettings], param: str
+) -> None:
     """Of all steps: their weights fall by 1 − 1/5 from each to the one before, 5 being half of an epoch."""
     settings = tiny(param, epochs=2, polyak_epochs=0.5)
     experiment, past = Cifar(settings, images, CPU), []
     step = experiment.captured_step
 
-    def recorded(index):
+    def recorded(index: Any) -> Any:
         outputs = step(index)
         past.append(copy.deepcopy(experiment.net.state_dict()))
         return outputs
@@ -173,7 +180,7 @@ def test_evaluation_uses_the_average_of_the_parameters(images, tiny, param) -> N
         assert {**averaged, "test_error": 0, "test_loss": 0} == {**other, "test_error": 0, "test_loss": 0}
 
 
-def test_a_run_that_does_not_diverge_is_not_called_so(images, tiny) -> None:
+def test_a_run_that_does_not_diverge_is_not_called_so(images: Images, tiny: Callable[..., CifarSettings]) -> None:
     """The first steps at lr 0.003 have losses far above guessing; that alone is no divergence."""
     events = epochs(Cifar(tiny("wn", lr=0.01), images, CPU))
     assert [event.diverged for event in events] == 4 * [""]
@@ -182,12 +189,14 @@ def test_a_run_that_does_not_diverge_is_not_called_so(images, tiny) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("param", PARAMS)
-def test_compiled_layers_train_after_the_init_pass_and_measurements(images, tiny, param) -> None:
+def test_compiled_layers_train_after_the_init_pass_and_measurements(
+    images: Images, tiny: Callable[..., CifarSettings], param: str
+) -> None:
     """Only steps run them, without being compiled anew; the init pass and the noise are of the plain network."""
     calls = 0
 
-    def backend(graph, _):
-        def run(*inputs):
+    def backend(graph: Any, _: Any) -> Any:
+        def run(*inputs: Any) -> Any:
             nonlocal calls
             calls += 1
             return graph.forward(*inputs)

@@ -1,6 +1,7 @@
 """The convolutional VAEs: autoregressive masks, the bound, the likelihoods, training, pictures."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,9 @@ def test_with_an_enumerable_latent_the_bound_is_below_and_more_samples_climb_tow
 
 @pytest.mark.slow
 @pytest.mark.parametrize("iaf_depth", [0, 2])
-def test_the_models_bound_is_below_its_likelihood_and_two_samples_come_closer(pixels, iaf_depth, monkeypatch) -> None:
+def test_the_models_bound_is_below_its_likelihood_and_two_samples_come_closer(
+    pixels: Any, iaf_depth: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One latent unit, so that p(x) and the expectations over the latent noise are integrals over a fine grid.
 
     60 updates from small weights: a posterior still wide enough for that grid.
@@ -98,7 +101,7 @@ def epochs(experiment: Cvae) -> list[Epoch]:
     return [event for event in experiment.train() if isinstance(event, Epoch)]
 
 
-def test_evaluation_uses_the_average_and_changes_nothing(pixels) -> None:
+def test_evaluation_uses_the_average_and_changes_nothing(pixels: Any) -> None:
     experiment = Cvae(tiny(epochs=1), pixels["mnist"], CPU)
     events = list(experiment.train())
     row = events[-1].metrics
@@ -114,7 +117,7 @@ def test_evaluation_uses_the_average_and_changes_nothing(pixels) -> None:
     assert fresh.test(fresh.average.module) == fresh.test(fresh.net)
 
 
-def test_the_log_likelihood_is_above_the_bound_and_grows_with_samples(pixels) -> None:
+def test_the_log_likelihood_is_above_the_bound_and_grows_with_samples(pixels: Any) -> None:
     experiment = Cvae(tiny(epochs=2), pixels["mnist"], CPU)
     bound = epochs(experiment)[-1].metrics["test_bound_nats"]
     estimates = [experiment.log_likelihood(samples) for samples in (1, 5, 50)]
@@ -127,7 +130,7 @@ def test_the_log_likelihood_is_above_the_bound_and_grows_with_samples(pixels) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("iaf_depth", [0, 1, 3])
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
-def test_any_depth_of_the_posterior_trains(pixels, dataset, iaf_depth) -> None:
+def test_any_depth_of_the_posterior_trains(pixels: Any, dataset: str, iaf_depth: Any) -> None:
     experiment = Cvae(tiny("wn", dataset, iaf_depth=iaf_depth, epochs=1), pixels[dataset], CPU)
     (epoch,) = epochs(experiment)
     assert math.isfinite(epoch.metrics["test_bound_nats"])
@@ -137,7 +140,7 @@ def test_any_depth_of_the_posterior_trains(pixels, dataset, iaf_depth) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
-def test_pictures_show_samples_and_originals_beside_reconstructions(pixels, dataset) -> None:
+def test_pictures_show_samples_and_originals_beside_reconstructions(pixels: Any, dataset: str) -> None:
     experiment = Cvae(tiny("wn", dataset, epochs=1), pixels[dataset], CPU)
     list(experiment.train())
     before = torch.get_rng_state()
@@ -155,7 +158,7 @@ def test_pictures_show_samples_and_originals_beside_reconstructions(pixels, data
 
 
 @pytest.mark.parametrize("param", PARAMS)
-def test_activations_stay_channels_last(param, pixels) -> None:
+def test_activations_stay_channels_last(param: str, pixels: Any) -> None:
     """From the very first convolution on: its one input map leaves open what the images' layout is."""
     made, strides = Cvae(tiny(param), pixels["mnist"], CPU), []
     for layer in (layer for _, layer in layers(made.net) if layer.v.ndim == 4 and len(layer.b) > 1):

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_the_net_is_that_of_nature() -> None:
 
 
 @each_param
-def test_the_init_pass_and_folding_see_grey_levels_of_0_to_1(param) -> None:
+def test_the_init_pass_and_folding_see_grey_levels_of_0_to_1(param: str) -> None:
     made = experiment(param)
     first = made.net.convs[0]
     t = F.conv2d(states_of(40).float() / 255, first.v, None, 4)
@@ -109,7 +110,7 @@ def test_the_start_of_deep_q_rl_is_hes_without_an_init_pass() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_starts_as_deep_q_rl_resumes_and_is_reported_without_an_init(tmp_path) -> None:
+def test_a_run_that_starts_as_deep_q_rl_resumes_and_is_reported_without_an_init(tmp_path: Path) -> None:
     settings = tiny_dqn("normal", init="deep_q_rl")
 
     def stop(event: object) -> None:
@@ -155,7 +156,9 @@ class Transfers(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("there", ["meta", "cpu"])
-def test_an_update_is_one_transfer_and_one_more_of_screens_that_are_not_on_the_device(there, monkeypatch) -> None:
+def test_an_update_is_one_transfer_and_one_more_of_screens_that_are_not_on_the_device(
+    there: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dqn, "replay_device", lambda *_: torch.device(there))
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)  # knows no meta device
     made = Dqn(tiny_dqn(target_every=3), torch.device("meta"))
@@ -185,7 +188,7 @@ def test_bf16_starts_near_fp32_and_learns_on_fp32_weights() -> None:
 
 @pytest.mark.slow
 @each_param
-def test_it_learns_what_pays(param) -> None:
+def test_it_learns_what_pays(param: str) -> None:
     """Dark screens reward action 1, bright ones action 2, and every episode is a single step."""
     made = experiment(param, lr=0.003, batch_size=32, target_every=20)
     rng = np.random.default_rng(1)
@@ -226,7 +229,9 @@ def test_actions_are_greedy_but_for_a_share_of_epsilon() -> None:
 
 
 @pytest.mark.parametrize(("actors", "steps"), [(1, 150), (3, 150), (6, 151)])
-def test_an_update_every_four_steps_before_the_last_steps_outcome_is_known(actors, steps, monkeypatch) -> None:
+def test_an_update_every_four_steps_before_the_last_steps_outcome_is_known(
+    actors: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = Dqn(tiny_dqn(actors=actors, replay_start=100, update_every=4), CPU)
     made.initialize(states_of(40))
     known: list[tuple[int, int]] = []
@@ -246,7 +251,7 @@ def test_an_update_every_four_steps_before_the_last_steps_outcome_is_known(actor
 
 
 @pytest.mark.slow
-def test_the_states_acted_on_are_those_in_the_replay(monkeypatch) -> None:
+def test_the_states_acted_on_are_those_in_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Dqn(tiny_dqn(replay_steps=1000), CPU)
     made.initialize(states_of(40))
     seen, act = [], made.act
@@ -286,7 +291,7 @@ def test_a_test_goes_on_until_its_steps_are_used_up() -> None:
     assert len(made.test(epsilon=1.0)) > 4  # a random game takes some 200 steps
 
 
-def test_a_game_that_does_not_end_is_cut_off(monkeypatch) -> None:
+def test_a_game_that_does_not_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert atari.MOST_FRAMES == 30 * 60 * 60
     monkeypatch.setattr(atari, "MOST_FRAMES", 400)
     games, steps = Games("breakout", 1, seed=0), 1
@@ -324,7 +329,7 @@ def test_the_rows_are_as_documented() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("actors", [1, 3])
-def test_a_resume_with_the_replay_goes_on_bit_for_bit(actors) -> None:
+def test_a_resume_with_the_replay_goes_on_bit_for_bit(actors: Any) -> None:
     settings = tiny_dqn("bn", epochs=3, actors=actors, checkpoint_replay=True)
     whole = rows(Dqn(settings, CPU))
     first = Dqn(settings, CPU)
@@ -363,7 +368,7 @@ def test_the_four_begin_with_the_same_random_play() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @each_param
 @pytest.mark.parametrize("there", ["cuda", "cpu"])
-def test_a_gpu_makes_the_same_updates(param, there, monkeypatch) -> None:
+def test_a_gpu_makes_the_same_updates(param: str, there: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the replay in its memory, or in this machine's."""
     here = experiment(param)
     monkeypatch.setattr(dqn, "replay_device", lambda *_: torch.device(there))
@@ -388,7 +393,9 @@ def test_a_gpu_makes_the_same_updates(param, there, monkeypatch) -> None:
         ({"discount": 2.0}, 4e9, "--discount 2: give a number of at most 1"),
     ],
 )
-def test_what_cannot_be_trained_is_said_first(changes, free, words, monkeypatch) -> None:
+def test_what_cannot_be_trained_is_said_first(
+    changes: Any, free: Any, words: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dqn, "available_memory", lambda: int(free))
     settings = tiny_dqn(**changes)
     with pytest.raises(UserError, match=words):

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -100,9 +101,11 @@ def test_gradients_of_reading_and_writing_are_right() -> None:
 @pytest.mark.slow
 @each_reading
 @each_param
-def test_weights_are_computed_once_a_step(pixels, monkeypatch, param, attention) -> None:
+def test_weights_are_computed_once_a_step(
+    pixels: Any, monkeypatch: pytest.MonkeyPatch, param: str, attention: Any
+) -> None:
     experiment = Draw(tiny_draw(param, attention=attention), pixels, CPU)
-    weight, computed = Parameterized.w, Counter()
+    weight, computed = Parameterized.w, Counter[Any]()
 
     def counted(layer: Parameterized) -> Tensor:
         computed[layer] += 1
@@ -114,7 +117,7 @@ def test_weights_are_computed_once_a_step(pixels, monkeypatch, param, attention)
 
 
 @each_reading
-def test_normal_and_wn_start_as_the_same_function(pixels, attention) -> None:
+def test_normal_and_wn_start_as_the_same_function(pixels: Any, attention: Any) -> None:
     """g = ‖v‖; the others have the same v."""
     terms, nets = {}, {}
     for param in PARAMS:
@@ -130,7 +133,7 @@ def test_normal_and_wn_start_as_the_same_function(pixels, attention) -> None:
 
 
 @pytest.mark.parametrize("param", ["bn", "wn+mobn"])
-def test_batch_statistics_are_of_the_input_products_at_each_time_step(pixels, param) -> None:
+def test_batch_statistics_are_of_the_input_products_at_each_time_step(pixels: Any, param: str) -> None:
     experiment = Draw(tiny_draw(param, epochs=1, lr=0.01), pixels, CPU)
     epochs(experiment)
     net, names = experiment.net.eval(), ("mean", "var") if param == "bn" else ("mean",)
@@ -183,7 +186,7 @@ def epochs(experiment: Draw) -> list[Epoch]:
     return [event for event in experiment.train() if isinstance(event, Epoch)]
 
 
-def test_the_rows_are_as_documented(pixels) -> None:
+def test_the_rows_are_as_documented(pixels: Any) -> None:
     experiment = Draw(tiny_draw(epochs=2, lr=0.01), pixels, CPU)
     for number, epoch in enumerate(epochs(experiment), start=1):
         row = epoch.metrics
@@ -200,7 +203,7 @@ def test_the_rows_are_as_documented(pixels) -> None:
     assert experiment.facts["start_bound_nats"] == pytest.approx(-784 * math.log(2), rel=0.01)
 
 
-def test_testing_and_pictures_change_nothing(pixels) -> None:
+def test_testing_and_pictures_change_nothing(pixels: Any) -> None:
     experiment = Draw(tiny_draw("bn", epochs=1), pixels, CPU)
     (epoch,) = epochs(experiment)
     before, state = torch.get_rng_state(), copy.deepcopy(experiment.state_dict())
@@ -213,7 +216,7 @@ def test_testing_and_pictures_change_nothing(pixels) -> None:
 
 
 @pytest.mark.slow
-def test_bf16_trains_and_starts_near_fp32(pixels) -> None:
+def test_bf16_trains_and_starts_near_fp32(pixels: Any) -> None:
     gradients = {}
     for precision in ("fp32", "bf16"):
         experiment = Draw(tiny_draw(precision=precision), pixels, CPU)
@@ -227,7 +230,7 @@ def test_bf16_trains_and_starts_near_fp32(pixels) -> None:
 
 
 @each_reading
-def test_pictures_show_samples_originals_beside_reconstructions_and_a_drawing(pixels, attention) -> None:
+def test_pictures_show_samples_originals_beside_reconstructions_and_a_drawing(pixels: Any, attention: Any) -> None:
     experiment = Draw(tiny_draw(epochs=1, lr=0.01, attention=attention), pixels, CPU)
     epochs(experiment)
     pictures = experiment.pictures(6, seed=3)
@@ -268,7 +271,7 @@ def test_a_filter_that_the_image_does_not_have_is_nothing_and_has_no_gradient() 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_compiled_time_step_is_the_plain_one(precision) -> None:
+def test_a_compiled_time_step_is_the_plain_one(precision: str) -> None:
     """In the parameterization that has both weight normalization and averages by time step; a test pass in between."""
     plain, fast = (Draw(tiny_draw("wn+mobn", precision=precision), make_pixels("mnist"), CPU) for _ in range(2))
     assert plain.net.compiled is None and not plain.facts["compiled"]
@@ -289,16 +292,16 @@ def test_a_compiled_time_step_is_the_plain_one(precision) -> None:
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("param", ["bn", "wn+mobn"])
-def test_compiled_gradients_are_the_plain_ones(param) -> None:
+def test_compiled_gradients_are_the_plain_ones(param: str) -> None:
     """In float64, of every parameter; torch 2.11 got them wrong where a forward changed something in place."""
     net = DrawNet(tiny_draw(param)).double()
     x = make_pixels("mnist").train_x[:20].squeeze(1).double()
     noise = random(3, 20, 3)
 
-    def gradients(step):
+    def gradients(step: Any) -> Any:
         net.compiled = step
 
-        def loss():
+        def loss() -> Any:
             canvases, kl, _ = net.unroll(noise, x)
             return nn.functional.binary_cross_entropy_with_logits(canvases[-1], x) + torch.stack(kl).mean()
 
@@ -309,7 +312,7 @@ def test_compiled_gradients_are_the_plain_ones(param) -> None:
     assert min(gradient.norm() for gradient in plain[: len(list(net.parameters()))]) > 0
 
 
-def test_a_checkpoint_of_another_device_leaves_the_optimizer_to_this_one(pixels) -> None:
+def test_a_checkpoint_of_another_device_leaves_the_optimizer_to_this_one(pixels: Any) -> None:
     """`capturable` is of the device: a CPU's checkpoint would make a GPU's step impossible to capture."""
     made = Draw(tiny_draw(), pixels, CPU)
     made.step(torch.arange(20))
@@ -322,7 +325,7 @@ def test_a_checkpoint_of_another_device_leaves_the_optimizer_to_this_one(pixels)
     assert made.optimizer.param_groups[0]["capturable"] is True
 
 
-def test_it_is_compiled_where_training_is_long_and_a_compiler_is_there(monkeypatch) -> None:
+def test_it_is_compiled_where_training_is_long_and_a_compiler_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(draw, "compiled", lambda *asked_for: asked.append(asked_for) or Compilation(refused="no"))
     for epochs, expected in ((1666, 0), (1667, 1)):

@@ -26,6 +26,7 @@ from wnrepro.experiments.cifar import Cifar
 from wnrepro.experiments.cvae import Cvae
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.experiments.draw import Draw
+from wnrepro.settings import CifarSettings
 
 CPU = torch.device("cpu")
 NORMALS = [{"param": "normal", "init": init} for init in ("authors", "folded")]
@@ -219,7 +220,7 @@ def cifar_loss(net: Reference, x: Tensor, y: Tensor) -> Tensor:
 
 
 @each(*NORMALS, *OTHERS, MORE)
-def test_cifar(tiny, changes) -> None:
+def test_cifar(tiny: Callable[..., CifarSettings], changes: Any) -> None:
     images, s = make_images(), tiny(epochs=200, decay_from=100, polyak_epochs=0.5, **changes)
     made = Cifar(s, images, CPU)
     net, past = Reference(made.net, s, functools.partial(adam, True)), []
@@ -336,7 +337,7 @@ def cvae_step(net: Reference, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
 @each(*NORMALS, *OTHERS, MORE)
-def test_cvae(dataset, changes) -> None:
+def test_cvae(dataset: str, changes: Any) -> None:
     small = {"mnist": {"iaf_depth": 2}, "cifar10": {"maps": (4,), "free_bits": 4.0}}[dataset]
     pixels, s = make_pixels(dataset), tiny_cvae(dataset=dataset, polyak_epochs=0.5, iaf_width=5, **small | changes)
     if dataset == "cifar10":
@@ -406,7 +407,7 @@ def draw_loss(net: Reference, x: Tensor) -> Tensor:
 
 
 @each({"param": "normal"}, *OTHERS, {"param": "wn", "g_start": 0.5}, {"param": "bn", "attention": False})
-def test_draw(monkeypatch, changes) -> None:
+def test_draw(monkeypatch: pytest.MonkeyPatch, changes: Any) -> None:
     """From larger weights than the paper's, so that nothing hides; the gradient is clipped."""
     monkeypatch.setattr(draw, "LEAST_VALUE", 1e-300)  # as it is, it moves gradients by up to 1e-8 of the largest
     s, pixels = tiny_draw(time_steps=2, weight_std=0.5, gradient_norm_max=0.5, **changes), make_pixels("mnist")
@@ -470,7 +471,7 @@ def dqn_loss(net: Reference, steps: Steps, numbers: list[int]) -> Tensor:
 
 
 @each(*NORMALS, *OTHERS, {"param": "normal", "init": "deep_q_rl"}, {"param": "wn+mobn", "g_exp": 3.0})
-def test_dqn(monkeypatch, changes) -> None:
+def test_dqn(monkeypatch: pytest.MonkeyPatch, changes: Any) -> None:
     """No emulator plays; the last screens of the states that the net is given tell which steps its minibatch has."""
     monkeypatch.setattr(dqn, "Games", lambda *_: SimpleNamespace(actions=4))
     s, steps, seen = tiny_dqn(target_every=1, batch_size=16, **changes), Steps(60), []

@@ -1,5 +1,7 @@
 """The auto-encoders' autoregressive masks, log-determinant and likelihoods."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ def randomized(module: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("param", ["normal", "wn"])
 @pytest.mark.parametrize(("latents", "width", "reverse"), [(1, 3, False), (5, 5, False), (6, 13, True), (7, 4, True)])
-def test_made_sees_only_what_comes_before(param, latents, width, reverse) -> None:
+def test_made_sees_only_what_comes_before(param: str, latents: Any, width: Any, reverse: Any) -> None:
     torch.manual_seed(0)
     made = randomized(Made(latents, 3, width, param, reverse))
     z, context = torch.randn(1, latents, dtype=torch.float64), torch.randn(1, 3, dtype=torch.float64)
@@ -46,7 +48,7 @@ def test_made_sees_only_what_comes_before(param, latents, width, reverse) -> Non
 
 
 @pytest.mark.parametrize(("latents", "width"), [(2, 4), (3, 7), (4, 2)])
-def test_convolutional_made_sees_only_pixels_before_and_maps_before(latents, width) -> None:
+def test_convolutional_made_sees_only_pixels_before_and_maps_before(latents: Any, width: Any) -> None:
     torch.manual_seed(0)
     made = randomized(ConvMade(latents, width, "wn"))
     z = torch.randn(1, latents, 4, 3, dtype=torch.float64)
@@ -71,7 +73,7 @@ def test_convolutional_made_sees_only_pixels_before_and_maps_before(latents, wid
 
 
 @pytest.mark.parametrize("convolutional", [False, True])
-def test_the_log_determinant_is_the_sum_that_the_bound_uses(convolutional) -> None:
+def test_the_log_determinant_is_the_sum_that_the_bound_uses(convolutional: Any) -> None:
     torch.manual_seed(0)
     if convolutional:
         steps = nn.ModuleList(ConvMade(3, 6, "wn") for _ in range(2))
@@ -97,7 +99,7 @@ def test_the_log_determinant_is_the_sum_that_the_bound_uses(convolutional) -> No
 
 @pytest.mark.parametrize("mean", [1 / 512, 0.3, 0.5, 1 - 1 / 512])
 @pytest.mark.parametrize("log_scale", [-9.0, -4.0, 0.0, 2.0])
-def test_the_discretized_logistic_sums_to_one(mean, log_scale) -> None:
+def test_the_discretized_logistic_sums_to_one(mean: Any, log_scale: Any) -> None:
     values = torch.arange(256)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
         logs = log_discretized_logistic(

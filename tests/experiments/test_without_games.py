@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 BLOCKED = """
 import sys
@@ -26,7 +27,7 @@ for words in (line.split() for line in sys.stdin):
 """
 
 
-def test_all_but_dqn_runs_without_gymnasium_and_ale_py(tmp_path) -> None:
+def test_all_but_dqn_runs_without_gymnasium_and_ale_py(tmp_path: Path) -> None:
     tiny = "--epochs 1 --train-examples 200 --test-examples 100 --width 4 --batch-size 20 --init-examples 100"
     commands = f"""
         cifar --param wn --scale quick {tiny} --results {tmp_path}
