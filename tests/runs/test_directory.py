@@ -1,5 +1,6 @@
 """The run directory: its name, lock and files."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -60,8 +61,10 @@ def test_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "holds\n"
-        held = rf"^{made.folder}: process {holder.pid} on [\w.-]+, since [\dTZ:-]+, "
-        with pytest.raises(LockedError, match=held), made:
+        with (
+            pytest.raises(LockedError, match=rf"^{made.folder}: process {holder.pid} on [\w.-]+, since "),
+            made,
+        ):
             pass
         assert made.locked()
         made.lock_path.write_text("process \x1b[31m on 3, since 4,")
@@ -129,11 +132,8 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, name: str) -> None:
     made = walk_run(tmp_path / "results")
     made.folder.mkdir(parents=True)
     (made.folder / name).symlink_to(outside)
-    try:
-        with made:
-            made.execute(Walk)
-    except UserError as error:
-        assert str(made.folder / name) in str(error)  # noqa: PT017 (it may also succeed)
+    with contextlib.suppress(UserError), made:
+        made.execute(Walk)
     assert outside.read_text() == "mine"
 
 

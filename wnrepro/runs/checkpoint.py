@@ -70,7 +70,7 @@ def _comment(digest: str) -> bytes:
 
 
 def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
-    """A checkpoint of the run with this config hash, or None without a file. DamagedError for any other content."""
+    """A checkpoint of the run with this config hash, or None without a file. Raises DamagedError."""
     try:
         if not path.exists():
             return None

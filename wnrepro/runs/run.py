@@ -130,7 +130,7 @@ class Run(RunDirectory):
             record = record or json.loads(checkpoint["record"])
         damaged += [f"{self.folder / name}: not as the checkpoint has it" for name in tables.restore()]
 
-        record = self.begin(record, experiment, epoch, damaged)
+        record = self.new_record(record, experiment, epoch, damaged)
 
         def write(**changes: Any) -> None:
             record.update(changes, updated=now(), facts=experiment.facts, seconds=tables.seconds())
@@ -161,18 +161,18 @@ class Run(RunDirectory):
         (self.folder / CHECKPOINTS[1]).unlink(missing_ok=True)
         return record
 
-    def begin(
+    def new_record(
         self, record: dict[str, Any] | None, experiment: Experiment, epoch: int, damaged: list[str]
     ) -> dict[str, Any]:
-        """A new record, or the one given with a further resume from this epoch."""
+        """The record of a new run, or that of an earlier start with an entry for this one."""
         here = provenance(experiment.device)
         if record:
             found = {"damaged": damaged} if damaged else {}
             record["resumed"].append({"at": now(), "from_epoch": epoch, **here, **found})
             return record
-        about_run = {"status": "running", "message": "", "epoch": 0, "epochs": self.epochs}
-        about_run |= {"config_hash": self.config["hash"], "created": now(), "peak_memory_bytes": 0}
-        return about_run | here | {"resumed": []}
+        first = {"status": "running", "message": "", "epoch": 0, "epochs": self.epochs}
+        first |= {"config_hash": self.config["hash"], "created": now(), "peak_memory_bytes": 0, **here, "resumed": []}
+        return first
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Write run.json with its seal."""
