@@ -73,6 +73,7 @@ def check_figures(figures: dict[str, Any], settings: Settings, precisions: list[
     assert ("full replay of 500 steps" in shown[-1]) == dqn
 
 
+@pytest.mark.slow
 def test_measure_and_store(in_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16, in which the classifier is judged on a GPU, and in fp32."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)

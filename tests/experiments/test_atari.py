@@ -56,7 +56,13 @@ class Plain:
 
 @pytest.mark.parametrize(
     ("game", "steps", "lost", "most"),
-    [("breakout", 400, 5, 1), ("enduro", 60, 0, 0), ("seaquest", 200, 1, 20), ("space_invaders", 600, 3, 20)],
+    [
+        ("enduro", 60, 0, 0),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("breakout", 400, 5, 1), ("seaquest", 200, 1, 20), ("space_invaders", 600, 3, 20))
+        ),
+    ],
 )
 def test_a_game_is_the_plain_emulators_and_goes_on_when_a_life_is_lost(
     game: str, steps: Any, lost: Any, most: Any
@@ -127,6 +133,7 @@ def test_breakout_waits_for_its_agent_to_serve() -> None:
     assert max(seen) > 0
 
 
+@pytest.mark.slow
 def test_a_game_begins_with_0_to_30_no_ops_and_the_seed_decides() -> None:
     games = Games("enduro", 2, seed=1)
     begun = [games.env.reset()[1]["episode_frame_number"] for _ in range(100)]

@@ -117,6 +117,7 @@ def test_evaluation_uses_the_average_and_changes_nothing(pixels: Any) -> None:
     assert fresh.test(fresh.average.module) == fresh.test(fresh.net)
 
 
+@pytest.mark.slow
 def test_the_log_likelihood_is_above_the_bound_and_grows_with_samples(pixels: Any) -> None:
     experiment = Cvae(tiny(epochs=2), pixels["mnist"], CPU)
     bound = epochs(experiment)[-1].metrics["test_bound_nats"]

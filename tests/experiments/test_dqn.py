@@ -269,6 +269,7 @@ def test_the_states_acted_on_are_those_in_the_replay(monkeypatch: pytest.MonkeyP
     assert made.agent_steps == made.updates == 0
 
 
+@pytest.mark.slow
 def test_a_tests_scores_are_raw_and_of_whole_games() -> None:
     made = Dqn(tiny_dqn(game="space_invaders", test_steps=100, test_games=3), CPU)
     scores = [row["score"] for row in made.test(epsilon=1.0)]

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BLOCKED = """
 import sys
 
@@ -27,6 +29,7 @@ for words in (line.split() for line in sys.stdin):
 """
 
 
+@pytest.mark.slow
 def test_all_but_dqn_runs_without_gymnasium_and_ale_py(tmp_path: Path) -> None:
     tiny = "--epochs 1 --train-examples 200 --test-examples 100 --width 4 --batch-size 20 --init-examples 100"
     commands = f"""

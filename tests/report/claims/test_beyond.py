@@ -114,6 +114,7 @@ def test_they_are_in_every_figure_and_table(tmp_path: Path, monkeypatch: pytest.
     assert set(pd.read_csv(tmp_path / "short/tables/beyond.csv")["result"]) == {NOT_TESTABLE}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("text_only")
 def test_no_claim_changes(tmp_path: Path) -> None:
     def claims() -> tuple[str, bytes, list[str]]:

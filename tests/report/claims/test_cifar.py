@@ -31,6 +31,7 @@ def test_c5_leaves_out_the_seed_that_the_rate_is_chosen_on(tmp_path: Path) -> No
     assert {run.seed for run in finding.used} == {2, 3, 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("claim", "lr"), [("C5a", 0.001), ("C13", 0.03), ("C14", 0.01)])
 def test_a_further_rate_undoes_no_verdict(tmp_path: Path, claim: str, lr: float) -> None:
     sides = []
