@@ -56,7 +56,8 @@ def test_the_page_is_made_anew_where_a_file_has_changed(
         with socket.create_connection(server.server_address) as client:  # leaves before it has read anything
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        (tmp_path / "short" / METRICS).write_text("epoch\nx\n")
+        (tmp_path / "malformed.csv").write_text("epoch\nx\n")
+        os.replace(tmp_path / "malformed.csv", tmp_path / "short" / METRICS)
         while not told:  # as long as the page is made for the client that has left
             assert get(server, "/version?now") == (200, second)  # the page before it stays
         assert get(server, "/version") == (200, second)
