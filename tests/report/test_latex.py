@@ -63,7 +63,8 @@ def test_an_export_has_tables_figures_and_claims(everything: Path) -> None:
     table2 = files["tables/table2.tex"]
     assert r"\caption{Test error on CIFAR-10 (\%) (the paper's table 2). Test error after the last epoch" in table2
     assert r"\label{tab:table2}" in table2 and "Model & Ours & 95~\\% interval & n & Paper & Learning rate" in table2
-    assert re.search(r"weight normalization.* & 8.44 & .* & 2 & 8.46 & 0.003", table2)
+    assert re.search(r"weight normalization\\textsuperscript\{\d\} & 8.44 & .* & 2 & 8.46 & 0.003", table2)
+    assert re.search(r"\\textsuperscript\{\d\}Every seed: seed 1: 8\.\d\d", table2)
     assert r"\begin{tabular}[t]{@{}l@{}}10.0 \ensuremath{\pm} 0.6 \\ (150 games)" in files["tables/table3.tex"]
 
 
@@ -78,15 +79,21 @@ def test_a_claims_interval_and_n_are_those_that_are_found(tmp_path: Path) -> Non
 
 
 def test_a_table_has_numbers_to_the_right_and_no_empty_column() -> None:
-    headings = ["Model", "None", "Score", "Interval", "Bound", "Device"]
-    rows = [["a_b", "", "–", "[−1, 2]", "−84.08 ± 0.10", "x"], ["b", "", "50 000", "–", "over 1", "2"]]
+    headings = ["Model", "None", "Score", "Interval", "Bound", "Device", "Data", "Other settings"]
+    rows = [
+        ["a_b", "", "–", "[−1, 2]", "−84.08 ± 0.10", "x", "d", ""],
+        ["b", "", "50 000", "–", "over 1", "2", "d", "e_1"],
+    ]
     made = laid_out(Table(headings, rows, [], "A `note`.", "Table 3: score", [], False))
-    text = render("table.tex.jinja", name="bounds", **made)
+    text = render("table.tex.jinja", name="bounds", tex=tex, long=400, **made)
     assert r"\caption{Score (the paper's table 3). A \texttt{note}.}\label{tab:bounds}" in text
     assert r"\begin{tabular}{@{}lrrrl@{}}" in text and r"Model & Score & Interval & Bound & Device \\" in text
-    assert r"a\_b & \textendash{} & {[}\ensuremath{-}1, 2{]} & \ensuremath{-}84.08 \ensuremath{\pm} 0.10 & x \\" in text
+    first = r"a\_b\textsuperscript{1} & \textendash{} & {[}\ensuremath{-}1, 2{]} & "
+    assert first + r"\ensuremath{-}84.08 \ensuremath{\pm} 0.10 & x \\" in text
+    assert r"b\textsuperscript{1, 2} & 50 000 & \textendash{} & over 1 & 2 \\" in text
+    assert "\\textsuperscript{1}Data: d\\quad\n\\textsuperscript{2}Other settings: e\\_1\\quad\n" in text
     many = laid_out(Table(["n"], [[str(i)] for i in range(100)], [], "", "", [], False))
-    text = render("table.tex.jinja", name="x", **many)
+    text = render("table.tex.jinja", name="x", tex=tex, long=400, **many)
     assert "40 more rows are left out." in text and "\n59 \\\\\n\\bottomrule" in text
 
 

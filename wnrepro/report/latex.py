@@ -12,7 +12,8 @@ from wnrepro.report.tables import Report, Table
 from wnrepro.report.tex import prose, tex
 
 LEFT_OUT = ("floors", "settings", "runs")  # tables
-ROWS, LINES, LONG = 60, 3, 400  # of a table; of a cell; characters of a problem
+NOTES = ("Other settings", "Every seed", "Not finished, or not finite", "Remarks", "Data")  # columns of long text
+ROWS, LINES, LONG = 60, 3, 400  # of a table; of a cell; characters of a note or a problem
 
 
 def latex(report: Report) -> dict[str, bytes]:
@@ -41,18 +42,27 @@ def _on(claim: Claim, finding: Finding, scale: str) -> str:
 
 
 def laid_out(table: Table) -> dict[str, Any]:
-    """A table's caption and its rows, the first of which is its head, without its empty columns."""
-    shown = [i for i, _ in enumerate(table.headings) if any(row[i] for row in table.texts)]
+    """A table's caption, its rows, the first of which is its head, and its notes, without its empty columns.
+
+    The columns of `NOTES` become numbered notes below the table.
+    """
+    below = [i for i, heading in enumerate(table.headings) if heading in NOTES]
+    shown = [i for i, _ in enumerate(table.headings) if i not in below and any(row[i] for row in table.texts)]
     wide = 18 if len(shown) > 10 else 44  # characters
     plain = [[re.sub(r" ± .*|^over |^\[|, \S*\]$", "", row[i]) for i in shown] for row in table.texts]
     sides = ["r" if right else "l" for right in numeric([*plain, ["0"] * len(shown)])]  # of dashes alone: to the right
-    head = [_cell(table.headings[i], 16, "[b]", side) for i, side in zip(shown, sides, strict=True)]
-    rows = [[_cell(row[i], wide, "[t]", "l") for i in shown] for row in table.texts[:ROWS]]
+    rows = [[_cell(table.headings[i], 16, "[b]", side) for i, side in zip(shown, sides, strict=True)]]
+    notes: dict[str, int] = {}
+    for row in table.texts[:ROWS]:
+        said = [f"{table.headings[i]}: {row[i]}" for i in below if row[i]]
+        marks = ", ".join(map(str, sorted(notes.setdefault(text, len(notes) + 1) for text in said)))
+        first, *others = (_cell(row[i], wide, "[t]", "l") for i in shown)
+        rows.append([first + rf"\textsuperscript{{{marks}}}" * bool(said), *others])
     paper = re.fullmatch(r"Table( \d): (.)(.*)", table.title)
     title = f"{paper[2].upper()}{paper[3]} (the paper's table{paper[1]})" if paper else table.title
     caption = prose(f"{title}. {table.note}".removeprefix(". "))
     more = max(0, len(table.texts) - ROWS)
-    return {"caption": caption, "sides": "".join(sides), "rows": [head, *rows], "more": more}
+    return {"caption": caption, "sides": "".join(sides), "rows": rows, "notes": list(notes), "more": more}
 
 
 def _cell(text: str, wide: int, place: str, side: str) -> str:
