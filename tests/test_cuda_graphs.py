@@ -280,7 +280,7 @@ def test_step_uses_fast_kernels(name: str) -> None:
     """Optimizer and average use few kernels, over lists of tensors of equal layout; no gradient is an index_put."""
     made = make(name, "bn")
     if isinstance(made, Dqn):
-        step, inputs = made.learn, made.replay.sample(8, made.rng)
+        step, inputs = made.step, made.replay.sample(8, made.rng)
     else:
         step, inputs = made.step, torch.arange(20)
     step(inputs)

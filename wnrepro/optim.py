@@ -1,5 +1,6 @@
 """The authors' Adam and Adamax, which differ from torch's, and the Polyak average of parameters."""
 
+import abc
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -10,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 Tensors: TypeAlias = list[Tensor]
 
 
-class MomentOptimizer(torch.optim.Optimizer):
+class MomentOptimizer(torch.optim.Optimizer, abc.ABC):
     """An optimizer that keeps two moments of each parameter."""
 
     moments: tuple[str, str]
@@ -28,9 +29,9 @@ class MomentOptimizer(torch.optim.Optimizer):
             first, second = ([self.state[p][name] for p in params] for name in self.moments)
             self.update(group, params, [p.grad for p in params], first, second)
 
+    @abc.abstractmethod
     def update(self, group: dict[str, Any], params: Tensors, grads: Tensors, first: Tensors, second: Tensors) -> None:
         """Change the group's parameters and moments in place."""
-        raise NotImplementedError
 
 
 class Adam(MomentOptimizer):

@@ -176,7 +176,7 @@ def test_screens_sent_along_are_learnt_from_as_those_in_the_replay_are() -> None
     packed = one.replay.sample(8, one.rng)
     sent = other.replay.seen(Batch.of(packed).rows).clone()
     other.replay.screens.zero_()
-    assert torch.equal(one.learn(packed)[0], other.learn(packed, sent)[0])
+    assert torch.equal(one.step(packed)[0], other.step(packed, sent)[0])
     assert all(map(torch.equal, one.net.parameters(), other.net.parameters()))
 
 

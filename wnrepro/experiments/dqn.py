@@ -115,7 +115,6 @@ class Dqn(Experiment[DqnSettings]):
         self.agent_steps = self.updates = 0
         self.epoch_updates = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self.captured_learn = Captured(self.learn, device)
         self.captured_q = Captured(lambda states: (self.policy(states),), device)
         self.captured_sync = Captured(self.sync_policy, device)
         self.facts = {
@@ -276,7 +275,7 @@ class Dqn(Experiment[DqnSettings]):
         parts = [self.replay.sample(self.settings.batch_size, self.rng)]
         if self.replay.screens.device.type != self.device.type:
             parts.append(self.replay.seen(Batch.of(parts[0]).rows, pinned=self.device.type == "cuda"))
-        (loss,) = self.captured_learn(*map(self.to_device, parts))
+        (loss,) = self.captured_step(*map(self.to_device, parts))
         self.updates += 1
         if self.updates % self.settings.target_every == 0:
             self.sync_target()
@@ -286,10 +285,10 @@ class Dqn(Experiment[DqnSettings]):
         """The tensor on the device; to a GPU by an asynchronous transfer from pinned memory."""
         return (part.pin_memory() if self.device.type == "cuda" else part).to(self.device, non_blocking=True)
 
-    def learn(
+    def step(
         self, packed: Int[Tensor, "B packed"], screens: UInt8[Tensor, "B 5 84 84"] | None = None
     ) -> tuple[Float[Tensor, ""]]:
-        """One update by a replay's sample; its loss. screens: the sample's, if the replay is on another device."""
+        """Train on a replay's sample; its loss. screens: the sample's, if the replay is on another device."""
         rows, actions, rewards, terminals = Batch.of(packed)
         if screens is None:
             screens = self.replay.seen(rows)

@@ -4,6 +4,7 @@
 minibatch and how to `evaluate`.
 """
 
+import abc
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,7 @@ def minibatch(rows: Shaped[Tensor, "N H W C"], index: Int[Tensor, " B"]) -> Shap
     return rows[index].permute(0, 3, 1, 2)
 
 
-class Experiment(Generic[S]):
+class Experiment(abc.ABC, Generic[S]):
     """An experiment with its settings and data, ready to train; `load_state_dict` resumes it.
 
     A subclass sets `net`, `optimizer`, `train_x`, `test_x` and, if it has one, `average`.
@@ -78,22 +79,22 @@ class Experiment(Generic[S]):
         set_precision(settings.precision, device)
 
     @classmethod
+    @abc.abstractmethod
     def load(cls: type[E], settings: Any, data_dir: Path | None, device: torch.device) -> E:
         """The experiment on the data that its settings name. Raises UserError where they are missing."""
-        raise NotImplementedError
 
     @classmethod
     def on_noise(cls: type[E], settings: Any, device: torch.device) -> E:
         """The experiment on at least 20 minibatches of random data, ready for `train_once`: to time it, or try it."""
         return cls.load(settings, None, device).ready()
 
-    def step(self, index: Tensor) -> tuple[Tensor, ...]:
+    @abc.abstractmethod
+    def step(self, index: Tensor, /) -> tuple[Tensor, ...]:
         """Train on the examples of this index (B,); the values to log, () each, of which the first is the objective."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Rows]]:
         """The metrics of the epoch just trained, without epoch and seconds, and the rows of further tables."""
-        raise NotImplementedError
 
     def initialize(self, index: Tensor) -> Rows:
         """Run the data-dependent init on the examples of this index (B,); the rows of init.csv."""

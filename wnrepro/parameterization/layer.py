@@ -5,6 +5,7 @@ function where no init pass applies (recurrent nets, §3); `data_dependent_init`
 Shapes: B examples, C output units. A norm is over every dimension of v but the output unit's.
 """
 
+import abc
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -42,7 +43,7 @@ class ConstantFeatureError(ValueError):
         self.layer, self.features = layer, features
 
 
-class Parameterized(nn.Module):
+class Parameterized(nn.Module, abc.ABC):
     """A weighted sum with a parameterization; a subclass defines the sum.
 
     v_shape: the weight's shape; units: C.
@@ -105,13 +106,13 @@ class Parameterized(nn.Module):
         # The mean of a parameterization's own buffers, of unit vectors for example, would be none of their kind.
         self.not_averaged = [name for name, _ in self.named_buffers() if name not in before]
 
+    @abc.abstractmethod
     def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         """t = w·x, + b where given."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def plain_layer(self) -> nn.Module:
         """A torch layer of the same shape, without values."""
-        raise NotImplementedError
 
     # Helpers of a parameterization.
 
