@@ -827,7 +827,7 @@ def same_tables(found: Path, expected: Path) -> None:
 
 
 class FakeEngine(Engine):
-    """An engine on a clock of its own, by name of its runs: their lives, and the seconds of each of their epochs.
+    """An engine on a simulated clock, by name of its runs: their lives, and the seconds of each of their epochs.
 
     A life is a list of epochs reached and an outcome at its end; a run has another at every start.
     """

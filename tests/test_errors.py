@@ -187,7 +187,7 @@ def test_without_consent_nothing_is_removed(
 
 
 def process(*words: object, **more: Any) -> subprocess.Popen[str]:
-    """The command line in a process of its own."""
+    """The command line in a separate process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
     command = [sys.executable, "-m", "wnrepro", *map(str, words)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **more)

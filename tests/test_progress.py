@@ -99,7 +99,7 @@ def steady(epoch: int, part: int) -> float:
 def test_from_a_tenth_of_a_run_on_its_time_left_is_within_a_fifth(
     epochs: int, reached: int, warm_up: float, training: Callable[[int, int], float], every: int | None
 ) -> None:
-    """Of a run of a warm-up and epochs: training, with a tick every so many hundredths, and a test."""
+    """The events of a run of a warm-up and epochs: training, with a regular progress event, and a test."""
     left, now, said = TimeLeft(epochs, reached, 0.0), warm_up, []
     for epoch in range(reached + 1, epochs + 1):
         for part in range(1, 101):

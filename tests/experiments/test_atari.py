@@ -64,7 +64,7 @@ class Plain:
         ),
     ],
 )
-def test_a_game_is_the_plain_emulators_and_goes_on_when_a_life_is_lost(
+def test_a_game_is_the_plain_emulators_and_continues_when_a_life_is_lost(
     game: str, steps: Any, lost: Any, most: Any
 ) -> None:
     games, coloured, plain = Games(game, 1, seed=3), Games(game, 1, seed=3, colour=True), Plain(game)
@@ -97,7 +97,7 @@ def test_a_game_is_the_plain_emulators_and_goes_on_when_a_life_is_lost(
 
 @pytest.mark.slow
 def test_games_in_lock_step_are_single_ones_without_the_step_that_only_resets() -> None:
-    """With NEXT_STEP the emulator takes a step of its own to begin anew, and ignores its action."""
+    """With NEXT_STEP the emulator takes a separate step to begin anew, and ignores its action."""
 
     def single(seed: int) -> AtariVectorEnv:
         fixed = {"stack_num": 1, "noop_max": 31, "use_fire_reset": False, "reward_clipping": False}
@@ -188,7 +188,7 @@ def test_a_film_shows_what_the_agent_sees_and_the_points_it_makes(monkeypatch: p
 
 
 def listed(states: Any, actions: Any, rewards: Any, next_states: Any, terminals: Any) -> list[tuple]:
-    """Transitions in an order of their own."""
+    """Transitions in sorted order."""
     rows = zip(states, actions.tolist(), rewards.tolist(), next_states, terminals.tolist(), strict=True)
     return sorted((state.tobytes(), a, r, following.tobytes(), t) for state, a, r, following, t in rows)
 

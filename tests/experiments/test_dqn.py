@@ -287,7 +287,7 @@ def test_a_tests_scores_are_raw_and_of_whole_games() -> None:
     assert max(scores) > 30 and all(score % 5 == 0 for score in scores)
 
 
-def test_a_test_goes_on_until_its_steps_are_used_up() -> None:
+def test_a_test_continues_until_its_steps_are_used_up() -> None:
     made = Dqn(tiny_dqn(test_steps=1500, test_games=2), CPU)
     assert len(made.test(epsilon=1.0)) > 4  # a random game takes some 200 steps
 
@@ -330,7 +330,7 @@ def test_the_rows_are_as_documented() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("actors", [1, 3])
-def test_a_resume_with_the_replay_goes_on_bit_for_bit(actors: Any) -> None:
+def test_a_resume_with_the_replay_is_exact(actors: Any) -> None:
     settings = tiny_dqn("bn", epochs=3, actors=actors, checkpoint_replay=True)
     whole = rows(Dqn(settings, CPU))
     first = Dqn(settings, CPU)

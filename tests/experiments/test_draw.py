@@ -63,7 +63,7 @@ def test_filter_banks_are_those_of_plain_loops() -> None:
         for n, (y, x, log_delta, log_variance, log_gamma) in enumerate(windows[:, which].tolist()):
             for bank, centre in ((f_y, y), (f_x, x)):
                 expected = torch.tensor(plain_filters(centre, log_delta, log_variance, count), dtype=torch.float64)
-                close(bank[n], expected, 1e-8)  # of a filter that the image hardly has, only what is not nothing
+                close(bank[n], expected, 1e-8)  # also a filter almost outside the image
             assert gamma[n].item() == pytest.approx(math.exp(log_gamma))
         for bank in (f_y, f_x):
             assert ((bank[0].sum(1) - 1).abs() < 1e-3).all(), "inside the image a filter is an average"
@@ -334,4 +334,4 @@ def test_it_is_compiled_where_training_is_long_and_a_compiler_is_there(monkeypat
     assert made.facts["not_compiled"] == "no" and next(made.train()).text == "trains without torch.compile: no"
     state = made.state_dict()
     made.load_state_dict(state | {"facts": state["facts"] | {"compiled": True}})
-    assert made.facts["compiled"] is False  # that of the process that goes on
+    assert made.facts["compiled"] is False  # that of the process that resumes

@@ -2,7 +2,7 @@
 
 The formulas are those of the paper (eq. 2, 4 to 6), of the codes it names and of Gregor et al. (2015). Of the project
 the reference takes its tensors' names and shapes, no more: it draws the start anew from the seed, and differentiates a
-forward pass of its own by autograd. Compared are the init pass and, at each of two steps, the loss, every gradient and
+separate forward pass by autograd. Compared are the init pass and, at each of two steps, the loss, every gradient and
 then every parameter, frozen scale and running average. B examples, C units of a layer.
 """
 
@@ -127,7 +127,7 @@ class Reference:
             if param == "normal":
                 scale = 1 / (size * sigma)
                 new |= {"scale": scale} if self.frozen else {"v": v * scale.view_as(norm), "scale": 0 * scale + 1}
-            elif param == "bn":  # g/√(σ² + ε) is 1/σ, as it is in the others
+            elif param == "bn":  # g/√(σ² + ε) is 1/σ, as in the others
                 mean, var = size * mean, (size * sigma) ** 2
                 new |= {"gain": (1 + 1e-6 / var).sqrt(), "running_mean": mean, "running_var": var * count / (count - 1)}
             else:
@@ -262,7 +262,7 @@ def made_masks(latents: int, width: int, reverse: bool, context: int) -> list[Te
 
 
 def conv_made_masks(latents: int, width: int) -> list[Tensor]:
-    """A map sees the pixels before its own in raster order, and of its own the maps of no higher (m, s: lower) rank."""
+    """A map sees the pixels before it in raster order, and at its pixel the maps of no higher (m, s: lower) rank."""
     z, rank, three = list(range(latents)), [k * latents // width for k in range(width)], range(3)
 
     def mask(units: list[int], inputs: list[int], own: int) -> Tensor:
@@ -409,7 +409,7 @@ def draw_loss(net: Reference, x: Tensor) -> Tensor:
 @each({"param": "normal"}, *OTHERS, {"param": "wn", "g_start": 0.5}, {"param": "bn", "attention": False})
 def test_draw(monkeypatch: pytest.MonkeyPatch, changes: Any) -> None:
     """From larger weights than the paper's, so that nothing hides; the gradient is clipped."""
-    monkeypatch.setattr(draw, "LEAST_VALUE", 1e-300)  # as it is, it moves gradients by up to 1e-8 of the largest
+    monkeypatch.setattr(draw, "LEAST_VALUE", 1e-300)  # its real value moves gradients by up to 1e-8 of the largest
     s, pixels = tiny_draw(time_steps=2, weight_std=0.5, gradient_norm_max=0.5, **changes), make_pixels("mnist")
     made = Draw(s, pixels, CPU)
     net, x = Reference(made.net, s, functools.partial(adam, False), s.weight_std), pixels.train_x[:, 0].double()

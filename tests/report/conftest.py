@@ -58,7 +58,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def read(everything: Path) -> Results:
-    """`everything`, as it is read."""
+    """`everything`, read from its files."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         set_scale_short(monkeypatch)
         results = load(everything, "short")

@@ -1,6 +1,6 @@
 """The Ray engine: runs whose workers and whose node are killed end with the tables of runs that nobody disturbed.
 
-Two nodes on this machine; Ray stays in processes of its own, as its warnings are not this package's.
+Two nodes on this machine; Ray stays in separate processes, as its warnings are not this package's.
 """
 
 import importlib.util
@@ -110,7 +110,7 @@ class Nodes:
         return found
 
     def drive(self, results: Path, mode: str, heard: Callable[[str], None] = lambda _: None) -> list[str]:
-        """Compute the runs by a driver in a process of its own; what it prints, each line `heard` as it comes."""
+        """Compute the runs by a driver in a separate process; what it prints, each line `heard` as it comes."""
         given, lines = pickle.dumps((results, self.runs, self.source)).hex(), []
         command = ["timeout", "900", sys.executable, "-c", DRIVER, given, self.address, mode]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -235,7 +235,7 @@ def test_an_address_where_no_cluster_answers_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_node_computes_the_job_as_it_is_and_sends_the_files_that_changed(
+def test_a_node_computes_the_job_unchanged_and_sends_the_files_that_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class FakeProcess:

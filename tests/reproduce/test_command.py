@@ -182,7 +182,7 @@ def test_mps_is_started_where_runs_share_a_gpu(
     words = [*DRAW, "--results", gpus]
     assert run(*words)[0] == (130 if error else 0)
     run(*words, "--plan")
-    run(*words, "--jobs", 2)  # each has a GPU of its own
+    run(*words, "--jobs", 2)  # each has a separate GPU
     run(*words, "--jobs-per-gpu", 1)
     assert (seen, asked) == ([8, 2, 2], ["start", "stop"])
     asked[:] = ["no MPS"]

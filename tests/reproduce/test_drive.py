@@ -1,4 +1,4 @@
-"""The driver, with engines whose runs live as scripted on a clock of their own: order, retries, memory, budget."""
+"""The driver, with engines whose runs live as scripted on a simulated clock: order, retries, memory, budget."""
 
 import gc
 import io
@@ -54,7 +54,7 @@ def epoch_by_epoch(
     jobs: int = 2,
     loading: float = 0.0,
 ) -> tuple[FakeEngine, list[Task]]:
-    """An engine that takes so many seconds for an epoch of each run, and tasks that are estimated at `known`."""
+    """An engine that takes the given seconds for an epoch of each run, and tasks that are estimated at `known`."""
     tasks = plan(results, runs)
     for task, each in zip(tasks, known, strict=True):
         task.estimate = Estimate(each and each * task.run.settings.epochs)

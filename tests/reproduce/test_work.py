@@ -1,4 +1,4 @@
-"""Runs in processes of their own: what each tells, how it ends; grids of them that are killed, stopped or shared."""
+"""Runs in separate processes: what each tells, how it ends; grids of them that are killed, stopped or shared."""
 
 import contextlib
 import itertools
@@ -66,7 +66,7 @@ def compute(run: Planned, results: Path, **changes: object) -> list[Event]:
 
 
 def start(script: str, given: object, *words: object) -> subprocess.Popen[str]:
-    """Start a process of its own with this script; `given` is pickled."""
+    """Start a separate process with this script; `given` is pickled."""
     command = [sys.executable, "-c", script, pickle.dumps(given).hex(), *map(str, words)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -194,7 +194,7 @@ def workers(driver: int) -> list[int]:
 
 
 def gone(processes: list[int], seconds: float = 20.0) -> bool:
-    """Whether these processes, whose driver has died, end within so many seconds."""
+    """Whether these processes, whose driver has died, end within this number of seconds."""
     end = time.monotonic() + seconds
     while (left := {*processes} & living().keys()) and time.monotonic() < end:
         time.sleep(0.05)
