@@ -1,6 +1,7 @@
 """Results folders of made-up runs, which the tests of the report share; `--write-golden` is in ../conftest.py."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,25 +36,25 @@ def not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     leave_unrendered(monkeypatch)
 
 
+def made(results: Path, *makers: Callable[[Path], object]) -> Path:
+    """The results folder that these have filled, at the scale short of the tests."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_scale_short(monkeypatch)
+        for make in makers:
+            make(results)
+    return results
+
+
 @pytest.fixture(scope="session")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results folder of `make_everything`."""
-    results = tmp_path_factory.mktemp("everything")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        set_scale_short(monkeypatch)
-        make_everything(results)
-        make_media(results)
-    return results
+    return made(tmp_path_factory.mktemp("everything"), make_everything, make_media)
 
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results folder of `make_hostile`."""
-    results = tmp_path_factory.mktemp("hostile")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        set_scale_short(monkeypatch)
-        make_hostile(results)
-    return results
+    return made(tmp_path_factory.mktemp("hostile"), make_hostile)
 
 
 @pytest.fixture(scope="session")
