@@ -1,4 +1,4 @@
-"""torch.compile of a part of a model, used only where its gradients are the plain ones."""
+"""torch.compile of a part of a model, used only if its gradients equal the plain gradients."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from wnrepro.device import random_generators
 from wnrepro.events import Note
 
-# Largest relative error of any gradient or buffer of a compiled function against the plain ones in fp32, as the norm of
-# the difference over the norm. A wrong derivative is off by about 1. Where the terms of a gradient nearly cancel, its
-# norm is small beside rounding, so each may also be off by PLAIN_ERRORS times the plain one's error in its precision.
+# Largest relative error of a compiled function's gradients and buffers against the plain ones in fp32: the norm of the
+# difference over the norm. A wrong derivative has an error of about 1. If the terms of a gradient nearly cancel, its
+# norm is small compared with rounding. An error of PLAIN_ERRORS times that of the plain function is therefore allowed.
 GRADIENT_TOLERANCE = {"fp32": 1e-3, "tf32": 0.05, "bf16": 0.25}
 PLAIN_ERRORS = 2.0
 
-# `gradients_of` one training step in a precision, with this function in place of the plain one, or with the plain one.
+# Computes `gradients_of` a training step in a precision, by the given function or, if it is None, by the plain one.
 Gradients: TypeAlias = Callable[[Callable[..., Any] | None, str], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """The outcome of compiling: the function, or None and why the plain one is used.
+    """The result of compiling: the compiled function, or None and the reason for its refusal.
 
-    error: of the compiled function's gradients, see GRADIENT_TOLERANCE.
+    error: the relative error of the compiled function's gradients, see GRADIENT_TOLERANCE.
     """
 
     function: Callable[..., Any] | None = None
@@ -34,17 +34,17 @@ class Compilation:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For run.json."""
+        """The facts for run.json."""
         return {"compiled": self.function is not None, **({"not_compiled": self.refused} if self.refused else {})}
 
     @property
     def notes(self) -> list[Note]:
-        """For the person who watches the run."""
+        """The messages for the user."""
         return [Note(f"trains without torch.compile: {self.refused}")] if self.refused else []
 
 
 def gradients_of(net: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> list[Tensor]:
-    """The gradients of a loss by the network's parameters, and its buffers afterwards; changes nothing."""
+    """Compute the loss's gradients by the network's parameters, and its buffers afterwards, without changing it."""
     before = [buffer.clone() for buffer in net.buffers()]
     with random_generators(0, device):
         gradients = torch.autograd.grad(loss(), list(net.parameters()))
@@ -55,24 +55,24 @@ def gradients_of(net: nn.Module, loss: Callable[[], Tensor], device: torch.devic
 
 
 def compiled(function: Callable[..., Any], gradients: Gradients, precision: str) -> Compilation:
-    """torch.compile of a function, where it works and its gradients are right.
+    """Compile a function by torch.compile, or refuse it if compiling fails or its gradients are wrong.
 
-    It needs a C++ compiler and, on a GPU, Triton.
+    Compiling needs a C++ compiler and, on a GPU, Triton.
     """
-    torch.compiler.reset()  # a process keeps eight compiled versions of a function, over all of its runs
+    torch.compiler.reset()  # torch keeps at most eight compiled versions of a function in a process
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of CUDA on a machine without a GPU
     try:
-        return judged(torch.compile(function), gradients, precision)
+        return check_gradients(torch.compile(function), gradients, precision)
     except RuntimeError as error:
         return Compilation(refused=f"it fails ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
     finally:
-        if torch.cuda.is_initialized():  # a step in fp32 takes more memory than those to come
+        if torch.cuda.is_initialized():  # the step in fp32 took more memory than training steps will
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
 
-def judged(faster: Callable[..., Any], gradients: Gradients, precision: str) -> Compilation:
-    """The compiled function with the error of its gradients, or refused because of that error."""
+def check_gradients(faster: Callable[..., Any], gradients: Gradients, precision: str) -> Compilation:
+    """Return the compiled function and the error of its gradients, or refuse it if the error is too large."""
     exact, plain, tolerance = gradients(None, "fp32"), gradients(None, precision), GRADIENT_TOLERANCE[precision]
     norms = [
         torch.maximum(norm(right), PLAIN_ERRORS / tolerance * norm(rounded - right))
@@ -85,13 +85,13 @@ def judged(faster: Callable[..., Any], gradients: Gradients, precision: str) -> 
 
 
 def norm(x: Tensor) -> Tensor:
-    """The 2-norm of all elements (), in float64."""
+    """Compute the 2-norm of all elements (), in float64."""
     result: Tensor = torch.linalg.vector_norm(x.double())
     return result
 
 
 def relative_error(found: Iterable[Tensor], expected: Sequence[Tensor], norms: Iterable[Tensor] | None = None) -> float:
-    """The largest norm of a difference over the expected tensor's norm, or over these norms; nan where one is nan."""
+    """Return the largest norm of a difference over the expected tensor's norm, or over `norms`; nan if one is nan."""
     errors = [0.0]
     for tensor, target, over in zip(found, expected, norms or map(norm, expected), strict=True):
         if not torch.equal(tensor, target):

@@ -59,7 +59,7 @@ def test_network_in_torch_is_the_same_function_and_keeps_its_masks() -> None:
     net = MnistVae(settings)
     for _, layer in layers(net):
         nn.init.normal_(layer.gain)
-    theirs = plain.in_torch(net)
+    theirs = plain.to_torch_layers(net)
     x = make_pixels("mnist").train_x[:10].float()
     torch.manual_seed(1)
     expected = net(x)
@@ -144,7 +144,7 @@ def test_update_of_the_plain_dqn_is_ours(monkeypatch: pytest.MonkeyPatch) -> Non
     our_agent, agent = Dqn(settings, CPU), PlainDqn(settings, CPU)
     for _, layer in layers(our_agent.net):
         nn.init.normal_(layer.gain)
-    agent.net = plain.in_torch(our_agent.net)
+    agent.net = plain.to_torch_layers(our_agent.net)
     our_agent.target, agent.target = fold(our_agent.net), copy.deepcopy(agent.net)
     rng, replay = np.random.default_rng(0), Replay(50, 1)
     for number in range(50):

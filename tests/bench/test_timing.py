@@ -147,9 +147,9 @@ def test_ratio_is_paired_and_has_its_interval() -> None:
 def test_gpu_is_waited_for_once_in_twenty_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: events.append("wait"))
-    seconds = timing.timed(lambda: events.append("step"), torch.device("cuda"))
+    seconds = timing.step_seconds(lambda: events.append("step"), torch.device("cuda"))
     assert events == ["wait", *["step"] * 20, "wait"] and 0 < seconds < 1
-    timing.timed(lambda: events.append("step"), CPU)
+    timing.step_seconds(lambda: events.append("step"), CPU)
     assert events[22:] == ["step"]
 
 

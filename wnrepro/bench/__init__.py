@@ -1,1 +1,1 @@
-"""Step times of the parameterizations beside those of a plain PyTorch loop, and a check of what a GPU computes."""
+"""Step times of the parameterizations and of a plain PyTorch loop, and a check of what a GPU computes."""

@@ -1,4 +1,4 @@
-"""A training step's floating-point operations and bytes, and the device's ceilings for both."""
+"""The floating-point operations and bytes of a training step, and the device's limits for both."""
 
 import math
 from collections.abc import Callable
@@ -17,14 +17,14 @@ Step = Callable[[], object]
 WHOLE = "end to end"
 PRODUCT, COPY = "product", "copy"
 PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}  # rows and columns
-COPIED_BYTES = 2**29  # more than the caches hold
+COPIED_BYTES = 2**29  # larger than the caches
 
 
 @dataclass
 class Steps:
-    """What is timed of a contender: a training step, WHOLE, or parts of it.
+    """The steps of a contender to time: the training step, WHOLE, and parts of it.
 
-    counted: the update whose FLOPs and bytes are counted; updates: how many of them one timing has.
+    counted: the update whose FLOPs and bytes are counted; updates: the number of updates in one timing.
     """
 
     timed: dict[str, Step]
@@ -33,12 +33,12 @@ class Steps:
 
 
 def repeat(step: Step, times: int) -> Step:
-    """The step several times; it returns what the last one does."""
+    """Return a step that calls `step` several times and returns the last result."""
     return lambda: [step() for _ in range(times)][-1]
 
 
 def ceilings(settings: Settings, device: torch.device) -> Steps:
-    """A large matrix product in the settings' precision, and a copy."""
+    """Return the steps that measure the device's limits: a large matrix product in the settings' precision, a copy."""
     size = PRODUCT_SIZE[device.type]
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     a, b = torch.randn(2, size, size, device=device).to(dtype)
@@ -48,19 +48,19 @@ def ceilings(settings: Settings, device: torch.device) -> Steps:
 
 
 def count_work(step: Step) -> dict[str, int]:
-    """FLOPs of a step's matrix products and convolutions, and bytes of all its operations."""
-    in_place = {torch.ops.aten.addmm_: lambda _sum, a, b, **_: 2 * math.prod(a) * b[1]}  # not in torch's table
+    """Count the FLOPs of a step's matrix products and convolutions, and the bytes of all its operations."""
+    in_place = {torch.ops.aten.addmm_: lambda _sum, a, b, **_: 2 * math.prod(a) * b[1]}  # missing in torch's table
     with FlopCounterMode(display=False, custom_mapping=in_place) as flops, Traffic() as traffic:
         step()
     return {"flops": flops.get_total_flops(), "bytes": traffic.bytes}
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the `bytes` that torch's operations read and write, each separately.
+    """A counter of the `bytes` that each of torch's operations reads and writes.
 
-    An operation reads its tensors and writes its results; a tensor changed in place is read and written, unless it is
-    overwritten. A view moves nothing, a broadcast dimension counts once, and an operation that picks rows reads only
-    those. Kernels that fetch twice, and caches, are not accounted for.
+    An operation reads its inputs and writes its results. A tensor changed in place counts as read and written; an
+    overwritten one only as written. A view moves nothing, and a broadcast dimension counts once. An operation that
+    picks rows reads only these rows. The count ignores caches and kernels that read their inputs twice.
     """
 
     OVERWRITE = ("copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "random_", "exponential_")
@@ -86,7 +86,7 @@ class Traffic(TorchDispatchMode):
 
 
 def nbytes(value: object) -> int:
-    """Bytes of a tensor, elements of a broadcast dimension counted once; 0 of anything else."""
+    """Return the bytes of a tensor, where a broadcast dimension counts once. Return 0 for other objects."""
     if not isinstance(value, Tensor):
         return 0
     sizes = (size for size, stride in zip(value.shape, value.stride(), strict=True) if stride)

@@ -1,4 +1,4 @@
-"""Training steps of this package's experiments, ready to be timed."""
+"""Training steps of this package's experiments, for timing."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from wnrepro.experiments import experiment_class
 from wnrepro.settings import SETTINGS, DqnSettings, Settings, scale_settings
 
 EMULATION, ACTING, LEARNING = "emulation", "acting", "learning"
-AGENT_STEPS = 40  # of DQN, in one timing
-# DQN: a small replay, full of random play, and ε at its end. cifar: long enough for its layers to be compiled.
+AGENT_STEPS = 40  # DQN agent steps in one timing
+# DQN: a small replay filled by random play, and the final ε. cifar: enough epochs for its layers to be compiled.
 CHANGES: dict[str, dict[str, Any]] = {
     "cifar": {"epochs": 1000},
     "dqn": {"game": "breakout", "replay_steps": 5000, "replay_start": 5000, "epsilon_steps": 1},
@@ -19,19 +19,19 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def timed_settings(experiment: str, device: torch.device) -> Settings:
-    """The paper's settings, with CHANGES, in the precision in which the experiment is judged on this device."""
+    """Return the paper's settings with CHANGES, in the precision that claims use on this device."""
     judged_in = {"precision": SETTINGS[experiment].gpu_precision} if device.type == "cuda" else {}
     return scale_settings(experiment, "paper", "wn", **CHANGES.get(experiment, {}), **judged_in)
 
 
 def our_training(settings: Settings, device: torch.device) -> tuple[Any, Step]:
-    """An experiment ready to train on noise (of DQN, with a replay full of random play), and its training step."""
+    """Return an experiment that trains on random data (DQN: on a replay of random play), and its training step."""
     experiment = experiment_class(settings.name).on_noise(settings, device)
     return experiment, experiment.train_once
 
 
 def our_steps(settings: Settings, device: torch.device) -> Steps:
-    """A step of the experiment; of DQN AGENT_STEPS agent steps of `play`, and their parts."""
+    """Return the experiment's training step. For DQN, return AGENT_STEPS agent steps of `play`, and their parts."""
     experiment, step = our_training(settings, device)
     if not isinstance(settings, DqnSettings):
         return Steps({WHOLE: step}, step)

@@ -1,4 +1,4 @@
-"""The plain PyTorch loops that the experiments are timed against, as most people write them."""
+"""Plain PyTorch training loops, as most people write them, to compare the experiments' step times with."""
 
 import copy
 import importlib.util
@@ -38,7 +38,7 @@ def image_step(
     before: Callable[[], object] = lambda: None,
     after: Callable[[], object] = lambda: None,
 ) -> Step:
-    """A training step on minibatches of images; `before` and `after` are called around the optimizer's step."""
+    """Return a training step on minibatches of images. It calls `before` and `after` around the optimizer's step."""
 
     def endless() -> Iterator[list[Tensor]]:
         loader = DataLoader(images, settings.batch_size, shuffle=True)
@@ -84,7 +84,7 @@ def plain_cifar(settings: CifarSettings, device: torch.device) -> Steps:
 
 
 class Masked(nn.Module):
-    """torch's parametrization of a weight some of whose elements stay 0."""
+    """A torch parametrization that keeps the masked elements of a weight at 0."""
 
     mask: Tensor
 
@@ -96,8 +96,8 @@ class Masked(nn.Module):
         return weight * self.mask
 
 
-def in_torch(net: nn.Module) -> Any:
-    """A copy of the network in torch's layers, with torch's weight_norm, which normalizes at every use."""
+def to_torch_layers(net: nn.Module) -> Any:
+    """Copy the network to torch layers with torch's weight_norm, which normalizes at every use."""
     plain = fold(net)
     for name, ours in layers(net):
         layer = plain.get_submodule(name)
@@ -109,7 +109,7 @@ def in_torch(net: nn.Module) -> Any:
 
 def plain_cvae(settings: CvaeSettings, device: torch.device) -> Steps:
     torch.manual_seed(settings.seed)
-    net = in_torch(MnistVae(settings)).to(device)
+    net = to_torch_layers(MnistVae(settings)).to(device)
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn())
 
     def loss(x: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def plain_cvae(settings: CvaeSettings, device: torch.device) -> Steps:
 
 
 class PlainAttention(nn.Module):
-    """The window that h (B, units) asks for: filter banks F_y, F_x (B, count, SIZE) and γ (B, 1, 1)."""
+    """The attention window for h (B, units): filter banks F_y, F_x (B, count, SIZE) and γ (B, 1, 1)."""
 
     offsets: Tensor
     pixels: Tensor
@@ -144,13 +144,13 @@ class PlainAttention(nn.Module):
         return f_y, f_x, torch.exp(log_gamma)
 
     def bank(self, centres: Tensor, variance: Tensor) -> Tensor:
-        """Normalized Gaussians (B, count, SIZE) at these centres (B, 1, count)."""
+        """Compute normalized Gaussians (B, count, SIZE) at the centres (B, 1, count)."""
         bank = torch.exp(-((self.pixels - centres.transpose(1, 2)) ** 2) / (2 * variance))
         return bank / (bank.sum(2, keepdim=True) + BANK_TOLERANCE)
 
 
 class PlainDraw(nn.Module):
-    """DRAW in torch's layers, the weights normalized at every time step; see `DrawNet`."""
+    """DRAW in torch layers, which normalize the weights at every time step; see `DrawNet`."""
 
     def __init__(self, settings: DrawSettings) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class PlainDraw(nn.Module):
                     nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """log p(x|z) (B,) and KL (T, B) of one sample z an image, drawn by noise (T, B, latents)."""
+        """Compute log p(x|z) (B,) and KL (T, B) for one sample z per image, drawn from noise (T, B, latents)."""
         x = x.squeeze(1)
         canvas = torch.zeros_like(x)
         h_enc = c_enc = h_dec = c_dec = x.new_zeros(len(x), self.units)
@@ -212,9 +212,9 @@ def plain_draw(settings: DrawSettings, device: torch.device) -> Steps:
 
 
 class PlainDqn:
-    """The agent as CleanRL's dqn_atari has it: gymnasium's wrappers, a replay of whole states, torch's layers.
+    """The agent of CleanRL's dqn_atari: gymnasium's wrappers, a replay of whole states, torch layers.
 
-    A lost life is terminal while the game continues; `AtariPreprocessing`'s own option would begin a new one.
+    A lost life is terminal, but the game continues; the option of `AtariPreprocessing` would begin a new game.
     """
 
     def __init__(self, settings: DqnSettings, device: torch.device) -> None:
@@ -235,7 +235,7 @@ class PlainDqn:
         self.lives = info["lives"]
         self.actions = int(game.action_space.n)
 
-        self.net = in_torch(DqnNet(s, self.actions)).to(device)
+        self.net = to_torch_layers(DqnNet(s, self.actions)).to(device)
         self.target = copy.deepcopy(self.net)
         self.optimizer = torch.optim.Adamax(self.net.parameters(), lr=s.lr, betas=(s.beta1, 0.999))
 
@@ -245,12 +245,12 @@ class PlainDqn:
             np.zeros(count, np.int64),  # actions
             np.zeros(count, np.float32),  # rewards
             np.zeros((count, *shape), np.uint8),  # the next states
-            np.zeros(count, np.bool_),  # whether terminal
+            np.zeros(count, np.bool_),  # terminal
         )
         self.agent_steps = self.updates = 0
 
     def step(self, action: int) -> tuple[Any, ...]:
-        """Play an action; returns the transition, in the replay's order."""
+        """Play an action and return the transition, in the order of the replay's arrays."""
         following, reward, over, too_long, info = self.env.step(action)
         transition = self.state, action, np.sign(float(reward)), following, over or info["lives"] < self.lives
         if over or too_long:
@@ -271,7 +271,7 @@ class PlainDqn:
 
     @torch.no_grad()
     def act(self, epsilon: float) -> int:
-        """An ε-greedy action in the present state."""
+        """Choose an ε-greedy action for the current state."""
         if self.rng.random() < epsilon:
             return int(self.rng.integers(self.actions))
         return int(self.net(torch.from_numpy(self.state).to(self.device)[None]).argmax(1))
@@ -324,12 +324,12 @@ PLAIN: dict[str, Callable[[Any, torch.device], Steps]] = {
 
 
 def plain_steps(settings: Settings, device: torch.device) -> Steps:
-    """A step of the loop that most people write."""
+    """Return a training step of the plain loop."""
     return PLAIN[settings.name](settings, device)
 
 
 def check_plain(experiment: str) -> None:
-    """Raise UserError where the experiment has no plain loop, or it cannot be made here."""
+    """Raise UserError if the experiment has no plain loop, or if a package for it is missing."""
     if experiment not in PLAIN:
         raise UserError(f"bench {experiment}: it has no plain loop to be timed against; give one of {', '.join(PLAIN)}")
     if experiment == "dqn":

@@ -1,4 +1,4 @@
-"""A quick check, made for a GPU: whether captured and compiled training steps are the plain ones, for every model."""
+"""A quick check for a GPU: for every model, captured and compiled training steps must equal plain ones."""
 
 import contextlib
 import copy
@@ -13,21 +13,21 @@ import torch
 from wnrepro.bench.counting import WHOLE, Step
 from wnrepro.bench.ours import CHANGES, our_training
 from wnrepro.bench.timing import Contender, Show
-from wnrepro.compiling import Compilation, judged, relative_error
+from wnrepro.compiling import Compilation, check_gradients, relative_error
 from wnrepro.cuda_graphs import Captured
 from wnrepro.device import cores
 from wnrepro.experiments.atari import check_rom
 from wnrepro.settings import PARAMS, SETTINGS, Settings, scale_settings
 
-TOGETHER = 10  # processes at most, for their memory
-PREPARE_SECONDS = 300.0  # that a process may take
-STEPS = 8  # plain ones, and as many of which PLAIN_CALLS are plain and the others a graph
-LR_FACTOR = 0.01  # of the paper's learning rate: the first steps of some would otherwise amplify rounding
-TOLERANCE = 0.2  # relative, of the change of all parameters and running averages: a wrong step changes them otherwise
+TOGETHER = 10  # largest number of processes at a time; their memory is the limit
+PREPARE_SECONDS = 300.0  # longest time that a process may take to prepare
+STEPS = 8  # first all plain; then PLAIN_CALLS plain steps, and the rest by a graph
+LR_FACTOR = 0.01  # times the paper's learning rate, at which the first steps of some models amplify rounding
+TOLERANCE = 0.2  # largest relative error of the change of all parameters and running averages
 
 
 def models(experiments: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every model of the experiments, of dqn only that of the benchmark's game: experiment, and the part's setting."""
+    """Yield the experiment and the part's setting of every model. Of dqn, yield only the benchmark's game."""
     for name in experiments:
         setting = SETTINGS[name].part
         for part in SETTINGS[name].models:
@@ -38,7 +38,7 @@ def models(experiments: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]
 
 
 def smoke_settings(experiment: str, param: str, device: torch.device, **part: str) -> Settings:
-    """The paper's settings in a GPU's precision; on a CPU those of scale quick."""
+    """Return the paper's settings in the GPU's default precision. On a CPU, return the settings of scale quick."""
     if device.type == "cpu":
         small = {"replay_start": 200, "replay_steps": 200} if experiment == "dqn" else {}
         return scale_settings(experiment, "quick", param, **part, **small)
@@ -47,21 +47,21 @@ def smoke_settings(experiment: str, param: str, device: torch.device, **part: st
     return dataclasses.replace(settings, lr=LR_FACTOR * settings.lr)
 
 
-def recompiled(experiment: Any) -> Compilation:
-    """Judge the compilation again with the network in training: the function must serve without recompiling."""
+def check_again(experiment: Any) -> Compilation:
+    """Check the compiled function again with the network in training mode, without recompilation."""
     try:
         with torch.compiler.set_stance("fail_on_recompile"):
-            return judged(experiment.compilation.function, experiment.gradients, experiment.settings.precision)
+            return check_gradients(experiment.compilation.function, experiment.gradients, experiment.settings.precision)
     except RuntimeError as error:
         return Compilation(refused=f"the network trains otherwise ({' '.join(str(error).split())[:200]})")
 
 
 def compare(settings: Settings, device: torch.device) -> tuple[dict[str, Step], dict[str, Any]]:
-    """Prepare a contender: its step, and how far captured steps and compiled gradients are from the plain ones."""
+    """Prepare a contender: return its step and the relative errors of captured steps and compiled gradients."""
     experiment, step = our_training(settings, device)
     compilation = getattr(experiment, "compilation", None) or Compilation()
     if compilation.function:
-        compilation = recompiled(experiment)
+        compilation = check_again(experiment)
     captures = [one for one in vars(experiment).values() if isinstance(one, Captured)]
     start, captured = copy.deepcopy(experiment.state_dict()), any(one.captures for one in captures)
     moved = []
@@ -85,16 +85,16 @@ def compare(settings: Settings, device: torch.device) -> tuple[dict[str, Step], 
 def smoke(
     experiments: Collection[str], device: torch.device, show: Show, params: Sequence[str] = PARAMS
 ) -> list[dict[str, Any]]:
-    """Check each model with each parameterization. A row has the relative errors of `compare`, whether they are `good`,
-    `seconds` a step and memory; a model of which nothing was captured is not good.
+    """Check each model with each parameterization and return a row for each.
 
-    As many processes run together as there are processors; their steps are timed one after the other.
+    A row has the relative errors of `compare`, whether they are `good`, `seconds` per step, and memory. A model without
+    captured steps is not good. One process per processor runs at a time; their steps are timed one after another.
     """
     if "dqn" in experiments:
         check_rom(CHANGES["dqn"]["game"])
     cases = [(name, part, param) for name, part in models(experiments) for param in params]
     rows: list[dict[str, Any]] = []
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # in each of the processes
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # per process
     together = min(cores(), TOGETHER)
     for first in range(0, len(cases), together):
         wave = []
@@ -104,7 +104,7 @@ def smoke(
             wave.append((row | {"precision": settings.precision}, Contender(compare, settings, device, threads=1)))
         for row, contender in wave:
             show(f"checking {row['model']} {row['param']}")
-            with contextlib.suppress(EOFError, OSError):  # the process died, and told standard error why
+            with contextlib.suppress(EOFError, OSError):  # the process died and printed the reason
                 if contender.wait(PREPARE_SECONDS):
                     row |= contender.facts
         for row, contender in wave:
@@ -121,7 +121,7 @@ def smoke(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in lines of text."""
+    """Format the rows as a text table."""
     columns = ["model", "param", "precision", "captured", "compiled", "seconds", "memory_bytes", "good", "refused"]
     frame = pd.DataFrame(rows, columns=columns).replace({"good": {True: "good", False: "BAD"}})
     return frame.to_string(index=False, float_format="{:.3g}".format, na_rep="-")

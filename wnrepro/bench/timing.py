@@ -1,11 +1,11 @@
-"""Step times, side by side: the parameterizations and a plain PyTorch loop, interleaved in one run.
+"""Step times of the parameterizations and a plain PyTorch loop, interleaved in one benchmark.
 
-Every contender has its own process. A round times one training step of each, in a new random order, and a ratio is
-paired within the round: what counts is the median ratio, its interval and n. Every round also times a large matrix
-product and a copy, the device's ceilings; a step's floor is its FLOPs at the speed of that product.
+Every contender has its own process. A round times one training step of each, in a new random order. Ratios are paired
+within the round; the result is the median ratio, its interval and n. Every round also times a large matrix product and
+a copy, which give the device's limits. A step's floor is the time of its FLOPs at the speed of that product.
 
-DQN's step is `update_every` agent steps and their update; of wn and the plain loop its parts are timed too: emulation,
-acting, learning. Its floor is that of learning.
+A step of DQN is `update_every` agent steps and their update. For wn and the plain loop, its parts are timed too:
+emulation, acting and learning. Its floor is the floor of learning.
 """
 
 import contextlib
@@ -37,22 +37,22 @@ from wnrepro.runs.directory import now, read_json, write_json
 from wnrepro.runs.provenance import peak_memory_bytes, provenance
 from wnrepro.settings import PARAMS, PRECISIONS, DqnSettings, Settings, Source, about
 
-WARM_UP_STEPS = {"cpu": 1, "cuda": 5}  # after the counted one; a GPU's first steps are not yet a graph
+WARM_UP_STEPS = {"cpu": 1, "cuda": 5}  # after the counted step; on a GPU the first steps are not yet a graph
 PLAIN = "plain wn"
-BASE = PARAMS[0]  # whose steps the others' are set against
-SIDE_SECONDS = 10.0  # for which processes step side by side
-MOST_ON_A_GPU = 8  # of those
-CONTEXT_BYTES = 10**9  # of a GPU's memory, for what a process takes there besides its tensors
+BASE = PARAMS[0]  # the denominator of the ratios
+SIDE_SECONDS = 10.0  # duration of a measurement of processes side by side
+MOST_ON_A_GPU = 8  # largest number of processes side by side on a GPU
+CONTEXT_BYTES = 10**9  # GPU memory that a process needs besides its tensors
 FULL_REPLAY = DqnSettings.replay_steps
-SPARE_BYTES = 2 * 10**9  # of memory, for what a run of DQN takes besides its replay
-STEPS_TOGETHER = {"cpu": 1, "cuda": 20}  # between two waits for the device: what a step costs in training
+SPARE_BYTES = 2 * 10**9  # memory that a run of DQN needs besides its replay
+STEPS_TOGETHER = {"cpu": 1, "cuda": 20}  # steps between two waits for the device, as in training
 
 Show = Callable[[str], None]
-Prepare = Callable[[Any, torch.device], tuple[dict[str, Step], dict[str, Any]]]  # what is timed, and facts about it
+Prepare = Callable[[Any, torch.device], tuple[dict[str, Step], dict[str, Any]]]  # steps to time, facts
 
 
 def fast_precisions(device: torch.device) -> list[str]:
-    """The precisions in which the device has its own instructions for multiplication."""
+    """Return the precisions for which the device has hardware multiplication."""
     if device.type == "cuda":
         return list(PRECISIONS)
     return ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["fp32"]
@@ -61,8 +61,8 @@ def fast_precisions(device: torch.device) -> list[str]:
 # ------------------------------------------------------------------------------- contenders
 
 
-def timed(step: Step, device: torch.device, at_least: float = 0.0) -> float:
-    """Seconds of a step, the device's work included: on average over STEPS_TOGETHER, or over `at_least` seconds."""
+def step_seconds(step: Step, device: torch.device, at_least: float = 0.0) -> float:
+    """Measure the mean seconds of a step, with the device's work, over STEPS_TOGETHER steps and `at_least` seconds."""
     wait = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     wait()
     began, count = time.perf_counter(), 0
@@ -77,7 +77,7 @@ def timed(step: Step, device: torch.device, at_least: float = 0.0) -> float:
 def prepare(
     make: Callable[[Any, torch.device], Steps], settings: Settings, device: torch.device
 ) -> tuple[dict[str, Step], dict[str, Any]]:
-    """Make a contender's steps, count what an update needs and warm up."""
+    """Make a contender's steps, count the work of an update, and warm up."""
     steps = make(settings, device)
     facts: dict[str, Any] = {"updates": steps.updates}
     if steps.counted:
@@ -85,16 +85,16 @@ def prepare(
             facts["work"] = count_work(steps.counted)
     for step in steps.timed.values():
         for _ in range(WARM_UP_STEPS[device.type]):
-            timed(step, device)
+            step_seconds(step, device)
     return steps.timed, facts
 
 
-def contend(
+def run_contender(
     pipe: Any, prepare: Prepare, settings: Settings, device: torch.device, threads: int, source: Source | None
 ) -> None:
-    """A contender's process: prepare, send the names of the steps and the facts; then time what the pipe names.
+    """Run a contender in its process: prepare, send the steps' names and the facts, then time steps on request.
 
-    To (step, seconds) it answers with the time of a step, and its peak memory; None ends it.
+    The answer to a request (step, seconds) is the time of a step and the peak memory. None ends the process.
     """
     torch.set_num_threads(threads)
     set_precision(settings.precision, device)
@@ -104,23 +104,23 @@ def contend(
     pipe.send((list(steps), facts))
     while asked := pipe.recv():
         part, at_least = asked
-        pipe.send((timed(steps[part], device, at_least), peak_memory_bytes(device)))
+        pipe.send((step_seconds(steps[part], device, at_least), peak_memory_bytes(device)))
 
 
 class Contender:
-    """A contender's process, seen from the one that asks."""
+    """The main process's handle of a contender's process."""
 
     def __init__(self, prepare: Prepare, settings: Settings, device: torch.device, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.settings, self.parts, self.facts, self.memory_bytes = settings, list[str](), dict[str, Any](), 0
         arguments = (theirs, prepare, settings, device, threads, about(settings.param).source)
-        self.process = context.Process(target=contend, args=arguments, daemon=True)
+        self.process = context.Process(target=run_contender, args=arguments, daemon=True)
         self.process.start()
-        theirs.close()  # so that reading ends when the process does
+        theirs.close()  # so that reading raises EOFError after the process has ended
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it is prepared; returns whether that was in time. Raises EOFError where the process died."""
+        """Wait until it is prepared, and return whether it was in time. Raises EOFError if the process died."""
         if prepared := self.pipe.poll(seconds):
             self.parts, self.facts = self.pipe.recv()
         return prepared
@@ -129,7 +129,7 @@ class Contender:
         self.pipe.send((part, at_least))
 
     def answer(self) -> float:
-        """Seconds a step, of what was asked for."""
+        """Return the seconds per step of the requested part."""
         seconds, self.memory_bytes = self.pipe.recv()
         return float(seconds)
 
@@ -143,7 +143,7 @@ class Contender:
 def contenders(
     entrants: dict[str, tuple[Prepare, Settings]], device: torch.device, threads: int, show: Show
 ) -> Iterator[dict[str, Contender]]:
-    """A process for each entrant, prepared one after the other; they end with the context."""
+    """Start and prepare a process for each entrant, one after another, and end them after the block."""
     with contextlib.ExitStack() as ending:
         started = {}
         for name, (prepare, settings) in entrants.items():
@@ -158,7 +158,7 @@ def contenders(
 
 
 def median_interval(values: np.ndarray) -> dict[str, float]:
-    """Median with its 95 % interval (order statistics; the extremes where n is small)."""
+    """Compute the median and its 95 % interval from order statistics, or from the extremes if n is small."""
     interval = quantile_test(values, p=0.5).confidence_interval(0.95)
     low, high = (
         float(np.nan_to_num(x, nan=edge)) for x, edge in zip(interval, (values.min(), values.max()), strict=True)
@@ -167,7 +167,7 @@ def median_interval(values: np.ndarray) -> dict[str, float]:
 
 
 def ratio(over: list[float], under: list[float]) -> dict[str, float]:
-    """`median_interval` of the paired ratios."""
+    """Compute the `median_interval` of the paired ratios."""
     return median_interval(np.array(over) / np.array(under))
 
 
@@ -179,10 +179,10 @@ def measure(
     show: Show,
     params: Sequence[str] = PARAMS,
 ) -> dict[str, Any]:
-    """Time `rounds` steps of each contender, showing progress. Of DQN, the full replay's memory too.
+    """Time `rounds` steps of each contender and show progress. For DQN, measure the memory of a full replay too.
 
-    The parameterizations `params`, and those of the settings and of BASE, are timed in the settings' precision, or the
-    first (in the order of PRECISIONS) where that is not among these; that of the settings and the plain loop in each.
+    `params`, BASE and the settings' parameterization are timed in the settings' precision, or in the first of
+    `precisions` if it is not among them. The settings' parameterization and the plain loop are timed in all precisions.
     """
     params = list(dict.fromkeys([BASE, *params, settings.param]))
     precisions = [precision for precision in PRECISIONS if precision in precisions]
@@ -251,7 +251,7 @@ def measure(
 def time_rounds(
     running: dict[str, Contender], rounds: int, param: str, show: Show
 ) -> dict[tuple[str, str], list[float]]:
-    """Seconds of every contender's steps, by contender and step; parts of a step only with this parameterization."""
+    """Time every contender's steps; return seconds by contender and step. Parts are timed only for `param`."""
     seconds: dict[tuple[str, str], list[float]] = {
         (name, part): []
         for name, contender in running.items()
@@ -269,9 +269,9 @@ def time_rounds(
 
 
 def compare_work(peaks: dict[str, Any], precision: str, work: dict[str, int], seconds: float) -> dict[str, float]:
-    """What a step of this duration needs and achieves, and how far that is from the device's ceilings.
+    """Compare the work and speed of a step of this duration with the device's limits.
 
-    Its floor is its FLOPs at the speed of the large product; the distance is the step's time over that floor.
+    The floor is the time of its FLOPs at the speed of the large product. The distance is the step's time over it.
     """
     flops_limit = peaks["flops_per_second"][precision]["median"]
     flops_per_second, bytes_per_second = work["flops"] / seconds, work["bytes"] / seconds
@@ -287,10 +287,10 @@ def compare_work(peaks: dict[str, Any], precision: str, work: dict[str, int], se
 
 
 def side_by_side(settings: Settings, device: torch.device, memory_bytes: int, show: Show) -> dict[str, float]:
-    """Steps a second of 1, 2, 4, … processes together, by their number, as far as processors and memory allow.
+    """Measure the total steps per second of 1, 2, 4, … processes, as far as processors and memory allow.
 
-    On a CPU they share the threads, on a GPU they compute at the same time where MPS is; `memory_bytes` is the memory
-    of one.
+    On a CPU they share the threads; on a GPU they compute at the same time if MPS is available. `memory_bytes` is the
+    memory of one process.
     """
     threads = torch.get_num_threads()
     most, free = threads, available_memory()
@@ -315,7 +315,7 @@ def side_by_side(settings: Settings, device: torch.device, memory_bytes: int, sh
 
 
 def full_replay_memory(settings: DqnSettings, device: torch.device) -> dict[str, Any]:
-    """The peak memory of a process that trains with the full replay, in bytes, or why it was not measured."""
+    """Measure the peak memory in bytes of training with the full replay, or say why it was not measured."""
     needed, available = Replay.nbytes_needed(FULL_REPLAY) + SPARE_BYTES, available_memory()
     on = replay_device(FULL_REPLAY, device).type
     if on == "cpu" and available is not None and available < needed:
@@ -328,7 +328,7 @@ def full_replay_memory(settings: DqnSettings, device: torch.device) -> dict[str,
 
 
 def train_with_full_replay(settings: DqnSettings, device: torch.device) -> int:
-    """Fill the replay with one screen and train to the last epoch; the peak memory in bytes where the replay is."""
+    """Fill the replay with one screen, train to the end, and return the peak memory in bytes of the replay's device."""
     experiment = Dqn(settings, device)
     screens, nothing = experiment.training.frames, np.zeros(settings.actors)
     for _ in range(experiment.replay.slots):
@@ -339,15 +339,15 @@ def train_with_full_replay(settings: DqnSettings, device: torch.device) -> int:
     return peak_memory_bytes(experiment.replay.screens.device)
 
 
-# ------------------------------------------------------------------------------- its file and its table
+# ------------------------------------------------------------------------------- file and table
 
 
 def store(
     results: Path, experiment: str, figures: dict[str, Any], device: torch.device, path: Path | None = None
 ) -> Path:
-    """Put an experiment's figures, with their provenance, into the session's file; returns its path.
+    """Write an experiment's figures and their provenance to the session's file, and return its path.
 
-    path: that file; without one it is new, results/bench/<device>_<time>.json.
+    path: the file; None creates results/bench/<device>_<time>.json.
     """
     about = {"created": now(), **provenance(device)}
     if path is None:
@@ -361,7 +361,7 @@ def store(
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures in lines of text."""
+    """Format the figures as text tables."""
     limits, full = figures["ceilings"], figures.get("replay_memory")
     of = f"median, 95 % interval, n = {figures['rounds']}"
     speeds = [f"{limit['median'] / 1e9:.4g} GFLOP/s {name}" for name, limit in limits["flops_per_second"].items()]
