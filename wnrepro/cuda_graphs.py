@@ -7,32 +7,32 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-PLAIN_CALLS = 3  # before a function is captured: it makes what it makes once, and cuDNN tries its convolutions out
+PLAIN_CALLS = 3  # before a capture: the function allocates its lasting tensors, and cuDNN selects its algorithms
 
 Function: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
 
 class CaptureError(RuntimeError):
-    """A step could not be captured; the process that tried can do nothing more on its GPU."""
+    """A step could not be captured, after which the process can no longer use its GPU."""
 
 
 def capture_failed(error: BaseException | None) -> bool:
-    """Whether the error is a CaptureError, or followed from one: tidying up after it may fail too."""
+    """Test whether the error is a CaptureError or was raised while one was handled, for example by cleanup."""
     return error is not None and (isinstance(error, CaptureError) or capture_failed(error.__context__))
 
 
 def graphs_allowed() -> bool:
-    """Whether steps may be captured: not where the environment has WNREPRO_GRAPHS=0."""
+    """Test whether steps may be captured: the environment variable WNREPRO_GRAPHS is not 0."""
     return os.environ.get("WNREPRO_GRAPHS") != "0"
 
 
 class Captured:
-    """A function of tensors that a GPU repeats as a CUDA graph; on a CPU the plain function.
+    """A function of tensors that a GPU replays as a CUDA graph. On a CPU it is the plain function.
 
-    The first PLAIN_CALLS calls are plain; the next one is captured and, like all later ones, replayed with its inputs
-    copied into those of the capture. Each set of input shapes has its own graph. The function may neither wait for the
-    device nor depend on host values that change from call to call: it reads these from tensors, which stay in place.
-    Random numbers are those of plain calls. An output is valid until the next call. Raises CaptureError.
+    The first PLAIN_CALLS calls are plain; the next call is captured. It and all later calls copy their inputs to the
+    graph's inputs and replay the graph. Each set of input shapes has its own graph. The function may neither wait for
+    the device nor use host values that change between calls; it must read such values from tensors that stay in place.
+    Random numbers equal those of plain calls. An output is valid until the next call. Raises CaptureError.
     """
 
     def __init__(self, function: Function, device: torch.device) -> None:
@@ -53,7 +53,7 @@ class Graph:
 
     def __init__(self) -> None:
         self.calls, self.captured = 0, False
-        self.stream = torch.cuda.Stream()  # of the plain calls and of the capture: autograd remembers it
+        self.stream = torch.cuda.Stream()  # for plain calls and capture alike, since autograd remembers the stream
         self.graph = torch.cuda.CUDAGraph()
         self.inputs: tuple[Tensor, ...] = ()
         self.outputs: tuple[Tensor, ...] = ()

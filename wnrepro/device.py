@@ -1,4 +1,4 @@
-"""The compute device: which one, its precision, memory, cores and random generators."""
+"""The compute device: its selection, precision, memory, cores and random generators."""
 
 import contextlib
 import ctypes
@@ -11,11 +11,11 @@ import torch
 
 from wnrepro.errors import UserError
 
-CONVOLUTIONS_TRIED = 4  # of each kind: the fastest ones by cuDNN's own estimate
+CONVOLUTIONS_TRIED = 4  # algorithms that cuDNN tries for each convolution, the best by its estimate
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `auto`, `cpu`, `cuda` or `cuda:N`. Raises UserError where there is none."""
+    """Return the device named `auto`, `cpu`, `cuda` or `cuda:N`. Raises UserError if it does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -34,22 +34,22 @@ def choose_device(name: str) -> torch.device:
 
 
 def set_precision(precision: str, device: torch.device) -> None:
-    """Allow tf32 in matrix products on a GPU, or not, and select the GPU. Raises UserError for tf32 on a CPU.
+    """Allow or forbid tf32 in matrix products, and select the GPU. Raises UserError for tf32 on a CPU.
 
-    bf16 is up to the experiments: see `autocast`.
+    The experiments use bf16 through `autocast`.
     """
     if precision == "tf32" and device.type != "cuda":
         raise UserError("--precision tf32: only a GPU has it; give fp32 or bf16")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if device.index is not None and device.type == "cuda":
-        torch.cuda.set_device(device)  # streams and graphs belong to the current one
-    if device.type == "cuda":  # shapes recur: let cuDNN try its convolutions out; another process may choose others
+        torch.cuda.set_device(device)  # streams and graphs belong to the current GPU
+    if device.type == "cuda":  # shapes recur, so let cuDNN measure its algorithms; processes may choose differently
         torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, CONVOLUTIONS_TRIED
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """The context of a forward pass: matrix products in bf16 if `precision` is bf16."""
+    """Return the context of a forward pass, with matrix products in bf16 if `precision` is bf16."""
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
@@ -64,24 +64,24 @@ def random_generators(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def keep_memory() -> None:
-    """Keep freed memory in this process, instead of returning it to the system and asking for it at every step.
+    """Keep freed memory in this process instead of returning it to the system.
 
-    glibc maps every tensor over 32 MiB afresh and unmaps it when freed, so that each step touches its pages for the
-    first time; docs/log.md gives the cost. Without glibc this does nothing.
+    By default glibc maps every tensor over 32 MiB newly and unmaps it when it is freed, which causes page faults at
+    each step; docs/log.md gives the cost. Without glibc this does nothing.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: map no single blocks
+        mallopt(-4, 0)  # M_MMAP_MAX: map no blocks separately
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: return none
 
 
 def cores() -> int:
-    """The number of processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int | None:
-    """Bytes that the system could still give (Linux), or None."""
+    """Return the bytes of memory that are available (Linux), or None."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Pictures of attention: images with the outlines of the windows that are read or written."""
+"""Pictures of attention: images with outlines of the read or write windows."""
 
 import torch
 from jaxtyping import Float
@@ -8,16 +8,16 @@ from torch import Tensor
 def outlined(
     images: Float[Tensor, "N H W"], boxes: Float[Tensor, "N 4"], scale: int
 ) -> Float[Tensor, "N 3 {scale}*H {scale}*W"]:
-    """Grey images in 0..1, `scale` times as large, each with its box in red.
+    """Enlarge grey images in 0..1 `scale` times and outline each one's box in red.
 
-    A box is top, bottom, left and right in pixels of the small image, whose centres are the integers. A box that
-    reaches beyond the image has its outline on the image's edge; one that lies beyond it as a whole has none.
+    A box is top, bottom, left and right in pixels of the small image; integers are pixel centres. If a box extends
+    beyond the image, its outline follows the image's edge. A box completely outside the image has no outline.
     """
     large = images.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     top, bottom, left, right = ((boxes + 0.5) * scale).floor().T.unsqueeze(2)
 
     def within(first: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Which of an axis' pixels the box has, with its ends and without them; (N, size) each."""
+        """Return two masks (N, size) of the pixels along an axis: those in the box, and those inside its outline."""
         pixels = torch.arange(size, device=images.device)
         inner = (pixels > first.clamp(min=0)) & (pixels < last.clamp(max=size - 1))
         return (pixels >= first) & (pixels <= last), inner

@@ -1,4 +1,4 @@
-"""What an experiment's `train()` yields."""
+"""The events that an experiment's `train()` yields."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress within an epoch: `done` of `total` examples."""
+    """The progress within an epoch: `done` of `total` examples."""
 
     epoch: int
     done: int
@@ -15,9 +15,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The results of one epoch: its row of metrics.csv and, by name, the rows of other tables.
+    """The results of one epoch: its row of metrics.csv and the rows of other tables, by table.
 
-    diverged: empty, or a sentence on how training diverged, which ends the run.
+    diverged: how training diverged, which ends the run; empty if it did not.
     """
 
     epoch: int
@@ -28,6 +28,6 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence for the person who watches the run; no table holds it."""
+    """A message for the user that no table contains."""
 
     text: str

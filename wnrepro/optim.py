@@ -37,8 +37,8 @@ class MomentOptimizer(torch.optim.Optimizer, abc.ABC):
 class Adam(MomentOptimizer):
     """Adam with ε inside the root (authors' code): p ← p − lr·m̂/√(v̂ + ε).
 
-    The bias corrections 1 − β1ᵗ and 1 − β2ᵗ use the current β, also after β1 has changed. A group's lr, β1 and step
-    count are tensors () on the parameters' device, so that a captured step sees their changes; see `set_rates`.
+    The bias corrections 1 − β1ᵗ and 1 − β2ᵗ always use the current β1 and β2. A group's lr, β1 and step count are
+    tensors () on the parameters' device, so that a captured step sees their changes; see `set_rates`.
     """
 
     moments = ("m", "v")
@@ -61,7 +61,7 @@ class Adam(MomentOptimizer):
         self.rates_to_device()
 
     def set_rates(self, lr: float, beta1: float) -> None:
-        """Set lr and β1 of the steps to come."""
+        """Set lr and β1 for the next steps."""
         for group in self.param_groups:
             group["lr"].fill_(lr)
             group["beta1"].fill_(beta1)
@@ -84,7 +84,7 @@ class Adam(MomentOptimizer):
 class Adamax(MomentOptimizer):
     """Adamax without bias correction (authors' code): m ← β1·m + (1−β1)·∇, u ← max(β2·u, |∇| + ε), p ← p − lr·m/u.
 
-    torch's divides lr by 1 − β1ᵗ.
+    torch's Adamax divides lr by 1 − β1ᵗ.
     """
 
     moments = ("m", "u")
@@ -106,9 +106,9 @@ class Adamax(MomentOptimizer):
 class PolyakAverage(AveragedModel):
     """The exponential moving average of a model's parameters and buffers over about `updates` updates (§5.2).
 
-    It is bias-corrected: at update t the newest parameters have the weight (1 − d)/(1 − dᵗ), d = 1 − 1/updates, so that
-    the first ones count for no more than the others. The count t stays on the device, so that no step waits for it.
-    Buffers outside the state dict, as masks, are constants; those that a module names in `not_averaged` are copied.
+    It is bias-corrected: at update t the newest parameters have the weight (1 − d)/(1 − dᵗ) with d = 1 − 1/updates, so
+    that the first parameters do not dominate. The count t stays on the device, so that no step waits for it. Buffers
+    that a module names in `not_averaged` are copied. Buffers outside the state dict, such as masks, are constants.
     """
 
     def __init__(self, model: nn.Module, updates: float) -> None:
@@ -124,7 +124,7 @@ class PolyakAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Include the model's parameters after an update."""
+        """Add the model's current parameters to the average; call it after each update."""
         self.n_averaged += 1
         weight = (1 - self.decay) / (1 - self.decay ** self.n_averaged.double())
         states = [one.state_dict(keep_vars=True) for one in (self.module, model)]

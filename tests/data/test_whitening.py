@@ -85,13 +85,13 @@ def test_whitened_takes_the_first_images_of_each_half(monkeypatch: pytest.Monkey
     assert isinstance(settings, CifarSettings)
     settings = dataclasses.replace(settings, train_examples=30, test_examples=10)
     whitening._whitened.cache_clear()
-    found = whitening.whitened(settings, None, "cpu")
+    found = whitening.load_whitened(settings, None, "cpu")
     zca = Zca.fit(pixels[:60], 1e-2)
     torch.testing.assert_close(found.train_x, zca.apply(pixels[:30]))
     torch.testing.assert_close(found.test_x, zca.apply(pixels[60:70]))
     assert found.train_y.tolist() == [n % 10 for n in range(30)] and len(found.test_y) == 10
     assert found.source == "small"
-    assert whitening.whitened(settings, None, torch.device("cpu")) is found
+    assert whitening.load_whitened(settings, None, torch.device("cpu")) is found
     whitening._whitened.cache_clear()
 
 

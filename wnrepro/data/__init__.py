@@ -1,1 +1,1 @@
-"""The data sets: their files (no torch needed), their images as tensors, ZCA whitening."""
+"""The data sets: their files (without torch), their images as tensors, and ZCA whitening."""

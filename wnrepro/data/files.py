@@ -1,6 +1,6 @@
-"""The data folder: which files it must hold, whether their checksums are right, and their download by torchvision.
+"""The data folder: its files, their checksums, and their download by torchvision.
 
-Nothing is unpickled or unpacked before its checksum is verified. Only a download imports torch.
+Each checksum is verified before a file is unpickled or unpacked. Only a download imports torch.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from wnrepro.errors import DiskError, UserError
 
-# The files of each data set, below the data folder, and their official checksums. Those of CIFAR-10 and MNIST are
+# The files of each data set, below the data folder, and their official checksums. The files of CIFAR-10 and MNIST are
 # torchvision's; binarized MNIST is Larochelle's fixed binarization.
 DATASETS: dict[str, dict[str, str]] = {
     "cifar10": {
@@ -52,12 +52,12 @@ DATASETS: dict[str, dict[str, str]] = {
     },
 }
 LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
-TIMEOUT_SECONDS = 30.0  # without an answer from a server
-# The alternatives that an error offers where a data set is missing.
+TIMEOUT_SECONDS = 30.0  # longest wait for a server's answer
+# Alternatives that the error message offers if a data set is missing.
 ALTERNATIVES = {
     "binarized_mnist": "give --binarization seeded, which needs nothing but MNIST's own files (`mnist`), or "
 }
-# What a download or a broken archive raises; any other OSError comes from the disk.
+# The errors of a download or a broken archive; any other OSError comes from the disk.
 DOWNLOAD_ERRORS = (
     *(RuntimeError, urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError),
     *(tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError),
@@ -77,25 +77,25 @@ class FileStatus:
 
 
 def cache_folder() -> Path:
-    """`wnrepro` in the user's cache folder."""
+    """Return the folder `wnrepro` in the user's cache folder."""
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")).absolute() / "wnrepro"
 
 
 def data_root(data_dir: Path | None) -> Path:
-    """The data folder: the one given, else WNREPRO_DATA, else the user's cache folder."""
+    """Return the data folder: `data_dir`, else WNREPRO_DATA, else `cache_folder()`."""
     given = data_dir or os.environ.get("WNREPRO_DATA")
     return Path(os.path.expanduser(given)).absolute() if given else cache_folder()
 
 
 def free_bytes(folder: Path) -> int:
-    """Free bytes on the disk that holds `folder`, which need not exist yet."""
+    """Return the free bytes on the disk of `folder`, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def status(data_dir: Path | None) -> list[FileStatus]:
-    """Every file of every data set, its checksum verified."""
+    """Return the status of every file of every data set, after verifying its checksum."""
     return [file for dataset in DATASETS for file in _files(dataset, data_root(data_dir))]
 
 
@@ -126,7 +126,7 @@ def _verified(path: Path, checksum: str) -> bool:
 
 @functools.lru_cache
 def _digest(path: Path, algorithm: str, *_: int) -> str:
-    """The hexadecimal hash of a file; computed again once its size or times have changed."""
+    """Compute the hexadecimal hash of a file, again only if its size or times have changed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
@@ -136,7 +136,7 @@ def _listing(files: Iterable[FileStatus], root: Path) -> str:
 
 
 def require(dataset: str, data_dir: Path | None) -> Path:
-    """The data folder, if it holds every file of `dataset` with its official checksum; else UserError."""
+    """Return the data folder. Raises UserError unless every file of `dataset` has its official checksum."""
     root = data_root(data_dir)
     if incomplete := _incomplete(dataset, root):
         raise UserError(
@@ -149,16 +149,16 @@ def require(dataset: str, data_dir: Path | None) -> Path:
 
 
 def present_binarization(data_dir: Path | None) -> str:
-    """The binarization whose files exist, right or not: `seeded` where only MNIST's do, else `larochelle`."""
+    """Return `seeded` if the files of MNIST exist and those of binarized MNIST do not, else `larochelle`."""
     root = data_root(data_dir)
-    there = {name for name, files in DATASETS.items() if all((root / file).is_file() for file in files)}
-    return "seeded" if "mnist" in there and "binarized_mnist" not in there else "larochelle"
+    present = {name for name, files in DATASETS.items() if all((root / file).is_file() for file in files)}
+    return "seeded" if "mnist" in present and "binarized_mnist" not in present else "larochelle"
 
 
 def fetch(datasets: Iterable[str], data_dir: Path | None) -> None:
-    """Download what is missing or corrupt of the data sets, by torchvision, and verify it.
+    """Download the missing or corrupt files of the data sets by torchvision, and verify them.
 
-    Raises UserError naming the files that could not be downloaded, DiskError where they cannot be stored.
+    Raises UserError that names the files that could not be downloaded, and DiskError if they cannot be stored.
     """
     root, names = data_root(data_dir), list(datasets)
     for name in names:
@@ -197,14 +197,14 @@ def fetch(datasets: Iterable[str], data_dir: Path | None) -> None:
 
 
 def _download(dataset: str, root: Path) -> None:
-    """Have torchvision download a data set unless it is complete, showing its progress on a terminal."""
+    """Download a data set by torchvision unless it is complete, and show the progress on a terminal."""
     incomplete = _incomplete(dataset, root)
     if not incomplete:
         return
     from torchvision.datasets import CIFAR10, MNIST
     from torchvision.datasets.utils import download_and_extract_archive, download_url
 
-    for file in incomplete:  # torchvision keeps what is there
+    for file in incomplete:  # torchvision keeps existing files
         file.path.unlink(missing_ok=True)
     with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
         if dataset == "cifar10":

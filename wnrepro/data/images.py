@@ -1,7 +1,7 @@
 """Images as tensors: CIFAR-10, binarized MNIST, and bundled sets that need no download.
 
-Pixels are uint8, N×3×32×32 in 0..255 or N×1×28×28 in 0..1. The classifiers see `(x − 127.5) / 128`, ZCA-whitened
-(§5.1), the auto-encoders the pixels themselves. scikit-learn and torchvision are imported where they are used.
+Pixels are uint8, N×3×32×32 in 0..255 or N×1×28×28 in 0..1. The input of the classifiers is `(x − 127.5) / 128`,
+ZCA-whitened (§5.1). The input of the auto-encoders is the pixels.
 """
 
 import functools
@@ -21,7 +21,7 @@ from wnrepro.settings import CifarSettings, CvaeSettings, DrawSettings
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images: x (N, 3, 32, 32), y int64 (N,) in 0..9; `source` describes them in words."""
+    """Labelled images: x (N, 3, 32, 32), y int64 (N,) in 0..9, and `source`, their description."""
 
     train_x: Tensor
     train_y: Tensor
@@ -32,7 +32,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images without labels: uint8 (N, 1, 28, 28) in 0..1 or (N, 3, 32, 32) in 0..255; `source` describes them."""
+    """Images without labels, uint8: (N, 1, 28, 28) in 0..1 or (N, 3, 32, 32) in 0..255. `source` describes them."""
 
     train_x: Tensor
     test_x: Tensor
@@ -41,7 +41,7 @@ class Pixels:
 
 SEED = 1602_07868
 BUNDLED_FOR = {"cifar10": "bundled", "mnist": "digits"}  # the bundled set that replaces a downloaded one
-SIZES = {  # training, test; those of `bundled` suffice for a whitening that holds for the test half too
+SIZES = {  # training and test images; `bundled` has enough for a whitening that generalizes to its test half
     "cifar10": (50_000, 10_000),
     "bundled": (12_000, 1_000),
     "mnist": (60_000, 10_000),
@@ -50,12 +50,12 @@ SIZES = {  # training, test; those of `bundled` suffice for a whitening that hol
 
 
 def load_images(dataset: str, data_dir: Path | None) -> Images:
-    """The data set `cifar10` or `bundled`, loaded once a process."""
+    """Load the data set `cifar10` or `bundled`, once per process."""
     return bundled() if dataset == "bundled" else cifar10(data_root(data_dir))
 
 
 def cifar10(data_dir: Path | None) -> Images:
-    """CIFAR-10 (50,000 + 10,000 images) from torchvision's files; UserError unless each checksum is right."""
+    """Load CIFAR-10 (50,000 + 10,000 images) from torchvision's files. Raises UserError if a checksum is wrong."""
     return _cifar10(require("cifar10", data_dir))
 
 
@@ -72,15 +72,15 @@ def _cifar10(root: Path) -> Images:
 
 
 def binarized_mnist(data_dir: Path | None) -> Pixels:
-    """Larochelle's fixed binarization: his 50,000 training and then 10,000 validation images; 10,000 test images.
+    """Load Larochelle's fixed binarization of MNIST (60,000 + 10,000 images). Raises UserError if a checksum is wrong.
 
-    His test file is sorted by digit. Here the test images are in a fixed random order, so that the first ones
-    represent all of them. UserError unless each file's checksum is right.
+    The training images are his training and then his validation images. His test file is sorted by digit; here the test
+    images are in a fixed random order, so that the first ones represent all.
     """
     root = require("binarized_mnist", data_dir)
 
     def read(part: str) -> Tensor:
-        """Read lines of 784 digits, 0 or 1, each followed by a blank or the line's end."""
+        """Read lines of 784 digits, 0 or 1, each followed by a space or the end of the line."""
         text = np.fromfile(root / f"binarized_mnist/binarized_mnist_{part}.amat", np.uint8)
         return torch.from_numpy(text.reshape(-1, 1, 28, 28, 2)[..., 0] - ord("0"))
 
@@ -90,14 +90,14 @@ def binarized_mnist(data_dir: Path | None) -> Pixels:
 
 
 def seeded_mnist(data_dir: Path | None) -> Pixels:
-    """MNIST (60,000 + 10,000 images), each pixel drawn once, by a fixed seed, with probability grey / 255.
+    """Load MNIST (60,000 + 10,000 images) and draw each pixel once, by a fixed seed, with probability grey / 255.
 
-    UserError unless each file's checksum is right.
+    Raises UserError if a checksum is wrong.
     """
     from torchvision.datasets.mnist import read_image_file
 
     root = require("mnist", data_dir)
-    rng = np.random.RandomState(SEED)  # its stream is the same in all versions of numpy
+    rng = np.random.RandomState(SEED)  # gives the same numbers in all versions of numpy
 
     def draw(half: str) -> Tensor:
         grey = read_image_file(str(root / f"MNIST/raw/{half}-images-idx3-ubyte")).numpy()[:, None]
@@ -108,7 +108,7 @@ def seeded_mnist(data_dir: Path | None) -> Pixels:
 
 
 def load_pixels(settings: CvaeSettings | DrawSettings, data_dir: Path | None) -> Pixels:
-    """The first images of each half of the set that the settings name. UserError unless its files are complete."""
+    """Load the first images of each half of the settings' data set. Raises UserError if its files are incomplete."""
     s = settings
     images: Images | Pixels
     if _dataset(s) == "cifar10":
@@ -125,7 +125,7 @@ def _dataset(settings: CvaeSettings | DrawSettings) -> str:
 
 
 def random_images(settings: CifarSettings) -> Images:
-    """Twenty minibatches of noise: a step takes as long on them as on photographs."""
+    """Return 20 minibatches of noise, on which a training step takes as long as on photographs."""
     torch.manual_seed(0)
     count = max(20 * settings.batch_size, settings.init_examples)
     x, y = torch.randn(count, 3, 32, 32), torch.randint(10, (count,))
@@ -133,7 +133,7 @@ def random_images(settings: CifarSettings) -> Images:
 
 
 def random_pixels(settings: CvaeSettings | DrawSettings) -> Pixels:
-    """Twenty minibatches of noise, black and white or in colour."""
+    """Return 20 minibatches of noise, black and white or in colour."""
     torch.manual_seed(0)
     shape, values = ((3, 32, 32), 256) if _dataset(settings) == "cifar10" else ((1, 28, 28), 2)
     x = torch.randint(values, (20 * max(settings.batch_size, 25), *shape), dtype=torch.uint8)
@@ -141,9 +141,9 @@ def random_pixels(settings: CvaeSettings | DrawSettings) -> Pixels:
 
 
 def check_sizes(settings: Any, available: Sequence[int], at_most: Sequence[str]) -> None:
-    """Raise UserError where the settings ask for more than the available training and test images.
+    """Raise UserError if the settings ask for more than the available training and test images.
 
-    at_most: the names of the settings that may not exceed the training images used.
+    at_most: the names of settings that may not exceed `train_examples`.
     """
     train, test = available
     limits = {"train_examples": train, "test_examples": test, **dict.fromkeys(at_most, settings.train_examples)}
@@ -155,7 +155,7 @@ def check_sizes(settings: Any, available: Sequence[int], at_most: Sequence[str])
 
 
 def check_pixels(settings: CvaeSettings | DrawSettings, data_dir: Path | None, at_most: Sequence[str]) -> None:
-    """Raise UserError where `load_pixels` with these settings would; at_most: see `check_sizes`."""
+    """Raise UserError if `load_pixels` would with these settings; at_most: see `check_sizes`."""
     s, dataset = settings, _dataset(settings)
     check_sizes(s, SIZES[BUNDLED_FOR[dataset] if s.data == "bundled" else dataset], at_most)
     if s.data == "real":
@@ -169,7 +169,7 @@ def check_pixels(settings: CvaeSettings | DrawSettings, data_dir: Path | None, a
 
 @dataclass(frozen=True)
 class Material:
-    """What a half of the bundled set is made of: digits (n, 8, 8) in 0..1, labels, photos (2, 427, w, 3)."""
+    """The sources of a half of the bundled set: digits (n, 8, 8) in 0..1, labels, photos (2, 427, w, 3)."""
 
     digits: np.ndarray
     labels: np.ndarray
@@ -177,9 +177,9 @@ class Material:
 
 
 def bundled_material() -> tuple[Material, Material]:
-    """The material of the training and of the test half: different digits, different columns of the photographs.
+    """Load the material of the training and test halves: different digits, different columns of the photographs.
 
-    The columns between the halves belong to neither.
+    Some columns between the two are unused.
     """
     from sklearn.datasets import load_digits, load_sample_images
 
@@ -194,9 +194,9 @@ def bundled_material() -> tuple[Material, Material]:
 
 @functools.lru_cache(maxsize=1)
 def bundled() -> Images:
-    """Ten classes that need no download: scikit-learn's digits, each blended over a crop of a photograph.
+    """Make a ten-class data set that needs no download: scikit-learn's digits, blended over crops of photographs.
 
-    Always the same images. Their numbers cannot be compared with the paper's.
+    The images are always the same. Results on them cannot be compared with the paper's.
     """
     rng = np.random.default_rng(SEED)
     material = zip(bundled_material(), SIZES["bundled"], strict=True)
@@ -206,10 +206,10 @@ def bundled() -> Images:
 
 
 def compose(material: Material, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """`count` images and labels: a random digit in a random warm colour, place and contrast, over a random crop.
+    """Make `count` images and labels: a digit in a warm colour over a crop, with random colour, place and contrast.
 
-    The crop is 8×8 pixels magnified to 32×32, and so smooth; the digit 8×8 to 24×24, and then sharpened.
-    Whitening raises each frequency to the same variance: over texture it would leave little of the digit.
+    The crop is magnified from 8×8 pixels to 32×32 and is therefore smooth. The digit is magnified from 8×8 to 24×24 and
+    then sharpened. Whitening gives all frequencies the same variance, so a digit over texture would almost disappear.
     """
     chosen = rng.integers(len(material.digits), size=count)
     digits = _interpolation(8, 24) @ material.digits[chosen] @ _interpolation(8, 24).T
@@ -237,15 +237,15 @@ def compose(material: Material, count: int, rng: np.random.Generator) -> tuple[T
 
 @functools.lru_cache(maxsize=1)
 def bundled_digits() -> Pixels:
-    """Binary 28×28 digits that need no download: scikit-learn's, 8×8 pixels magnified to 20×20, in random places.
+    """Make binary 28×28 images that need no download: scikit-learn's 8×8 digits, magnified to 20×20, in random places.
 
-    Always the same images; no test digit is a training digit. Their bound cannot be compared with the paper's.
+    The images are always the same. No test digit is a training digit. The bound cannot be compared with the paper's.
     """
     rng = np.random.default_rng(SEED)
 
     def place(digits: np.ndarray, count: int) -> Tensor:
         grey = _interpolation(8, 20) @ digits[rng.integers(len(digits), size=count)] @ _interpolation(8, 20).T
-        ink = grey > 0.5 - 1e-9  # a half is ink, however it was rounded
+        ink = grey > 0.5 - 1e-9  # 0.5 is ink, whatever the rounding
         down, right = rng.integers(2, 7, size=(2, count))
         x = np.zeros((count, 1, 28, 28), np.uint8)
         for n in range(count):
@@ -258,6 +258,6 @@ def bundled_digits() -> Pixels:
 
 
 def _interpolation(small: int, large: int) -> np.ndarray:
-    """The large×small matrix of linear interpolation along one side of an image."""
+    """Compute the large×small matrix of linear interpolation along one side of an image."""
     at = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(small)))

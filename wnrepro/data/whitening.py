@@ -1,4 +1,4 @@
-"""ZCA whitening of images (§5.1), fitted once and kept in the user's cache folder."""
+"""ZCA whitening of images (§5.1), fitted once and stored in the user's cache folder."""
 
 import contextlib
 import functools
@@ -18,13 +18,13 @@ from wnrepro.errors import DiskError
 from wnrepro.runs.directory import write_atomic
 from wnrepro.settings import CifarSettings
 
-CHECKSUM = 32  # bytes of sha256 at the head of a kept whitening
-PATIENCE_SECONDS = 300.0  # to wait for another process that fits the same whitening: ten times what it takes
+CHECKSUM = 32  # bytes of sha256 at the start of a stored whitening
+LOCK_SECONDS = 300.0  # longest wait for another process that fits the same whitening: ten times the usual duration
 
 
 @dataclass(frozen=True)
 class Zca:
-    """ZCA whitening: x − `mean`, times the symmetric `matrix`, both float64."""
+    """ZCA whitening (x − `mean`)·`matrix`, in float64; `matrix` is symmetric."""
 
     mean: Float[Tensor, " D"]
     matrix: Float[Tensor, "D D"]
@@ -33,8 +33,8 @@ class Zca:
     def fit(x: UInt8[Tensor, "N ..."], epsilon: float = 1e-5, device: torch.device | str = "cpu") -> "Zca":
         """Fit the whitening V (Λ + ε)^-½ Vᵀ of images x with the covariance V Λ Vᵀ.
 
-        The covariance is over N, not N − 1 (authors' code). Its sums are of the integers x − 128, which no
-        float rounds: in a block of 1024 images they stay within 2²⁴ (float32), over all within 2⁵³ (float64).
+        The covariance divides by N, not by N − 1 (authors' code). It sums the integers x − 128 without rounding: sums
+        of a block of 1024 images stay within 2²⁴ (exact in float32), sums of all images within 2⁵³ (exact in float64).
         """
         x = x.flatten(1)
         count, size = x.shape
@@ -62,10 +62,10 @@ class Zca:
 
 
 def fit_cached(x: Tensor, epsilon: float, device: str) -> Zca:
-    """Fit a whitening once: it is kept in the user's cache folder, by a hash of the images.
+    """Fit a whitening, or read it from the user's cache folder, where its key is a hash of the images.
 
-    Of several processes that need the same one, one fits it and the others wait. A damaged file is replaced; where
-    none can be written, none is kept.
+    If several processes need the same whitening, one fits it and the others wait. A damaged file is replaced. If the
+    file cannot be written, the whitening is not stored.
     """
     key = f"{epsilon!r} {torch.device(device).type}"
     digest = hashlib.sha256(x.numpy().tobytes() + key.encode()).hexdigest()[:16]
@@ -75,7 +75,7 @@ def fit_cached(x: Tensor, epsilon: float, device: str) -> Zca:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(f"{path}.lock", timeout=PATIENCE_SECONDS))
+            stack.enter_context(FileLock(f"{path}.lock", timeout=LOCK_SECONDS))
         if zca := _read_cached(path, device):
             return zca
         zca, content = Zca.fit(x, epsilon, device), io.BytesIO()
@@ -86,7 +86,7 @@ def fit_cached(x: Tensor, epsilon: float, device: str) -> Zca:
 
 
 def _read_cached(path: Path, device: str) -> Zca | None:
-    """The whitening in a file of `fit_cached`, unless that is missing or damaged."""
+    """Read a whitening that `fit_cached` stored. Return None if the file is missing or damaged."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -96,10 +96,10 @@ def _read_cached(path: Path, device: str) -> Zca | None:
     return Zca(**torch.load(io.BytesIO(content[CHECKSUM:]), map_location=device, weights_only=True))
 
 
-def whitened(settings: CifarSettings, data_dir: Path | None, device: torch.device | str) -> Images:
-    """The first images of each half of the settings' data set, whitened: x are float32 tensors on `device`.
+def load_whitened(settings: CifarSettings, data_dir: Path | None, device: torch.device | str) -> Images:
+    """Load and whiten the first images of each half of the settings' data set. Images x are float32 on `device`.
 
-    The whitening is fitted to all training images of the set. The last result is kept for the next call.
+    The whitening is fitted to all training images of the set. The last result is cached for the next call.
     """
     s = settings
     return _whitened(s.dataset, data_root(data_dir), s.zca_epsilon, s.train_examples, s.test_examples, str(device))

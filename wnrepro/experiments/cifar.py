@@ -18,7 +18,7 @@ from wnrepro.compiling import Compilation, compiled, gradients_of
 from wnrepro.cuda_graphs import Captured
 from wnrepro.data.files import require
 from wnrepro.data.images import SIZES, Images, check_sizes, random_images
-from wnrepro.data.whitening import whitened
+from wnrepro.data.whitening import load_whitened
 from wnrepro.device import autocast, set_precision
 from wnrepro.experiments.loop import Experiment, Rows, minibatch, to_rows
 from wnrepro.experiments.measurements import measured_init
@@ -102,7 +102,7 @@ class Cifar(Experiment[CifarSettings]):
     limit = 2 * math.log(CLASSES)  # twice the loss of guessing
 
     def __init__(self, settings: CifarSettings, images: Images, device: torch.device) -> None:
-        """images: whitened, see `whitened`."""
+        """images: see `load_whitened`."""
         super().__init__(settings, device)
         self.train_x, self.test_x = (to_rows(x, device) for x in (images.train_x, images.test_x))
         self.train_y, self.test_y = images.train_y.to(device), images.test_y.to(device)
@@ -132,7 +132,7 @@ class Cifar(Experiment[CifarSettings]):
 
     @classmethod
     def load(cls, settings: CifarSettings, data_dir: Path | None, device: torch.device) -> "Cifar":
-        return cls(settings, whitened(settings, data_dir, device), device)
+        return cls(settings, load_whitened(settings, data_dir, device), device)
 
     @torch.no_grad()
     def initialize(self, index: Tensor) -> Rows:
