@@ -14,7 +14,7 @@ class CentredWeightNorm(Parameterization):
     label = "centred weight norm."
 
     def applies(self, layer: Parameterized) -> bool:
-        return bool((layer.fan_in() > 2).all())  # two weights less their mean have one direction
+        return bool((layer.fan_in() > 2).all())  # two centred weights always have the same direction
 
     def direction(self, layer: Parameterized, v: Tensor) -> Tensor:
         centred = layer.masked(v - layer.input_mean(v))

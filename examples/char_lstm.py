@@ -1,9 +1,10 @@
-"""An experiment of your own in one file: a character-level LSTM on English prose that scikit-learn brings along.
+"""A custom experiment in one file: a character-level LSTM on the English texts included in scikit-learn.
 
     python examples/char_lstm.py char_lstm --param all --scale quick
     python examples/char_lstm.py report --scale quick
 
-The script is the command line of wnrepro with one experiment more. Its runs resume, and are reported, as the others do.
+The script is the command line of wnrepro with an additional experiment. Its runs resume and appear in the report as
+those of the other experiments do.
 """
 
 import math
@@ -25,7 +26,7 @@ from wnrepro.optim import Adam
 from wnrepro.parameterization import Linear, LSTMCell, elsewhere
 from wnrepro.settings import Model, Models, Scales, Settings, register, setting, shared
 
-V_STD = 0.1  # of the weights at the start, where g = ‖v‖
+V_STD = 0.1  # initial standard deviation of the weights, with g = ‖v‖
 
 
 @register
@@ -61,7 +62,7 @@ class CharLstmSettings(Settings):
 
 
 def sequences(length: int) -> tuple[Int[Tensor, "N length"], Int[Tensor, "M length"], int]:
-    """Training and test sequences of character numbers, of which every tenth is a test one; how many characters."""
+    """Return training sequences, test sequences (every tenth), and the number of different characters."""
     folder = files("sklearn.datasets") / "descr"
     pages = sorted((path for path in folder.iterdir() if path.name.endswith(".rst")), key=lambda path: path.name)
     text = "".join(path.read_text(encoding="utf-8") for path in pages)
@@ -73,7 +74,7 @@ def sequences(length: int) -> tuple[Int[Tensor, "N length"], Int[Tensor, "M leng
 
 
 class CharNet(nn.Module):
-    """Characters to the logits of each one's successor."""
+    """A network from characters to the logits of each next character."""
 
     def __init__(self, settings: CharLstmSettings, characters: int) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class CharLstm(Experiment[CharLstmSettings]):
         return cls(settings, device)
 
     def loss(self, x: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-        """The mean loss of every character but the first, nats."""
+        """Compute the mean loss of all characters except the first, in nats."""
         with autocast(self.settings.precision, self.device):
             logits = self.net(x[:, :-1])
         return F.cross_entropy(logits, x[:, 1:].T.flatten())

@@ -1,4 +1,4 @@
-"""Weight standardization (Qiao et al., 2019), with a gain a unit: its weights have mean 0 and variance g².
+"""Weight standardization (Qiao et al., 2019), with a gain per unit: its weights have mean 0 and variance g².
 
     wnrepro cifar --param examples/weight_standardization.py:WeightStandardization
 
@@ -16,7 +16,7 @@ class WeightStandardization(Parameterization):
     label = "weight standardization"
 
     def applies(self, layer: Parameterized) -> bool:
-        return bool((layer.fan_in() > 2).all())  # two weights less their mean have one direction
+        return bool((layer.fan_in() > 2).all())  # two centred weights always have the same direction
 
     def direction(self, layer: Parameterized, v: Tensor) -> Tensor:
         centred = layer.masked(v - layer.input_mean(v))

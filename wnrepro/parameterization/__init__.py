@@ -1,4 +1,4 @@
-"""Weights that are split into a direction and a length, and layers that have them (§2, §3, §4, §6 of the paper)."""
+"""Weights split into direction and length, and layers with such weights (§2, §3, §4, §6 of the paper)."""
 
 from wnrepro.parameterization.convert import convert, from_torch_weight_norm, init_torch_weight_norm
 from wnrepro.parameterization.layer import (

@@ -1,4 +1,4 @@
-"""Conversion of any model's torch layers, and the data-dependent init of models with torch's own weight norm."""
+"""Conversion of a model's torch layers, and the data-dependent init of models with torch's weight norm."""
 
 import copy
 import re
@@ -23,14 +23,14 @@ from wnrepro.parameterization.trial import trial
 
 Skip: TypeAlias = Collection[str] | Callable[[str, nn.Module], bool]
 
-TORCH_PART = re.compile(r"((?:.*\.)?)(?:weight_|parametrizations\.weight\.original)([gv01])")  # of its weight norm
+TORCH_PART = re.compile(r"((?:.*\.)?)(?:weight_|parametrizations\.weight\.original)([gv01])")  # a weight norm's tensor
 KINDS: dict[type[nn.Module], Any] = {
     **{nn.Linear: ours.Linear, nn.LSTMCell: LSTMCell, nn.LSTM: LSTM},
     **{nn.Conv1d: ours.Conv1d, nn.Conv2d: ours.Conv2d, nn.Conv3d: ours.Conv3d},
     **{getattr(nn, kind.__name__): kind for kind in (ours.ConvTranspose1d, ours.ConvTranspose2d, ours.ConvTranspose3d)},
 }
 TORCH_LAYERS: tuple[type[nn.Module], ...] = tuple(KINDS)
-# Names of sizes and options by torch class, for the classes of KINDS.
+# The names of sizes and options of the classes in KINDS, by torch class.
 SIGNATURES: dict[type[nn.Module], tuple[tuple[str, ...], tuple[str, ...]]] = {
     nn.Linear: (("in_features", "out_features"), ()),
     _ConvNd: (
@@ -50,24 +50,24 @@ def convert(
     remove_batch_norm: bool = False,
     g_exp: float | None = None,
 ) -> nn.Module:
-    """A copy of the model in which every torch layer of KINDS has the parameterization.
+    """Copy a model and give every torch layer of KINDS in the copy the parameterization.
 
     v is the layer's weight and b its bias; type, device, strides, frozen parameters and the training mode are kept.
-    Under `normal` and `wn` it is the same function. Under `bn` and `wn+mobn` it is so in evaluation only, with running
-    averages of 0 and 1: in training these subtract statistics of the batch, so call `data_dependent_init` next.
-    A class of your own decides by its `start`.
-    The recurrent product of an LSTM cell, and all of an LSTM, have the parameterization of the layers elsewhere.
+    With `normal` and `wn` the copy is the same function. With `bn` and `wn+mobn` it is the same in evaluation, with
+    running averages of 0 and 1. In training these subtract batch statistics, so call `data_dependent_init` next.
+    With a custom class, its `start` decides. The recurrent product of an LSTM cell, and all products of an LSTM, have
+    the parameterization `elsewhere(param)`.
 
-    param: `normal`, `bn`, `wn`, `wn+mobn`, or a class of your own.
-    skip: names of modules to keep, with everything in them, or a function of name and module.
-    remove_batch_norm: replace the model's own batch normalization layers with nn.Identity, and give every converted
-        layer without a bias one of 0. That is another function, so call `data_dependent_init` next.
-    g_exp: c of g = exp(c·s), s learnt in place of g; None for g itself.
+    param: `normal`, `bn`, `wn`, `wn+mobn`, or a custom class.
+    skip: names of modules to keep, with their submodules, or a function of name and module.
+    remove_batch_norm: replace the model's batch normalization layers with nn.Identity, and add a bias of 0 to converted
+        layers without one. This changes the function, so call `data_dependent_init` next.
+    g_exp: c of g = exp(c·s), where s is learnt instead of g; None to learn g.
 
-    A module that is used twice stays one. Subclasses, such as the projections of nn.MultiheadAttention, and
-    nn.Embedding are not converted. Raises ValueError that names the layer where one cannot be converted, or
-    a name of `skip` where there is no such module, and `trial.RefusedError`, a ValueError, for a class of your own that
-    cannot be trained.
+    A module that is used twice is converted once. nn.Embedding and subclasses, such as the projections of
+    nn.MultiheadAttention, are not converted. Raises ValueError that names the layer if one cannot be converted, or the
+    name in `skip` if there is no such module. Raises `trial.RefusedError`, a ValueError, for a custom class that cannot
+    be trained.
     """
     norm = parameterization(param)
     if type(norm) not in CLASSES.values():
@@ -75,7 +75,7 @@ def convert(
     names = defaultdict(list)
     for name, module in model.named_modules(remove_duplicate=False):
         names[module].append(name)
-    skipped = _skipped(names, skip)
+    skipped = _modules_to_skip(names, skip)
     owners = Counter(id(p) for module in names for p in module._parameters.values() if p is not None)
     memo: dict[int, Any] = {}
     for module in names:
@@ -86,12 +86,12 @@ def convert(
         elif isinstance(module, TORCH_LAYERS) and (why := _refusal(module, owners)):
             raise ValueError(f"convert: layer {names[module][0] or type(module).__name__!r} {why}, or skip it")
         elif type(module) in KINDS:
-            memo[id(module)] = _converted(module, norm, remove_batch_norm, g_exp)
+            memo[id(module)] = _convert_layer(module, norm, remove_batch_norm, g_exp)
     return copy.deepcopy(model, memo)
 
 
-def _skipped(names: Mapping[nn.Module, list[str]], skip: Skip) -> set[nn.Module]:
-    """The modules to keep, with everything in them."""
+def _modules_to_skip(names: Mapping[nn.Module, list[str]], skip: Skip) -> set[nn.Module]:
+    """Return the modules to keep, with their submodules."""
     named = {name: module for module, its_names in names.items() for name in its_names}
     if not callable(skip) and (isinstance(skip, str) or not named.keys() >= set(skip)):
         raise ValueError(f"convert: skip takes a list of names of modules, and one of {skip!r} is none")
@@ -100,7 +100,7 @@ def _skipped(names: Mapping[nn.Module, list[str]], skip: Skip) -> set[nn.Module]
 
 
 def _refusal(module: nn.Module, owners: Counter[int]) -> str:
-    """Why a layer of KINDS, or of a subclass, cannot be converted, and what to do; empty where it can, or is kept."""
+    """Return why a layer of KINDS or a subclass cannot be converted, and what to do. Empty if there is no problem."""
     if isinstance(module, LazyModuleMixin):
         return "has no weight yet: call the model once first"
     exact = type(module) in KINDS
@@ -115,8 +115,8 @@ def _refusal(module: nn.Module, owners: Counter[int]) -> str:
 
 
 @torch.no_grad()
-def _converted(module: Any, norm: Parameterization, bias: bool, g_exp: float | None) -> nn.Module:
-    """The parameterized layer; bias: whether it has one in any case."""
+def _convert_layer(module: Any, norm: Parameterization, bias: bool, g_exp: float | None) -> nn.Module:
+    """Convert a layer; bias: add a bias if it has none."""
     weights = [p for name, p in module.named_parameters() if name.startswith("weight")]
     biases = [p for name, p in module.named_parameters() if name.startswith("bias")]
     v: list[Any] = [p.clone() for p in weights]  # clones keep the strides
@@ -131,7 +131,7 @@ def _converted(module: Any, norm: Parameterization, bias: bool, g_exp: float | N
     new: nn.Module = KINDS[type(module)](*(getattr(module, name) for name in sizes), norm, **given)
     for (_, layer), weight, b in zip(layers(new), weights, biases or [None] * len(weights), strict=True):
         for p in layer.parameters():
-            p.requires_grad_(weight.requires_grad)  # g with the weight
+            p.requires_grad_(weight.requires_grad)  # g is frozen if the weight is
         if layer.b is not None and b is not None:
             layer.b.copy_(b).requires_grad_(b.requires_grad)
     return new.train(module.training)
@@ -139,15 +139,15 @@ def _converted(module: Any, norm: Parameterization, bias: bool, g_exp: float | N
 
 @torch.no_grad()
 def init_torch_weight_norm(model: nn.Module, *inputs: Any) -> Any:
-    """`data_dependent_init` of a model whose layers have torch's own weight norm, of either interface.
+    """Initialize a model with torch's weight norm (either interface) from data, and return its output.
 
-    One forward pass of `model(*inputs)`, in training mode, sets g (`original0` or `weight_g`) and the bias of every
-    such nn.Linear, convolution and transposed convolution, in the order of the pass, such that its outputs have mean 0
-    and variance 1 on this batch; without a bias, variance 1 only. A layer called twice is set by its first call. With
-    a process group the batches of all processes count; they must have equal sizes. Returns the output.
+    One forward pass of `model(*inputs)`, in training mode, sets g (`original0` or `weight_g`) and the bias of each
+    nn.Linear, convolution and transposed convolution with weight norm, in the order of their calls. Its outputs then
+    have mean 0 and variance 1 on this batch; without a bias, only variance 1. The first call of a layer sets it. With a
+    process group, the statistics are over the batches of all processes, which must have equal sizes.
 
-    Raises ValueError where a layer has no g of each output unit (a transposed convolution takes `dim=1` and one group,
-    the others `dim=0`), and where the pass does not reach one; ConstantFeatureError where a feature does not vary.
+    Raises ValueError if a layer does not have one g per output unit (transposed convolutions need `dim=1` and one
+    group, the others `dim=0`), or if the pass does not reach it. Raises ConstantFeatureError if a feature is constant.
     """
     waiting = {}
     for name, module in model.named_modules():
@@ -189,14 +189,14 @@ def init_torch_weight_norm(model: nn.Module, *inputs: Any) -> Any:
 
 
 def _units(module: Any) -> tuple[int, int]:
-    """The output dimension of a torch layer's weight, and its number of output units."""
+    """Return the output dimension of a torch layer's weight, and its number of output units."""
     if isinstance(module, nn.Linear):
         return 0, module.out_features
     return int(isinstance(module, _ConvTransposeNd)), module.out_channels
 
 
 def _torch_g(module: nn.Module) -> Tensor | None:
-    """g of torch's weight norm of either interface on `weight`, if there is one."""
+    """Return g of torch's weight norm (either interface) on `weight`, or None."""
     if is_parametrized(module, "weight"):
         chain: Any = module.parametrizations["weight"]  # type: ignore[index]
         return chain.original0 if isinstance(chain[0], _WeightNorm) else None
@@ -204,9 +204,9 @@ def _torch_g(module: nn.Module) -> Tensor | None:
 
 
 def from_torch_weight_norm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a model with torch's weight norm, of either interface, as that of `convert(model, "wn")`.
+    """Convert the state dict of a model with torch's weight norm (either interface) to one of `convert(model, "wn")`.
 
-    For transposed convolutions that is so with `dim=1` and one group, for the others with `dim=0`. Other keys stay.
+    Transposed convolutions must have `dim=1` and one group, other layers `dim=0`. Other keys stay.
     """
     parts = {key: match.groups() for key in state_dict if (match := TORCH_PART.fullmatch(key))}
     names = {key: prefix + ("gain" if part in "g0" else "v") for key, (prefix, part) in parts.items()}

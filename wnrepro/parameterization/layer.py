@@ -1,8 +1,8 @@
-"""The layers: weighted sums t = w·x, with a parameterization that defines w and the output.
+"""Layers: weighted sums t = w·x, with a parameterization that defines w and the output.
 
-A fresh layer has g = ‖v‖ and b = 0, so that weight normalization and the normal parameterization start as the same
-function where no init pass applies (recurrent nets, §3); `data_dependent_init` sets g and b from a batch (eq. 4, 5).
-Shapes: B examples, C output units. A norm is over every dimension of v but the output unit's.
+A new layer has g = ‖v‖ and b = 0. Without an init pass (recurrent nets, §3), weight normalization and the normal
+parameterization therefore start as the same function. `data_dependent_init` sets g and b from a batch (eq. 4, 5).
+Shapes: B examples, C output units. A norm is over all dimensions of v except the output units'.
 """
 
 import abc
@@ -22,18 +22,18 @@ from wnrepro.parameterization.norm import (
     Time,
     Units,
     along,
-    instead,
+    fallback,
     name_of,
     parameterization,
     unit_norm,
 )
 
-MOMENTUM = 0.1  # running averages 0.9/0.1, authors' code
+MOMENTUM = 0.1  # weight of the new statistic in running averages, authors' code
 V_STD = 0.05  # §3
 
 
 class ConstantFeatureError(ValueError):
-    """Features of `layer` have zero variance over the init batch, so that 1/σ[t] does not exist."""
+    """Features of `layer` have zero variance over the init batch, so that 1/σ[t] is undefined."""
 
     def __init__(self, layer: nn.Module, features: int, name: str = "") -> None:
         super().__init__(
@@ -47,17 +47,17 @@ class Parameterized(nn.Module, abc.ABC):
     """A weighted sum with a parameterization; a subclass defines the sum.
 
     v_shape: the weight's shape; units: C.
-    param: `normal`, `bn`, `wn`, `wn+mobn`, or a class of your own.
-    g_exp: c of g = exp(c·s), s learnt in place of g (§6.1); None for g itself.
+    param: `normal`, `bn`, `wn`, `wn+mobn`, or a custom class.
+    g_exp: c of g = exp(c·s), where s is learnt instead of g (§6.1); None to learn g.
     init: `folded` or `authors`, for `Normal` only.
     v_std: initial standard deviation of v's elements.
-    v: the initial elements themselves, not copied; every other tensor has their type and device.
-    mask: 0 where the layer has no weight, of v's shape.
-    time_steps: in a recurrence, the number of time steps, each of which then has its own running averages.
-    bias: whether there is a b.
+    v: initial v, used without a copy; the other tensors have its type and device.
+    mask: 0 at missing weights, 1 elsewhere, with v's shape.
+    time_steps: in a recurrence, the number of time steps; each has separate running averages.
+    bias: whether the layer has b.
     """
 
-    unit_dim: ClassVar[int] = 0  # v's output dimension
+    unit_dim: ClassVar[int] = 0  # v's dimension of output units
     feature_dim: ClassVar[int] = 1  # t's feature dimension
     v: Tensor
     b: Tensor | None
@@ -89,8 +89,8 @@ class Parameterized(nn.Module, abc.ABC):
         if v is None:
             v = self.masked(torch.randn(*v_shape) * norm.std(v_shape, v_std, init))
         self.v = nn.Parameter(v)
-        # A masked layer is autoregressive, and would not be if a unit's output depended on another's t.
-        self.norm = norm if (norm.affine or mask is None) and norm.applies(self) else instead(norm)
+        # A masked layer is autoregressive. It would not be if the output of a unit depended on another unit's t.
+        self.norm = norm if (norm.affine or mask is None) and norm.applies(self) else fallback(norm)
         self.register_parameter("b", nn.Parameter(v.new_zeros(units)) if bias else None)
         if self.norm.learns_g:
             self.gain = nn.Parameter(v.new_ones(units))  # g, or s where g = exp(c·s)
@@ -103,55 +103,55 @@ class Parameterized(nn.Module, abc.ABC):
         with torch.no_grad():
             self.norm.build(self)
             self.set_g(self.norm.start(self))
-        # The mean of a parameterization's own buffers, of unit vectors for example, would be none of their kind.
+        # Buffers of the parameterization, for example unit vectors, may lose their properties if they are averaged.
         self.not_averaged = [name for name, _ in self.named_buffers() if name not in before]
 
     @abc.abstractmethod
     def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        """t = w·x, + b where given."""
+        """Compute t = w·x, plus b unless it is None."""
 
     @abc.abstractmethod
     def plain_layer(self) -> nn.Module:
-        """A torch layer of the same shape, without values."""
+        """Make a torch layer of the same shape, without values."""
 
-    # Helpers of a parameterization.
+    # Helpers for parameterizations.
 
     def masked(self, v: Same) -> Same:
-        """v with 0 where the layer has no weight."""
+        """Set the missing weights in v to 0."""
         return v if self.mask is None else v * self.mask
 
     def v_norm(self) -> Units:
-        """‖v‖ per output unit."""
+        """Compute ‖v‖ (C,)."""
         return unit_norm(self.masked(self.v), self.unit_dim).flatten()
 
     def input_dims(self) -> list[int]:
-        """v's dimensions but that of the output units."""
+        """Return v's dimensions except the output units'."""
         return [d for d in range(self.v.ndim) if d != self.unit_dim]
 
     def fan_in(self) -> Tensor:
-        """The number of each unit's weights, of v's shape with `input_dims` 1."""
+        """Count the weights of each unit; the shape is v's with size 1 in `input_dims`."""
         return self.masked(torch.ones_like(self.v)).sum(self.input_dims(), keepdim=True)
 
     def input_mean(self, v: Tensor) -> Tensor:
-        """The mean of each unit's weights, of v's shape with `input_dims` 1."""
+        """Compute the mean of each unit's weights; the shape is v's with size 1 in `input_dims`."""
         return self.masked(v).sum(self.input_dims(), keepdim=True) / self.fan_in()
 
     def batch_dims(self, t: Tensor) -> list[int]:
-        """t's dimensions but that of the features."""
+        """Return t's dimensions except the features'."""
         return [d for d in range(t.ndim) if d != self.feature_dim % t.ndim]
 
     def per_feature(self, values: Units, t: Tensor) -> Tensor:
-        """Values shaped to broadcast over t, in its precision."""
+        """Reshape values to broadcast over t, in its precision."""
         return along(values, t, self.feature_dim).to(t.dtype)
 
     def per_unit(self, values: Units) -> Tensor:
-        """Values shaped to broadcast over v."""
+        """Reshape values to broadcast over v."""
         return along(values, self.v, self.unit_dim)
 
     def averaged(self, name: str, value: Callable[[], Tensor], time: Time) -> Units:
-        """In training a minibatch's statistic, included in its running average; in evaluation that average.
+        """Return a minibatch's statistic in training and update its running average; in evaluation, return the average.
 
-        name: one of the parameterization's `batch_statistics`.
+        name: one of the parameterization's `batch_statistics`; value: computes the statistic.
         """
         average: Tensor = getattr(self, f"running_{name}")[time]
         if not self.training:
@@ -165,32 +165,32 @@ class Parameterized(nn.Module, abc.ABC):
 
     @property
     def factor(self) -> Units:
-        """The factor of the direction, or of the normalized output: g or, where none is learnt, the scale."""
+        """The factor of the direction or of the normalized output: g or, if g is not learnt, the scale."""
         if not self.norm.learns_g:
             return self.scale
         return self.gain if self.g_exp is None else torch.exp(self.g_exp * self.gain)
 
     @property
     def g(self) -> Units:
-        """The learnt scale per output unit; where none is learnt, the norm of the scaled direction."""
+        """The learnt scale per output unit or, if g is not learnt, the norm of the scaled direction."""
         if self.norm.learns_g:
             return self.factor
         return unit_norm(self.norm.direction(self, self.masked(self.v)), self.unit_dim).flatten() * self.factor
 
     @torch.no_grad()
     def set_g(self, g: Units) -> None:
-        """Set `factor`, through s where g = exp(c·s)."""
+        """Set `factor`, by s if g = exp(c·s)."""
         if self.norm.learns_g:
             self.gain.copy_(g if self.g_exp is None else g.log() / self.g_exp)
         else:
             self.scale.copy_(g)
 
     def w(self) -> Tensor:
-        """The weight, of v's shape. In a recurrence, compute it once and give it to each `forward`."""
+        """Compute the weight, with v's shape. In a recurrence, call it once and pass the result to each `forward`."""
         return self.masked(self.norm.weight(self, self.masked(self.v), self.factor))
 
     def forward(self, x: Tensor, w: Tensor | None = None, time: Time = ...) -> Tensor:
-        """The layer's output; w: the result of `w()`; time: the time step, where each has its own averages."""
+        """Compute the layer's output. w: the result of `w()`; time: the time step, if each has separate averages."""
         if self.initializing:
             return self.initialize(x, time)
         if w is None:
@@ -203,8 +203,8 @@ class Parameterized(nn.Module, abc.ABC):
     def initialize(self, x: Tensor, time: Time) -> Tensor:
         """Set g and b such that every output has mean 0 and variance 1 on this batch (eq. 4, 5); return the output.
 
-        With a process group the batches of all processes count; they must have equal sizes. Raises
-        ConstantFeatureError when a feature does not vary over the batch.
+        With a process group, the statistics are over the batches of all processes, which must have equal sizes. Raises
+        ConstantFeatureError if a feature does not vary over the batch.
         """
         self.initializing = False
         self.set_g(torch.ones_like(self.factor))
@@ -230,17 +230,17 @@ class Parameterized(nn.Module, abc.ABC):
         finally:
             self.momentum = MOMENTUM
 
-    # The plain torch layer of the same function in evaluation.
+    # Folding: the plain torch layer that is the same function in evaluation.
 
     def as_torch(self, w: Tensor) -> Tensor:
-        """w in the shape of the plain torch layer's weight."""
+        """Reshape w to the plain torch layer's weight."""
         return w
 
     def folded(self) -> tuple[Tensor, Units | None]:
-        """Weight and bias of the plain torch layer, with gradients; no bias where the function has none.
+        """Compute the plain torch layer's weight and bias, with gradients. The bias is None if the function has none.
 
-        Raises ValueError where each time step has separate running averages, hence no common bias, and where the output
-        is not affine in t.
+        Raises ValueError if the time steps have separate running averages and therefore different biases, or if the
+        output is not affine in t.
         """
         if self.time_steps is not None and self.norm.batch_statistics:
             raise ValueError("fold: every time step has its own running averages, and so another bias")
@@ -256,9 +256,9 @@ class Parameterized(nn.Module, abc.ABC):
         return self.as_torch(self.w() * self.per_unit(a)), c
 
     def read(self) -> tuple[Tensor, Units | None]:
-        """`weight` and `bias`, computed on each access, with gradients, for modules that read them and make no call.
+        """Compute `weight` and `bias`, with gradients, for modules that read these instead of calling the layer.
 
-        Raises AttributeError where the output is not affine in x, as in training under batch statistics.
+        Raises AttributeError if the output is not affine in x, for example in training with batch statistics.
         """
         if self.training and not self.norm.linear:
             raise AttributeError(f"in training, {name_of(self.norm)} has no weight and bias of the whole layer")
@@ -278,7 +278,7 @@ class Parameterized(nn.Module, abc.ABC):
         return self.read()[1]
 
     def fold(self) -> nn.Module:
-        """The plain torch layer; where the output is not affine in t, a copy."""
+        """Return the plain torch layer or, if the output is not affine in t, a copy of this layer."""
         if not self.norm.affine:
             return copy.deepcopy(self).eval()
         plain: Any = self.plain_layer()
@@ -294,24 +294,24 @@ class Parameterized(nn.Module, abc.ABC):
 
 
 def moments(y: Float[Tensor, "..."], feature_dim: int) -> tuple[Units, Units]:
-    """Mean and standard deviation of every feature over the batch, and over those of all processes."""
+    """Compute the mean and standard deviation of every feature over the batches of all processes."""
     dims = [d for d in range(y.ndim) if d != feature_dim % y.ndim]
     mean = over_processes(y.mean(dims, dtype=torch.promote_types(y.dtype, torch.float32)))
     return mean, over_processes((y - along(mean, y, feature_dim)).square().mean(dims)).sqrt()
 
 
 def is_constant(y: Float[Tensor, "..."], noise: Units, mean: Units, std: Units) -> Bool[Tensor, " C"]:
-    """Whether a feature of y, of this mean and standard deviation, is the same for the whole batch.
+    """Test whether each feature of y, with this mean and standard deviation, is constant over the batch.
 
-    A constant feature still shows rounding noise of about eps times its mean, and eps of the sum times the size of the
-    summands, for which `noise` is an upper bound. Half precision is summed in single.
+    A constant feature still has rounding noise: about eps times its mean, plus eps of the sum times the size of the
+    summands. `noise` is an upper bound of this size. Half precision is summed in single precision.
     """
     eps, of_sum = torch.finfo(y.dtype).eps, torch.finfo(torch.promote_types(y.dtype, torch.float32)).eps
     return ~(std > 4 * torch.maximum(eps * mean.abs(), of_sum * noise))
 
 
 def over_processes(x: Same, op: Any = None) -> Same:
-    """The mean of a tensor over the processes of a process group, if there is one, or its reduction by `op`."""
+    """Average a tensor over the processes of the process group, if there is one, or reduce it by `op`."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         x = x.contiguous()
         dist.all_reduce(x, op or dist.ReduceOp.SUM)
@@ -320,7 +320,7 @@ def over_processes(x: Same, op: Any = None) -> Same:
 
 
 class Linear(Parameterized):
-    """Dense layer. A w of another precision than v's sets the precision of the products."""
+    """Dense layer. If w and v differ in precision, the products have w's."""
 
     feature_dim = -1
 
@@ -383,7 +383,7 @@ class Conv(Parameterized):
         return self.plain(self.inputs, self.units, self.sizes, device="meta", **self.geometry)
 
     def as_torch(self, w: Tensor) -> Tensor:
-        """w in torch's shape, which for a transposed convolution is (inputs, units/groups, …)."""
+        """Reshape w to torch's weight, which for a transposed convolution is (inputs, units/groups, …)."""
         return torch.cat(w.chunk(self.groups, 1)) if self.transposed and self.groups > 1 else w
 
 
@@ -406,7 +406,7 @@ class Conv3d(Conv):
 
 
 class MaskedConv2d(Conv2d):
-    """Convolution whose weight is 0 where `mask` (units, inputs, kernel, kernel) is; ‖v‖ is of the rest."""
+    """Convolution whose weight and ‖v‖ exclude the elements where `mask` (units, inputs, kernel, kernel) is 0."""
 
     def __init__(self, inputs: int, units: int, kernel: int, param: Param, mask: Tensor, **options: Any) -> None:
         super().__init__(inputs, units, kernel, param, mask=mask, **options)
@@ -438,7 +438,7 @@ class ConvTranspose3d(ConvTranspose):
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Parameterized]]:
-    """Every parameterized layer of the tree with its name, in order."""
+    """Yield every parameterized layer of the model with its name, in order."""
     for name, module in model.named_modules():
         if isinstance(module, Parameterized):
             yield name, module

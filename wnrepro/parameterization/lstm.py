@@ -16,8 +16,8 @@ from wnrepro.parameterization.norm import Param, Time, elsewhere, name_of, param
 class LSTMCell(nn.Module):
     """LSTM cell (§5.3) with one g per gate row: x (B, inputs), state (h, c) each (B, units) → new state.
 
-    Batch statistics, where `param` has them, are of the input-to-hidden product alone; the recurrent product has the
-    parameterization of the layers elsewhere. Gates in torch's order: i, f, g, o. Without a state h and c are 0.
+    Only the input-to-hidden product has the batch statistics of `param`, if there are any. The recurrent product has
+    the parameterization `elsewhere(param)`. The gates are in torch's order i, f, g, o. Without a state, h and c are 0.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class LSTMCell(nn.Module):
         self.recurrent = Linear(units, 4 * units, elsewhere(param), v=v[1], **options)
 
     def unrolled(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Both weights, for `forward` at many time steps. The products are computed in `dtype`, by default v's."""
+        """Compute both weights, for `forward` at many time steps. dtype: of the products, by default v's."""
         w_input, w_recurrent = self.input.w(), self.recurrent.w()
         return w_input.to(dtype or w_input.dtype), w_recurrent.to(dtype or w_recurrent.dtype)
 
@@ -53,7 +53,7 @@ class LSTMCell(nn.Module):
         return torch.sigmoid(o) * torch.tanh(c), c
 
     def folded(self) -> list[nn.Parameter]:
-        """The plain cell's parameters: both weights and, where one product has a bias, both biases."""
+        """Compute the plain cell's parameters: both weights and, if one product has a bias, both biases."""
         plain: list[Any] = [self.input.fold(), self.recurrent.fold()]
         values = [layer.weight for layer in plain]
         if any(layer.bias is not None for layer in plain):
@@ -62,7 +62,7 @@ class LSTMCell(nn.Module):
         return values
 
     def fold(self) -> nn.Module:
-        """The plain torch.nn.LSTMCell of the same function in evaluation; where there is none, a copy."""
+        """Return the torch.nn.LSTMCell that is the same function in evaluation or, if there is none, a copy."""
         if not (self.input.norm.affine and self.recurrent.norm.affine):
             return copy.deepcopy(self).eval()
         values = self.folded()
@@ -77,11 +77,11 @@ def _with_parameters(plain: nn.Module, values: list[nn.Parameter]) -> nn.Module:
 
 
 class LSTM(nn.Module):
-    """torch.nn.LSTM, with its options, shapes and kernel, and parameterized weights, computed once a call.
+    """torch.nn.LSTM, with its options, shapes and kernel, and parameterized weights, computed once per call.
 
-    The kernel takes only weights and biases: where `param` is not `linear` the cells have the parameterization of the
-    layers elsewhere, so that `bn` is `normal` and `wn+mobn` is `wn`. v: both initial weights of each cell.
-    Raises ValueError where that is not `linear` either.
+    The kernel takes only weights and biases. If `param` is not `linear`, the cells therefore have `elsewhere(param)`:
+    `normal` for `bn`, and `wn` for `wn+mobn`. Raises ValueError if that is not `linear` either. v: both initial weights
+    of each cell.
     """
 
     def __init__(
@@ -108,13 +108,13 @@ class LSTM(nn.Module):
         self.inputs, self.units, self.num_layers, self.bias = inputs, units, num_layers, bias
         self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
         directions = 2 if bidirectional else 1
-        self.cells = nn.ModuleList()  # in torch's order: forwards and backwards of the first layer, of the second, …
+        self.cells = nn.ModuleList()  # in torch's order: forward and backward cells of layer 1, of layer 2, …
         for k in range(num_layers * directions):
             width = inputs if k < directions else units * directions
             self.cells.append(LSTMCell(width, units, norm, bias=bias, v=v[k] if v else (None, None), **options))
 
     def flat_weights(self) -> list[Tensor]:
-        """Weights and biases as `torch.lstm` takes them."""
+        """Return the weights and biases in the order of `torch.lstm`."""
         flat: list[Tensor] = []
         for cell in self.cells:
             parts: list[Any] = list(cell.children())
@@ -122,7 +122,10 @@ class LSTM(nn.Module):
         return flat
 
     def forward(self, x: Any, state: Any = None) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """x: (T, B, inputs), (B, T, inputs) if `batch_first`, (T, inputs) or packed; state: h and c, as in torch."""
+        """Compute the outputs and final h and c for x and `state`, initial h and c, all with torch's shapes.
+
+        x is (T, B, inputs), (B, T, inputs) if `batch_first`, (T, inputs), or packed.
+        """
         packed, batch_dim = isinstance(x, PackedSequence), 0 if self.batch_first else 1
         data, sizes, order, back = x if packed else (x, None, None, None)
         unbatched = data.ndim == 2 and not packed
@@ -145,7 +148,7 @@ class LSTM(nn.Module):
         return PackedSequence(y, sizes, order, back) if packed else y, (state[0], state[1])
 
     def fold(self) -> nn.Module:
-        """The plain torch.nn.LSTM of the same function; where there is none, a copy."""
+        """Return the torch.nn.LSTM that is the same function or, if there is none, a copy."""
         if not all(layer.norm.affine for _, layer in layers(self)):
             return copy.deepcopy(self).eval()
         options: dict[str, Any] = {"batch_first": self.batch_first, "dropout": self.dropout, "device": "meta"}

@@ -16,10 +16,10 @@ from wnrepro.parameterization.norm import unit_norm
 def data_dependent_init(model: nn.Module, *inputs: Any) -> Any:
     """Set every g and b from one forward pass of `model(*inputs)` and return its output (§3, eq. 4, 5).
 
-    The pass runs in training mode, as the authors' does: with noise and dropout. A layer that is called more than once
-    is set by its first call. Recurrent cells keep their start (§3). With a process group, g and b are those of the
-    batches of all processes, which must have equal sizes. Raises ConstantFeatureError naming a layer with a feature
-    that is the same for the whole batch, and ValueError naming layers that the pass did not reach.
+    The pass runs in training mode, with noise and dropout, as in the authors' code. The first call of a layer sets it.
+    Recurrent cells keep their initial g and b (§3). With a process group, the statistics are over the batches of all
+    processes, which must have equal sizes. Raises ConstantFeatureError that names a layer with a constant feature, and
+    ValueError that names the layers that the pass did not reach.
     """
     was_training = model.training
     cells = {layer for cell in model.modules() if isinstance(cell, LSTMCell) for _, layer in layers(cell)}
@@ -44,29 +44,29 @@ def data_dependent_init(model: nn.Module, *inputs: Any) -> Any:
 
 @torch.no_grad()
 def bound_v_norm(model: nn.Module, a: float) -> None:
-    """Scale every v with ‖v‖ > a back to ‖v‖ = a (§6.2). Under `wn` the function stays the same."""
+    """Scale every v with ‖v‖ > a down to ‖v‖ = a (§6.2). With `wn` the function stays the same."""
     for _, layer in layers(model):
         layer.v.mul_((a / unit_norm(layer.masked(layer.v), layer.unit_dim)).clamp_(max=1))
 
 
 @torch.no_grad()
 def updated(model: nn.Module) -> None:
-    """Let parameterizations change their buffers; call it after an optimizer's step."""
+    """Let parameterizations update their buffers; call it after each step of the optimizer."""
     for _, layer in layers(model):
         layer.norm.updated(layer)
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """A copy of the model in plain torch layers: the same function in evaluation, for inference.
+    """Copy the model to plain torch layers that are the same function in evaluation, for inference.
 
-    Layers, LSTM cells and LSTMs whose output is not affine in t stay, in evaluation mode.
+    Layers, LSTM cells and LSTMs whose output is not affine in t are copied unchanged, in evaluation mode.
     """
     return copy.deepcopy(model, {id(layer): layer.fold() for layer in foldable(model)})
 
 
 @torch.no_grad()
 def refold(model: nn.Module, plain: nn.Module) -> None:
-    """Give `plain`, an earlier `fold` of the model, the model's present function; without LSTMs and cells."""
+    """Update `plain`, an earlier `fold` of the model, to the current weights. LSTMs and LSTM cells are not updated."""
     for name, layer in layers(model):
         target: Any = plain.get_submodule(name)
         if isinstance(target, Parameterized):
@@ -79,7 +79,7 @@ def refold(model: nn.Module, plain: nn.Module) -> None:
 
 
 def foldable(model: nn.Module) -> Iterator[Parameterized | LSTMCell | LSTM]:
-    """The outermost modules of the tree that fold to a torch layer."""
+    """Yield the outermost modules of the model that fold to a torch layer."""
     if isinstance(model, Parameterized | LSTMCell | LSTM):
         yield model
     else:

@@ -1,4 +1,4 @@
-"""Parameterizations: small classes that define the weight as a function of v and g, and the output of t = w·x.
+"""Parameterizations: classes that define the weight as a function of v and g, and the output as a function of t = w·x.
 
 Shapes: C output units of a layer, B examples. v has the weight's shape; g, b and statistics are (C,).
 """
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 BN_EPSILON = 1e-6  # authors' code
 Units: TypeAlias = Float[Tensor, " C"]
-Same: TypeAlias = Float[Tensor, "*same"]  # of one shape, in all places of a signature
-Time: TypeAlias = int | EllipsisType  # a time step where each has its own running averages
+Same: TypeAlias = Float[Tensor, "*same"]  # the same shape everywhere in a signature
+Time: TypeAlias = int | EllipsisType  # the time step if each has separate running averages, else ...
 
 
 def along(values: Shaped[Tensor, " C"], x: Tensor, dim: int) -> Tensor:
@@ -32,42 +32,42 @@ def along(values: Shaped[Tensor, " C"], x: Tensor, dim: int) -> Tensor:
 
 
 def unit_norm(v: Float[Tensor, "..."], unit_dim: int) -> Float[Tensor, "..."]:
-    """‖v‖ per output unit: v's shape with every dimension but `unit_dim` 1."""
+    """Compute ‖v‖ per output unit; the shape is v's with size 1 in every dimension except `unit_dim`."""
     dims = [d for d in range(v.ndim) if d != unit_dim]
     return torch.linalg.vector_norm(v, dim=dims, keepdim=True)
 
 
 def weight_norm(v: Same, g: Units, unit_dim: int = 0) -> Same:
-    """w = g·v/‖v‖ (eq. 2), with v's strides if v is channels_last.
+    """Compute w = g·v/‖v‖ (eq. 2), with v's strides if v is channels_last.
 
-    A unit whose v is 0 has w = 0 and gradients of 0.
+    A unit with v = 0 has w = 0 and zero gradients.
     """
     dead = (v == 0).flatten(1).all(1) if unit_dim == 0 else (v == 0).transpose(0, 1).flatten(1).all(1)
     v, g = torch.where(along(dead, v, unit_dim), 1.0, v), torch.where(dead, 0.0, g)
-    if unit_dim == 0:  # torch's kernel, forward and backward in one pass each, knows the first dimension
-        if v.ndim == 4 and v.stride(1) == 1:  # and contiguous tensors; with one input map a convolution goes by strides
+    if unit_dim == 0:  # torch's fused kernel supports the first dimension and contiguous tensors
+        if v.ndim == 4 and v.stride(1) == 1:  # also for one input map: strides decide a convolution's format
             return torch._weight_norm(v.permute(0, 2, 3, 1), along(g, v, 0), 0).permute(0, 3, 1, 2)
         return torch._weight_norm(v, along(g, v, 0), 0)
     return v * (along(g, v, unit_dim) / unit_norm(v, unit_dim))
 
 
 class Parameterization:
-    """Defines w and y; stateless, since its tensors live on the layer.
+    """The definition of w and y. It is stateless; its tensors belong to the layer.
 
-    By default w = g·direction(v) and y = normalize(w·x) + b; with `after`, w = direction(v) and
-    y = g·normalize(w·x) + b. A subclass overrides what differs. `layer` has v, g, b, and helpers: see `Parameterized`.
+    By default w = g·direction(v) and y = normalize(w·x) + b. With `after`, w = direction(v) and
+    y = g·normalize(w·x) + b. Subclasses override these methods. `layer` has v, g, b and helpers: see `Parameterized`.
     """
 
-    label: ClassVar[str] = ""  # in tables and figures; empty: the class's name
+    label: ClassVar[str] = ""  # name in tables and figures; empty: the class's name
     lr: ClassVar[Mapping[str, float]] = {}  # learning rate by experiment (cifar, cvae, draw, dqn); default: wn's
     after: ClassVar[bool] = False  # whether g scales the output of `normalize` instead of the direction
-    learns_g: ClassVar[bool] = True  # whether g is learnt; else it is the init's scale, a constant
-    # Whether y = a·t + c in evaluation, with an a and c of each unit. If not, `fold` keeps the layer, and masked
-    # (autoregressive) layers have `elsewhere`.
+    learns_g: ClassVar[bool] = True  # whether g is learnt; else it is a constant, the scale of the init
+    # Whether y = a·t + c in evaluation, with a and c for each unit. If not, `fold` keeps the layer, and masked
+    # (autoregressive) layers use `elsewhere`.
     affine: ClassVar[bool] = True
-    batch_statistics: ClassVar[tuple[str, ...]] = ()  # names of the running averages that a layer keeps: see `averaged`
-    # The parameterization of layers to which this does not apply, None: weight normalization; and of the layers of a
-    # recurrent net that are no input-to-hidden product, None: this one or, with batch statistics, weight normalization.
+    batch_statistics: ClassVar[tuple[str, ...]] = ()  # names of the layer's running averages: see `averaged`
+    # The parameterization of layers to which this one does not apply; None: weight normalization. Also that of a
+    # recurrent net's layers except input-to-hidden; None: this or, with batch statistics, weight normalization.
     elsewhere: "ClassVar[Param | None]" = None
     linear: ClassVar[bool] = True  # whether y = w·x + b; set by __init_subclass__
 
@@ -76,63 +76,68 @@ class Parameterization:
         cls.linear = not cls.after and cls.normalize is base.normalize and cls.output is base.output
 
     def applies(self, layer: "Parameterized") -> bool:
-        """Whether the layer, which has v and mask by then, can have it."""
+        """Test whether the layer can have this parameterization; its v and mask are set already."""
         return True
 
     def build(self, layer: "Parameterized") -> None:
-        """Register buffers, besides running averages, on the layer."""
+        """Register buffers on the layer, in addition to running averages."""
 
     def std(self, v_shape: Sequence[int], std: float, init: str) -> float:
-        """The initial standard deviation of v's elements, given that of the other parameterizations."""
+        """Return the initial standard deviation of v's elements; std: that of the other parameterizations."""
         return std
 
     def start(self, layer: "Parameterized") -> Units:
-        """g without an init pass: such that ‖w‖ = ‖v‖, or 1 with `after`."""
+        """Return the initial g without an init pass: ‖w‖ = ‖v‖ or, with `after`, g = 1."""
         if self.after:
             return torch.ones_like(layer.v_norm())
         norm = unit_norm(self.direction(layer, layer.masked(layer.v)), layer.unit_dim).flatten()
         return torch.where(layer.v_norm() == 0, 1.0, layer.v_norm() / norm)
 
     def initialized(self, layer: "Parameterized") -> None:
-        """Called once the init pass has set g and b."""
+        """Change the layer after the init pass has set g and b."""
 
     def direction(self, layer: "Parameterized", v: Same) -> Same:
-        """The weight at g = 1; v is masked already."""
+        """Compute the weight for g = 1; v is masked already."""
         return v
 
     def weight(self, layer: "Parameterized", v: Same, g: Units) -> Same:
-        """w."""
+        """Compute w."""
         w = self.direction(layer, v)
         return w if self.after else w * along(g, v, layer.unit_dim)
 
     def normalize(self, layer: "Parameterized", t: Same, time: Time) -> Same:
-        """t, normalized."""
+        """Normalize t."""
         return t
 
     def output(self, layer: "Parameterized", t: Same, time: Time) -> Same:
-        """y of t = w·x."""
+        """Compute y from t = w·x."""
         y = self.normalize(layer, t, time)
         if self.after:
             y = y * layer.per_feature(layer.factor, y)
         return y if layer.b is None else y + layer.per_feature(layer.b, y)
 
     def in_evaluation(self, layer: "Parameterized") -> tuple[Units, Units]:
-        """a and c of y = a·t + c in evaluation, from y at t = 0 and t = 1."""
+        """Compute a and c of y = a·t + c in evaluation, from y at t = 0 and t = 1."""
         shape = [1] * layer.v.ndim
         shape[layer.feature_dim] = layer.units
         c, y = (self.output(layer, layer.v.new_full(shape, value), ...).flatten() for value in (0.0, 1.0))
         return y - c, c
 
     def updated(self, layer: "Parameterized") -> None:
-        """Called after an optimizer's step, without gradients; only here may buffers change, but running averages."""
+        """Update buffers after a step of the optimizer, without gradients.
+
+        Other methods must not change buffers, except running averages.
+        """
 
 
 Param: TypeAlias = "str | type[Parameterization] | Parameterization"
 
 
 class Normal(Parameterization):
-    """w = scale·v, with the scale of the init pass. §3 folds it into v once; the authors' classifier keeps it constant,
-    so that it scales the gradient too, and gives v Glorot's standard deviation.
+    """w = scale·v, with the scale of the init pass.
+
+    §3 folds the scale into v once. The authors' classifier keeps it as a constant, so that it scales the gradient too,
+    and gives v Glorot's standard deviation.
     """
 
     learns_g = False
@@ -162,9 +167,9 @@ class WeightNorm(Parameterization):
 
 @no_type_check  # torch.compile cannot trace checks of types here
 class MeanOnlyFunction(torch.autograd.Function):
-    """t − μ[t] + b of t (B, C, …), μ[t] (C,) and b (C,), whose gradient loses its mean over the batch (eq. 6, 7).
+    """t − μ[t] + b of t (B, C, …), μ[t] (C,) and b (C,), with a gradient that is centred over the batch (eq. 6, 7).
 
-    μ[t] is a function of t, but takes no gradient itself. The gradient's mean has the gradient's precision.
+    `backward` accounts for μ[t] being a function of t. The gradient's mean has the gradient's precision.
     """
 
     generate_vmap_rule = True
@@ -232,7 +237,7 @@ CLASSES: dict[str, type[Parameterization]] = dict(zip(PARAMS, (Normal, BatchNorm
 
 
 def parameterization(param: Param) -> Parameterization:
-    """The parameterization of a name or class, or the given one. Raises ValueError for an unknown name."""
+    """Return the parameterization for a name, class or instance. Raises ValueError for an unknown name."""
     if isinstance(param, str):
         if param not in CLASSES:
             raise ValueError(f"param {param!r} is none of {', '.join(CLASSES)}, and no class")
@@ -241,17 +246,17 @@ def parameterization(param: Param) -> Parameterization:
 
 
 def name_of(param: Param) -> str:
-    """The name that `--param` takes for a parameterization, else its class's name."""
+    """Return the name of a parameterization for `--param`, or its class's name if there is none."""
     kind = type(parameterization(param))
     return next((name for name, one in CLASSES.items() if one is kind), kind.__name__)
 
 
-def instead(norm: Parameterization) -> Parameterization:
-    """The parameterization of layers to which this one does not apply."""
+def fallback(norm: Parameterization) -> Parameterization:
+    """Return the parameterization of layers to which this one does not apply."""
     return parameterization(norm.elsewhere or WeightNorm)
 
 
 def elsewhere(param: Param) -> Parameterization:
-    """The parameterization of a recurrent net's other layers, where the input-to-hidden products have `param`."""
+    """Return the parameterization of a recurrent net's other layers if its input-to-hidden products have `param`."""
     norm = parameterization(param)
-    return instead(norm) if norm.elsewhere or norm.batch_statistics else norm
+    return fallback(norm) if norm.elsewhere or norm.batch_statistics else norm

@@ -1,4 +1,4 @@
-"""The trial of a parameterization before anything is computed with it: what it must not do, and how to mend that."""
+"""The trial of a custom parameterization before a run: which rules it violates, and how to correct that."""
 
 import copy
 from collections.abc import Callable
@@ -35,11 +35,11 @@ KINDS: dict[str, tuple[Callable[[Param], Parameterized], tuple[int, ...]]] = {
 
 
 class RefusedError(ValueError):
-    """A parameterization that cannot be trained; the message says why, and what to do."""
+    """A parameterization cannot be trained; the message says why, and what to do."""
 
 
 def trial(param: Param) -> None:
-    """Raise RefusedError, or what the parameterization raises, unless every kind of layer starts, trains and folds."""
+    """Raise RefusedError, or the parameterization's own error, unless all kinds of layers start, train and fold."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         made = {kind: make(param) for kind, (make, _) in KINDS.items()}
