@@ -195,14 +195,14 @@ def listed(states: Any, actions: Any, rewards: Any, next_states: Any, terminals:
 
 def transitions(replay: Replay, batch: Batch) -> tuple[np.ndarray, ...]:
     """States, actions, rewards, next states, terminals of a batch."""
-    seen, rest = replay.seen(batch.rows).numpy(), (part.numpy() for part in batch[1:])
+    seen, rest = replay.gather_screens(batch.rows).numpy(), (part.numpy() for part in batch[1:])
     actions, rewards, terminals = rest
     return seen[:, :-1], actions, rewards, seen[:, 1:], terminals
 
 
 def contents(replay: Replay) -> list[tuple]:
     """All that can be sampled, each once."""
-    return listed(*transitions(replay, Batch.of(replay._transitions(np.arange))))
+    return listed(*transitions(replay, Batch.unpack(replay._transitions(np.arange))))
 
 
 class Lists:
@@ -270,7 +270,7 @@ def test_sampling_is_uniform_and_by_its_generator() -> None:
         replay.append(*step)
     batch = replay.sample(100_000, np.random.default_rng(0))
     assert torch.equal(batch, replay.sample(100_000, np.random.default_rng(0)))
-    screens = np.unique(transitions(replay, Batch.of(batch))[0][:, -1].reshape(-1, 4), axis=0, return_counts=True)
+    screens = np.unique(transitions(replay, Batch.unpack(batch))[0][:, -1].reshape(-1, 4), axis=0, return_counts=True)
     mean = 100_000 / len(replay)
     assert len(screens[1]) == len(replay) > 33 and abs(screens[1] - mean).max() < 5 * np.sqrt(mean)
 
@@ -279,7 +279,7 @@ def test_rewards_are_clipped() -> None:
     replay = Replay(8, 2, size=2)
     for rewards in ([30.0, -5.0], [1.0, 0.0]):
         replay.append(np.ones((2, 2, 2), np.uint8), np.zeros(2), np.array(rewards), np.array([True, True]))
-    batch = Batch.of(replay._transitions(np.arange))
+    batch = Batch.unpack(replay._transitions(np.arange))
     assert sorted(batch.rewards) == [-1, 0, 1, 1] and batch.rewards.dtype == torch.float32
 
 
@@ -291,7 +291,7 @@ def test_a_million_steps_take_7_gb_and_a_minibatch_only_its_own() -> None:
     for _ in range(250):
         replay.append(np.ones((4, SIZE, SIZE), np.uint8), np.zeros(4), np.zeros(4), np.zeros(4, bool))
     tracemalloc.start()
-    batch = Batch.of(replay.sample(32, np.random.default_rng(0)))
+    batch = Batch.unpack(replay.sample(32, np.random.default_rng(0)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert replay.seen(batch.rows).shape == (32, STACK + 1, SIZE, SIZE) and peak < 32 * SIZE * SIZE
+    assert replay.gather_screens(batch.rows).shape == (32, STACK + 1, SIZE, SIZE) and peak < 32 * SIZE * SIZE

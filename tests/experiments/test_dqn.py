@@ -174,7 +174,7 @@ def test_an_update_is_one_transfer_and_one_more_of_screens_that_are_not_on_the_d
 def test_screens_sent_along_are_learnt_from_as_those_in_the_replay_are() -> None:
     one, other = experiment(), experiment()
     packed = one.replay.sample(8, one.rng)
-    sent = other.replay.seen(Batch.of(packed).rows).clone()
+    sent = other.replay.gather_screens(Batch.unpack(packed).rows).clone()
     other.replay.screens.zero_()
     assert torch.equal(one.step(packed)[0], other.step(packed, sent)[0])
     assert all(map(torch.equal, one.net.parameters(), other.net.parameters()))
@@ -262,8 +262,8 @@ def test_the_states_acted_on_are_those_in_the_replay(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(made, "act", noted)
     list(made.play(600, learn=False))
-    stored = Batch.of(made.replay._transitions(np.arange))
-    states = made.replay.seen(stored.rows)[:, :-1].numpy()
+    stored = Batch.unpack(made.replay._transitions(np.arange))
+    states = made.replay.gather_screens(stored.rows)[:, :-1].numpy()
     assert len(states) == len(seen) == 600 and stored.terminals.sum() >= 4, "some lives were lost"
     assert sorted(s.tobytes() for s in states) == sorted(seen)
     assert made.agent_steps == made.updates == 0

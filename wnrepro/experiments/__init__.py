@@ -1,4 +1,4 @@
-"""The paper's experiments, one file each: settings and data in, `train()` yields its progress."""
+"""The paper's experiments, one file each: from settings and data, `train()` yields progress and results."""
 
 import importlib
 from typing import Any
@@ -7,6 +7,6 @@ from wnrepro.settings import SETTINGS
 
 
 def experiment_class(experiment: str) -> Any:
-    """The class that implements an experiment, imported here so that the command line's help needs no torch."""
+    """Import and return the class of an experiment, so that the command line's help does not need torch."""
     module, _, name = SETTINGS[experiment].implementation.partition(":")
     return getattr(importlib.import_module(module), name)

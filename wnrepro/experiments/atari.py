@@ -1,6 +1,6 @@
-"""The four Atari games of section 5.4, what an agent sees of them, and its replay.
+"""The four Atari games of section 5.4, the agent's view of them, and its replay.
 
-Shapes: N games side by side, B transitions of a minibatch. A screen is SIZE × SIZE grey levels, uint8.
+Shapes: N games in parallel, B transitions of a minibatch. A screen is SIZE × SIZE grey levels, uint8.
 """
 
 import contextlib
@@ -16,24 +16,24 @@ from torch import Tensor
 from wnrepro.errors import UserError
 
 SIZE = 84
-SCREEN = (210, 160)  # height and width of the emulator's own screens
-STEPS_A_SECOND = 15  # of the console's 60 frames
-STACK = 4  # screens that an agent sees
-NO_OPS = 30  # at most, before a game begins
-MOST_FRAMES = 108_000  # of the emulator, 30 minutes of play: a game that is not over by then ends
+SCREEN = (210, 160)  # height and width of the emulator's screens
+STEPS_A_SECOND = 15  # agent steps; the console has 60 frames a second
+STACK = 4  # screens in an agent's state
+NO_OPS = 30  # largest number of no-op frames before a game begins
+MOST_FRAMES = 108_000  # emulator frames, 30 minutes of play, after which a game ends
 
 
 class Step(NamedTuple):
-    """What an action did in each game."""
+    """The results of an action in each game."""
 
-    frames: np.ndarray  # (N, SIZE, SIZE) uint8: the screens after it
-    rewards: np.ndarray  # (N,) float32, raw: points of the score
-    life_lost: np.ndarray  # (N,) bool; so is the last life, where the game is over
+    frames: np.ndarray  # (N, SIZE, SIZE) uint8: the screens after the action
+    rewards: np.ndarray  # (N,) float32, points of the score, not clipped
+    life_lost: np.ndarray  # (N,) bool; also true if the game is over
     over: np.ndarray  # (N,) bool
 
 
 class Scene(NamedTuple):
-    """A game so far, for people."""
+    """The state of a game for display."""
 
     screen: np.ndarray  # (*SCREEN, 3) uint8, RGB
     steps: int
@@ -42,12 +42,12 @@ class Scene(NamedTuple):
 
 
 def check_rom(game: str) -> None:
-    """Raise UserError unless ale-py and gymnasium are installed, and the game's ROM is there as ale-py knows it."""
+    """Raise UserError unless ale-py and gymnasium are installed and ale-py finds the game's ROM."""
     try:
-        importlib.import_module("ale_py.vector_env")  # by gymnasium; ale_py itself does without
+        importlib.import_module("ale_py.vector_env")  # needs gymnasium, unlike ale_py
         from ale_py.roms import get_rom_path
 
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints where ALE_ROMS_DIR is set
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints if ALE_ROMS_DIR is set
             get_rom_path(game)
     except ImportError as error:
         raise UserError(
@@ -62,16 +62,15 @@ def check_rom(game: str) -> None:
 
 
 class Games:
-    """`count` games side by side, in lock-step: every step is one action, and a transition, of each of them.
+    """`count` games in lock-step: every step plays one action in each game.
 
-    An action of the minimal set is held for 4 frames, without sticky actions; a screen is the maximum of the last two,
-    resized by area. A game begins with 0 to NO_OPS frames of no-ops and no FIRE: Breakout's agent serves for itself. It
-    continues when a life is lost; when it is over, at the latest after MOST_FRAMES, the next one begins within the same
-    step.
+    An action of the minimal set is repeated for 4 frames, without sticky actions. A screen is the maximum of the last
+    two frames, resized by area. A game begins with 0 to NO_OPS no-op frames and without FIRE: in Breakout the agent
+    serves. It continues after a lost life. At its end, or after MOST_FRAMES, the next game begins in the same step.
 
-    In colour the screens are (N, *SCREEN, 3), RGB, and the games the same: seed and actions decide.
+    With `colour` the screens are (N, *SCREEN, 3), RGB; seed and actions give the same games as without.
 
-    Game i plays by the seed `seed` + i. The emulators' states cannot be saved: who resumes begins new games.
+    Game i has the seed `seed` + i. The emulators' states cannot be saved, so that a resume begins new games.
     """
 
     def __init__(self, game: str, count: int, seed: int, colour: bool = False) -> None:
@@ -94,8 +93,8 @@ class Games:
             frameskip=4,
             maxpool=True,
             noop_max=NO_OPS + 1,  # it draws from 0 to noop_max − 1
-            episodic_life=False,  # would begin a new game at a lost life
-            life_loss_info=False,  # would say of a lost life what it says of a game over
+            episodic_life=False,  # True would begin a new game at a lost life
+            life_loss_info=False,  # True would report a lost life like the end of a game
             reward_clipping=False,
             use_fire_reset=False,
         )
@@ -104,10 +103,10 @@ class Games:
         self.begin(seed)
 
     def begin(self, seed: int) -> None:
-        """Begin new games, as new `Games` would (but sooner: an emulator takes longer to make)."""
+        """Begin new games, like new `Games` but faster, since creating emulators takes longer."""
         assert 0 <= seed < 2**31 - self.count, "the emulator takes a negative seed for none"
         screens, info = self.env.reset(seed=seed)
-        self.frames: np.ndarray = screens[:, 0]  # (N, SIZE, SIZE) uint8, or in colour
+        self.frames: np.ndarray = screens[:, 0]  # (N, SIZE, SIZE) uint8, or RGB
         self.lives: np.ndarray = info["lives"]  # (N,) int32; Enduro has none: 0
 
     def step(self, actions: np.ndarray) -> Step:
@@ -116,13 +115,13 @@ class Games:
         return self.receive()
 
     def send(self, actions: np.ndarray) -> None:
-        """Let the emulators play actions (N,) while the caller does something else; then `receive`."""
-        # the emulator waits for ever on an action that it does not know
+        """Start actions (N,) in the emulators, which play in the background until `receive`."""
+        # an unknown action would block the emulator forever
         assert actions.shape == (self.count,) and actions.min() >= 0 and actions.max() < self.actions
         self.env.send(actions.astype(np.int64))
 
     def receive(self) -> Step:
-        """What the actions sent did."""
+        """Wait for the actions sent and return their results."""
         screens, rewards, over, too_long, info = self.env.recv()
         over = over | too_long
         life_lost = over | (info["lives"] < self.lives)
@@ -131,65 +130,64 @@ class Games:
 
 
 class History:
-    """What the acting agent sees: the last STACK screens of each game, oldest first, zeros where there was none."""
+    """The states of the acting agent: the last STACK screens of each game, oldest first, zeros before the first."""
 
     def __init__(self, count: int) -> None:
         self.stacks = np.zeros((count, STACK, SIZE, SIZE), np.uint8)
 
     def add(self, frames: np.ndarray) -> None:
-        """The newest screens (N, SIZE, SIZE)."""
+        """Add the newest screens (N, SIZE, SIZE)."""
         self.stacks = np.concatenate([self.stacks[:, 1:], frames[:, None]], 1)
 
     def restart(self, which: np.ndarray) -> None:
-        """Forget what was before, in those games (N,) bool: after a lost life, and before the next screen is added."""
+        """Clear the screens of the selected games (N,) bool, after a lost life and before adding the next screen."""
         self.stacks[which] = 0
 
 
 class Batch(NamedTuple):
-    """Transitions."""
+    """A minibatch of transitions."""
 
-    rows: Tensor  # (B, STACK + 1) int64: where the replay has the screens of the state, oldest first, and the next
+    rows: Tensor  # (B, STACK + 1) int64: the replay's rows of the state's screens, oldest first, and the next screen
     actions: Tensor  # (B,) int64
     rewards: Tensor  # (B,) float32, −1, 0 or 1
     terminals: Tensor  # (B,) bool
 
     @classmethod
-    def of(cls, packed: Tensor) -> "Batch":
-        """Those that a replay gave as one tensor."""
+    def unpack(cls, packed: Tensor) -> "Batch":
+        """Unpack a sample of a replay."""
         actions, rewards, terminals = packed[:, -3:].unbind(1)
         return cls(packed[:, :-3], actions, rewards.float(), terminals.bool())
 
 
 class Replay:
-    """The last `steps` steps, in a ring of time slots with one of each game; each screen is stored once, as uint8.
+    """The last `steps` steps, in a ring of time slots with one step per game; each screen is stored once, as uint8.
 
-    An episode ends with a lost life, a game over, or where the games begin anew for another reason (a resume, an
-    epoch's end): the append before that must be terminal for all, as in deep_q_rl, since no screen follows it.
-    The screens stay in place on a device: in this machine's memory, of which they take as much as the ring is full, or
-    a GPU's.
+    An episode ends with a lost life, with the game, or when new games begin for another reason (a resume, the end of an
+    epoch). The append before new games must be terminal for all games, as in deep_q_rl, since no next screen exists.
+    The screens are in GPU memory or in main memory, where the operating system allocates only the filled part.
     """
 
     def __init__(
         self, steps: int, games: int, stack: int = STACK, size: int = SIZE, device: torch.device | None = None
     ) -> None:
         self.slots, self.games, self.stack = steps // games, games, stack
-        self.appended = 0  # time slots in all, the overwritten ones included
-        self.blank = self.slots * games  # the row of a screen of zeros, after the ring's
+        self.appended = 0  # number of time slots appended, including overwritten ones
+        self.blank = self.slots * games  # row of a zero screen, after the ring's rows
         self.screens = torch.from_numpy(np.zeros((self.blank + 1, size, size), np.uint8)).to(device or "cpu")
         self.actions = np.zeros((self.slots, games), np.uint8)
         self.rewards = np.zeros((self.slots, games), np.int8)
         self.terminals = np.zeros((self.slots, games), np.bool_)
-        self.ages = np.zeros((self.slots, games), np.uint8)  # earlier screens of the episode, stack − 1 for more
+        self.ages = np.zeros((self.slots, games), np.uint8)  # earlier screens of the episode, at most stack − 1
 
     @staticmethod
     def nbytes_needed(steps: int) -> int:
-        """Bytes of this number of steps once the ring is full."""
+        """Return the bytes of a full replay of this number of steps."""
         return steps * (SIZE * SIZE + 4)
 
     def append(self, frames: np.ndarray, actions: np.ndarray, rewards: np.ndarray, terminals: np.ndarray) -> None:
-        """The screens (N, SIZE, SIZE), the actions (N,) taken on them, their rewards, and which ended an episode.
+        """Store the screens (N, SIZE, SIZE), and the actions, rewards and episode ends (N,) that followed.
 
-        Rewards are clipped to ±1 here.
+        Rewards are clipped to ±1.
         """
         assert frames.shape == (self.games, *self.screens.shape[1:])
         slot, before = self.appended % self.slots, (self.appended - 1) % self.slots
@@ -202,31 +200,31 @@ class Replay:
         self.appended += 1
 
     def __len__(self) -> int:
-        """Transitions that can be sampled: their stack is not overwritten, their next screen stored or not needed."""
+        """Count the transitions to sample from: their state is complete, and their next screen stored or not needed."""
         edges, _, inner = self._positions()
         return len(edges) + inner
 
     def sample(self, batch: int, rng: np.random.Generator) -> Tensor:
-        """So many transitions, uniformly and with replacement: (B, STACK + 4) int64, of which a `Batch` is made."""
+        """Sample `batch` transitions uniformly with replacement: (B, STACK + 4) int64; see `Batch.unpack`."""
         return self._transitions(lambda count: rng.integers(count, size=batch))
 
-    def seen(self, rows: Tensor, pinned: bool = False) -> Tensor:
-        """The screens (B, STACK + 1, SIZE, SIZE) of a batch's rows, zeros before the episode's first and where the
-        transition is terminal: states are all but the last, the next states all but the first.
+    def gather_screens(self, rows: Tensor, pinned: bool = False) -> Tensor:
+        """Gather the screens (B, STACK + 1, SIZE, SIZE) of a batch's rows.
 
-        pinned: in memory from which a GPU's transfer is asynchronous.
+        The states are all but the last screen, the next states all but the first. Screens before the episode and after
+        a terminal transition are zeros. pinned: return pinned memory, for an asynchronous transfer to a GPU.
         """
         index, size = rows.flatten(), self.screens.shape[1:]
         into = torch.empty(len(index), *size, dtype=torch.uint8, pin_memory=True) if pinned else None
         return torch.index_select(self.screens, 0, index, out=into).view(*rows.shape, *size)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """What an exact resume needs; on a CPU the arrays are views of the filled part of the ring."""
+        """Return the state for an exact resume; on a CPU the arrays are views of the ring's filled part."""
         rings = {name: ring[: self._stored] for name, ring in self._rings().items()}
         return {"appended": np.array(self.appended), **rings, "frames": self._filled().cpu().numpy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what a replay of the same size gave."""
+        """Restore the state of a replay of the same size."""
         self.appended = int(state["appended"])
         for name, ring in self._rings().items():
             assert state[name].shape == (self._stored, *ring.shape[1:]), f"{name} of a replay of another size"
@@ -237,7 +235,7 @@ class Replay:
         return {name: getattr(self, name) for name in ("actions", "rewards", "terminals", "ages")}
 
     def _filled(self) -> Tensor:
-        """The screens stored, (time slots, N, SIZE, SIZE)."""
+        """Return a view of the stored screens, (time slots, N, SIZE, SIZE)."""
         return self.screens[: self._stored * self.games].view(self._stored, self.games, *self.screens.shape[1:])
 
     @property
@@ -245,10 +243,10 @@ class Replay:
         return min(self.appended, self.slots)
 
     def _positions(self) -> tuple[np.ndarray, int, int]:
-        """Positions, time · games + game with time 0 the oldest stored, of what can be sampled.
+        """Return the positions of the transitions to sample from; a position is time · games + game, oldest time 0.
 
-        Those of the oldest stack − 1 and the newest time; where those between begin, and how many they are: of these
-        all can be.
+        All positions between the oldest stack − 1 times and the newest time are valid. Returns the valid positions
+        outside this range, the start of the range, and its length.
         """
         stored = self._stored
         between = max(stored - self.stack, 0)
@@ -261,7 +259,7 @@ class Replay:
         return edges, head * self.games, between * self.games
 
     def _transitions(self, choose: Callable[[int], np.ndarray]) -> Tensor:
-        """Those of which `choose`, told how many there are, gives the numbers (B,)."""
+        """Return the transitions whose numbers (B,) `choose` returns, given the number of transitions."""
         edges, begin, inner = self._positions()
         numbers = choose(len(edges) + inner)
         positions = numbers + (begin - len(edges))
@@ -270,7 +268,7 @@ class Replay:
         time, game = np.divmod(positions, self.games)
         slot = (self.appended - self._stored + time) % self.slots
 
-        offsets = np.arange(1 - self.stack, 2)  # of the state's screens, and the next
+        offsets = np.arange(1 - self.stack, 2)  # in time, of the state's screens and the next screen
         packed = np.empty((len(numbers), self.stack + 4), np.int64)
         rows = packed[:, :-3]
         rows[:] = (slot[:, None] + offsets) % self.slots * self.games + game[:, None]

@@ -26,14 +26,14 @@ from wnrepro.optim import Adam, PolyakAverage
 from wnrepro.parameterization import Conv2d, Linear, layers, parameterization
 from wnrepro.settings import CifarSettings
 
-SLOPE = 0.1  # of the leaky ReLU, authors' code
+SLOPE = 0.1  # negative slope of the leaky ReLU, authors' code
 DROPOUT = 0.5  # table 1
 CLASSES = 10
-COMPILED_FROM = 10_000  # updates on a GPU, which then save more than compiling takes
+COMPILED_FROM = 10_000  # updates on a GPU from which compiling saves time
 
 
 class Net(nn.Module):
-    """Table 1's network, whitened images to logits. Each of its 10 layers is parameterized."""
+    """Table 1's network from whitened images to logits, with 10 parameterized layers."""
 
     def __init__(self, settings: CifarSettings) -> None:
         super().__init__()
@@ -54,16 +54,16 @@ class Net(nn.Module):
     def forward(
         self, x: Float[Tensor, "B 3 H W"], layers: Callable[..., Tensor] | None = None
     ) -> Float[Tensor, "B 10"]:
-        """layers: the compiled method of that name, for training steps alone."""
+        """Compute the logits. layers: the compiled method `layers`, for training."""
         if not self.training:
             return self.layers(x, None)
         x = x + self.input_noise * torch.randn_like(x)
         return (layers or self.layers)(x, self.dropout_masks(x))
 
     def dropout_masks(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """0 or 1/(1 − DROPOUT) for every value after the two poolings of images x, as `F.dropout` draws them.
+        """Draw 0 or 1/(1 − DROPOUT), like `F.dropout`, for every value after the two poolings of images x.
 
-        Drawn outside the layers, so that compiled layers have the same ones.
+        They are drawn outside `layers`, so that compiled layers have the same masks.
         """
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
@@ -76,7 +76,7 @@ class Net(nn.Module):
         return mask(self.conv3.units, x.shape[2] // 2), mask(self.conv6.units, x.shape[2] // 4)
 
     def layers(self, x: Tensor, masks: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The logits; masks: dropout's, in training."""
+        """Compute the logits. masks: of dropout, in training."""
         for conv in (self.conv1, self.conv2, self.conv3):
             x = F.leaky_relu(conv(x), SLOPE)
         x = F.max_pool2d(x, 2)
@@ -102,7 +102,7 @@ class Cifar(Experiment[CifarSettings]):
     limit = 2 * math.log(CLASSES)  # twice the loss of guessing
 
     def __init__(self, settings: CifarSettings, images: Images, device: torch.device) -> None:
-        """images: see `load_whitened`."""
+        """Create the network and the optimizer; images: see `load_whitened`."""
         super().__init__(settings, device)
         self.train_x, self.test_x = (to_rows(x, device) for x in (images.train_x, images.test_x))
         self.train_y, self.test_y = images.train_y.to(device), images.test_y.to(device)
@@ -141,13 +141,13 @@ class Cifar(Experiment[CifarSettings]):
         return rows
 
     def schedule(self) -> None:
-        """Set lr and β1 for the epoch to come (§5.1): lr·min(2 − epoch/100, 1) in the paper's 200 epochs."""
+        """Set lr and β1 for the next epoch (§5.1): lr·min(2 − epoch/100, 1) in the paper's 200 epochs."""
         s, decays = self.settings, self.epoch >= self.settings.decay_from
         lr = s.lr * (s.epochs - self.epoch) / (s.epochs - s.decay_from) if decays else s.lr
         self.optimizer.set_rates(lr, beta1=0.5 if decays else 0.9)
 
     def step(self, index: Int[Tensor, " B"]) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Train on the images of this index: their mean loss and the number of errors."""
+        """Train on the images of this index, and return their mean loss and number of errors."""
         loss, logits = self.loss(index, self.compilation.function)
         self.optimize(loss)
         return loss.detach(), (logits.detach().argmax(1) != self.train_y[index]).sum()
@@ -155,13 +155,13 @@ class Cifar(Experiment[CifarSettings]):
     def loss(
         self, index: Int[Tensor, " B"], layers: Callable[..., Tensor] | None, precision: str = ""
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "B 10"]]:
-        """The mean loss in nats and the logits of the training images of this index; see `Net`."""
+        """Compute the mean loss in nats and the logits of the training images of this index; layers: see `Net`."""
         with autocast(precision or self.settings.precision, self.device):
             logits = self.net(minibatch(self.train_x, index), layers)
         return F.cross_entropy(logits.float(), self.train_y[index]), logits
 
     def gradients(self, layers: Callable[..., Tensor] | None, precision: str) -> list[Tensor]:
-        """`gradients_of` the first minibatch, with this function as `Net.layers`, or with that itself."""
+        """Compute `gradients_of` the first minibatch; layers: replaces `Net.layers` unless it is None."""
         set_precision(precision, self.device)
         index = torch.arange(self.settings.batch_size, device=self.device)
         return gradients_of(self.net, lambda: self.loss(index, layers, precision)[0], self.device)
@@ -175,7 +175,7 @@ class Cifar(Experiment[CifarSettings]):
 
     @torch.no_grad()
     def test(self) -> tuple[float, float]:
-        """Error (a fraction) and loss (nats) on the test images, by the averaged parameters if there are any."""
+        """Compute the error (a fraction) and loss (nats) on the test images, with averaged parameters if available."""
         self.tested.eval()
         sums = torch.zeros(2, device=self.device)
         for index in self.test_batches():
@@ -184,7 +184,7 @@ class Cifar(Experiment[CifarSettings]):
         return errors / len(self.test_x), loss / len(self.test_x)
 
     def test_batch(self, index: Int[Tensor, " B"]) -> tuple[Int[Tensor, ""], Float[Tensor, ""]]:
-        """Number of errors and sum of the losses on the test images of this index."""
+        """Compute the number of errors and the sum of the losses on the test images of this index."""
         y = self.test_y[index]
         with autocast(self.settings.precision, self.device):
             logits = self.tested(minibatch(self.test_x, index))
@@ -195,10 +195,9 @@ class Cifar(Experiment[CifarSettings]):
 
     @torch.no_grad()
     def noise_rows(self) -> Rows:
-        """The noise that minibatch statistics add, by layer (C8): medians over features of the figures of `noise`.
+        """Measure the noise of minibatch statistics (C8): by layer the medians over features of the figures of `noise`.
 
-        `excess_kurtosis` has its quartiles too. Measured on a copy, with separate generators: the run continues as if
-        nothing had been measured.
+        `excess_kurtosis` has quartiles too. A copy of the network and separate generators leave the run unchanged.
         """
         s = self.settings
         net = copy.deepcopy(self.net).train()
@@ -224,7 +223,7 @@ class Cifar(Experiment[CifarSettings]):
 
 
 def raw_moments(t: Float[Tensor, "B C *pixels"]) -> Float64[Tensor, "4 C"]:
-    """E[t], E[t²], E[t³], E[t⁴] of every feature over a minibatch."""
+    """Compute E[t], E[t²], E[t³], E[t⁴] of every feature over a minibatch."""
     rows = t.movedim(1, -1).reshape(-1, t.shape[1])
     square = rows.square()
     powers = (rows, square, square * rows, square.square())
@@ -232,30 +231,29 @@ def raw_moments(t: Float[Tensor, "B C *pixels"]) -> Float64[Tensor, "4 C"]:
 
 
 def quartiles(values: Float64[Tensor, " C"]) -> list[float]:
-    """The lower quartile, median and upper quartile; nan if one of the values is."""
+    """Compute the lower quartile, median and upper quartile; nan if a value is nan."""
     found: list[float] = values.cpu().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
     return found
 
 
 def excess_kurtosis(values: Float64[Tensor, "K C"]) -> Float64[Tensor, " C"]:
-    """The bias-corrected excess kurtosis G2 of K ≥ 4 values of each feature: 0 on average for normal ones."""
+    """Compute the bias-corrected excess kurtosis G2 of K ≥ 4 values of each feature, of mean 0 for normal values."""
     k, centred = len(values), values - values.mean(0)
     biased = centred.pow(4).mean(0) / centred.square().mean(0).square() - 3
     return (k - 1) / ((k - 2) * (k - 3)) * ((k + 1) * biased + 6)
 
 
 def noise(moments: Float64[Tensor, "K 4 C"], variance_too: bool) -> dict[str, Float64[Tensor, " C"]]:
-    """The shape and size of every feature's normalization noise, by figure.
+    """Compute figures of the shape and size of every feature's normalization noise.
 
-    moments: `raw_moments` of K minibatches. The noise is what normalizing by the minibatch's statistics
-    gives less what the statistics of all K together would: (t − μ_B)/σ_B − (t − μ)/σ where `variance_too` (bn), and
-    −(μ_B − μ) otherwise (mean-only bn). Both are a·t + c with a and c of the minibatch, so that the moments of the
-    noise follow from those of t.
+    moments: `raw_moments` of K minibatches. The noise is the difference between normalizing by the statistics of the
+    minibatch and by those of all K minibatches: (t − μ_B)/σ_B − (t − μ)/σ if `variance_too` (bn), else −(μ_B − μ)
+    (mean-only bn). Both are a·t + c with a and c constant in a minibatch, so the moments of t determine the noise's.
 
-    excess_kurtosis: of the noise over examples and minibatches, which with `variance_too` mixes the distribution of
-    the statistics with that of t. A normal distribution has 0; the estimate from K of its values is about −6/K.
+    excess_kurtosis: of the noise over examples and minibatches; with `variance_too` it depends on the distributions of
+    both the statistics and t. A normal distribution has 0; the estimate from K of its values is about −6/K.
     kurtosis_mean, kurtosis_std, kurtosis_inverse_std: `excess_kurtosis` of μ_B, σ_B and 1/σ_B over minibatches; the
-    last two nan without `variance_too`.
+    last two are nan without `variance_too`.
     noise_size: root mean square of the noise over examples and minibatches, in units of σ.
     """
     m1, m2, m3, m4 = moments.unbind(1)

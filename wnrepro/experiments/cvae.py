@@ -1,6 +1,6 @@
 """Training of the convolutional variational auto-encoders (§5.2, figure 2); settings in `settings.CvaeSettings`.
 
-Where the paper is silent: openai/iaf, the "manuscript in preparation" that it names. All terms are in nats.
+Details not in the paper follow openai/iaf, the code of its "manuscript in preparation". All terms are in nats.
 """
 
 import functools
@@ -23,11 +23,11 @@ from wnrepro.experiments.vae import LadderVae, MnistVae
 from wnrepro.optim import Adamax, PolyakAverage
 from wnrepro.settings import CvaeSettings
 
-DIVERGED_FACTOR = 2  # times the loss of guessing every pixel
+DIVERGED_FACTOR = 2  # limit of the loss, in units of the loss of guessing every pixel
 
 
 def log_mean_exp(log_weights: Float[Tensor, "K B"]) -> Float[Tensor, " B"]:
-    """The importance-weighted estimate of log p(x) from K samples of log p(x, z) − log q(z|x)."""
+    """Compute the importance-weighted estimate of log p(x) from K samples of log p(x, z) − log q(z|x)."""
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
@@ -39,7 +39,7 @@ class Cvae(Experiment[CvaeSettings]):
     objective = "bound"
 
     def __init__(self, settings: CvaeSettings, pixels: Pixels, device: torch.device) -> None:
-        """pixels: see `load_pixels`."""
+        """Create the networks and the optimizer; pixels: see `load_pixels`."""
         super().__init__(settings, device)
         self.train_x, self.test_x = (to_rows(x, device) for x in (pixels.train_x, pixels.test_x))
         model = MnistVae if settings.dataset == "mnist" else LadderVae
@@ -74,20 +74,20 @@ class Cvae(Experiment[CvaeSettings]):
 
     @torch.no_grad()
     def initialize(self, index: Tensor) -> Rows:
-        """The data-dependent init on these images, through the decoder too."""
+        """Run the data-dependent init on these images through encoder and decoder."""
         (log_p_x, kl), rows = measured_init(self.net, minibatch(self.train_x, index), self.settings.v_norm_max)
         self.facts["init_loss"] = (self.penalty(kl) - log_p_x.mean()).item()
         return rows
 
     def step(self, index: Int[Tensor, " B"]) -> tuple[Float[Tensor, ""]]:
-        """Train on the images of this index: their mean bound."""
+        """Train on the images of this index, and return their mean bound."""
         with autocast(self.settings.precision, self.device):
             log_p_x, kl = self.net(minibatch(self.train_x, index))
         self.optimize(self.penalty(kl) - log_p_x.mean())
         return ((log_p_x.detach() - kl.detach().sum(1)).mean(),)
 
     def penalty(self, kl: Float[Tensor, "B L"]) -> Float[Tensor, ""]:
-        """The objective's KL term: by latent unit or map the minibatch's mean, at least `free_bits` nats each."""
+        """Sum the KL over latent units or maps: of each the minibatch's mean, but at least `free_bits` nats."""
         mean = kl.mean(0)
         return (mean.clamp(min=self.settings.free_bits) if self.settings.free_bits else mean).sum()
 
@@ -105,22 +105,22 @@ class Cvae(Experiment[CvaeSettings]):
         return metrics, {}
 
     def terms(self, net: nn.Module, index: Int[Tensor, " B"]) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """log p(x|z) and KL of the test images of this index, by one sample z an image."""
+        """Compute log p(x|z) and KL of the test images of this index, for one sample z per image."""
         with autocast(self.settings.precision, self.device):
             log_p_x, kl = net(minibatch(self.test_x, index))
         return log_p_x, kl.sum(1)
 
     def test_terms(self, net: nn.Module) -> Iterator[tuple[Tensor, ...]]:
-        """`terms` of all test images, a minibatch at a time; each stands until the next."""
+        """Yield `terms` of all test images by minibatch; each result is valid until the next."""
         net.eval()
         for index in self.test_batches():
             yield self.captured_terms[net](index)
 
     @torch.no_grad()
     def test(self, net: nn.Module) -> tuple[float, float]:
-        """Mean log p(x|z) and mean KL over the test images.
+        """Compute the mean log p(x|z) and mean KL over the test images.
 
-        By separate generators, the same at every epoch: the run continues as if it had not been tested.
+        Separate generators, the same at every epoch, leave the run unchanged.
         """
         with random_generators(self.settings.seed, self.device):
             terms = [torch.stack(pair).double().sum(1) for pair in self.test_terms(net)]
@@ -129,7 +129,7 @@ class Cvae(Experiment[CvaeSettings]):
 
     @torch.no_grad()
     def log_likelihood(self, samples: int) -> dict[str, Any]:
-        """The importance-weighted estimate of the mean test log p(x), by this many samples an image."""
+        """Compute the importance-weighted estimate of the mean test log p(x); samples: per image."""
         with random_generators(self.settings.seed, self.device):
             weights = [
                 torch.cat([log_p_x - kl for log_p_x, kl in self.test_terms(self.average.module)])
@@ -140,9 +140,9 @@ class Cvae(Experiment[CvaeSettings]):
 
     @torch.no_grad()
     def pictures(self, count: int, seed: int) -> dict[str, Float[Tensor, "N C H W"]]:
-        """`samples`, and `reconstructions` of test images each beside its original (no more than there are).
+        """Make `count` `samples`, and `reconstructions` of up to `count` test images, each beside its original.
 
-        Values in 0..1, by the averaged parameters.
+        Values are in 0..1. The averaged parameters are used.
         """
         net: Any = self.average.module.eval()
         x = minibatch(self.test_x, torch.arange(min(count, len(self.test_x)), device=self.device))

@@ -1,8 +1,8 @@
 """DQN on Atari games (§5.4, table 3, figure 4); settings in `settings.DqnSettings`.
 
-Where the paper is silent: spragunr/deep_q_rl, the code that it names, and Mnih et al. (2015), whose agent it is.
-Shapes: B transitions, N games side by side, A actions; a state is STACK screens of SIZE×SIZE grey levels 0..255.
-A step is one of the agent: four frames of the emulator.
+Details not in the paper follow spragunr/deep_q_rl, the code it cites, and the agent of Mnih et al. (2015).
+Shapes: B transitions, N games in parallel, A actions; a state is STACK screens of SIZE×SIZE grey levels 0..255.
+A step is an agent step: four frames of the emulator.
 """
 
 import json
@@ -28,18 +28,18 @@ from wnrepro.optim import Adamax
 from wnrepro.parameterization import Conv2d, Linear, fold, layers, refold
 from wnrepro.settings import DqnSettings
 
-DEEP_Q_RL_BIAS = 0.1  # of every unit, at the start of deep_q_rl's network
-HUBER = 1.0  # the error beyond which the loss is linear: its gradient is clipped to ±1
+DEEP_Q_RL_BIAS = 0.1  # initial biases in deep_q_rl
+HUBER = 1.0  # error above which the loss is linear, so that its gradient is clipped to ±1
 KERNELS, STRIDES = (8, 4, 3), (4, 2, 1)
 PROGRESS_EVERY = 200  # agent steps
 WHITE = 255
-REFILLING, HOLDING_OUT, TESTING = 1, 2, 3  # what games are for, besides training
-SPARE_BYTES = 2 * 10**9  # of a GPU's memory, for what a run takes besides its replay
-DIVERGED_Q = 1e4  # rewards are clipped to ±1 and discounted: no true value exceeds 1/(1 − 0.99) = 100
+REFILLING, HOLDING_OUT, TESTING = 1, 2, 3  # purposes of games, besides training
+SPARE_BYTES = 2 * 10**9  # GPU memory that a run needs besides its replay
+DIVERGED_Q = 1e4  # rewards are clipped to ±1 and discounted, so that no true value exceeds 1/(1 − 0.99) = 100
 
 
 class PixelConv2d(Conv2d):
-    """Convolution of grey levels 0..255 as of 0..1: the weight is divided by 255, which has fewer elements."""
+    """Convolution of grey levels 0..255 as if in 0..1: it divides the weight by 255, which is cheaper."""
 
     def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return super().weighted_sum(x, self.as_torch(w), b)
@@ -49,7 +49,7 @@ class PixelConv2d(Conv2d):
 
 
 class DqnNet(nn.Module):
-    """States of grey levels 0..255 to Q values."""
+    """The network from states of grey levels 0..255 to Q values."""
 
     def __init__(self, settings: DqnSettings, actions: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class DqnNet(nn.Module):
 
     @torch.no_grad()
     def start_as_deep_q_rl(self) -> None:
-        """He's uniform distribution, of standard deviation 1/√inputs, and biases of 0.1: deep_q_rl's start."""
+        """Initialize as deep_q_rl: He's uniform distribution with standard deviation 1/√inputs, and biases of 0.1."""
         for _, layer in layers(self):
             bound = math.sqrt(3 / layer.v[0].numel())
             layer.v.uniform_(-bound, bound)
@@ -85,7 +85,7 @@ class DqnNet(nn.Module):
 
 
 def replay_device(steps: int, device: torch.device) -> torch.device:
-    """The device that keeps the replay's screens: the GPU if they fit, else this machine's memory."""
+    """Choose the device for the replay's screens: the GPU if they fit in its memory, else the CPU."""
     if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > Replay.nbytes_needed(steps) + SPARE_BYTES:
         return device
     return torch.device("cpu")
@@ -94,9 +94,9 @@ def replay_device(steps: int, device: torch.device) -> torch.device:
 class Dqn(Experiment[DqnSettings]):
     """The experiment; see `Experiment`.
 
-    Every epoch begins new games, as the authors' does. The emulator's state cannot be saved, so that a resume is exact
-    only from an epoch's end and with the replay in the checkpoint; without it, the resume first plays by the policy
-    reached until the replay holds `replay_start` steps again (facts: `refilled_after_epochs`).
+    Every epoch begins new games, as in the authors' code. The emulator's state cannot be saved. A resume is therefore
+    exact only from the end of an epoch and with the replay in the checkpoint. Without the replay, it first plays
+    `replay_start` steps with the current policy to fill the replay (facts: `refilled_after_epochs`).
     """
 
     net: DqnNet
@@ -109,7 +109,7 @@ class Dqn(Experiment[DqnSettings]):
         self.testing: Games | None = None
         self.actions = self.training.actions
         self.net = DqnNet(s, self.actions).to(device)
-        self.policy, self.target = fold(self.net), fold(self.net)  # as plain layers; the policy is the current network
+        self.policy, self.target = fold(self.net), fold(self.net)  # plain layers; the policy is the current network
         self.optimizer = Adamax(self.net.parameters(), s.lr, beta1=s.beta1)
         self.replay = Replay(s.replay_steps, s.actors, device=replay_device(s.replay_steps, device))
         self.agent_steps = self.updates = 0
@@ -137,25 +137,25 @@ class Dqn(Experiment[DqnSettings]):
         for name in ("epsilon_last", "epsilon_test", "discount", "beta1"):
             if getattr(s, name) > 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(s, name):g}: give a number of at most 1")
-        needed, there = Replay.nbytes_needed(s.replay_steps), available_memory()
+        needed, available = Replay.nbytes_needed(s.replay_steps), available_memory()
         if replay_device(s.replay_steps, device).type != "cpu":
             needed = 0
         if s.checkpoint_replay:
-            needed += Replay.nbytes_needed(s.replay_steps)  # a checkpoint is made in memory
-        if there is not None and needed > there:
+            needed += Replay.nbytes_needed(s.replay_steps)  # a checkpoint is built in memory
+        if available is not None and needed > available:
             raise UserError(
-                f"--replay-steps {s.replay_steps}: needs {needed / 1e9:.1f} GB of memory, {there / 1e9:.1f} GB are "
+                f"--replay-steps {s.replay_steps}: needs {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are "
                 "free; give fewer, or close something"
             )
 
     @classmethod
     def load(cls, settings: DqnSettings, data_dir: Path | None, device: torch.device) -> "Dqn":
-        """The experiment; its games come with ale-py."""
+        """Create the experiment; its games are part of ale-py."""
         return cls(settings, device)
 
     @classmethod
     def on_noise(cls, settings: DqnSettings, device: torch.device) -> "Dqn":
-        """The experiment with a replay full of random play."""
+        """Create the experiment with `replay_start` steps of random play in its replay."""
         agent = cls(settings, device)
         agent.held_out = agent.random_states(settings.init_examples)
         agent.initialize(agent.held_out)
@@ -165,11 +165,11 @@ class Dqn(Experiment[DqnSettings]):
         return agent
 
     def train_once(self) -> Float[Tensor, ""]:
-        self.agent_steps += self.settings.update_every  # `play` counts by it which updates are due
+        self.agent_steps += self.settings.update_every  # `play` computes the due updates from it
         return self.update()
 
     def games_seed(self, *purpose: int) -> int:
-        """The seed of the games of a purpose, the same for the same seed of the run."""
+        """Compute the seed of the games for a purpose from the run's seed."""
         seed = int(np.random.SeedSequence((self.settings.seed, *purpose)).generate_state(1)[0])
         return seed % (2**31 - max(self.settings.actors, self.settings.test_games))
 
@@ -217,17 +217,17 @@ class Dqn(Experiment[DqnSettings]):
         return metrics, {"games": games}
 
     def divergence(self, metrics: dict[str, Any]) -> str:
-        """A sentence if the loss is not finite, or the mean Q value is one that no game could give."""
+        """Return a sentence if the loss is not finite or the mean Q value is impossibly large, else an empty string."""
         loss, mean_q = metrics["loss"], metrics["mean_q"]
         if (math.isfinite(loss) or not self.epoch_updates) and abs(mean_q) <= DIVERGED_Q:
             return ""
         return f"loss {loss:.3g}, mean Q value {mean_q:.3g} in epoch {self.epoch}"
 
     def play(self, steps: int, learn: bool) -> Iterator[int]:
-        """Play agent steps of the training games into the replay; yields the number done now and then.
+        """Play agent steps of the training games, store them in the replay, and yield the number done.
 
-        When it is to `learn`, an update comes after an action is chosen and before its outcome is in the replay
-        (authors' code): the emulators play it meanwhile.
+        With `learn`, updates run after an action is chosen and before its result is stored (authors' code), while the
+        emulators play the action.
         """
         s, games = self.settings, self.training
         history = History(s.actors)
@@ -244,7 +244,7 @@ class Dqn(Experiment[DqnSettings]):
                 if due > 0:
                     self.captured_sync()
             played = games.receive()
-            ended = played.life_lost | (done >= steps)  # after the last step other games begin
+            ended = played.life_lost | (done >= steps)  # new games begin after the last step
             self.replay.append(frames, actions, played.rewards, ended)
             history.restart(played.life_lost)
             history.add(played.frames)
@@ -252,14 +252,14 @@ class Dqn(Experiment[DqnSettings]):
                 yield min(done, steps)
 
     def epsilon(self) -> float:
-        """ε of the step to come: 1 until the first update, then falling."""
+        """Compute ε for the next step: 1 until the first update, then decreasing."""
         s = self.settings
         progress = (self.agent_steps - s.replay_start) / s.epsilon_steps
         return 1 - (1 - s.epsilon_last) * min(max(progress, 0), 1)
 
     @torch.no_grad()
     def act(self, states: UInt8[np.ndarray, "N 4 84 84"], epsilon: float, rng: np.random.Generator) -> np.ndarray:
-        """ε-greedy actions (N,) of the policy in these states."""
+        """Choose ε-greedy actions (N,) of the policy in these states."""
         actions = rng.integers(self.actions, size=len(states))
         greedy = rng.random(len(states)) >= epsilon
         if greedy.any():
@@ -268,13 +268,13 @@ class Dqn(Experiment[DqnSettings]):
         return actions
 
     def update(self) -> Float[Tensor, ""]:
-        """One update by a minibatch of the replay; its loss, the sum over the minibatch (authors' code).
+        """Update the network by a minibatch of the replay and return the loss, summed over examples (authors' code).
 
-        One transfer to the device, and one more where the replay's screens are not there.
+        It needs one transfer to the device, and a second one if the replay's screens are on another device.
         """
         parts = [self.replay.sample(self.settings.batch_size, self.rng)]
         if self.replay.screens.device.type != self.device.type:
-            parts.append(self.replay.seen(Batch.of(parts[0]).rows, pinned=self.device.type == "cuda"))
+            parts.append(self.replay.gather_screens(Batch.unpack(parts[0]).rows, pinned=self.device.type == "cuda"))
         (loss,) = self.captured_step(*map(self.to_device, parts))
         self.updates += 1
         if self.updates % self.settings.target_every == 0:
@@ -282,16 +282,16 @@ class Dqn(Experiment[DqnSettings]):
         return loss
 
     def to_device(self, part: Tensor) -> Tensor:
-        """The tensor on the device; to a GPU by an asynchronous transfer from pinned memory."""
+        """Move a tensor to the device; to a GPU by an asynchronous transfer from pinned memory."""
         return (part.pin_memory() if self.device.type == "cuda" else part).to(self.device, non_blocking=True)
 
     def step(
         self, packed: Int[Tensor, "B packed"], screens: UInt8[Tensor, "B 5 84 84"] | None = None
     ) -> tuple[Float[Tensor, ""]]:
-        """Train on a replay's sample; its loss. screens: the sample's, if the replay is on another device."""
-        rows, actions, rewards, terminals = Batch.of(packed)
+        """Train on a sample and return its loss. screens: of the sample, if the replay is on another device."""
+        rows, actions, rewards, terminals = Batch.unpack(packed)
         if screens is None:
-            screens = self.replay.seen(rows)
+            screens = self.replay.gather_screens(rows)
         states, next_states = screens[:, :-1], screens[:, 1:]
         self.net.train()
         with autocast(self.settings.precision, self.device):
@@ -314,9 +314,9 @@ class Dqn(Experiment[DqnSettings]):
         refold(self.net, self.target)
 
     def test(self, epsilon: float) -> Rows:
-        """Rows of games.csv: the raw scores of full games; those under way after `test_steps` agent steps are finished.
+        """Test the policy and return rows of games.csv: the raw scores of full games.
 
-        At ε = 1 it is random play.
+        After `test_steps` agent steps no new games begin, and the current games are finished. ε = 1 is random play.
         """
         s = self.settings
         rng = np.random.default_rng((s.seed, self.epoch))
@@ -343,7 +343,7 @@ class Dqn(Experiment[DqnSettings]):
         return [{"epoch": self.epoch, "game": number, "score": score} for number, score in enumerate(scores, start=1)]
 
     def random_states(self, count: int) -> UInt8[Tensor, "count 4 84 84"]:
-        """States of random play, one every STACK steps, by separate generators."""
+        """Collect states of random play, one every STACK steps, with separate generators."""
         s = self.settings
         rng = np.random.default_rng(s.seed)
         self.training.begin(self.games_seed(0, HOLDING_OUT))
@@ -360,7 +360,7 @@ class Dqn(Experiment[DqnSettings]):
 
     @torch.no_grad()
     def mean_q(self) -> float:
-        """The largest Q value of a state, on average over the held-out ones (authors' code)."""
+        """Compute the mean over held-out states of the largest Q value (authors' code)."""
         q = [
             self.policy(states.to(self.device)).max(1).values
             for states in self.held_out[: self.settings.held_out].split(256)
@@ -369,7 +369,7 @@ class Dqn(Experiment[DqnSettings]):
 
     @torch.no_grad()
     def initialize(self, states: UInt8[Tensor, "B 4 84 84"]) -> Rows:
-        """Run the data-dependent init, if there is one, on these states; the rows of init.csv."""
+        """Run the data-dependent init, if there is one, on these states, and return the rows of init.csv."""
         rows: Rows = []
         if self.settings.init != "deep_q_rl":
             _, rows = measured_init(self.net, states.to(self.device))
@@ -378,7 +378,7 @@ class Dqn(Experiment[DqnSettings]):
         return rows
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, except the emulators and (unless asked for) the replay."""
+        """Return the state for a resume, without the emulators and, unless `checkpoint_replay` is set, the replay."""
         state = super().state_dict() | {"agent_steps": self.agent_steps, "updates": self.updates}
         state |= {"target": self.target.state_dict(), "rng": json.dumps(self.rng.bit_generator.state)}
         if self.settings.checkpoint_replay:
@@ -395,9 +395,10 @@ class Dqn(Experiment[DqnSettings]):
             self.replay.load_state_dict({name: part.numpy() for name, part in state["replay"].items()})
 
     def film(self, seed: int, seconds: float) -> Iterator[Scene]:
-        """Play one game as in a test, at most this long: a Scene before the first step and after each.
+        """Play a game as in a test, for at most `seconds`, and yield a Scene before the first step and after each step.
 
-        The seed determines everything. A game that is over has no screen: its Scene keeps the one before.
+        The seed determines the game. When the game is over, the emulator has no screen of it, so the last Scene repeats
+        the previous screen.
         """
         s = self.settings
         rng = np.random.default_rng(seed)

@@ -1,6 +1,6 @@
 """DRAW on binarized MNIST (§5.3, figure 3); settings in `settings.DrawSettings`.
 
-Where the paper is silent: jbornschein/draw, the code that it names, and Gregor et al. (2015), whose model it is.
+Details not in the paper follow jbornschein/draw, the code it cites, and the model of Gregor et al. (2015).
 Shapes: B examples, T time steps, L latent units, U units of an LSTM, N filters along each side of a window, images of
 SIZE×SIZE pixels. All terms of the bound are in nats.
 """
@@ -28,22 +28,22 @@ from wnrepro.settings import DrawSettings
 SIZE = 28
 PIXELS = SIZE * SIZE
 BANK_TOLERANCE = 1e-4  # added to the sum that normalizes a filter
-LEAST_VALUE = 1e-13  # of a filter, else 0: products of smaller ones are denormal, which takes a processor long
-WINDOW = 5  # numbers that place a window
+LEAST_VALUE = 1e-13  # smaller filter values become 0, since their products would be denormal and slow
+WINDOW = 5  # parameters of a window
 GUESS_NATS = PIXELS * math.log(2)
-DIVERGED_FACTOR = 2  # times the loss of guessing every pixel
-COMPILED_FROM = 50_000  # time steps of training, which then save more than compiling takes
-DRAWN, ENLARGED = 16, 3  # samples in the animation, and how much larger they are
-GREYS = 31  # of the animation, besides black: fewer make a smaller file
+DIVERGED_FACTOR = 2  # limit of the loss, in units of the loss of guessing every pixel
+COMPILED_FROM = 50_000  # time steps of training from which compiling saves time
+DRAWN, ENLARGED = 16, 3  # number of samples in the animation, and their magnification
+GREYS = 31  # grey levels of the animation, besides black; fewer make a smaller file
 
 
 # ------------------------------------------------------------------------------- attention
 
 
 class Grid(nn.Module):
-    """The place of each filter in its window, in pixels at δ = 1, (ΣN, 1), and the pixels' coordinates (SIZE,).
+    """The offsets (ΣN, 1) of filters from their window's centre, in pixels at δ = 1, and pixel coordinates (SIZE,).
 
-    filters: the number N of each window.
+    filters: the number N for each window.
     """
 
     offsets: Tensor
@@ -59,10 +59,10 @@ class Grid(nn.Module):
 
 @no_type_check  # torch.compile cannot trace checks of types here
 class FilterBanks(torch.autograd.Function):
-    """Centres μ in pixels (B, N, 2) and 1/σ² (B, N, 1) of filters → their values on the pixels (B, N, 2, SIZE).
+    """Centres μ in pixels (B, N, 2) and 1/σ² (B, N, 1) of filters → their values at the pixels (B, N, 2, SIZE).
 
-    By hand, since autograd would go over the banks three times as often. Nothing is changed in place in `forward`: in
-    torch 2.11 the gradients of a compiled one would be wrong (pytorch issue 180642).
+    `backward` is explicit, since autograd would read or write the banks three times as often. `forward` has no in-place
+    operations, with which torch 2.11 compiles wrong gradients (pytorch issue 180642).
     """
 
     @staticmethod
@@ -87,10 +87,10 @@ class FilterBanks(torch.autograd.Function):
 
 
 def filter_banks(windows: Tensor, grid: Grid) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For windows (B, W, 5) and their N filters each: each one's F_y and F_x (B, N, SIZE) and intensity γ (B, 1).
+    """Compute F_y and F_x (B, N, SIZE) and intensity γ (B, 1) of each of W windows (B, W, 5) with N filters.
 
-    A window is its centre's y and x, in −1..1 from one edge of the image to the other; log δ, log σ², log γ. δ is the
-    distance of neighbouring filters, 1 being that at which the window covers the image (Gregor et al., eq. 19 to 26).
+    A window has y and x of its centre, in −1..1 between the edges of the image, log δ, log σ² and log γ. δ is the
+    distance of neighbouring filters; for δ = 1 the window covers the image (Gregor et al., eq. 19 to 26).
     """
     repeated = (window.expand(-1, count, -1) for window, count in zip(windows.split(1, 1), grid.filters, strict=True))
     each = torch.cat([*repeated], 1)  # (B, ΣN, 5)
@@ -101,22 +101,22 @@ def filter_banks(windows: Tensor, grid: Grid) -> list[tuple[Tensor, Tensor, Tens
 
 
 def read(image: Tensor, banks: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """γ·F_y·image·F_xᵀ of images (B, SIZE, SIZE): (B, N²)."""
+    """Compute γ·F_y·image·F_xᵀ (B, N²) of images (B, SIZE, SIZE)."""
     f_y, f_x, gamma = banks
     return gamma * torch.bmm(torch.bmm(f_y, image), f_x.transpose(1, 2)).flatten(1)
 
 
 def write(patch: Tensor, banks: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """F_yᵀ·patch·F_x/γ of patches (B, N²): (B, SIZE, SIZE)."""
+    """Compute F_yᵀ·patch·F_x/γ (B, SIZE, SIZE) of patches (B, N²)."""
     f_y, f_x, gamma = banks
     square = (patch / gamma).view(-1, f_y.shape[1], f_x.shape[1])
     return torch.bmm(f_y.transpose(1, 2), torch.bmm(square, f_x))
 
 
 def boxes(windows: Tensor) -> Tensor:
-    """Top, bottom, left and right of windows (B, 5), in pixels: those of their outermost filters' centres, (B, 4).
+    """Compute top, bottom, left and right (B, 4), in pixels, of the outermost filters' centres in windows (B, 5).
 
-    Where there are no windows (B, 0), boxes beyond the image.
+    Without windows (B, 0), the boxes are outside the image.
     """
     if not windows.shape[1]:
         return windows.new_full((len(windows), 4), -math.inf)
@@ -150,7 +150,7 @@ class Sample(torch.autograd.Function):
 
 
 class State(NamedTuple):
-    """What a time step leaves to the next: h and c (B, U) of both LSTMs, the canvas, the filter banks to read by."""
+    """The state between time steps: h and c (B, U) of both LSTMs, the canvas, and the filter banks for reading."""
 
     encoder_state: tuple[Tensor, Tensor]
     decoder_state: tuple[Tensor, Tensor]
@@ -161,9 +161,9 @@ class State(NamedTuple):
 class DrawNet(nn.Module):
     """Images (B, 1, SIZE, SIZE) of 0 and 1 and noise (T, B, L) → log p(x|z) (B,) and KL by time step (T, B).
 
-    The weights are computed once, not at each of the time steps. Batch statistics, where `param` has them, are of the
-    LSTMs' input-to-hidden products alone, of each time step apart (Cooijmans et al., 2016). `compiled`: `time_step` by
-    torch.compile, for training, or None.
+    The weights are computed once for all time steps. Only the LSTMs' input-to-hidden products have the batch statistics
+    of `param`, if there are any, separate for each time step (Cooijmans et al., 2016). `compiled`: `time_step` compiled
+    by torch.compile, for training, or None.
     """
 
     def __init__(self, settings: DrawSettings) -> None:
@@ -178,7 +178,7 @@ class DrawNet(nn.Module):
         self.encoder = LSTMCell(seen + s.units, s.units, s.param, time_steps=s.time_steps, **options)
         self.statistics = Linear(s.units, 2 * s.latents, plain, **options)  # mean and log standard deviation of z
         self.decoder = LSTMCell(s.latents, s.units, s.param, time_steps=s.time_steps, **options)
-        # The patch to write and, with attention, the windows of writing it and of the next reading.
+        # The patch to write and, with attention, the windows for writing it and for the next reading.
         self.heads = Linear(s.units, s.write_window**2 + 2 * WINDOW if s.attention else PIXELS, plain, **options)
         for _, layer in layers(self):
             if s.g_start is not None and layer.norm.learns_g:
@@ -191,9 +191,9 @@ class DrawNet(nn.Module):
         return log_p_x, torch.stack(kl)
 
     def unroll(self, noise: Tensor, x: Tensor | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """By time step the canvas (B, SIZE, SIZE), the KL (B,) and the write window (B, 5).
+        """Run all time steps; return the canvas (B, SIZE, SIZE), the KL (B,) and the write window (B, 5) of each.
 
-        Without images x (B, SIZE, SIZE) the noise is z, and there is no KL; without attention there are no windows.
+        Without images x (B, SIZE, SIZE) the noise is z, and there is no KL. Without attention, windows are (B, 0).
         """
         s, step = self.settings, (self.compiled if self.training else None) or self.time_step
         dtype = torch.bfloat16 if self.precision == "bf16" else self.heads.v.dtype
@@ -217,7 +217,7 @@ class DrawNet(nn.Module):
     def time_step(
         self, x: Tensor | None, noise: Tensor, state: State, weights: tuple[Any, ...], number: int
     ) -> tuple[State, Tensor | None, Tensor]:
-        """The state after a time step, its KL (B,) where there are images, and its write window (B, 5)."""
+        """Run a time step; return the new state, the KL (B,) if there are images, and the write window (B, 5)."""
         encoder, decoder, statistics, heads = weights
         encoder_state, decoder_state, canvas, banks = state
         z, kl = noise, None
@@ -231,7 +231,7 @@ class DrawNet(nn.Module):
         return State(encoder_state, decoder_state, canvas, banks), kl, windows[:, 0]
 
     def attend(self, heads: Tensor) -> tuple[Tensor, Tensor, Any, Any]:
-        """The patch to write, both windows (B, 2, 5), and the filter banks of writing and of the next reading."""
+        """Return the patch to write, both windows (B, 2, 5), and the filter banks for writing and the next reading."""
         if not self.settings.attention:
             return heads, heads.new_empty(len(heads), 2, 0), None, None
         patch, windows = heads.split([heads.shape[1] - 2 * WINDOW, 2 * WINDOW], 1)
@@ -239,7 +239,7 @@ class DrawNet(nn.Module):
         return patch, windows, *filter_banks(windows, self.grid)
 
     def read(self, x: Tensor, canvas: Tensor, banks: Any) -> tuple[Tensor, Tensor]:
-        """The glimpses (B, N²), or all pixels, of the images and of the error images."""
+        """Return the glimpses (B, N²), or without attention all pixels, of the images and of the error images."""
         drawn = torch.sigmoid(canvas)
         if not self.settings.attention:
             return x.flatten(1), (x - drawn).flatten(1)
@@ -258,7 +258,7 @@ class Draw(Experiment[DrawSettings]):
     objective, limit = "bound", -DIVERGED_FACTOR * GUESS_NATS
 
     def __init__(self, settings: DrawSettings, pixels: Pixels, device: torch.device) -> None:
-        """pixels: see `load_pixels`."""
+        """Create the network and the optimizer; pixels: see `load_pixels`."""
         super().__init__(settings, device)
         self.train_x, self.test_x = pixels.train_x.to(device), pixels.test_x.to(device)
         self.net = DrawNet(settings).to(device)
@@ -286,7 +286,7 @@ class Draw(Experiment[DrawSettings]):
         return cls(settings, load_pixels(settings, data_dir), device)
 
     def step(self, index: Int[Tensor, " B"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Train on the images of this index: their mean bound, and the gradient's norm before it is clipped."""
+        """Train on the images of this index, and return their mean bound and the gradient's norm before clipping."""
         loss = self.loss(index)
         self.optimizer.zero_grad()
         loss.backward()
@@ -296,12 +296,12 @@ class Draw(Experiment[DrawSettings]):
         return -loss.detach(), norm
 
     def loss(self, index: Int[Tensor, " B"]) -> Float[Tensor, ""]:
-        """The mean negative bound of the images of this index in nats."""
+        """Compute the mean negative bound of the training images of this index in nats."""
         log_p_x, kl = self.terms(self.train_x[index])
         return kl.sum(0).mean() - log_p_x.mean()
 
     def gradients(self, time_step: Callable[..., Any] | None, precision: str) -> list[Tensor]:
-        """`gradients_of` the first minibatch, with this function as `DrawNet.time_step`, or with that itself."""
+        """Compute `gradients_of` the first minibatch; time_step: replaces `DrawNet.time_step` unless it is None."""
         set_precision(precision, self.device)
         index, net = torch.arange(self.settings.batch_size, device=self.device), self.net
         before = net.compiled, net.precision
@@ -312,7 +312,7 @@ class Draw(Experiment[DrawSettings]):
             net.compiled, net.precision = before
 
     def terms(self, x: Shaped[Tensor, "B 1 28 28"]) -> tuple[Float[Tensor, " B"], Float[Tensor, "T B"]]:
-        """log p(x|z) and KL of one sample z an image."""
+        """Compute log p(x|z) and KL for one sample z per image."""
         noise = torch.randn(self.settings.time_steps, len(x), self.settings.latents, device=self.device)
         log_p_x, kl = self.net(x, noise)
         return log_p_x, kl
@@ -333,9 +333,9 @@ class Draw(Experiment[DrawSettings]):
 
     @torch.no_grad()
     def test(self) -> tuple[float, list[float]]:
-        """Mean log p(x|z), and the mean KL of every time step, over the test images, nats.
+        """Compute the mean log p(x|z) and the mean KL of every time step over the test images, in nats.
 
-        By separate generators, the same at every epoch: the run continues as if it had not been tested.
+        Separate generators, the same at every epoch, leave the run unchanged.
         """
         self.net.eval()
         total = torch.zeros(1 + self.settings.time_steps, dtype=torch.float64, device=self.device)
@@ -346,16 +346,16 @@ class Draw(Experiment[DrawSettings]):
         return log_p_x, kls
 
     def test_terms(self, index: Int[Tensor, " B"]) -> tuple[Float64[Tensor, " sums"]]:
-        """The sums of log p(x|z) and of every time step's KL over the test images of this index."""
+        """Compute the sums of log p(x|z) and of every time step's KL over the test images of this index."""
         log_p_x, kl = self.terms(self.test_x[index])
         return (torch.cat([log_p_x[None], kl]).double().sum(1),)
 
     @torch.no_grad()
     def pictures(self, count: int, seed: int) -> dict[str, Float[Tensor, "..."]]:
-        """`samples`, `reconstructions` of test images each beside its original (no more than there are), `drawing`.
+        """Make `count` `samples`, `reconstructions` of up to `count` test images beside their originals, and `drawing`.
 
-        The latter (T + 1, DRAWN, 3, …) is of the first few samples as they are drawn, with the write window outlined,
-        and in the end without it. Values in 0..1.
+        `drawing` (T + 1, DRAWN, 3, …) shows the first samples after each time step, with the write window outlined. Its
+        last frame has no outlines. Values are in 0..1.
         """
         s, net, x = self.settings, self.net.eval(), self.test_x[:count].float()
         with random_generators(seed, self.device):
@@ -374,6 +374,6 @@ class Draw(Experiment[DrawSettings]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        capturable = self.device.type == "cuda"  # whatever the device of the checkpoint was
+        capturable = self.device.type == "cuda"  # even if the checkpoint has another device
         groups = [group | {"capturable": capturable} for group in state["optimizer"]["param_groups"]]
         super().load_state_dict(state | {"optimizer": state["optimizer"] | {"param_groups": groups}})

@@ -1,7 +1,7 @@
-"""The training loop of every experiment: epochs, order of the data, progress, divergence, state.
+"""The training loop of every experiment: epochs, data order, progress, divergence, state.
 
-`train()` yields rows and never opens a file. An experiment adds its data and model, and says how to `step` on a
-minibatch and how to `evaluate`.
+`train()` yields rows and never opens a file. An experiment adds its data and model, and defines `step`, the training on
+a minibatch, and `evaluate`.
 """
 
 import abc
@@ -25,28 +25,28 @@ from wnrepro.settings import Settings
 
 S = TypeVar("S", bound=Settings)
 E = TypeVar("E", bound="Experiment[Any]")
-Rows = list[dict[str, Any]]  # of a table
-PROGRESS_EVERY = 5  # minibatches
+Rows = list[dict[str, Any]]  # the rows of a table
+PROGRESS_EVERY = 5  # minibatches between two Progress events
 TEST_BATCH = 500
 
 
 def to_rows(images: Shaped[Tensor, "N C H W"], device: torch.device) -> Shaped[Tensor, "N H W C"]:
-    """Images on the device, stored so that `minibatch` gives channels_last ones without a further copy."""
+    """Move images to the device, in the format from which `minibatch` makes channels_last images without a copy."""
     return images.permute(0, 2, 3, 1).contiguous().to(device)
 
 
 def minibatch(rows: Shaped[Tensor, "N H W C"], index: Int[Tensor, " B"]) -> Shaped[Tensor, "B C H W"]:
-    """The images with these indices, channels_last."""
+    """Return the images with these indices, in channels_last format."""
     return rows[index].permute(0, 3, 1, 2)
 
 
 class Experiment(abc.ABC, Generic[S]):
-    """An experiment with its settings and data, ready to train; `load_state_dict` resumes it.
+    """An experiment with its settings and data; `train` runs it, and `load_state_dict` resumes it.
 
-    A subclass sets `net`, `optimizer`, `train_x`, `test_x` and, if it has one, `average`.
+    A subclass sets `net`, `optimizer`, `train_x`, `test_x` and, if it averages parameters, `average`.
 
-    facts: what is known once the run has begun, for run.json: parameters, the identities' residuals and more.
-    logged: what `step` returned in this epoch, (values, minibatches); the first is the loss or the bound, in nats.
+    facts: facts about the run for run.json: number of parameters, residuals of the identities and more.
+    logged: results of `step` in this epoch, (values, minibatches); the first value is the loss or bound, in nats.
     """
 
     net: nn.Module
@@ -54,8 +54,8 @@ class Experiment(abc.ABC, Generic[S]):
     train_x: Tensor
     test_x: Tensor
     logged: Tensor
-    objective = "loss"  # or "bound": what the first value of a step is
-    limit: float  # of an epoch's median loss or bound; beyond it training has diverged
+    objective = "loss"  # or "bound": the first value of a step
+    limit: float  # limit of an epoch's median loss or bound, beyond which training has diverged
 
     def __init__(self, settings: S, device: torch.device) -> None:
         """Seed torch's global generators with `settings.seed`."""
@@ -71,48 +71,48 @@ class Experiment(abc.ABC, Generic[S]):
         torch.manual_seed(settings.seed)
         self.order = torch.Generator().manual_seed(settings.seed)
 
-    # What an experiment defines.
+    # Methods to define or override in an experiment.
 
     @staticmethod
     def check(settings: Any, data_dir: Path | None, device: torch.device) -> None:
-        """Raise UserError where `load` would: before anything is written or computed."""
+        """Raise UserError if `load` would, before anything is written or computed."""
         set_precision(settings.precision, device)
 
     @classmethod
     @abc.abstractmethod
     def load(cls: type[E], settings: Any, data_dir: Path | None, device: torch.device) -> E:
-        """The experiment on the data that its settings name. Raises UserError where they are missing."""
+        """Create the experiment on its settings' data. Raises UserError if the data are missing."""
 
     @classmethod
     def on_noise(cls: type[E], settings: Any, device: torch.device) -> E:
-        """The experiment on at least 20 minibatches of random data, ready for `train_once`: to time it, or try it."""
+        """Create the experiment on at least 20 minibatches of random data, for `train_once` in benchmarks."""
         return cls.load(settings, None, device).ready()
 
     @abc.abstractmethod
     def step(self, index: Tensor, /) -> tuple[Tensor, ...]:
-        """Train on the examples of this index (B,); the values to log, () each, of which the first is the objective."""
+        """Train on the examples of this index (B,), and return the values to log, each (), the objective first."""
 
     @abc.abstractmethod
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Rows]]:
-        """The metrics of the epoch just trained, without epoch and seconds, and the rows of further tables."""
+        """Compute the metrics of the last epoch, without epoch and seconds, and the rows of other tables."""
 
     def initialize(self, index: Tensor) -> Rows:
-        """Run the data-dependent init on the examples of this index (B,); the rows of init.csv."""
+        """Run the data-dependent init on the examples of this index (B,), and return the rows of init.csv."""
         return []
 
     def schedule(self) -> None:
-        """Set the learning rate for the epoch to come."""
+        """Set the learning rate for the next epoch."""
 
     def measure(self) -> dict[str, Rows]:
-        """Rows of further tables that are measured unless the epoch has diverged; its seconds exclude this."""
+        """Measure rows of other tables after an epoch that has not diverged; its seconds do not include this."""
         return {}
 
     # The loop.
 
     def train(self) -> Iterator[Progress | Epoch | Note]:
-        """Train from the epoch reached to the last one: an Epoch after each, Progress in between.
+        """Train from the current epoch to the last, and yield an Epoch after each and Progress in between.
 
-        An objective beyond its limit, or a part of the state that is not finite, ends training as diverged.
+        Training ends as diverged if the objective is beyond its limit or a part of the state is not finite.
         """
         yield from self.begin()
         columns = self.settings.models[self.part].metrics
@@ -140,26 +140,26 @@ class Experiment(abc.ABC, Generic[S]):
 
     @property
     def part(self) -> str | None:
-        """The data set or game whose model this is, if the experiment has several."""
+        """The data set or game, if the experiment has several."""
         return getattr(self.settings, self.settings.part) if self.settings.part else None
 
     @property
     def epoch_size(self) -> int:
-        """Progress of a whole epoch: the examples of all full minibatches."""
+        """The number of examples in an epoch, those of all full minibatches."""
         return len(self.train_x) // self.settings.batch_size * self.settings.batch_size
 
     def begin(self) -> Iterator[Note]:
-        """Prepare for training, at the start and after a resume."""
+        """Prepare for training, at the start and after a resume, and yield notes."""
         yield from self.compilation.notes if self.compilation else ()
 
     def start(self) -> dict[str, Rows]:
-        """The init on the first minibatches of the first epoch; the rows of epoch 0."""
+        """Run the init on the first examples of the first epoch, and return the rows of epoch 0."""
         order = torch.randperm(len(self.train_x), generator=self.order.clone_state())
         rows = self.initialize(order[: getattr(self.settings, "init_examples", 0)].to(self.device))
         return {"init": rows}
 
     def train_epoch(self) -> Iterator[int]:
-        """Train on every full minibatch of a new order; yields the number of examples done."""
+        """Train on all full minibatches in a new random order, and yield the number of examples done."""
         batch_size, logged = self.settings.batch_size, []
         order = torch.randperm(len(self.train_x), generator=self.order).to(self.device)
         self.net.train()
@@ -170,9 +170,9 @@ class Experiment(abc.ABC, Generic[S]):
         self.logged = torch.stack(logged, 1)
 
     def divergence(self, metrics: dict[str, Any]) -> str:
-        """A sentence on how the epoch's objective has diverged; empty if it has not.
+        """Return a sentence on how the epoch's objective has diverged, or an empty string if it has not.
 
-        The median counts, since every start has a few steps of high loss.
+        The median is used because every run starts with a few steps of high loss.
         """
         typical, sign = self.logged[0].median().item(), 1 if self.objective == "loss" else -1
         if self.logged[0].isfinite().all() and sign * typical <= sign * self.limit:
@@ -182,7 +182,7 @@ class Experiment(abc.ABC, Generic[S]):
         )
 
     def optimize(self, loss: Tensor) -> None:
-        """Update the parameters by the gradient of a loss ()."""
+        """Update the parameters with the gradient of a loss ()."""
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -193,33 +193,33 @@ class Experiment(abc.ABC, Generic[S]):
             self.average.update_parameters(self.net)
 
     def ready(self: E) -> E:
-        """Initialize on the first examples, for `train_once`."""
+        """Run the init on the first examples, in preparation for `train_once`."""
         self.initialize(torch.arange(getattr(self.settings, "init_examples", 0), device=self.device))
         self.net.train()
         return self
 
     def train_once(self) -> Tensor:
-        """Train on a random minibatch; the objective ()."""
+        """Train on a random minibatch, and return the objective ()."""
         index = torch.randperm(len(self.train_x), generator=self.order)[: self.settings.batch_size]
         return self.captured_step(index.to(self.device))[0]
 
     def test_batches(self) -> tuple[Tensor, ...]:
-        """Indices (B,) of all test examples."""
+        """Return minibatches of indices (B,) of all test examples."""
         return torch.arange(len(self.test_x), device=self.device).split(TEST_BATCH)
 
     def describe(self, source: str) -> None:
-        """Begin `facts` with the data and the model."""
+        """Initialize `facts` with facts about the data and the model."""
         self.facts = {"data": source, "parameters": sum(p.numel() for p in self.net.parameters())}
         self.facts |= self.compilation.facts if self.compilation else {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, except torch's global generators."""
+        """Return the state for a resume, without torch's global generators."""
         state = {"epoch": self.epoch, "net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
         state |= {} if self.average is None else {"average": self.average.state_dict()}
         return state | {"order": self.order.get_state(), "facts": self.facts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
+        """Restore a `state_dict`."""
         self.epoch = state["epoch"]
         self.facts = state["facts"] | (self.compilation.facts if self.compilation else {})
         self.net.load_state_dict(state["net"])

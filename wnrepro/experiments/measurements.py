@@ -1,6 +1,6 @@
-"""What every experiment records of its model: the init pass (C3), ‖v‖ and g (C14), the identities (C1, C2).
+"""Measurements of every experiment's model: the init pass (C3), ‖v‖ and g (C14), the identities (C1, C2).
 
-An identity's figure is a relative residual in float64: rounding alone if the identity holds.
+An identity's figure is a relative residual in float64; if the identity holds, it is only rounding error.
 """
 
 import math
@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from wnrepro.parameterization import Linear, bound_v_norm, data_dependent_init, layers, weight_norm
 
-EXAMPLES, INPUTS, UNITS = 64, 12, 5  # of the layer on which the identities are measured
-LARGE = 1e6  # ‖v‖ of wn ≡ bn, at which the ε of batch normalization is below rounding
+EXAMPLES, INPUTS, UNITS = 64, 12, 5  # sizes of the layer for the identities
+LARGE = 1e6  # factor of v for wn ≡ bn, at which the ε of batch normalization is below rounding
 
 
 @torch.no_grad()
 def measured_init(model: nn.Module, x: Tensor, v_norm_max: float | None = None) -> tuple[Any, list[dict[str, Any]]]:
-    """Run the data-dependent init on the batch x, and the same pass again to measure the result.
+    """Run the data-dependent init on the batch x, and then the same pass again to measure the result.
 
-    Returns the second pass's output and the rows of init.csv: by layer the largest |mean| and the smallest and
-    largest variance of its units' pre-activations. Both passes see the same random numbers; the generators end where
-    one pass leaves them.
+    Returns the second pass's output and the rows of init.csv: by layer the largest |mean| and the smallest and largest
+    variance of its units' pre-activations. Both passes use the same random numbers, which are consumed only once.
     """
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         data_dependent_init(model, x)
@@ -47,7 +46,7 @@ def measured_init(model: nn.Module, x: Tensor, v_norm_max: float | None = None) 
 
 
 def layer_rows(model: nn.Module, epoch: int) -> list[dict[str, Any]]:
-    """The rows of layers.csv: mean, minimum and maximum over units of every layer's ‖v‖ and g."""
+    """Compute the rows of layers.csv: mean, minimum and maximum over units of every layer's ‖v‖ and g."""
     rows = []
     for name, layer in layers(model):
         row: dict[str, Any] = {"epoch": epoch, "layer": name}
@@ -62,10 +61,10 @@ def layer_rows(model: nn.Module, epoch: int) -> list[dict[str, Any]]:
 
 
 def first_non_finite(model: nn.Module, optimizer: torch.optim.Optimizer, rows: list[dict[str, Any]]) -> str:
-    """Name the first parameter, buffer, gradient moment, ‖v‖ or g that is not finite; empty if all are.
+    """Name the first parameter, buffer, gradient moment, ‖v‖ or g that is not finite; return "" if all are finite.
 
-    rows: `layer_rows` of the model. The loss does not always tell: a unit whose ‖v‖ overflows has the weight 0, and
-    Adam no longer moves a parameter whose squared gradient has overflowed.
+    rows: `layer_rows` of the model. The loss does not always show this: a unit whose ‖v‖ overflows has the weight 0,
+    and Adam no longer changes a parameter whose squared gradient has overflowed.
     """
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
@@ -83,14 +82,14 @@ def first_non_finite(model: nn.Module, optimizer: torch.optim.Optimizer, rows: l
 
 
 def residual(a: Tensor, b: Tensor) -> float:
-    """max|a − b| / max|b|."""
+    """Compute max|a − b| / max|b|."""
     return float((a - b).abs().max() / b.abs().max())
 
 
 def eq3_gradients(
     v: Float[Tensor, "C k"], g: Float[Tensor, " C"], grad_w: Float[Tensor, "C k"]
 ) -> tuple[Float[Tensor, " C"], Float[Tensor, "C k"]]:
-    """∇_g L and ∇_v L in closed form (eq. 3) from ∇_w L."""
+    """Compute ∇_g L and ∇_v L in closed form (eq. 3) from ∇_w L."""
     norm = v.norm(dim=1)
     grad_g = (grad_w * v).sum(1) / norm
     grad_v = (g / norm)[:, None] * grad_w - (g * grad_g / norm**2)[:, None] * v
@@ -99,7 +98,7 @@ def eq3_gradients(
 
 @torch.enable_grad()
 def identity_residuals(seed: int = 0) -> dict[str, float]:
-    """The residuals of eq. 3, of v·∇_v L = 0, of eq. 7, and of wn ≡ bn for one layer on whitened input (§2.2)."""
+    """Compute the residuals of eq. 3, v·∇_v L = 0, eq. 7, and wn ≡ bn for one layer on whitened input (§2.2)."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -125,7 +124,7 @@ def identity_residuals(seed: int = 0) -> dict[str, float]:
     hook.remove()
     grad_t, grad_y = torch.autograd.grad((torch.tanh(y) - target).square().sum(), [sums[0], y])
 
-    # §2.2: one layer whose input is whitened over the batch: σ[v·x] is then ‖v‖ itself.
+    # §2.2: if a layer's input is whitened over the batch, σ[v·x] equals ‖v‖.
     white, _ = torch.linalg.qr(x - x.mean(0))
     white = white * EXAMPLES**0.5
     with torch.no_grad():

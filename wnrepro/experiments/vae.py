@@ -1,6 +1,6 @@
 """The variational auto-encoders of MNIST and CIFAR-10 (§5.2): distributions, autoregressive steps, models.
 
-Where the paper is silent: openai/iaf, the "manuscript in preparation" that it names.
+Details not in the paper follow openai/iaf, the code of its "manuscript in preparation".
 Shapes: B examples, L latent units (MNIST) or maps (CIFAR-10), H×W pixels. All terms of the bound are in nats.
 """
 
@@ -17,10 +17,10 @@ from wnrepro.parameterization import Conv2d, ConvTranspose2d, Linear, MaskedConv
 from wnrepro.parameterization.layer import V_STD
 from wnrepro.settings import CvaeSettings
 
-RESIDUAL = 0.1  # of a residual unit's branch, authors' code
-AUTOREGRESSIVE = 0.1  # of the autoregressive steps' m and s, authors' code
-STATISTICS = 0.1  # of the means and log standard deviations, see Deviations
-HIDDEN_LAYERS = 2  # of an autoregressive network
+RESIDUAL = 0.1  # factor of a residual unit's branch, authors' code
+AUTOREGRESSIVE = 0.1  # factor of the autoregressive steps' m and s, authors' code
+STATISTICS = 0.1  # factor of the means and log standard deviations, see Deviations
+HIDDEN_LAYERS = 2  # hidden layers of an autoregressive network
 PIXEL_VALUES = 256
 
 
@@ -28,13 +28,13 @@ PIXEL_VALUES = 256
 
 
 def log_normal(z: Tensor, mean: Tensor | float = 0.0, log_std: Tensor | float = 0.0) -> Tensor:
-    """Elementwise log N(z; mean, exp(log_std)²)."""
+    """Compute log N(z; mean, exp(log_std)²) by element."""
     precision = torch.exp(-log_std) if isinstance(log_std, Tensor) else math.exp(-log_std)
     return -0.5 * (math.log(2 * math.pi) + ((z - mean) * precision).square()) - log_std
 
 
 def sample_normal(mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
-    """z ~ N(mean, exp(log_std)²) and its elementwise log density."""
+    """Sample z ~ N(mean, exp(log_std)²), and return it and its log density by element."""
     noise = torch.randn_like(mean)
     return mean + torch.exp(log_std) * noise, -0.5 * (math.log(2 * math.pi) + noise.square()) - log_std
 
@@ -42,10 +42,10 @@ def sample_normal(mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
 def log_discretized_logistic(
     x: Shaped[Tensor, "*#pixels"], mean: Float[Tensor, "*#pixels"], log_scale: Float[Tensor, ""]
 ) -> Float[Tensor, "..."]:
-    """Elementwise log probability of the pixel values x in 0..255 for a logistic distribution in 0..1.
+    """Compute the log probability of pixel values x in 0..255, by element, for a logistic distribution in 0..1.
 
-    Value k stands for the interval from k/256 to (k+1)/256; 0 and 255 have the tails too, so that the probabilities
-    sum to 1. σ(b) − σ(a) = σ(b)·σ(−a)·(1 − exp(a − b)) keeps its digits where both are near 0 or 1.
+    Value k is the interval from k/256 to (k+1)/256. 0 and 255 include the tails, so that the probabilities sum to 1.
+    σ(b) − σ(a) = σ(b)·σ(−a)·(1 − exp(a − b)) stays accurate if both are near 0 or 1.
     """
     scale = torch.exp(log_scale)
     low = (x / PIXEL_VALUES - mean) / scale
@@ -60,15 +60,15 @@ def log_discretized_logistic(
 
 
 def ranks(units: int, latents: int) -> Int[Tensor, " units"]:
-    """The ranks 0..latents − 1, spread evenly over the units."""
+    """Assign the ranks 0..latents − 1 evenly to the units."""
     return torch.arange(units) * latents // units
 
 
 class Made(nn.Module):
     """Masked autoencoder: m and s of an inverse autoregressive step, from z and a context.
 
-    m_i and s_i see z_j only for j before i (after it, where `reverse`), and all of the context. A hidden unit of
-    rank r sees the z before r, so that every unit sees at least the context and no row of weights is empty.
+    m_i and s_i depend on the context and on z_j for j < i (with `reverse`, j > i). A hidden unit of rank r depends on
+    the context and on z before r. Every unit depends at least on the context, so that no row of weights is empty.
     """
 
     def __init__(self, latents: int, context: int, width: int, param: str, reverse: bool, **options: Any) -> None:
@@ -96,8 +96,10 @@ class Made(nn.Module):
 def causal_mask(
     unit_ranks: Int[Tensor, " units"], input_ranks: Int[Tensor, " inputs"], kernel: int, strict: bool
 ) -> Float[Tensor, "units inputs kernel kernel"]:
-    """The mask by which a map sees the earlier pixels in raster order of every input map, and of the same pixel the
-    maps of lower rank; of the same rank too unless `strict`.
+    """Make the mask of a convolution that is causal in raster order and, within a pixel, in rank.
+
+    A map depends on the earlier pixels of all input maps, and at the same pixel on input maps of lower or, unless
+    `strict`, equal rank.
     """
     mask = torch.ones(len(unit_ranks), len(input_ranks), kernel, kernel)
     middle = kernel // 2
@@ -111,7 +113,7 @@ def causal_mask(
 class ConvMade(nn.Module):
     """Masked autoencoder of maps: autoregressive over pixels in raster order, and over maps within a pixel.
 
-    The context is added to the first layer's output, as in the authors' code.
+    The context is added to the output of the first layer (authors' code).
     """
 
     def __init__(self, latents: int, width: int, param: str, **options: Any) -> None:
@@ -137,7 +139,7 @@ class ConvMade(nn.Module):
 
 
 def autoregress(steps: Iterable[nn.Module], z: Tensor, log_q: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply z ← (z − m)/exp(s) step by step; log q grows by s, each latent's part of the log-determinant."""
+    """Apply z ← (z − m)/exp(s) for each step, and add s, the log-determinant by latent, to log q."""
     for step in steps:
         m, s = step(z, context)
         z, log_q = (z - m) * torch.exp(-s), log_q + s
@@ -148,7 +150,7 @@ def autoregress(steps: Iterable[nn.Module], z: Tensor, log_q: Tensor, context: T
 
 
 class Residual(nn.Module):
-    """x + 0.1·conv(ELU(conv(ELU(x)))) by 3×3 convolutions."""
+    """Residual unit x + 0.1·conv(ELU(conv(ELU(x)))) with 3×3 convolutions."""
 
     def __init__(self, maps: int, param: str, **options: Any) -> None:
         super().__init__()
@@ -161,9 +163,9 @@ class Residual(nn.Module):
 
 
 class MnistVae(nn.Module):
-    """MNIST's model: images of 0 and 1 to log p(x|z) and KL of one sample z each.
+    """MNIST's model: from images of 0 and 1 to log p(x|z) and KL for one sample z per image.
 
-    The KL is log q(z|x) − log p(z) of the sample, by latent unit; its mean over samples is the divergence.
+    The KL is log q(z|x) − log p(z) of the sample by latent unit, whose expectation is the divergence.
     """
 
     shape = (1, 28, 28)
@@ -216,37 +218,37 @@ class MnistVae(nn.Module):
         )
 
     def encode(self, x: Float[Tensor, "B 1 28 28"]) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
-        """z of the posterior of x, and its log q(z|x) by unit."""
+        """Sample z from the posterior of x, and return it and log q(z|x) by unit."""
         context = self.encoder(x)
         mean, log_std = (STATISTICS * self.statistics(context)).float().chunk(2, 1)
         return autoregress(self.steps, *sample_normal(mean, log_std), context)
 
     def forward(self, x: Shaped[Tensor, "B 1 28 28"]) -> tuple[Float[Tensor, " B"], Float[Tensor, "B L"]]:
-        x = x.to(torch.float32, memory_format=torch.channels_last)  # whose strides one map alone leaves open
+        x = x.to(torch.float32, memory_format=torch.channels_last)  # one map does not determine the strides
         z, log_q = self.encode(x)
         logits = self.decoder(z).float()
         log_p_x = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((1, 2, 3))
         return log_p_x, log_q - log_normal(z)
 
     def sample(self, count: int) -> Float[Tensor, "count 1 28 28"]:
-        """The pixels' probabilities for z of the prior."""
+        """Compute the pixels' probabilities for z from the prior."""
         z = torch.randn(count, self.latents, device=next(self.parameters()).device)
         return torch.sigmoid(self.decoder(z))
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The pixels' probabilities for one z of the posterior of each x."""
+        """Compute the pixels' probabilities for one z from the posterior of each x."""
         return torch.sigmoid(self.decoder(self.encode(x.float())[0]))
 
     def show(self, x: Tensor) -> Tensor:
-        """The images with values in 0..1."""
+        """Convert images to values in 0..1."""
         return x.float()
 
 
 class LadderUnit(nn.Module):
-    """One residual unit with stochastic maps: a bottom-up and a top-down part (authors' `down_iaf2_nl`).
+    """Residual unit with stochastic maps, a bottom-up part and a top-down part (authors' `down_iaf2_nl`).
 
-    Its posterior's mean and log standard deviation are the sums of both parts'. `halve`: the resolution is halved on
-    the way up and doubled on the way down.
+    The posterior's mean and log standard deviation are sums over both parts. `halve`: halve the resolution in the
+    bottom-up part and double it in the top-down part.
     """
 
     def __init__(self, settings: CvaeSettings, halve: bool, **options: Any) -> None:
@@ -263,16 +265,16 @@ class LadderUnit(nn.Module):
         self.steps = nn.ModuleList(ConvMade(latents, s.iaf_width, param, **options) for _ in range(s.iaf_depth))
 
     def up(self, h: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """The maps for the unit above, and this unit's part of the posterior: mean, log std, context."""
+        """Compute the maps for the unit above, and the bottom-up part of the posterior: mean, log std, context."""
         own, mean, log_std, context = self.up1(F.elu(h)).split(self.up_sizes, 1)
         if self.halve:
             h = F.avg_pool2d(h, 2)
         return h + RESIDUAL * self.up2(F.elu(own)), (STATISTICS * mean, STATISTICS * log_std, context)
 
     def down(self, h: Tensor, posterior: tuple[Tensor, Tensor, Tensor] | None) -> tuple[Tensor, Tensor | None]:
-        """The maps for the unit below, and the KL (B, L) summed over pixels.
+        """Compute the maps for the unit below, and the KL (B, L) summed over pixels.
 
-        Without a bottom-up part z is drawn from the prior, and there is no KL.
+        Without a posterior, z is drawn from the prior, and there is no KL.
         """
         own, prior_mean, prior_log_std, mean, log_std, context = self.down1(F.elu(h)).split(self.down_sizes, 1)
         prior = STATISTICS * prior_mean, STATISTICS * prior_log_std
@@ -291,9 +293,9 @@ class LadderUnit(nn.Module):
 
 
 class LadderVae(nn.Module):
-    """CIFAR-10's model: images of 0..255 to log p(x|z) and KL of one sample z each.
+    """CIFAR-10's model: from images in 0..255 to log p(x|z) and KL for one sample z per image.
 
-    A ladder of residual units with several stochastic layers (openai/iaf, `cvae1`).
+    It is a ladder of residual units with several stochastic layers (openai/iaf, `cvae1`).
     """
 
     shape = (3, 32, 32)
@@ -310,12 +312,12 @@ class LadderVae(nn.Module):
             for number in range(depth)
         )
         self.last = Conv2d(n, 3 * 4, 5, param, padding=2, **options)
-        self.top = nn.Parameter(torch.randn(n) * V_STD)  # what the uppermost unit starts from, at every pixel
+        self.top = nn.Parameter(torch.randn(n) * V_STD)  # input of the uppermost unit at every pixel
         self.top_size = 16 >> (len(s.depths) - 1)
-        self.log_scale = nn.Parameter(torch.zeros(()))  # of the logistic distribution, one for all
+        self.log_scale = nn.Parameter(torch.zeros(()))  # of the logistic distribution of all pixels
 
     def encode(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """From the bottom up: each unit's part of its posterior."""
+        """Run the bottom-up pass, and return each unit's part of its posterior."""
         posteriors = []
         h = self.first(self.show(x) - 0.5)
         for unit in self.units:
@@ -329,7 +331,7 @@ class LadderVae(nn.Module):
         return log_p_x, torch.cat(kl, 1)
 
     def descend(self, count: int, posteriors: list[Any]) -> tuple[Tensor, list[Any]]:
-        """From the top down: the pixels' means (count, 3, 32, 32) in 0..1, and the units' KL from the top on."""
+        """Run the top-down pass; return the pixels' means (count, 3, 32, 32) in 0..1 and the units' KL, top first."""
         h = self.top.view(1, -1, 1, 1).expand(count, -1, self.top_size, self.top_size)
         kls = []
         for unit, posterior in zip(reversed(self.units), reversed(posteriors), strict=True):
@@ -339,13 +341,13 @@ class LadderVae(nn.Module):
         return mean.clamp(0.5 / PIXEL_VALUES, 1 - 0.5 / PIXEL_VALUES), kls
 
     def sample(self, count: int) -> Float[Tensor, "count 3 32 32"]:
-        """The pixels' means in 0..1 for z of the prior."""
+        """Compute the pixels' means in 0..1 for z from the prior."""
         return self.descend(count, [None] * len(self.units))[0]
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The pixels' means in 0..1 for one z of the posterior of each x."""
+        """Compute the pixels' means in 0..1 for one z from the posterior of each x."""
         return self.descend(len(x), self.encode(x))[0]
 
     def show(self, x: Tensor) -> Tensor:
-        """The images with values in 0..1."""
+        """Convert images to values in 0..1."""
         return (x + 0.5) / PIXEL_VALUES
