@@ -1,4 +1,4 @@
-"""The report: a pure function of the files in results/. Never imports torch."""
+"""The report, computed from the files in results/ alone. It never imports torch."""
 
 import os
 from collections.abc import Mapping
@@ -24,15 +24,15 @@ def write_report(
     commands: Mapping[str, str] | None = None,
     export: bool = False,
 ) -> list[Path]:
-    """Write report.md, report.html, tables/*.csv and figures/*.{png,pdf} into results/<scale>/; returns the first two.
+    """Write report.md, report.html, tables/*.csv and figures/*.{png,pdf} into results/<scale>/.
 
-    precision: of the runs that are judged; None: `load` chooses. commands: by claim, what computes its runs. export:
-    latex/ too, and returns its report.tex. Everything is read and drawn before the first file is written. UserError
-    if there are no runs, a file is malformed or a link leads out of `results`; DiskError if the folder cannot be
-    written to.
+    Returns the paths of the first two. Reads and draws everything before it writes the first file. precision: of the
+    judged runs; None: `load` chooses. commands: by claim, the command that computes its runs. export: also write
+    latex/, and return its report.tex. Raises UserError if there are no runs, a file is malformed or a link leads out of
+    `results`, and DiskError if the folder is not writable.
     """
     report = _report(results, scale, precision, commands)
-    files: dict[str, bytes] = {}  # empty: one that an earlier report has left goes
+    files: dict[str, bytes] = {}  # empty content deletes the file of an earlier report
     for name, some in report.tables.items():
         rows = [row for table in some for row in table.values]
         text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n") if rows else ""
@@ -49,7 +49,7 @@ def write_report(
 def live_page(
     version: str, results: Path, scale: str, precision: str | None = None, commands: Mapping[str, str] | None = None
 ) -> str:
-    """The page as a server shows it, which asks for newer versions; nothing is written. UserError as `write_report`."""
+    """Render the page, which asks its server for newer versions. Raises UserError as `write_report` does."""
     return page(_report(results, scale, precision, commands, printed=False), version)
 
 
@@ -62,9 +62,9 @@ def _report(
 
 
 def write_comparison(results: Path, other: Path, scale: str, precision: str | None = None) -> tuple[list[str], Path]:
-    """Write results/<scale>/comparison.{md,html}, of the runs of two folders; returns its summary and the page's path.
+    """Write results/<scale>/comparison.{md,html}, which compares the runs of two folders.
 
-    precision and errors: as of `write_report`. Nothing is written into `other`.
+    Returns its summary and the page's path. precision and errors: see `write_report`. Writes nothing into `other`.
     """
     compared = compare.compare(load(results, scale, precision), load(other, scale, precision))
     names = ("comparison.md", "comparison.html")
@@ -73,8 +73,9 @@ def write_comparison(results: Path, other: Path, scale: str, precision: str | No
 
 
 def _write(results: Path, scale: str, files: Mapping[str, bytes]) -> None:
-    """Write files into results/<scale>/; one without content goes. UserError where, in a foreign results folder, a link
-    leads out of it; DiskError where writing fails.
+    """Write files into results/<scale>/, and delete those without content.
+
+    Raises UserError if a link leads out of the results folder, and DiskError if writing fails.
     """
     folder, top = results / scale, os.path.realpath(results)
     for place in sorted({(folder / name).parent for name in files}):

@@ -1,7 +1,7 @@
-"""Lays figures out as sheets of panels: one canvas for print or, for the page, one canvas per panel.
+"""Lays out figures as sheets of panels: one canvas for print, or one canvas per panel for the page.
 
-For print: PNG and PDF. For the page: SVG in which text is text, colours are the page's variables, and every mark says
-which run it is of. Objects only, no pyplot: nothing global is changed.
+Print files are PNG and PDF. The page gets SVG: text stays text, colours are the page's variables, and every mark names
+its run. No pyplot is used, so that no global state changes.
 """
 
 import io
@@ -27,9 +27,9 @@ from wnrepro.text import count
 
 
 class Look(NamedTuple):
-    """How a parameterization is drawn; its label is plain text."""
+    """The style in which a parameterization is drawn. label: plain text."""
 
-    place: int  # among them all
+    place: int  # position among all parameterizations
     param: str
     label: str
     colour: str
@@ -37,7 +37,7 @@ class Look(NamedTuple):
     marker: str
 
 
-STYLES: list[tuple[str, Any, str]] = [  # the paper's in their order, then the others', again and again
+STYLES: list[tuple[str, Any, str]] = [  # the paper's in their order; the others cycle through the rest
     ("#000000", (0, (5, 1.5)), "s"),
     ("#D55E00", (0, (1, 1)), "^"),
     ("#0072B2", "solid", "o"),
@@ -52,7 +52,7 @@ STYLES: list[tuple[str, Any, str]] = [  # the paper's in their order, then the o
 
 
 def looks(labels: Mapping[str, str]) -> dict[str, Look]:
-    """Returns the style of each parameterization. Labels lose leading underscores, which matplotlib would hide."""
+    """Return the style of each parameterization, without leading underscores in labels: matplotlib hides those."""
     styles = itertools.chain(STYLES, itertools.cycle(STYLES[len(PARAMS) :]))
     named = [(param, label.lstrip("_") or param) for param, label in labels.items()]
     return {param: Look(i, param, label, *next(styles)) for i, (param, label) in enumerate(named)}
@@ -60,35 +60,35 @@ def looks(labels: Mapping[str, str]) -> dict[str, Look]:
 
 LOOKS = looks({param: ABOUT[param].label for param in PARAMS})
 STYLE = Path(__file__).with_name("figures.mplstyle")
-# As papers print text; the page's font is as wide as that of STYLE.
+# The style of printed papers. The fonts of STYLE and of the page have the same width.
 PRINT = matplotlib.rc_params_from_file(STYLE.with_stem("print"), use_default_template=False)
-AXIS, GREY, GRID, PAPER = "#333333", "#777777", "#dddddd", "#ffffff"  # as figures.mplstyle has them
-RULE: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "zorder": 0}  # of lines that are no data
+AXIS, GREY, GRID, PAPER = "#333333", "#777777", "#dddddd", "#ffffff"  # the same as in figures.mplstyle
+RULE: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "zorder": 0}  # style of reference lines
 DASHES: dict[str, Any] = {**RULE, "linestyle": (0, (2, 2))}
 SIGN: dict[str, Any] = {"markersize": 6, "markerfacecolor": "none", "markeredgewidth": 1.2, "linestyle": "none"}
-SIGNS = {"x": "diverged", ">": "not finished", "v": "ends below", "*": "the paper's value"}  # by marker
+SIGNS = {"x": "diverged", ">": "not finished", "v": "ends below", "*": "the paper's value"}  # meaning by marker
 VARIABLES = {colour.lower(): f"var(--k{i})" for i, (colour, _, _) in enumerate(STYLES)}
 VARIABLES |= {AXIS: "var(--axis)", GREY: "var(--rule)", GRID: "var(--grid)", PAPER: "var(--raised)"}
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-MOST_NAMED = 20  # entries of an axis or a legend
-MANY = 100  # lines or dots: more are pixels, and say nothing of their runs
-COLUMN, PAGE = 3.3, 6.8  # inches, as two-column papers have them
-WIDTH, HEIGHT, NARROW = 3.2, 2.05, 0.8  # inches of a panel on the page; of three or more, this part of them
+MOST_NAMED = 20  # largest number of entries of an axis or a legend
+MANY = 100  # lines or points; more are drawn as pixels without names, or thinned out
+COLUMN, PAGE = 3.3, 6.8  # widths in inches in a two-column paper
+WIDTH, HEIGHT, NARROW = 3.2, 2.05, 0.8  # inches of a panel on the page; factor for three or more panels
 
 
 class Mark(NamedTuple):
-    """Describes a drawn artist; points: data coordinates with the text of each."""
+    """A drawn artist and its description. points: data coordinates with a text each."""
 
     artist: Artist
     group: str
     param: str
-    seed: bool  # of a single run, beside a mean
+    seed: bool  # whether it is a single run drawn beside a mean
     name: str  # of the run
     points: Sequence[tuple[float, float, str]] = ()
 
 
 class Key(NamedTuple):
-    """An entry of a legend. group: of the marks that it stands for; empty: of signs and rules."""
+    """An entry of a legend. group: of the marks that it describes; empty for signs and reference lines."""
 
     label: str
     line: Line2D
@@ -96,7 +96,7 @@ class Key(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A figure: for print by suffix; for the page its panels and the legend's entries (label, SVG, group)."""
+    """A figure. files: for print, by suffix. panels: for the page. keys: label, SVG and group of legend entries."""
 
     caption: str
     files: dict[str, bytes]
@@ -109,10 +109,10 @@ class Sheet:
     """The panels of a figure by title, its legend and the sentences of its caption."""
 
     def __init__(self, titles: Sequence[str], split: bool = False, columns: int = 0, heights: Sequence[float] = ()):
-        """split: one canvas per panel. columns: 0: as many as fit. heights: of the rows, in inches."""
+        """Create the canvases. split: one per panel. columns: 0: as many as fit. heights: of the rows, in inches."""
         columns = columns or (2 if len(titles) == 4 else min(len(titles), 3))
         rows: Any = [[*titles[i : i + columns]] for i in range(0, len(titles), columns)]
-        rows[-1] += rows[-1][-1:] * (columns - len(rows[-1]))  # the last one is wide where a place would be empty
+        rows[-1] += rows[-1][-1:] * (columns - len(rows[-1]))  # the last panel fills the row
         heights = heights or [1.9] * len(rows)
         self.split, self.width = split, COLUMN if columns == len(titles) == 1 else PAGE
         self.keys: list[Key] = []
@@ -130,11 +130,11 @@ class Sheet:
 
     @property
     def axes(self) -> list[Axes]:
-        """The panels."""
+        """The axes of all panels."""
         return [*self.places.values()]
 
     def mark(self, drawn: Any, *about: Any, **more: Any) -> None:
-        """Describe an artist, or each artist of a container; the points belong to the first. See `Mark`."""
+        """Describe an artist, or each artist of a container, by a `Mark`. The first artist gets the points."""
         for artist in drawn.get_children() if isinstance(drawn, Container) else [drawn]:
             artist.set_gid(f"mark-{len(self.marks)}")
             self.marks[str(artist.get_gid())] = Mark(artist, *about, **more)
@@ -147,7 +147,7 @@ class Sheet:
             getattr(axes, f"set_{axis}lim")(min(map(min, ends)), max(map(max, ends)))
 
     def legend(self, lines: Mapping[str, tuple[dict[str, Any], str]] | None = None, gaps: int = 0) -> "Sheet":
-        """Add a legend of these lines (by label, with group), of labelled artists and of signs; return the sheet."""
+        """Add a legend of lines (by label: style, group), labelled artists and signs, and return the sheet."""
         shown = [Key(label, Line2D([], [], **style), group) for label, (style, group) in (lines or {}).items()]
         handles = {str(one.get_label()): one for axes in self.axes for one in axes.get_legend_handles_labels()[0]}
         for label, handle in handles.items():
@@ -173,13 +173,13 @@ class Sheet:
         return self
 
     def files(self) -> dict[str, bytes]:
-        """Render for print, by suffix: the same bytes for the same figure."""
+        """Render for print, by suffix. The same figure always gives the same bytes."""
         png = _rendered(self.figures[0], "png", "Software")
-        self.figures[0].set_layout_engine("none")  # it stands
+        self.figures[0].set_layout_engine("none")  # keeps the layout
         return {"png": png, "pdf": _rendered(self.figures[0], "pdf", "CreationDate", "Creator", "Producer")}
 
     def panels(self, prefix: str, caption: str) -> list[str]:
-        """Render for the page: an SVG element per panel, with the caption as its label; ids begin with `prefix`."""
+        """Render an SVG element per panel for the page, labelled by the caption. Its ids begin with `prefix`."""
         said = [f"{title}. {caption}" if title else caption for title in self.places]
         every = enumerate(zip(said, self.figures, strict=True))
         return [svg(figure, f"{prefix}-{i}", label.replace("`", ""), self.marks) for i, (label, figure) in every]
@@ -190,7 +190,7 @@ def _blank() -> Line2D:
 
 
 def _line(handle: Any) -> Line2D:
-    """Returns a line in the style of a handle of a legend."""
+    """Return a line in the style of a legend handle."""
     line = Line2D([], [], **DASHES)
     if isinstance(handle, Line2D):
         line.update_from(handle)
@@ -199,12 +199,12 @@ def _line(handle: Any) -> Line2D:
 
 
 def ticks(factor: float = 1, unit: str = "", form: str = "g") -> FuncFormatter:
-    """Formats numbers at an axis, with true minus signs."""
+    """Return a formatter of axis numbers, scaled by `factor`, with true minus signs."""
     return FuncFormatter(lambda value, _: f"{factor * value:{form if value else 'g'}}{unit}".replace("-", "−"))
 
 
 def powers() -> FuncFormatter:
-    """Formats powers of ten as `10⁻³`, without mathtext."""
+    """Return a formatter of powers of ten, such as `10⁻³`, without mathtext."""
     return FuncFormatter(lambda value, _: "10" + f"{math.log10(value):.0f}".translate(RAISED))
 
 
@@ -215,7 +215,7 @@ def _rendered(figure: Figure, suffix: str, *left_out: str) -> bytes:
 
 
 def key_svg(key: Key, prefix: str) -> str:
-    """Renders the line and the marker of a legend's entry as SVG."""
+    """Render the line and the marker of a legend entry as SVG."""
     figure = Figure(figsize=(0.42, 0.14), dpi=72)
     line = _line(key.line)
     line.set(data=([0.04, 0.5, 0.96], [0.5] * 3), transform=figure.transFigure, markevery=[1], rasterized=False)
@@ -224,9 +224,9 @@ def key_svg(key: Key, prefix: str) -> str:
 
 
 def svg(figure: Figure, prefix: str, label: str, marks: Mapping[str, Mark]) -> str:
-    """Renders a figure as an SVG element without style or script, in the page's font; ids begin with `prefix`.
+    """Render a figure as an SVG element without style or script, in the page's font. Its ids begin with `prefix`.
 
-    label: read aloud by screen readers; empty for an ornament.
+    label: the text for screen readers; empty for an ornament.
     """
     for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
         patch.set_visible(False)
@@ -264,7 +264,7 @@ def _rounded(number: re.Match[str]) -> str:
 
 
 def _mark_attributes(mark: Mark, height: float) -> dict[str, str]:
-    """Returns the attributes that describe a mark: its group and, in panel coordinates, its points with their texts."""
+    """Return the SVG attributes of a mark: its group, and its points in panel coordinates with their texts."""
     about = {"class": "mark seed" if mark.seed else "mark", "data-group": mark.group, "data-param": mark.param}
     known = [point for point in mark.points if np.isfinite(point[:2]).all()]
     if not known:

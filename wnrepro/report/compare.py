@@ -1,4 +1,4 @@
-"""Compares two results folders. An arrow leads from ours to theirs; a difference is theirs minus ours."""
+"""Compares two results folders. Arrows point from ours to theirs; differences are theirs minus ours."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ Changes = dict[str, str]  # by name: `2.13.0 → 2.15.0`
 
 
 class Comparison(NamedTuple):
-    """The comparison of a scale; ours, theirs: the folders; tables: without empty ones."""
+    """The comparison of two folders at one scale. tables: only those with rows."""
 
     scale: str
     ours: str
@@ -29,9 +29,9 @@ class Comparison(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two runs, how many epochs both have and, of these, the first whose numbers differ (0: none does).
+    """Two compared runs. epochs: how many both have. first: the first of them whose numbers differ, or 0.
 
-    finals: the numbers of both after the last of these epochs, by column.
+    finals: both runs' numbers after the last common epoch, by column.
     """
 
     ours: Run
@@ -44,17 +44,17 @@ class Pair(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether both agree bit for bit, as far as both have got."""
+        """Whether both agree bit for bit in all common epochs."""
         return self.epochs > 0 and not self.first
 
     @property
     def less(self) -> dict[str, float]:
-        """Theirs minus ours."""
+        """Theirs minus ours, by column."""
         return {name: theirs - ours for name, (ours, theirs) in self.finals.items()}
 
 
 def pair_of(ours: Run, theirs: Run) -> Pair:
-    """Compares two runs."""
+    """Compare two runs."""
     epochs = shared_epochs(ours, theirs)
     one, other = (run.metrics[:epochs].drop(columns="seconds") for run in (ours, theirs))
     equal = ((one == other) | (one.isna() & other.isna())).all(axis="columns").tolist()
@@ -66,32 +66,32 @@ def pair_of(ours: Run, theirs: Run) -> Pair:
 
 
 def changes(ours: dict[str, Any], theirs: dict[str, Any]) -> Changes:
-    """Returns the entries that differ."""
+    """Return the entries that differ."""
     values = {name: [of.get(name, "not set") for of in (ours, theirs)] for name in ours | theirs}
     texts = {name: [one if isinstance(one, str) else json.dumps(one) for one in two] for name, two in values.items()}
     return {name: " → ".join(texts[name]) for name, (one, other) in values.items() if one != other}
 
 
 def joined(found: Changes) -> str:
-    """Formats changes: `commit 0123456 → 89abcde; torch 2.13.0 → 2.15.0`."""
+    """Format changes, such as `commit 0123456 → 89abcde; torch 2.13.0 → 2.15.0`."""
     return "; ".join(f"{name} {change}" for name, change in found.items())
 
 
 def counted(found: Iterable[Changes]) -> str:
-    """Counts changes: `commit (3 runs), torch (1 run)`."""
+    """Count changes, such as `commit (3 runs), torch (1 run)`."""
     return ", ".join(f"{name} ({count(n, 'run')})" for name, n in Counter(itertools.chain(*found)).items())
 
 
 def _recorded(run: Run) -> dict[str, str]:
-    commit = run.commit[:7] + (f", dirty, of {run.created}" if run.dirty else "")  # two of these need not be the same
+    commit = run.commit[:7] + (f", dirty, of {run.created}" if run.dirty else "")  # two dirty trees may differ
     about = {"commit": commit, "device": run.device, "torch": run.torch, "data": str(run.data) or "not said"}
     return about | {"state": run.state}
 
 
 def paired(ours: Iterable[Run], theirs: Iterable[Run]) -> tuple[list[Pair], list[Pair], list[Run], list[Run]]:
-    """Pairs runs of the same settings and seed, then of the same model and seed by the fewest different settings.
+    """Pair runs of the same settings and seed, then runs of the same model and seed by the fewest different settings.
 
-    Returns both kinds of pairs, and the runs left of ours and of theirs.
+    Returns both kinds of pairs, then the unpaired runs of ours and of theirs.
     """
     left, right = ({run.alike: run for run in runs} for runs in (ours, theirs))
     both = [pair_of(left.pop(alike), right.pop(alike)) for alike in [*left] if alike in right]
@@ -108,7 +108,7 @@ def _model(run: Run) -> tuple[Any, ...]:
 
 
 def compare(ours: Results, theirs: Results) -> Comparison:
-    """Compares the runs and verdicts of one scale."""
+    """Compare the runs and verdicts of two folders at one scale."""
     both, near, *alone = paired(ours.runs, theirs.runs)
     verdicts, said = _verdicts(ours, theirs)
     summary = [*_of_both(both)]
@@ -131,7 +131,7 @@ def compare(ours: Results, theirs: Results) -> Comparison:
 
 
 def _verdicts(ours: Results, theirs: Results) -> tuple[list[Row], list[str]]:
-    """Returns a row per claim whose verdict or numbers differ, and sentences."""
+    """Return a row per claim whose verdict or numbers differ, and summary sentences."""
     rows, changed, found = [], [], (findings(ours), findings(theirs))
     for claim in CLAIMS:
         one, other = (of[claim.id] for of in found)

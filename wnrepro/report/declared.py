@@ -1,4 +1,4 @@
-"""Declares the columns, figures, tables and sections of the report; report.toml holds those of the paper."""
+"""Declares columns, figures, tables and sections of the report. report.toml holds the paper's."""
 
 import tomllib
 from collections.abc import Iterable
@@ -17,47 +17,47 @@ PERCENT = " %"  # as a unit
 
 @dataclass(frozen=True)
 class Column:
-    """Describes how the numbers of a column are formatted and drawn."""
+    """How the numbers of a column are formatted and drawn."""
 
     label: str  # of an axis
     numbers: tuple[float, int, str] = (1, 3, "")  # factor, digits and unit
-    final: tuple[str, int, str] = ("", 3, "")  # of the last epoch, in tables: words before it, digits and unit
-    fits: tuple[str, ...] = PARAMS  # the y axis fits these,
-    fits_from: float = 0  # from this part of the epochs on,
-    best: str = "max"  # and of all others this end
+    final: tuple[str, int, str] = ("", 3, "")  # of the last epoch, in tables: prefix, digits and unit
+    fits: tuple[str, ...] = PARAMS  # the y axis fits these parameterizations
+    fits_from: float = 0  # from this fraction of the epochs on
+    best: str = "max"  # and the "max" or "min" of all
     from_zero: bool = False
     inverted: bool = False
 
     def format(self, value: float, more: int = 0) -> str:
-        """Formats a number for a figure, with `more` further digits."""
+        """Format a number for a figure, with `more` further digits."""
         factor, digits, unit = self.numbers
         return plain(factor * value, f".{digits + more}f", unit)
 
     def format_final(self, value: float, form: str = "", points: str = PERCENT) -> str:
-        """Formats the last epoch's number for a table."""
+        """Format the last epoch's number for a table. points: replaces the unit per cent."""
         before, digits, unit = self.final
         unit = points if unit == PERCENT else unit
         return before + plain(self.numbers[0] * value, form or f".{digits}f", unit)
 
     def format_difference(self, value: float) -> str:
-        """Formats a difference of two final numbers."""
+        """Format a difference of two final numbers."""
         return self.format_final(value, "+.3g", " points")
 
 
 @dataclass(frozen=True)
 class About:
-    """Describes a figure, a table or a section; the fields are those of report.toml."""
+    """A figure, a table or a section. The fields have the names of report.toml."""
 
     title: str = ""
     text: str = ""  # a caption, or the paragraph at the top
-    experiment: str = ""  # of a section; empty: of several
+    experiment: str = ""  # of a section; empty if it covers several
     figures: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     column: str = ""  # empty: each part's main metric
     others: tuple[str, str] = ("", "")  # a setting whose other values are drawn too, and its words in the legend
-    folded: bool = False  # closed on the page
-    beside: bool = False  # with the published runs' rows
+    folded: bool = False  # collapsed on the page
+    beside: bool = False  # whether it also shows the published runs
     columns: tuple[list[str], ...] = ()  # of a table: name, heading and form
 
 
@@ -72,7 +72,7 @@ SECTIONS: list[About] = [_made(About, told) for told in CONTENT["sections"]]
 
 
 def column(name: str) -> Column:
-    """Returns the description of a column; derives it from the declared unit if report.toml has none."""
+    """Return the description of a column, derived from the declared unit if report.toml has none."""
     name = name.removesuffix("_raw")
     unit = next((f" {one.metrics[name]}" for one in models().values() if one.metrics.get(name)), "")
     label = name.replace("_", " ")
@@ -80,18 +80,18 @@ def column(name: str) -> Column:
 
 
 def model_of(run: Run) -> Model:
-    """Returns the declaration of a run's model."""
+    """Return the declaration of a run's model."""
     return SETTINGS[run.experiment].models[run.dataset]
 
 
 def finals(run: Run) -> list[str]:
-    """Returns the columns of a run whose final numbers appear in tables."""
+    """Return the columns of a run whose final numbers appear in tables."""
     final = {name for name, told in CONTENT["columns"].items() if "final" in told} | {model_of(run).result}
     return [name for name in map(str, run.metrics) if name in final]
 
 
 def sections() -> list[About]:
-    """Returns all sections; an experiment without one in report.toml gets a figure and a table under its name."""
+    """Return all sections. An experiment without one in report.toml gets a figure and a table under its name."""
     others = [name for name in SETTINGS if name not in {section.experiment for section in SECTIONS}]
     own = [
         About(_title(name), (SETTINGS[name].__doc__ or name).splitlines()[0], name, (name,), (name,)) for name in others
@@ -106,12 +106,12 @@ def _title(experiment: str) -> str:
 
 
 def figures(parts: Iterable[str] = ()) -> dict[str, About]:
-    """Returns the figures by name. parts: the experiments, data sets and games with runs."""
+    """Return the figures by name. parts: the experiments, data sets and games with runs."""
     others = [one.experiment for one in sections() if one.experiment in one.figures]
     own = {name: tuple(part for part in parts if part.split()[0] == name) for name in others}
     return FIGURES | {name: About(text="The main result by epoch.", parts=own[name]) for name in others}
 
 
 def panel_title(part: str) -> str:
-    """Returns the title of a part's panel in a figure of its experiment."""
+    """Return the title of a part's panel in a figure of its experiment."""
     return str(CONTENT["panels"].get(part, paper.game_name(part.partition(" ")[2])))

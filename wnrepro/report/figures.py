@@ -1,7 +1,7 @@
 """Draws the figures of the report, each parameterization in one style, in colours of Okabe and Ito and of Paul Tol.
 
-Each function returns a `Sheet`, or None without data; split: for the page. A value that is not finite leaves a gap, in
-the mean over seeds too; the legend counts the runs.
+Each figure's function returns a `Sheet`, or None without data. split: one canvas per panel, for the page. A non-finite
+value leaves a gap in its curve and in the mean over seeds. The legend counts the runs with gaps.
 """
 
 import math
@@ -30,14 +30,14 @@ from wnrepro.results import OVER_NORMAL, QUARTILES, Results, Run, random_scores,
 from wnrepro.settings import PARAMS, SETTINGS, Model
 from wnrepro.text import count, interval, listed, plain
 
-FEW_POINTS = 10  # a curve of fewer has markers
-COMPARED = ("normal", "wn")  # by the paper, in figures 2 and 3
-GROWING = ("wn", "wn+mobn")  # whose ‖v‖ means something
+FEW_POINTS = 10  # curves of fewer points have markers
+COMPARED = ("normal", "wn")  # in the paper's figures 2 and 3
+GROWING = ("wn", "wn+mobn")  # parameterizations with a meaningful ‖v‖
 FITS = {COMPARED: "normal and weight normalization", PARAMS: "the paper's parameterizations"}
-JUDGED = {"bn": "kurtosis_inverse_std", "wn+mobn": "kurtosis_mean"}  # columns of noise.csv, by C8
-NOT_JUDGED = "kurtosis_mean"  # of others
+JUDGED = {"bn": "kurtosis_inverse_std", "wn+mobn": "kurtosis_mean"}  # columns of noise.csv that C8 judges
+NOT_JUDGED = "kurtosis_mean"  # column of other parameterizations
 PUBLISHED = "published in this repository"
-PUBLISHED_STYLE: dict[str, Any] = {"linestyle": "-.", "linewidth": 1}  # what is published
+PUBLISHED_STYLE: dict[str, Any] = {"linestyle": "-.", "linewidth": 1}  # of published runs
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Curve:
 
     run: Run
     look: Look
-    y: pd.Series  # named for its column
-    words: str  # what sets it apart from others of its parameterization
+    y: pd.Series  # its name is the column
+    words: str  # what distinguishes it from others of its parameterization
     style: dict[str, Any]
     done: bool
     diverged: bool
-    thin: bool = True  # whether every run is drawn, beside the mean of the finished ones
+    thin: bool = True  # whether single runs are drawn beside the mean of the finished ones
 
-    group = property(lambda one: f"{one.run.param} {one.words}")  # of those that are drawn alike
+    group = property(lambda one: f"{one.run.param} {one.words}")  # of curves with one style
     label = property(lambda one: f"{one.look.label}, {one.words}".removesuffix(", "))
     column = property(lambda one: declared.column(one.y.name))
 
@@ -63,11 +63,11 @@ Groups = dict[str, list[Curve]]
 
 @np.errstate(all="ignore")
 def draw(results: Results, found: Mapping[str, Finding], printed: bool = True) -> dict[str, canvas.Drawn]:
-    """Draws the figures that have data, by name. found: findings by claim. printed: also renders files for print."""
+    """Draw the figures that have data, by name. found: findings by claim. printed: also render files for print."""
     drawn = {}
     for name, about in declared.figures(results.parts).items():
         with warnings.catch_warnings(), matplotlib.rc_context(fname=canvas.STYLE):
-            warnings.filterwarnings("ignore", "Glyph ")  # of a label, or a device's name
+            warnings.filterwarnings("ignore", "Glyph ")  # missing glyphs of a label or device name
             if (sheet := sheets(name, results, found, split=True)) is None:
                 continue
             caption = " ".join([about.text.format(paper=paper), *sheet.sentences])
@@ -82,7 +82,7 @@ def draw(results: Results, found: Mapping[str, Finding], printed: bool = True) -
 
 
 def sheets(name: str, results: Results, found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
-    """Draws a figure by name, for print or split for the page."""
+    """Draw a figure by name, for print or split for the page."""
     if name == "variants":
         return variants(found, split)
     others = (overview, learning_rates, noise_kurtosis, init, step_time)
@@ -94,7 +94,7 @@ def sheets(name: str, results: Results, found: Mapping[str, Finding], split: boo
 
 
 def _panels(name: str, results: Results) -> tuple[dict[str, Groups], int]:
-    """Returns the curves of each panel, and the number of runs with gaps."""
+    """Return the curves of each panel, and the number of runs with gaps."""
     about, panels, gaps = declared.figures(results.parts)[name], {}, set()
     look, (setting, legend) = looks(results.labels), about.others
     for part in about.parts:
@@ -120,7 +120,7 @@ def _panels(name: str, results: Results) -> tuple[dict[str, Groups], int]:
             done = [run for some in published for run in some if run.done]
             own += [_curve(look, run, column, PUBLISHED, False, **PUBLISHED_STYLE) for run in done]
         panels[declared.panel_title(part)] = own
-        # Where a diverged run has any number, the mark of its end says enough.
+        # A diverged run with any finite number has a mark at its end, which is enough.
         known = [(one, np.isfinite(one.y)) for one in own if len(one.y)]
         gaps |= {one.run.path for one, finite in known if not (finite.any() if one.diverged else finite.all())}
     if name == "figure2" and "MNIST" in panels:
@@ -132,7 +132,7 @@ def _panels(name: str, results: Results) -> tuple[dict[str, Groups], int]:
 
 
 def _grouped(curves: Iterable[Curve]) -> Groups:
-    """Groups curves that are drawn alike, in the order of the legend: published runs last."""
+    """Group curves of the same style in the order of the legend, with published runs last."""
     groups: Groups = defaultdict(list)
     for one in sorted(curves, key=lambda one: (PUBLISHED in one.words, one.look.place, one.words)):
         groups[one.group].append(one)
@@ -140,16 +140,16 @@ def _grouped(curves: Iterable[Curve]) -> Groups:
 
 
 def _included(papers: Iterable[str], run: Run) -> bool:
-    """Tells whether a figure of these of the paper's parameterizations includes a run; it includes all others too."""
+    """Test whether a figure includes a run: its parameterization is in `papers`, or is not the paper's."""
     return run.param in papers or run.param not in PARAMS
 
 
 def _curve(look: Mapping[str, Look], run: Run, column: str, words: str = "", thin: bool = True, **style: Any) -> Curve:
-    """Makes the curve of a column; for cifar its words begin with the learning rate."""
+    """Make the curve of a column. For cifar, its words begin with the learning rate."""
     table, over = run.metrics, SETTINGS[run.experiment].step_column
     if column == "growth":
         table = run.layers.drop_duplicates("epoch").assign(growth=np.exp(log_norms(run)))
-    if column == "kl_nats":  # at the end of a finished run
+    if column == "kl_nats":  # only the last epoch of a finished run
         table, over = run.kl_steps[run.kl_steps["epoch"] == (run.epoch if run.done else -1)], "time_step"
     if run.experiment == "cifar":
         words = f"lr {run.lr:g}, {words}".removesuffix(", ")
@@ -159,7 +159,7 @@ def _curve(look: Mapping[str, Look], run: Run, column: str, words: str = "", thi
 
 
 def _differences(curves: Sequence[Curve]) -> list[Curve]:
-    """Subtracts normal's curve of the same seed from those of wn and of others; done where both are."""
+    """Subtract normal's curve of the same seed from the curves of wn and others. It is done if both runs are."""
     normal = {one.run.seed: one for one in curves if one.group == "normal "}
     found = []
     for ours in curves:
@@ -173,7 +173,7 @@ def _differences(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def curves(name: str, results: Results, split: bool = False) -> Sheet | None:
-    """Draws curves by epoch, agent step or time step."""
+    """Draw curves by epoch, agent step or time step."""
     panels, gaps = _panels(name, results)
     if not panels:
         return None
@@ -204,7 +204,7 @@ def curves(name: str, results: Results, split: bool = False) -> Sheet | None:
 
 
 def _ends(title: str, groups: Groups) -> list[str]:
-    """Formats the mean end of the finished runs of each group: `normal −100.9 nats`."""
+    """Format the mean end of the finished runs of each group, such as `normal −100.9 nats`."""
     ys = [one.y for some in groups.values() for one in some if len(one.y)]
     last, over = max(y.index[-1] for y in ys), str(ys[0].index.name).replace("_", " ").removesuffix("s")
     said = []
@@ -220,7 +220,7 @@ def _ends(title: str, groups: Groups) -> list[str]:
 
 
 def _entries(panels: Mapping[str, Groups]) -> dict[str, tuple[dict[str, Any], str]]:
-    """Returns the entries of the legend: `weight norm., lr 0.003 (n = 3)`, n finished runs, by panel if it differs."""
+    """Return the legend's entries: `weight norm., lr 0.003 (n = 3)`. n: finished runs, by panel if it differs."""
     found = {}
     for group, (first, *_) in _grouped(one for of in panels.values() for some in of.values() for one in some).items():
         finished = {title: sum(one.done for one in of[group]) for title, of in panels.items() if group in of}
@@ -232,16 +232,16 @@ def _entries(panels: Mapping[str, Groups]) -> dict[str, tuple[dict[str, Any], st
 
 
 def _draw(sheet: Sheet, axes: Axes, curves: Sequence[Curve]) -> None:
-    """Draws a group within the limits of the axes: each seed (thin), the mean of the finished ones, its standard error.
+    """Draw a group within the limits of the axes: each seed (thin), the mean of the finished ones, its standard error.
 
-    Curves of few points have markers; a sign marks the end of a run that is unfinished or ends below the axes.
+    Curves of few points have markers. A sign marks the end of a diverged or unfinished run, or of one below the axes.
     """
     first, look, param = curves[0], curves[0].look, curves[0].run.param
     line = first.style | {"marker": look.marker if all(len(one.y) < FEW_POINTS for one in curves) else ""}
     bottom, (low, high) = axes.get_ylim()[0], sorted(axes.get_ylim())
     done, many = [one for one in curves if one.done], len(curves) > canvas.MANY
     for one in curves if first.thin else ():
-        single = one.done and len(done) == 1  # it is the mean
+        single = one.done and len(done) == 1  # its curve is the mean
         faint = line | {"linewidth": 0.7, "alpha": 0.5 * line.get("alpha", 1)}
         for drawn in [] if single else axes.plot(one.y.index, one.y, markersize=2.5, rasterized=many, **faint):
             points = [] if many else _points(one.column, one.y, low, high)
@@ -253,7 +253,7 @@ def _draw(sheet: Sheet, axes: Axes, curves: Sequence[Curve]) -> None:
             (end_,) = axes.plot(one.y.index[end], place, marker=sign, color=look.colour, clip_on=False, **SIGN)
             sheet.mark(end_, one.group, param, False, one.run.name)
     if done:
-        values = pd.DataFrame([one.y.reset_index(drop=True) for one in done])  # a shorter one has no numbers at the end
+        values = pd.DataFrame([one.y.reset_index(drop=True) for one in done])  # shorter ones end with nan
         longest = max((one.y for one in done), key=len)
         mean = pd.Series(values.mean(skipna=False).to_numpy(), longest.index, name=longest.name)
         (thick,) = axes.plot(mean.index, mean, markersize=3, **line)
@@ -266,7 +266,7 @@ def _draw(sheet: Sheet, axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _points(column: declared.Column, y: pd.Series, low: float, high: float) -> list[tuple[float, float, str]]:
-    """Returns the points of a curve within the limits, with their texts; at most as many as a panel can tell apart."""
+    """Return the points of a curve within the limits with their texts, thinned to what a panel can show."""
     word = str(y.index.name).replace("_", " ")
     shown = y[(y >= low) & (y <= high)]
     some = shown.iloc[:: max(1, math.ceil(len(shown) / canvas.MANY))].astype(float)
@@ -275,10 +275,10 @@ def _points(column: declared.Column, y: pd.Series, low: float, high: float) -> l
 
 
 def _set_up(axes: Axes, title: str, curves: Sequence[Curve], scale: str) -> int:
-    """Sets title, labels and limits of a panel, and draws its reference lines.
+    """Set title, labels and limits of a panel, and draw its reference lines.
 
-    Returns the epoch from which on the y axis fits the curves, or 0 for all: the first ones may lie far off. Diverged
-    runs set no limit unless all diverged.
+    Returns the first epoch that the y axis fits, or 0 for all: early values may lie far off. Diverged runs set no limit
+    unless all diverged.
     """
     run, name, column = curves[0].run, str(curves[0].y.name), curves[0].column
     also = [0.0] if column.from_zero else []
@@ -327,7 +327,7 @@ def _set_up(axes: Axes, title: str, curves: Sequence[Curve], scale: str) -> int:
 
 
 def _dots(sheet: Sheet, axes: Axes, of_all: Mapping[str, Look], table: pd.DataFrame, column: str, **style: Any) -> None:
-    """Draws a dot per row, at its `x`, in the style of its `param`; `words` describe it."""
+    """Draw a dot per row at its `x` and `column`, in the style of its `param`. Its `words` describe it."""
     for param, look in of_all.items():
         if (of := table[table["param"] == param]).empty:
             continue
@@ -337,7 +337,7 @@ def _dots(sheet: Sheet, axes: Axes, of_all: Mapping[str, Look], table: pd.DataFr
 
 
 def learning_rates(results: Results, split: bool = False) -> Sheet | None:
-    """Draws the final errors by learning rate (C13), each seed a dot, diverged runs above."""
+    """Draw the final errors by learning rate (C13), with a dot per seed and diverged runs above."""
     runs = [run for run in results.of("cifar").standard if run.diverged or run.done]
     if not runs:
         return None
@@ -377,7 +377,7 @@ def learning_rates(results: Results, split: bool = False) -> Sheet | None:
 
 
 def noise_kurtosis(results: Results, split: bool = False) -> Sheet | None:
-    """Draws the excess kurtosis of the noise by layer and epoch (C8): quartiles over features; hollow: judged."""
+    """Draw the noise's excess kurtosis by layer and epoch (C8): quartiles over features; hollow: what is judged."""
     runs = [run for run in results.of("cifar").figure1 if len(run.noise) and _included(JUDGED, run)]
     if not runs:
         return None
@@ -424,7 +424,7 @@ def noise_kurtosis(results: Results, split: bool = False) -> Sheet | None:
 
 
 def init(results: Results, split: bool = False) -> Sheet | None:
-    """Draws the largest |mean| and |variance − 1| over layers on the init batch, and the spread of losses (C3)."""
+    """Draw the largest |mean| and |variance − 1| over layers on the init batch, and the spread of losses (C3)."""
     look, limits, gaps = looks(results.labels), (INIT_MEAN, INIT_VARIANCE, INIT_LOSS), set()
     dots = []
     for name, part in results.parts.items():
@@ -478,7 +478,7 @@ class Row(NamedTuple):
 
 
 def _rows(sheet: Sheet, axes: Axes, rows: Sequence[Row], words: Callable[[Estimate], str]) -> None:
-    """Draws rows from top to bottom. words: formats an estimate."""
+    """Draw rows from top to bottom. words: formats an estimate."""
     for y, row in enumerate(rows):
         style: dict[str, Any] = {"color": row.look.colour, "marker": row.look.marker}
         for name, value in [*row.dots.items()][: canvas.MANY] if len(row.dots) > 1 else ():
@@ -496,7 +496,7 @@ def _rows(sheet: Sheet, axes: Axes, rows: Sequence[Row], words: Callable[[Estima
 
 
 def overview(results: Results, split: bool = False) -> Sheet | None:
-    """Draws the final result of each experiment and data set or game by parameterization, with 95 % t-intervals."""
+    """Draw the final results by parameterization with 95 % t-intervals, a panel per experiment and data set or game."""
     panels, gaps = {}, 0
     for part, of in results.parts.items():
         model = declared.model_of(of.runs[0])
@@ -526,7 +526,7 @@ def overview(results: Results, split: bool = False) -> Sheet | None:
 
 
 def _final_rows(of: Results, model: Model, look: Mapping[str, Look], at_rate: bool) -> tuple[list[Row], int]:
-    """Returns a row per parameterization and initial g over its finished runs, and the number of results not finite."""
+    """Return a row per parameterization and initial g over its finished runs, and the number of non-finite results."""
     factor, rows, gaps = declared.column(model.result).numbers[0], [], 0
     several = {"": [*(of.figure1 if at_rate else of.figure2)]}
     several |= {f", g = {g:g}": [*more] for g, more in of.others("g_start").items()}
@@ -546,7 +546,7 @@ def _final_rows(of: Results, model: Model, look: Mapping[str, Look], at_rate: bo
 
 
 def variants(found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
-    """Draws the estimates and intervals of C15 and C16, a panel per claim."""
+    """Draw the estimates and intervals of C15 and C16, a panel per claim."""
     bounded = f"‖v‖ ≤ {paper.V_NORM_MAX:g}"
     titles = {
         "C15": "C15, g = exp(c·s): relative test error",
@@ -556,20 +556,20 @@ def variants(found: Mapping[str, Finding], split: bool = False) -> Sheet | None:
     panels = defaultdict(list)
     for claim in titles.keys() & found.keys():
         for e in found[claim].estimates:
-            if e.n and not e.name.endswith(" diverged"):  # whose shares have another unit
+            if e.n and not e.name.endswith(" diverged"):  # shares have another unit
                 label = f"{e.name} (n = {e.n}{'' if math.isfinite(e.value) else ', not finite'})".strip()
                 panels[titles[claim]].append(Row(label, LOOKS["wn"], [e]))
     return _intervals({title: panels[title] for title in titles.values() if title in panels}, split)
 
 
 def step_time(results: Results, split: bool = False) -> Sheet | None:
-    """Draws step times over normal's by experiment, device and version (C7); the paper's 16 % is a star."""
+    """Draw step times over normal's by experiment, device and version (C7). A star marks the paper's 16 %."""
     panels, limit = {}, (NOTICEABLE - 1,)
     for experiment, (device, torch), timed in [(e, *of) for e in SETTINGS for of in sessions(results, e).items()]:
         rows = []
         for param, look in [*looks(results.labels).items()][1:]:
             some = [ratio for one in timed if (ratio := one.ratios.get(f"{param}{OVER_NORMAL}"))]
-            margin = limit if experiment == "cifar" else ()  # of C7
+            margin = limit if experiment == "cifar" else ()  # C7's
             ends = [Estimate("", r["median"] - 1, r["low"] - 1, r["high"] - 1, margin=margin) for r in some]
             rows += [Row(param if param in PARAMS else look.label, look, ends)] if ends or param in PARAMS else []
         if any(row.estimates for row in rows):
@@ -578,7 +578,7 @@ def step_time(results: Results, split: bool = False) -> Sheet | None:
 
 
 def _intervals(panels: Mapping[str, Sequence[Row]], split: bool, label: str = "") -> Sheet | None:
-    """Draws panels of rows around 0. label: of a shared x axis."""
+    """Draw panels of rows around 0. label: of a shared x axis."""
     panels = {title: rows[: canvas.MOST_NAMED] for title, rows in list(panels.items())[: canvas.MOST_NAMED]}
     if not panels:
         return None

@@ -1,4 +1,4 @@
-"""Lays the report out as a folder of LaTeX, to \\input into a paper: it needs booktabs, graphicx and adjustbox."""
+"""Renders the report as LaTeX files to \\input into a paper. They need booktabs, graphicx and adjustbox."""
 
 import math
 import re
@@ -11,13 +11,13 @@ from wnrepro.report.layout import numeric, render
 from wnrepro.report.tables import Report, Table
 from wnrepro.report.tex import prose, tex
 
-LEFT_OUT = ("floors", "settings", "runs")  # tables
+LEFT_OUT = ("floors", "settings", "runs")  # tables that are not exported
 NOTES = ("Other settings", "Every seed", "Not finished, or not finite", "Remarks", "Data")  # columns of long text
-ROWS, LINES, LONG = 60, 3, 400  # of a table; of a cell; characters of a note or a problem
+ROWS, LINES, LONG = 60, 3, 400  # most of a table; most of a cell; most characters of a note or a problem
 
 
 def latex(report: Report) -> dict[str, bytes]:
-    """All files by path; empty: one that an earlier export has left goes."""
+    """Return the content of all files by path. Empty content deletes the file of an earlier export."""
     names = [name for name in {**TABLES, **report.tables} if name not in (*LEFT_OUT, "claims")]
     tables = {name: report.tables[name][0] for name in names if report.tables.get(name)}
     values: dict[str, Any] = {"report": report, "tables": tables, "tex": tex, "prose": prose, "long": LONG}
@@ -31,7 +31,7 @@ def latex(report: Report) -> dict[str, bytes]:
 
 
 def _on(claim: Claim, finding: Finding, scale: str) -> str:
-    """On what a claim's verdict rests; intervals stand in brackets."""
+    """Describe the evidence behind a claim's verdict: scale, seeds, levels of the intervals and p-values."""
     levels = sorted({90 if len(e.margin) > 1 else 95 for e in finding.estimates if math.isfinite(e.high - e.low)})
     kinds = [f"{level} % interval{' of an equivalence' * (level < 95)}" for level in levels]
     on = [f"scale {scale}", finding.n, *kinds]
@@ -42,7 +42,7 @@ def _on(claim: Claim, finding: Finding, scale: str) -> str:
 
 
 def laid_out(table: Table) -> dict[str, Any]:
-    """A table's caption, its rows, the first of which is its head, and its notes, without its empty columns.
+    """Return a table's caption, rows (the headings first) and notes, without its empty columns.
 
     The columns of `NOTES` become numbered notes below the table.
     """
@@ -50,7 +50,7 @@ def laid_out(table: Table) -> dict[str, Any]:
     shown = [i for i, _ in enumerate(table.headings) if i not in below and any(row[i] for row in table.texts)]
     wide = 18 if len(shown) > 10 else 44  # characters
     plain = [[re.sub(r" ± .*|^over |^\[|, \S*\]$", "", row[i]) for i in shown] for row in table.texts]
-    sides = ["r" if right else "l" for right in numeric([*plain, ["0"] * len(shown)])]  # of dashes alone: to the right
+    sides = ["r" if right else "l" for right in numeric([*plain, ["0"] * len(shown)])]  # dashes: right
     rows = [[_cell(table.headings[i], 16, "[b]", side) for i, side in zip(shown, sides, strict=True)]]
     notes: dict[str, int] = {}
     for row in table.texts[:ROWS]:
@@ -66,7 +66,7 @@ def laid_out(table: Table) -> dict[str, Any]:
 
 
 def _cell(text: str, wide: int, place: str, side: str) -> str:
-    """A text in at most `LINES` lines, in which a number and the word behind it stay together; … where it is cut."""
+    """Wrap a text into at most `LINES` lines, cut with `…`. A number stays with the word behind it."""
     whole_numbers = re.sub(r"(?<=\d) (?=\w)", "\xa0", text)
     parts = textwrap.wrap(whole_numbers, wide, max_lines=LINES, placeholder=" …")
     whole = r" \\ ".join(map(tex, parts))

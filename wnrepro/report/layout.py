@@ -1,4 +1,4 @@
-"""Lays the report out: page.md.jinja as Markdown, page.html.jinja with its macros, style and script as an HTML page."""
+"""Renders the report: page.md.jinja as Markdown, page.html.jinja with its macros, style and script as an HTML page."""
 
 import base64
 import functools
@@ -21,10 +21,10 @@ from wnrepro.runs.directory import read_bytes
 from wnrepro.settings import printable
 
 NUMBER = re.compile(r"[+−-]?\d[\d ]*(\.\d+)?(e[+−-]?\d+)?( of \d+| ± \d+(\.\d+)?)?")
-NONE = ("", "–", "not finite")  # in a column of numbers
+NONE = ("", "–", "not finite")  # texts that a column of numbers may contain
 SHORT = 114  # characters, with the separators
-LARGEST = 2_900_000  # bytes of a page with media: as many of them as fit
-# What `sample` and `watch` write: by file name, MIME type, first bytes and caption; the most telling first.
+LARGEST = 2_900_000  # bytes of a page with media
+# Files of `sample` and `watch`, the most informative first: by name, MIME type, first bytes and caption.
 MEDIA = {
     "drawing.gif": ("image/gif", b"GIF8", "digits as they are drawn, the write window in red"),
     "game.gif": ("image/gif", b"GIF8", "a whole game of the trained agent"),
@@ -34,7 +34,7 @@ MEDIA = {
 
 
 class Medium(NamedTuple):
-    """An image of a trained model: experiment, run, what it shows, and its content as a data URI."""
+    """An image of a trained model, with its content as a data URI."""
 
     experiment: str
     run: str
@@ -43,7 +43,7 @@ class Medium(NamedTuple):
 
 
 def media(results: Results) -> list[Medium]:
-    """Returns the first image of each kind, experiment, data set or game, and parameterization."""
+    """Return the first image of each kind, experiment, data set or game, and parameterization."""
     found: dict[tuple[Any, ...], Medium] = {}
     for name, run in itertools.product(MEDIA, results.runs):
         path, key = run.path / name, (name, run.experiment, run.dataset, run.param)
@@ -58,10 +58,10 @@ def media(results: Results) -> list[Medium]:
 
 
 def page(report: Report, live: str = "") -> str:
-    """Renders the page, with as many media as `LARGEST` allows.
+    """Render the page, with as many media as `LARGEST` allows.
 
-    It loads nothing, and only its own style and script have an effect. live: its version; it then asks its server for
-    newer ones.
+    The page loads nothing, and only its own style and script have an effect. live: the version of a page that asks its
+    server for newer ones; empty for a file.
     """
     text = render("page.html.jinja", report=report, media=(), live=live)
     room, fit = LARGEST - len(text.encode()), []
@@ -73,12 +73,12 @@ def page(report: Report, live: str = "") -> str:
 
 
 def _digest(name: str) -> str:
-    """Returns the hash of the page's style or script for its policy."""
+    """Return the hash of the page's style or script for its content security policy."""
     return base64.b64encode(hashlib.sha256(render(name).encode()).digest()).decode()
 
 
 def render(template: str, **values: Any) -> str:
-    """Renders a template of this folder; those of HTML escape all texts."""
+    """Render a template of this folder. HTML templates escape all texts."""
     return _templates().get_template(template).render(**values)
 
 
@@ -98,28 +98,28 @@ def _templates() -> jinja2.Environment:
 
 
 def figure_name(name: str) -> str:
-    """`figure1` → `Figure 1`, `kl_steps` → `KL by time step`."""
+    """Return the title of a figure: `figure1` → `Figure 1`, `kl_steps` → `KL by time step`."""
     title = FIGURES[name].title if name in FIGURES else ""
     return title or name.replace("_", " ").replace("figure", "figure ").capitalize()
 
 
 def literal(text: str) -> str:
-    """Escapes a text for a Markdown table: it shows as itself, and nothing becomes a link, not even an address."""
+    """Escape a text for a Markdown table, so that it shows unchanged and no part of it becomes a link."""
     text = printable(" ".join(text.split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"[\\`*\[\]|~$]", r"\\\g<0>", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", text)
     text = re.sub(r"(?i)(?<=www)\.", "&#46;", text).replace("://", "&#58;//")
-    return text.replace("@", "@&NoBreak;")  # of zero width: nothing else keeps an address of mail from being a link
+    return text.replace("@", "@&NoBreak;")  # zero width; only this keeps a mail address from becoming a link
 
 
 def marked(text: str) -> list[tuple[bool, str]]:
-    """Splits a text at backticks into pieces, each with whether it is code."""
+    """Split a text at backticks into pieces, each with whether it is code."""
     return [(i % 2 == 1, piece) for i, piece in enumerate(text.split("`")) if piece]
 
 
 def short(measured: str) -> str:
-    """Shortens a finding to its first clauses, without parentheses."""
+    """Shorten a finding to its first clauses, without parentheses."""
     clauses = re.sub(r" \([^()]*\)", "", measured).split("; ")
     ends = itertools.accumulate(len(clause) + 2 for clause in clauses)
     kept = [clause for clause, end in zip(clauses, ends, strict=True) if end <= SHORT] or clauses[:1]
@@ -127,11 +127,11 @@ def short(measured: str) -> str:
 
 
 def anchor(heading: str) -> str:
-    """`Table 2: test error` → `table-2-test-error`."""
+    """Return the anchor of a heading: `Table 2: test error` → `table-2-test-error`."""
     return "-".join(re.findall(r"\w+", heading.lower()))
 
 
 def numeric(rows: Sequence[Sequence[str]]) -> list[bool]:
-    """Tells for each column whether it holds only numbers: it is aligned right, and sorts as numbers."""
+    """Test for each column whether it holds only numbers: it is then aligned right and sorted by number."""
     columns = ([text for text in column if text not in NONE] for column in zip(*rows, strict=True))
     return [bool(texts) and all(map(NUMBER.fullmatch, texts)) for texts in columns]

@@ -1,4 +1,4 @@
-"""`report --serve`: the page of a scale on this machine alone, made anew while runs train."""
+"""`report --serve`: a local server of the page of a scale, which it updates while runs train."""
 
 import hashlib
 import itertools
@@ -13,29 +13,29 @@ from wnrepro.errors import UserError
 from wnrepro.runs.directory import read_bytes
 
 HERE = "127.0.0.1"
-SECONDS, REST = 5.0, 5  # between two looks at the files; at least this multiple of the time that making the page took
-READ = ("config.json", "metrics.csv")  # of a run, which the page links
-SHOWN = ("*.json", "*.csv", "*.png", "*.gif")  # of a run, which the page shows
+SECONDS, REST = 5.0, 5  # between two checks of the files; at least this multiple of the time that the page took
+READ = ("config.json", "metrics.csv")  # files of a run that the page links
+SHOWN = ("*.json", "*.csv", "*.png", "*.gif")  # files of a run that the page shows
 
 
 def state(results: Path, scale: str) -> str:
-    """The same as long as no file that the page shows has changed."""
+    """Return a hash of the state of the files that the page shows. It changes when one of them does."""
     runs = [(results / scale).glob(f"*/*/seed-*/{pattern}") for pattern in SHOWN]
     said = hashlib.sha256()
     for path in sorted(itertools.chain(*runs, (results / "bench").glob("*.json"))):
         try:
             about = path.stat()
-        except OSError:  # it is gone again
+        except OSError:  # deleted meanwhile
             continue
         said.update(f"{path} {about.st_mtime_ns} {about.st_size}\n".encode())
     return said.hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the page of a version that `make` makes, anew where a browser asks and a file of the scale has changed.
+    """A server of the page that `make` returns for a version. It updates the page on a request if a file has changed.
 
-    port: 0: one that is free. warn: told why a page could not be made; the one before it stays. UserError where the
-    first cannot be made, or the port is taken.
+    port: 0 for a free one. warn: called with the reason if an update fails; the last page remains. Raises UserError if
+    the first page cannot be made, or the port is taken.
     """
 
     daemon_threads = True
@@ -58,20 +58,20 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The server's address."""
         return f"http://{HERE}:{self.server_address[1]}/"
 
     def renew(self) -> None:
-        """Make the page anew if that is due, and no other request does; one that fails is tried again."""
+        """Update the page if that is due and no other request does so. A failed update is tried again later."""
         started = time.monotonic()
         if started < self.next or not self.making.acquire(blocking=False):
             return
         try:
             version = state(self.results, self.scale)
             if version != self.version:
-                self.page = self.make(version)  # which tells its version, so that no browser misses a newer one
+                self.page = self.make(version)  # contains its version, so that no browser misses a newer one
                 self.version = version
-        except Exception as error:  # perhaps of a file that is being replaced; the page before it stays
+        except Exception as error:  # perhaps a file is being replaced; the last page remains
             if str(error) != self.last_warning:
                 self.last_warning = str(error)
                 self.warn(self.last_warning)
@@ -80,10 +80,10 @@ class Server(ThreadingHTTPServer):
             self.making.release()
 
     def handle_error(self, *args: object) -> None:
-        """Nothing: a browser may leave before it has read all."""
+        """Ignore errors: a browser may close the connection early."""
 
     def answer(self, path: str) -> tuple[int, str, bytes]:
-        """Status, type and content: the page, its version, or a file of a run that it links."""
+        """Return status, type and content of the page, its version, or a file of a run that the page links."""
         if path in ("/", "/version"):
             self.renew()
             return (200, "text/html", self.page.encode()) if path == "/" else (200, "text/plain", self.version.encode())
@@ -97,13 +97,13 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET, of a browser that asks for this machine by its name: another name may be a foreign site's."""
+    """Answers GET requests that name this machine as host; any other host name may belong to a foreign site."""
 
     server: Server
     timeout = 30  # seconds
 
     def do_GET(self) -> None:
-        """Answer, and keep nothing in the browser's cache."""
+        """Answer a request, and let the browser cache nothing."""
         code, kind, content = 403, "text/plain", b"Ask for 127.0.0.1.\n"
         if self.headers.get("Host", "").partition(":")[0] in (HERE, "localhost"):
             code, kind, content = self.server.answer(quote(unquote(self.path.partition("?")[0])))
@@ -116,4 +116,4 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *args: object) -> None:
-        """Nothing: the terminal is for what the user has to know."""
+        """Log nothing: the terminal is for messages to the user."""

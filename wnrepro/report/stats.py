@@ -1,8 +1,8 @@
-"""Estimates with intervals against a margin, exact tests, Holm's correction.
+"""Estimates with intervals against a margin, exact tests, and Holm's correction.
 
 An estimate holds if p_holds ≤ 0.05 and fails if p_fails ≤ 0.05: its 95 % interval then lies wholly on one side of the
-margin. The p-values are two-sided, except that an equivalence has the larger of its two one-sided ones (TOST): it holds
-if its 90 % interval lies within the margins.
+margin. The p-values are two-sided. Only p_holds of an equivalence is the larger of two one-sided p-values (TOST): it
+holds if its 90 % interval lies within the margins.
 """
 
 import itertools
@@ -14,11 +14,11 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 from scipy.stats import binomtest, bootstrap, hypergeom, trim_mean
 
-LEVEL = 0.05  # two-sided; the intervals are 95 % ones, those of an equivalence 90 %
+LEVEL = 0.05  # two-sided; intervals have 95 %, or 90 % for an equivalence
 LOOKS = (3, 5, 10)  # the numbers of seeds at which a claim is judged
 RESAMPLES = 10_000  # of the bootstrap over seeds
 
-quiet = np.errstate(all="ignore")  # decorates callers: an overflow or an unknown value becomes a non-finite number
+quiet = np.errstate(all="ignore")  # decorator: overflows and unknown values give non-finite numbers without a warning
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class _Contrast:
     n: int  # values in the smallest sample
     value: float
     error: float
-    freedom: float  # Satterthwaite's
+    freedom: float  # Satterthwaite's degrees of freedom
 
     @staticmethod
     def of(samples: Sequence[Sequence[float]], weights: Sequence[float] = (1.0,)) -> "_Contrast":
-        """nan where a sample has too few values."""
+        """Compute the contrast of samples, with nan if one has too few values."""
         n = min(map(len, samples))
         value = float(np.dot(weights, [np.mean(sample) for sample in samples])) if n else math.nan
         errors = np.array([weight * standard_error(one) for weight, one in zip(weights, samples, strict=True)])
@@ -56,11 +56,11 @@ class _Contrast:
         return _Contrast(n, value, error, freedom)
 
     def half(self, level: float) -> float:
-        """Half the width of the two-sided t-interval that misses the truth with this probability."""
+        """Return half the width of the two-sided t-interval that misses the truth with probability `level`."""
         return float(stdtrit(self.freedom, 1 - level / 2)) * self.error
 
     def p(self, distance: float) -> float:
-        """Student's two-sided p-value of this distance."""
+        """Return Student's two-sided p-value of a distance."""
         if not math.isfinite(distance) or math.isnan(self.error + self.freedom):
             return 1.0
         if not self.error:
@@ -68,45 +68,45 @@ class _Contrast:
         return 2 * float(stdtr(self.freedom, -abs(distance) / self.error))
 
     def test(self, name: str, margin: float, sign: int, comparisons: int = 1) -> Estimate:
-        """Above the margin (sign −1: below it)? The t-test, with Bonferroni's correction."""
+        """Test whether the value lies above the margin (sign −1: below it): t-test with Bonferroni's correction."""
         distance, half = self.value - margin, self.half(LEVEL / comparisons)
         sides = _sides(comparisons * self.p(distance), sign * distance > 0)
         return Estimate(name, self.value, self.value - half, self.value + half, self.n, *sides, (margin,))
 
 
 def _sides(p: float, holds: bool) -> tuple[float, float]:
-    """p_holds and p_fails: a two-sided p-value belongs to the side on which the estimate lies."""
+    """Return p_holds and p_fails: a two-sided p-value belongs to the side on which the estimate lies."""
     return (min(p, 1.0), 1.0) if holds else (1.0, min(p, 1.0))
 
 
 def look(n: int) -> int:
-    """The largest of `LOOKS` that n seeds reach; 0 below the first."""
+    """Return the largest of `LOOKS` that n seeds reach, or 0."""
     return max((one for one in LOOKS if one <= n), default=0)
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """The standard error of the mean; nan for fewer than two values."""
+    """Return the standard error of the mean, or nan for fewer than two values."""
     return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def welch_t(a: Sequence[float], b: Sequence[float]) -> float:
-    """Welch's t of mean(a) − mean(b); nan where a sample has too few values."""
+    """Return Welch's t of mean(a) − mean(b), or nan if a sample has too few values."""
     gap = _Contrast.of([a, b], (1, -1))
     return gap.value / gap.error if gap.error else math.copysign(math.inf, gap.value) if gap.value else 0.0
 
 
 def t_test(name: str, *strata: Sequence[float], margin: float = 0.0, sign: int = 1) -> Estimate:
-    """The mean over strata (games) of their means over seeds: above the margin (sign −1: below it)?"""
+    """Test whether the mean over strata (games) of the means over seeds lies above the margin (sign −1: below it)."""
     return _Contrast.of(strata, [1 / len(strata)] * len(strata)).test(name, margin, sign)
 
 
 def welch(name: str, a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> Estimate:
-    """mean(a) − mean(b) of unpaired seeds: below 0? With Bonferroni's correction."""
+    """Test whether mean(a) − mean(b) of unpaired seeds lies below 0, with Bonferroni's correction."""
     return _Contrast.of([a, b], (1, -1)).test(name, 0.0, -1, comparisons)
 
 
 def tost(name: str, a: Sequence[float], margin: float, b: Sequence[float] | None = None) -> Estimate:
-    """The mean of differences by seed (with b: mean(a) − mean(b), unpaired): within ±margin? Two one-sided tests."""
+    """Test by two one-sided tests whether mean(a), or mean(a) − mean(b) of unpaired seeds, lies within ±margin."""
     mean = _Contrast.of([a]) if b is None else _Contrast.of([a, b], (1, -1))
     half, room = mean.half(2 * LEVEL), margin - abs(mean.value)
     p = mean.p(room)
@@ -115,10 +115,10 @@ def tost(name: str, a: Sequence[float], margin: float, b: Sequence[float] | None
 
 
 def prediction(name: str, values: Sequence[float], published: float, margin: float, comparisons: int = 1) -> Estimate:
-    """Could a published number be one further run, and is the mean of the runs equivalent to it?
+    """Test whether a published number can be one further run, and whether the mean of the runs is equivalent to it.
 
     The interval is the prediction interval of one run, with Bonferroni's correction. The estimate fails if the number
-    lies outside, and holds if it lies inside and the mean lies within ±margin of it (TOST).
+    lies outside. It holds if the number lies inside and the mean lies within ±margin of it (TOST).
     """
     mean = _Contrast.of([values])
     e = replace(mean, error=mean.error * math.sqrt(mean.n + 1)).test(name, published, 0, comparisons)
@@ -127,7 +127,7 @@ def prediction(name: str, values: Sequence[float], published: float, margin: flo
 
 
 def pitman_morgan(name: str, a: Sequence[float], b: Sequence[float]) -> Estimate:
-    """The ratio of the standard deviations of paired samples, a over b: below 1?"""
+    """Test whether the ratio of the standard deviations of paired samples, a over b, lies below 1."""
     n = len(a)
     ratio = np.std(a, ddof=1) / np.std(b, ddof=1) if n > 1 else np.float64(math.nan)
     if n < 3 or not math.isfinite(ratio) or not ratio:
@@ -141,7 +141,7 @@ def pitman_morgan(name: str, a: Sequence[float], b: Sequence[float]) -> Estimate
 
 
 def binomial(name: str, k: int, n: int, limit: float, sign: int = 1) -> Estimate:
-    """The share k/n with Clopper's and Pearson's exact interval: above the limit (sign −1: below it)?"""
+    """Test whether the share k/n lies above the limit (sign −1: below it), with Clopper's and Pearson's interval."""
     if not n:
         return Estimate(name, math.nan, margin=(limit,))
     low, high = binomtest(k, n).proportion_ci(1 - LEVEL, "exact")
@@ -151,7 +151,7 @@ def binomial(name: str, k: int, n: int, limit: float, sign: int = 1) -> Estimate
 
 
 def fisher(name: str, ours: tuple[int, int], theirs: tuple[int, int]) -> Estimate:
-    """The difference of two shares k/n: below 0? Fisher's exact test and Newcombe's interval."""
+    """Test whether the difference of two shares k/n lies below 0, by Fisher's exact test and Newcombe's interval."""
     (k, n), (m, others) = ours, theirs
     if not n or not others:
         return Estimate(name, math.nan, margin=(0.0,))
@@ -164,16 +164,16 @@ def fisher(name: str, ours: tuple[int, int], theirs: tuple[int, int]) -> Estimat
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values, by name."""
+    """Return Holm's adjusted p-values by name."""
     names = sorted(p_values, key=p_values.__getitem__)
     scaled = [min(1.0, (len(names) - rank) * p_values[name]) for rank, name in enumerate(names)]
     return dict(zip(names, itertools.accumulate(scaled, max), strict=True))
 
 
 def interquartile_mean(games: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """rliable's interquartile mean over games × seeds, and its 95 % interval by a fixed-seed bootstrap over seeds.
+    """Return rliable's interquartile mean over games × seeds, and its 95 % interval by a bootstrap over seeds.
 
-    nan where a score is not finite, since trimming would hide it.
+    The bootstrap has a fixed seed. A non-finite score makes all nan, since trimming would hide it.
     """
 
     def middle(*scores: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Builds the content of the report: its tables, the claims with their findings, and the sections.
 
-In tables/*.csv errors are fractions, bounds in nats per image. Text from a run's files occurs only in tables' rows,
-`Judged` and `Report.problems`, unescaped: the layouts escape it. In all other text, which is the program's, `code` is
-marked by backticks.
+In tables/*.csv, errors are fractions and bounds are in nats per image. Text from a run's files occurs only in tables'
+rows, `Judged` and `Report.problems`. The layouts escape it. All other text is the program's own, and its backticks mark
+`code`.
 """
 
 import dataclasses
@@ -28,15 +28,15 @@ from wnrepro.results import Results, Run, counted, longest, problems, random_sco
 from wnrepro.settings import PARAMS, SETTINGS, scale_settings
 from wnrepro.text import NOT_FINITE, count, interval, listed, plain, score
 
-Row = dict[str, Any]  # by column; "@texts": of one that is on the page alone, its texts by heading
-LAST = {"Not finished, or not finite": 1, "Data": 2}  # columns
-SAME = ("game", "variant", "param", "lr", "other_settings")  # in rows of the same kind
+Row = dict[str, Any]  # by column; a row that only the page shows has its texts by heading in "@texts"
+LAST = {"Not finished, or not finite": 1, "Data": 2}  # columns that come last
+SAME = ("game", "variant", "param", "lr", "other_settings")  # columns that are equal in rows of the same kind
 
 
 class Table(NamedTuple):
     """A table: the texts of the page, and the rows of the CSV.
 
-    about: the experiment and the parameterization of each row, where it has one.
+    about: the experiment and the parameterization of each row, if it has one.
     """
 
     headings: list[str]
@@ -49,7 +49,7 @@ class Table(NamedTuple):
 
 
 def table(name: str, rows: Iterable[Row], note: str = "", more: str = "") -> Table:
-    """Builds the table that report.toml declares under this name. note: replaces its text; more: extends its title."""
+    """Build the table that report.toml declares under this name. note: replaces its text. more: extends its title."""
     about, rows = declared.TABLES[name], list(rows)
     columns = sorted(named(name), key=lambda one: LAST.get(one[1], 0))
     return Table(
@@ -71,7 +71,7 @@ def _values(row: Row, about: declared.About) -> Row:
 
 
 def cell_text(row: Row, name: str, heading: str, form: str = "") -> str:
-    """Formats the cell of a row in a column."""
+    """Format the cell of a row in a column."""
     if "@texts" in row:
         return str(row["@texts"].get(heading, ""))
     value, (factor, _, spec) = row[name], form.rpartition("*")
@@ -87,19 +87,19 @@ def cell_text(row: Row, name: str, heading: str, form: str = "") -> str:
 
 
 class Judged(NamedTuple):
-    """A claim with its finding. details: by name, possibly empty; figure: its name or ""; parts: the estimates."""
+    """A claim with its finding. details: by name, possibly empty. figure: its name or "". parts: the estimates."""
 
     claim: Claim
     finding: Finding
     details: dict[str, str]
     figure: str
     parts: list[list[str]]
-    params: list[str]  # that it speaks of
+    params: list[str]  # that the claim mentions
     command: str
 
 
 class Section(NamedTuple):
-    """A section of the report; experiment: "" if it covers several."""
+    """A section of the report. experiment: "" if it covers several."""
 
     title: str
     experiment: str
@@ -114,10 +114,10 @@ class Report(NamedTuple):
 
     results: Results
     warnings: list[str]
-    problems: list[str]  # files that do not fit together
+    problems: list[str]  # inconsistent files
     runs: str
     basis: str  # of the verdicts
-    claims: dict[str, tuple[dict[str, int], list[Judged]]]  # by number in words: how many have a verdict, and these
+    claims: dict[str, tuple[dict[str, int], list[Judged]]]  # by heading: number of claims by verdict; claims
     figures: dict[str, Drawn]
     tables: dict[str, list[Table]]
     sections: list[Section]
@@ -139,7 +139,7 @@ class Report(NamedTuple):
 def report(
     results: Results, found: Mapping[str, Finding], drawn: Mapping[str, Drawn], commands: Mapping[str, str]
 ) -> Report:
-    """Builds the report with the figures of `draw`. commands: by claim, the command that computes its runs."""
+    """Build the report with the figures of `draw`. commands: by claim, the command that computes its runs."""
     built = build(results, found)
     judged = [_judged(claim, found[claim.id], results.scale, drawn, commands) for claim in CLAIMS]
     claims = {}
@@ -202,14 +202,14 @@ def _judged(
 
 
 def _section(claim: Claim) -> str:
-    """Returns the title of a claim's section: that of its experiment, else that of its figure."""
+    """Return the title of a claim's section, by its experiment, else by its figure."""
     module = claim.collect.__module__.rpartition(".")[2]
     place = module if module in SETTINGS and claim.figure != "step_time" else claim.figure or "init"
     return next(one.title for one in declared.sections() if place in (one.experiment, *one.figures))
 
 
 def _here(results: Results, experiment: str) -> list[str]:
-    """Counts the runs of an experiment, and lists the settings in which the scale differs from the paper's."""
+    """Count the runs of an experiment, and list the settings in which the scale differs from the paper's."""
     counts: list[str] = []
     differences: dict[str, list[str]] = {}
     for name, part in results.parts.items():
@@ -227,7 +227,7 @@ def _here(results: Results, experiment: str) -> list[str]:
 
 @stats.quiet
 def build(results: Results, found: Mapping[str, Finding]) -> dict[str, list[Table]]:
-    """Builds the tables by the name of their CSV; the settings have one per experiment and data set or game."""
+    """Build the tables by the name of their CSV. The settings have one per experiment and data set or game."""
     built = {"claims": [table("claims", claims(found))]}
     said = scale_defaults("cvae", results.scale, "mnist")
     for name in (name for section in declared.sections() for name in section.tables):
@@ -243,7 +243,7 @@ def build(results: Results, found: Mapping[str, Finding]) -> dict[str, list[Tabl
 
 
 def _beside(name: str, ours: Iterable[Row], published: Iterable[Row]) -> Iterator[Row]:
-    """Yields our rows, each followed by the published runs' row of the same kind, which only the page shows."""
+    """Yield our rows, each followed by the published runs' row of the same kind, which only the page shows."""
     theirs = [row for row in published if row.get("n")]
     for row in ours:
         yield row
@@ -254,12 +254,12 @@ def _beside(name: str, ours: Iterable[Row], published: Iterable[Row]) -> Iterato
 
 
 def named(name: str) -> list[list[str]]:
-    """Returns the columns of a table that the page shows."""
+    """Return the columns of a table that the page shows."""
     return [one for one in declared.TABLES[name].columns if len(one) > 1]
 
 
 def claims(found: Mapping[str, Finding]) -> Iterator[Row]:
-    """Yields a row per claim for the CSV. p: two-sided, that it is reproduced, before Holm's correction."""
+    """Yield a row per claim for the CSV. p: two-sided, of being reproduced, before Holm's correction."""
     for claim in CLAIMS:
         finding = found[claim.id]
         row = vars(claim) | vars(finding) | {"warnings": " ".join(finding.warnings), "rule_hash": claim.hash}
@@ -267,32 +267,32 @@ def claims(found: Mapping[str, Finding]) -> Iterator[Row]:
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """Returns the mean, or None without values."""
+    """Return the mean, or None without values."""
     return float(np.mean(values)) if len(values) else None
 
 
 def final(runs: Iterable[Run], column: str) -> list[float]:
-    """Returns the last epoch's value of the runs that have this column."""
+    """Return the last epoch's value of the runs that have this column."""
     return [run.final(column) for run in runs if column in run.metrics]
 
 
 def last_numbers(run: Run) -> dict[str, float]:
-    """Returns the final numbers of a run by column."""
+    """Return the final numbers of a run by column."""
     return {name: run.final(name) for name in declared.finals(run)}
 
 
 def numbers_text(numbers: Mapping[str, float]) -> str:
-    """Formats final numbers; a dash if there are none."""
+    """Format final numbers, or a dash if there are none."""
     return ", ".join(declared.column(name).format_final(value) for name, value in numbers.items()) or "–"
 
 
 def changes(run: Run, *left_out: str) -> str:
-    """Lists a run's settings that differ from the scale's."""
+    """List a run's settings that differ from the scale's."""
     return listed((f"{name} = {value}" for name, value in run.changed.items() if name not in left_out))
 
 
 def grouped(runs: Iterable[Run], kind: Callable[[Run], Any] = lambda run: run.variant) -> Iterator[list[list[Run]]]:
-    """Groups runs by kind; yields each group with its finished runs."""
+    """Yield the runs of each kind, and the finished ones among them."""
     kinds: dict[Any, list[Run]] = {}
     for run in runs:
         kinds.setdefault(kind(run), []).append(run)
@@ -300,20 +300,20 @@ def grouped(runs: Iterable[Run], kind: Callable[[Run], Any] = lambda run: run.va
 
 
 def estimate(name: str, values: list[float]) -> Row:
-    """Returns the columns of a mean over seeds and its interval."""
+    """Return the columns of a mean over seeds and its interval."""
     e = stats.t_test(name, values)
     return {f"{name}mean": mean(values), f"{name}low": e.low, f"{name}high": e.high}
 
 
 def variant(runs: list[Run], done: list[Run]) -> Row:
-    """Returns the columns that all tables of variants share."""
+    """Return the columns that all tables of variants share."""
     run = runs[0]
     about = {"variant": run.variant, "param": run.param, "lr": run.lr, "other_settings": changes(run)}
     return about | {"epochs": run.epochs, "n": len(done), "unfinished": unfinished(runs)}
 
 
 def unfinished(runs: Iterable[Run]) -> str:
-    """Lists the runs that are left out of means: how far they got, or which numbers are not finite."""
+    """List the runs that are left out of means, with their state or their numbers that are not finite."""
     said = []
     for run in runs:
         numbers = [*last_numbers(run), "kl_nats", "reconstruction_nats"]
@@ -326,9 +326,9 @@ def unfinished(runs: Iterable[Run]) -> str:
 
 
 def table2(results: Results) -> Iterator[Row]:
-    """Yields the classifier's test errors and the paper's."""
+    """Yield the classifier's test errors and the paper's."""
     cifar = results.of("cifar")
-    own = {run.param: run.own_lr for run in cifar.runs}  # empty for the paper's
+    own = {run.param: run.own_lr for run in cifar.runs}  # None for the paper's
     for param in sorted(paper.TABLE2.keys() | own, key=[*paper.TABLE2, *results.labels].index) if own else ():
         runs, seeds = [run for run in cifar.figure1 if run.param == param], []
         for run in runs:
@@ -348,14 +348,14 @@ def table2(results: Results) -> Iterator[Row]:
 
 
 def variants(results: Results) -> Iterator[Row]:
-    """Yields the errors of every variant of the classifier."""
+    """Yield the errors of every variant of the classifier."""
     for runs, done in grouped(results.of("cifar").runs):
         errors = estimate("test_error_", final(done, "test_error"))
         yield variant(runs, done) | errors | {"train_error_mean": mean(final(done, "train_error"))}
 
 
 def bounds(results: Results) -> Iterator[Row]:
-    """Yields the final bounds of the VAEs."""
+    """Yield the final bounds of the VAEs."""
     for dataset in paper.FIGURE2:
         for runs, done in grouped(results.of("cvae", dataset).runs):
             facts = [run.facts for run in done if "log_likelihood_nats" in run.facts]
@@ -379,7 +379,7 @@ def bounds(results: Results) -> Iterator[Row]:
 
 
 def draw_bounds(results: Results) -> Iterator[Row]:
-    """Yields the final bounds of DRAW."""
+    """Yield the final bounds of DRAW."""
     draw = results.of("draw")
     yield from itertools.starmap(_final_bound, grouped(draw.runs))
     for model, (epochs, bound) in paper.DRAW_MNIST.items() if draw.runs else ():
@@ -387,14 +387,14 @@ def draw_bounds(results: Results) -> Iterator[Row]:
 
 
 def _final_bound(runs: list[Run], done: list[Run]) -> Row:
-    """Returns a variant's final bound and its terms, over the finished seeds."""
+    """Return a variant's final bound and its terms, over the finished seeds."""
     means = {f"{name}_mean": mean(final(done, name)) for name in ("kl_nats", "reconstruction_nats")}
     data = {"data": listed(sorted({str(run.data) for run in runs}), "; ")}
     return variant(runs, done) | estimate("test_bound_nats_", final(done, "test_bound_nats")) | means | data
 
 
 def table3(results: Results) -> Iterator[Row]:
-    """Yields the maximum test scores by game, the paper's and those of random play."""
+    """Yield the maximum test scores by game, with the paper's scores and random play's."""
     for game, published in paper.TABLE3.items():
         for some, _ in grouped(results.of("dqn", game).runs, lambda run: (run.param, run.lr, changes(run, "epochs"))):
             of_kind = longest(some)
@@ -422,7 +422,7 @@ def table3(results: Results) -> Iterator[Row]:
 
 
 def _games(name: str, scores: list[float]) -> Row:
-    """Returns the columns of a mean score over games, and its text: `1.5 ± 0.2 (30 games)`."""
+    """Return the columns of a mean score over games with its text, such as `1.5 ± 0.2 (30 games)`."""
     middle, error = mean(scores), stats.standard_error(scores)
     more = f" ± {score(error) if len(scores) > 1 else '–'} ({count(len(scores), 'game')})"
     row = {f"{name}_score_mean": middle, f"{name}_score_error": error, f"{name}_games": len(scores)}
@@ -430,7 +430,7 @@ def _games(name: str, scores: list[float]) -> Row:
 
 
 def interquartile_means(results: Results) -> Iterator[Row]:
-    """Yields the interquartile means over games and seeds."""
+    """Yield the interquartile means over games and seeds."""
     for param in results.labels:
         scores: dict[str, list[float]] = {}
         epochs = []
@@ -447,20 +447,20 @@ def interquartile_means(results: Results) -> Iterator[Row]:
 
 
 def _benches(results: Results) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """Yields the benchmarks of each experiment with their experiment and device."""
+    """Yield the benchmarks of each experiment with their experiment and device."""
     for experiment, bench in itertools.product(SETTINGS, results.bench.values()):
         yield {"experiment": experiment, "device": bench["device_name"]}, bench
 
 
 def step_time(results: Results) -> Iterator[Row]:
-    """Yields the ratios of step times."""
+    """Yield the ratios of step times."""
     for about, bench in _benches(results):
         for name, ratio in bench.get(about["experiment"], {"ratios": {}})["ratios"].items():
             yield ratio | about | {"ratio": name}
 
 
 def floors(results: Results) -> Iterator[Row]:
-    """Yields the distance of step times from their lower bound."""
+    """Yield the distance of step times from their lower bound."""
     for about, bench in _benches(results):
         for name, work in step_works(bench, about["experiment"]).items():
             memory = bench[about["experiment"]]["memory"][whose(name)]
@@ -469,7 +469,7 @@ def floors(results: Results) -> Iterator[Row]:
 
 
 def beyond(results: Results) -> Iterator[Row]:
-    """Yields comparisons of other parameterizations with wn and normal."""
+    """Yield comparisons of other parameterizations with wn and normal."""
     for ours, theirs, rule, finding in comparisons(results):
         e, unit = finding.estimates[0], rule.unit
         margins = sorted({margin for one in finding.estimates if one.name == e.name for margin in one.margin})
@@ -494,7 +494,7 @@ def beyond(results: Results) -> Iterator[Row]:
 
 
 def settings(results: Results) -> Iterator[Row]:
-    """Yields a row per setting of each part: the paper's value and those of the runs."""
+    """Yield a row per setting of each part, with the values of the paper and of the runs."""
     for part, of_part in results.parts.items():
         experiment, used = of_part.runs[0].experiment, [run.settings for run in of_part.runs]
         told = {entry.name: entry.metadata for entry in dataclasses.fields(SETTINGS[experiment])}
@@ -509,7 +509,7 @@ def settings(results: Results) -> Iterator[Row]:
 
 
 def runs(results: Results) -> Iterator[Row]:
-    """Yields a row per run: its end, final numbers, device and code."""
+    """Yield a row per run: its end, final numbers, device and code."""
     shown = dict.fromkeys(name for run in results.runs for name in last_numbers(run))
     for run in results.runs:
         last = last_numbers(run)
@@ -531,7 +531,7 @@ def runs(results: Results) -> Iterator[Row]:
 
 
 def final_numbers(experiment: str, results: Results) -> Iterator[Row]:
-    """Yields the main metric by variant, for an experiment without tables in report.toml."""
+    """Yield the main metric by variant, for an experiment without tables in report.toml."""
     for runs, done in grouped(run for run in results.runs if run.experiment == experiment):
         name = declared.model_of(runs[0]).result
         yield variant(runs, done) | {"experiment": experiment, "metric": name} | estimate("", final(done, name))

@@ -1,4 +1,4 @@
-"""The paper's claims, each an object in the file of its experiment, and their findings."""
+"""The paper's claims, each defined in the module of its experiment, and their findings."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ EMPIRICAL = [claim for claim in CLAIMS if not claim.check]
 
 @quiet
 def findings(results: Results) -> dict[str, Finding]:
-    """The finding of every claim, by its id, with Holm's correction over all empirical claims, judged or not."""
+    """Return the finding of every claim by its id, with Holm's correction over all empirical claims, judged or not."""
     found = {claim.id: claim.find(results.papers) for claim in CLAIMS}
     adjusted = holm({claim.id: min(found[claim.id].p_holds, found[claim.id].p_fails) for claim in EMPIRICAL})
     for claim in EMPIRICAL:
@@ -34,7 +34,7 @@ def findings(results: Results) -> dict[str, Finding]:
 
 @quiet
 def rules(folder: Path, scale: str, precision: str | None = None) -> list[str]:
-    """For every claim with runs, whether its rule was committed before all of them. Raises as `load` does."""
+    """Say for every claim with runs whether its rule was committed before all of them. Raises as `load` does."""
     papers, said = load(folder, scale, precision).papers, []
     for claim in EMPIRICAL:
         commits = {"dirty" if run.dirty else run.commit: run.name for run in claim.find(papers).used}
@@ -52,8 +52,8 @@ def rules(folder: Path, scale: str, precision: str | None = None) -> list[str]:
 
 
 def _is_ancestor(commit: str, other: str) -> int:
-    """0: yes, 1: no; anything else: one of them is not in this repository, or there is none."""
-    if not re.fullmatch("[0-9a-f]{40}", other):  # it may be anyone's text
+    """Return 0 if `commit` is an ancestor of `other`, 1 if not, and another number if git does not know that."""
+    if not re.fullmatch("[0-9a-f]{40}", other):  # untrusted text
         return 128
     command = ["git", "-C", str(Path(__file__).parent), "merge-base", "--is-ancestor", commit, other]
     try:

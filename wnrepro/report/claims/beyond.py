@@ -1,4 +1,4 @@
-"""Parameterizations that are not the paper's beside wn and normal: no claims, but judged by the claims' rules."""
+"""Compares other parameterizations than the paper's with wn and normal, by the rules of the claims."""
 
 import functools
 import itertools
@@ -21,14 +21,14 @@ from wnrepro.text import named
 BESIDE = ("wn", "normal")
 BETTER, WORSE, SAME = "better", "worse", "no difference beyond the margin"
 GAINS = {"cvae mnist": cvae.GAINS[0], "cvae cifar10": cvae.GAINS[1], "draw": cvae.GAINS[0]}  # in the test bound
-FAILED = 0.5  # C6: a training error
-MOST = 50  # parameterizations
+FAILED = 0.5  # C6: training error above which a run fails
+MOST = 50  # parameterizations that are compared
 
 
 def comparisons(results: Results) -> Iterator[tuple[str, str, Claim, Finding]]:
-    """The comparisons of every parameterization that is not the paper's with each of `BESIDE`, if they have numbers.
+    """Yield the comparisons with numbers of every other parameterization than the paper's with each of `BESIDE`.
 
-    Each is the two names, the rule, and its finding with the result as verdict and the remarks as what was measured.
+    Each has both names, the rule and its finding, whose `verdict` is the result and whose `measured` holds the remarks.
     """
     others = [param for param in results.labels if param not in PARAMS][:MOST]
     for ours, theirs in itertools.product(others, BESIDE):
@@ -37,7 +37,7 @@ def comparisons(results: Results) -> Iterator[tuple[str, str, Claim, Finding]]:
             judged = [e for e in finding.estimates if not e.name.endswith(" diverged")]
             if not judged:
                 continue
-            if judged[0].name:  # of several rates: the one that decides
+            if judged[0].name:  # of several learning rates, the deciding one first
                 judged.sort(key=lambda e: min(e.p_holds, e.p_fails))
             going = [f"{run.name}: {run.state}" for run in finding.used if isinstance(run, Run) and not run.over]
             unfinished = [f"not finished: {named(going)}"] if going else []
@@ -48,18 +48,18 @@ def comparisons(results: Results) -> Iterator[tuple[str, str, Claim, Finding]]:
 
 
 def _either(estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """p-values of: better, or no different; worse. The first estimate is two-sided, a second is its equivalence."""
+    """Return p-values of: better, or no different; worse. A second estimate is the equivalence test of the first."""
     return min(e.p_holds for e in estimates), estimates[0].p_fails
 
 
 def _log_epochs(ours: Run, theirs: Run) -> float:
-    """`draw.log_epochs`; nan if ours never reaches the other's bound, since no ratio says how far off that is."""
+    """Return `draw.log_epochs`, or nan if ours never reaches the other's bound, since the ratio is then unknown."""
     mine, others = (run.metrics["test_bound_nats"][: shared_epochs(ours, theirs)] for run in (ours, theirs))
     return draw.log_epochs(ours, theirs) if mine.max() >= others.iloc[-1] else math.nan
 
 
 def _both_sides(test: MarginTest) -> dict[str, Any]:
-    """The fields of a rule that applies a one-sided test to both sides, and asks for equivalence within its margin."""
+    """Return the fields of a rule that applies a one-sided test to both sides, and tests equivalence in its margin."""
     margin = abs(test.margin)
     ahead, behind = (replace(test, sign=sign, margin=sign * margin, name="") for sign in (test.sign, -test.sign))
     same = replace(ahead, sign=0, margin=margin)
@@ -72,7 +72,7 @@ def _both_sides(test: MarginTest) -> dict[str, Any]:
 
 
 def _rules(results: Results, ours: str, theirs: str) -> Iterator[Claim]:
-    """The comparisons of two parameterizations: claims without words, which hold if ours is better, or the same."""
+    """Yield the comparisons of two parameterizations: claims without words that hold if ours is better or the same."""
     rule = functools.partial(Claim, "", where="", paper="", rule="", combine=_either)
     parts = {name: select(part.at_rate(), ours, theirs) for name, part in results.parts.items()}
 
@@ -82,7 +82,7 @@ def _rules(results: Results, ours: str, theirs: str) -> Iterator[Claim]:
     def errors(evidence: Evidence, _: Results) -> None:
         if all(parts["cifar"]):
             cifar.test_errors(evidence, results, theirs)
-            evidence.diverged = []  # ours alone are held against it
+            evidence.diverged = []  # only diverged runs of ours count
             cifar.test_errors(evidence, results, ours)
 
     def scores(evidence: Evidence, _: Results) -> None:

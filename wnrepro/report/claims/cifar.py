@@ -20,10 +20,10 @@ ALIKE = 0.5  # C4a, C18b: points; the paper's own gaps are 0.4 and 0.7
 FASTER = math.log(0.95)  # C5, C18a, C19: the smallest ratio of training errors that matters
 NOTICEABLE = 1.03  # C7: a step this much slower is noticeable
 SLOW = math.log(NOTICEABLE)
-GAUSSIAN_KURTOSIS = 0.5  # C8: still near a Gaussian's 0 (a logistic law has 1.2, a Laplace law 3)
-ENOUGH = 100  # C8: one feature's kurtosis then has a standard error of √(24/100) = 0.5
-RATES = 3  # C13: learning rates that both have tried
-DECIDING = 5  # C6, C13: runs at a rate
+GAUSSIAN_KURTOSIS = 0.5  # C8: still near a Gaussian's 0 (a logistic distribution has 1.2, a Laplace distribution 3)
+ENOUGH = 100  # C8: minibatches; one feature's kurtosis then has a standard error of √(24/100) = 0.5
+RATES = 3  # C13: fewest learning rates that both have run with
+DECIDING = 5  # C6, C13: fewest runs at a rate
 SLOW_AND_FAST = (0.0003, 0.003)  # C14: learning rates
 G_MARGIN = 0.05  # C15, C16b: of the test error
 AVERAGED = 10.0  # C16b: epochs of the Polyak average
@@ -41,7 +41,7 @@ SIMULTANEOUS: dict[str, Any] = {
 
 
 def test_errors(evidence: Evidence, results: Results, *params: str) -> None:
-    """Collects the final test errors of these parameterizations at figure 1's rates, in per cent."""
+    """Collect the final test errors of these parameterizations at figure 1's rates, in per cent."""
     runs = results.of("cifar").figure1
     for param in params or paper.TABLE2:
         evidence.collect(param, lambda run: 100 * run.final("test_error"), *select(runs, param))
@@ -88,14 +88,14 @@ def level(evidence: Evidence, results: Results) -> None:
 
 
 def log_ratio(ours: Run, theirs: Run, part: float = 1.0) -> float:
-    """The log ratio of two runs' mean training errors, over this first part of the epochs that both have."""
+    """Return the log ratio of two runs' mean training errors, over the first `part` of the epochs that both have."""
     rows = max(1, math.ceil(part * shared_epochs(ours, theirs)))
     means = [float(run.metrics["train_error"].to_numpy(float)[:rows].mean()) for run in (ours, theirs)]
     return math.log(means[0]) - math.log(means[1]) if min(means) > 0 else math.nan
 
 
 def mean_error(run: Run) -> float:
-    """The mean training error over the epochs; infinite for a diverged run."""
+    """Return the mean training error over the epochs, or infinity for a diverged run."""
     return math.inf if run.diverged else float(run.metrics["train_error"].to_numpy(float).mean())
 
 
@@ -267,7 +267,7 @@ GAUSSIAN, KURTOTIC = (MarginTest(sign, GAUSSIAN_KURTOSIS, unit=NUMBER) for sign 
 
 
 def middle(run: Run, column: str) -> float:
-    """The median over layers, mean over the epochs measured; nan where a number is not finite."""
+    """Return the mean over the measured epochs of the median over layers, or nan if a number is not finite."""
     finite = np.isfinite(run.noise[column]).all()
     return float(run.noise.groupby("epoch")[column].median().mean()) if finite else math.nan
 
@@ -278,7 +278,7 @@ def log_size(run: Run) -> float:
 
 
 def measured(results: Results, *params: str) -> list[list[Run]]:
-    """The runs at figure 1's rates that measured the minibatch statistics on enough minibatches."""
+    """Return the runs at figure 1's rates that measured the noise on enough minibatches."""
     runs = [run for run in results.of("cifar").figure1 if run.noise["kurtosis_mean"].notna().any()]
     return select((run for run in runs if run.noise["minibatches"].min() >= ENOUGH), *params)
 
@@ -327,13 +327,13 @@ NO_BETTER, NO_FASTER = (
 
 
 def log_norms(run: Run) -> np.ndarray:
-    """By epoch, from 0: the mean over layers of the log of ‖v‖ over its start."""
+    """Return by epoch, from 0, the mean over layers of log(‖v‖ / ‖v‖ at the start)."""
     norms = run.layers.pivot(index="epoch", columns="layer", values="v_norm_mean").to_numpy(float)
     return np.asarray(np.log(norms / norms[0]).mean(axis=1))
 
 
 def slowing(run: Run) -> float:
-    """The growth of ‖v‖ over its start in the later half of the epochs at a constant rate, less the earlier half's."""
+    """Return the relative growth of ‖v‖ in the later half of the epochs at a constant rate less the earlier half's."""
     norms = np.exp(log_norms(run))
     half = min(len(norms) - 1, run.decay_from) // 2
     return float(norms[2 * half] - 2 * norms[half] + norms[0])
@@ -351,14 +351,14 @@ def growing(evidence: Evidence, results: Results) -> None:
     runs = [run for run in results.of("cifar").standard if run.diverged or run.layers["epoch"].nunique() > 1]
     low, high = (select(runs, "wn", lr=rate)[0] for rate in SLOW_AND_FAST)
     evidence.collect(GROWTH.name, lambda run: float(log_norms(run)[-1]), high)
-    diverged = evidence.diverged[:]  # the other two have the same runs
+    diverged = evidence.diverged[:]  # the other two tests use the same runs
     evidence.collect(SLOWING.name, slowing, high)
     evidence.collect(BY_RATE.name, lambda fast, slow: float(log_norms(fast)[-1] - log_norms(slow)[-1]), high, low)
     evidence.diverged = diverged
 
 
 def relative_error(ours: Run, theirs: Run) -> float:
-    """The difference of the final test errors over theirs."""
+    """Return the difference of the final test errors over theirs."""
     return ours.final("test_error") / (theirs.final("test_error") or math.nan) - 1
 
 
@@ -375,7 +375,7 @@ def exponential_g(evidence: Evidence, results: Results) -> None:
 
 
 def collect_bounded(evidence: Evidence, results: Results, number: Callable[..., float], epochs: float | None) -> None:
-    """wn with ‖v‖ ≤ a beside wn without, averaged over these epochs. Bounded runs that diverge are only named."""
+    """Compare wn with and without ‖v‖ ≤ a, averaged over these epochs. Diverged bounded runs are only remarks."""
     runs = results.of("cifar").at_rate("v_norm_max", "polyak_epochs")
     pair = [select(runs, "wn", polyak_epochs=epochs, v_norm_max=bound)[0] for bound in (paper.V_NORM_MAX, None)]
     evidence.collect("", number, *pair, name=f"wn with ‖v‖ ≤ {paper.V_NORM_MAX:g}")

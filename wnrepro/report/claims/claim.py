@@ -33,18 +33,18 @@ COMMON = (
 Values = Mapping[str, Any]  # numbers by part
 Combine = Callable[[Sequence[Estimate]], tuple[float, float]]
 Collect = Callable[[Evidence, Results], None]
-# When a rule was fixed: the version of the rules, its commit and date; empty if not committed yet.
+# When a rule was fixed: version of the rules, commit and date; all empty if it is not committed yet.
 Fixed = namedtuple("Fixed", "version commit date", defaults=("", "", ""))
 
 
 def all_of(estimates: Sequence[Estimate], simultaneous: bool = False) -> tuple[float, float]:
-    """p-values of: all hold; one fails (with Bonferroni's correction, unless their intervals are simultaneous)."""
+    """Return p-values of: all hold; one fails. The latter has Bonferroni's correction, unless simultaneous."""
     comparisons = 1 if simultaneous else len(estimates)
     return max(e.p_holds for e in estimates), min(1.0, comparisons * min(e.p_fails for e in estimates))
 
 
 def any_of(estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """p-values of: one holds and none fails; one fails and none holds."""
+    """Return p-values of: one holds and none fails; one fails and none holds."""
     holds = min(1.0, len(estimates) * min(e.p_holds for e in estimates))
     fails = min(1.0, len(estimates) * min(e.p_fails for e in estimates))
     return (1.0 if fails <= LEVEL else holds), (1.0 if holds <= LEVEL else fails)
@@ -65,13 +65,13 @@ class Finding:
     used: tuple[Run | Session, ...] = field(default=(), compare=False, repr=False)
     p_holds: float = 1.0
     p_fails: float = 1.0
-    holm: float = 1.0  # the smaller of the two, adjusted over all empirical claims
+    holm: float = 1.0  # the smaller p-value, adjusted over all empirical claims
 
 
 class Power(NamedTuple):
-    """P(reproduced) and P(not reproduced) with n seeds, if the paper is true and without the effect.
+    """P(reproduced) and P(not reproduced) with n seeds, if the paper is true and if there is no effect.
 
-    Before Holm's correction.
+    The probabilities are before Holm's correction.
     """
 
     n: int
@@ -79,10 +79,10 @@ class Power(NamedTuple):
     true_refuted: float
     null: float
     null_refuted: float
-    difference: str  # the true value with P(reproduced) = 80 %, in words; empty: none, or unknown
+    difference: str  # the true value with P(reproduced) = 80 %, in words; empty if none or unknown
     seeds80: int | None  # the first of `LOOKS` with a power of 80 %
-    assumed: str = ""  # of the numbers: with the effect
-    without: str = ""
+    assumed: str = ""  # assumption about the numbers with the effect
+    without: str = ""  # and without it
 
     def words(self) -> str:
         sees = f"It is 80 % at {self.difference}. " if self.difference else ""
@@ -95,7 +95,7 @@ class Power(NamedTuple):
 
 @dataclass(frozen=True)
 class MarginTest:
-    """A difference by seed against a margin: sign 1, above it; −1, below it; 0, within ±margin (TOST)."""
+    """A test of differences by seed. sign: 1: above the margin; −1: below it; 0: within ±margin (TOST)."""
 
     sign: int
     margin: float  # a logarithm if the unit says so
@@ -118,7 +118,7 @@ class MarginTest:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim in our words, its place in the paper, the paper's evidence, our rule, and what applies the rule."""
+    """A claim in our words, its place in the paper, the paper's evidence, our rule and the functions that apply it."""
 
     id: str
     claim: str
@@ -128,27 +128,27 @@ class Claim:
     collect: Collect
     judge: Callable[[Values], list[Estimate]]
     combine: Combine = all_of
-    unit: Unit = NUMBER  # of the parts without a test
+    unit: Unit = NUMBER  # of estimates without a test
     figure: str = ""
     none: str = "no seed with both"
-    seeds: int = LOOKS[0]  # the fewest that decide
+    seeds: int = LOOKS[0]  # the fewest that allow a verdict
     tests: tuple[MarginTest, ...] = ()
     check: bool = False
 
     @property
     def hash(self) -> str:
-        """12 hex digits of the claim and its rule."""
+        """The first 12 hex digits of the SHA-256 of the claim and its rule."""
         words = (self.id, self.claim, self.paper, self.rule, "" if self.check else COMMON)
         return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
 
     @property
     def fixed(self) -> Fixed:
-        """The first version of the rules that has this rule."""
+        """The first version of the rules that contains this rule."""
         first = next((one for one in versions() if one["rules"].get(self.id) == self.hash), {})
         return Fixed(*(str(first[name]) for name in Fixed._fields if first))
 
     def power(self, n: int) -> Power | None:
-        """At the last look that n seeds reach; None below the first, and for an implementation check."""
+        """Return the power at the last look that n seeds reach; None before the first look or for a check."""
         return powers().get((self.id, look(n)))
 
     def unit_of(self, e: Estimate) -> Unit:
@@ -157,7 +157,7 @@ class Claim:
         return next((test.unit for test in self.tests if test.name == e.name), self.unit)
 
     def find(self, results: Results) -> Finding:
-        """The finding before Holm's correction over all claims."""
+        """Return the finding before Holm's correction over all claims."""
         evidence = Evidence()
         self.collect(evidence, results)
         if not evidence.values and not evidence.diverged:
@@ -181,7 +181,7 @@ class Claim:
         )
 
     def _verdict(self, evidence: Evidence, judged: Sequence[Estimate], scale: str) -> tuple[str, float, float]:
-        """The verdict and its two p-values."""
+        """Return the verdict and its two p-values."""
         if not self.check and scale != SCALE:
             return NOT_TESTABLE, 1.0, 1.0
         if not self.check and not all(run.over for run in evidence.used.values()):
@@ -196,19 +196,19 @@ class Claim:
 
 @functools.cache
 def versions() -> list[dict[str, Any]]:
-    """The versions of the rules, oldest first: version, commit, date, and every rule's hash by the claim's id."""
+    """Return the versions of the rules, oldest first: version, commit, date, and every rule's hash by claim id."""
     return list(json.loads(RULES.read_text()))
 
 
 @functools.cache
 def powers() -> dict[tuple[str, int], Power]:
-    """The rows of power.csv, by claim and n."""
+    """Return the rows of power.csv by claim and n."""
     rows: Any = pd.read_csv(POWER, keep_default_na=False, dtype={"seeds80": str}).itertuples(index=False)
     return {(row.claim, row.n): Power._make((*row[1:7], int(row.seeds80 or 0) or None, *row[8:])) for row in rows}
 
 
 def mixed(used: Sequence[Run | Session]) -> tuple[str, ...]:
-    """Differences among compared runs that could matter, a sentence each."""
+    """Return a sentence for each difference among compared runs that could matter."""
     facts: dict[str, set[str]] = defaultdict(set)
     for run in used:
         facts["commits"].add(run.commit[:7])
@@ -223,13 +223,13 @@ def mixed(used: Sequence[Run | Session]) -> tuple[str, ...]:
 
 
 def by_part(tests: Sequence[MarginTest], texts: Sequence[str]) -> str:
-    """One text if all parts have the same."""
+    """Join the texts of all parts, or return one text if all are equal."""
     several = [f"{test.name} {text}" for test, text in zip(tests, texts, strict=True)]
     return "; ".join(several) if len(set(texts)) > 1 else texts[0]
 
 
 def by_margin(*tests: MarginTest, combine: Combine) -> dict[str, Any]:
-    """The fields of a claim that such tests decide."""
+    """Return the fields of a claim that these tests decide."""
     intervals = {"95 % t-interval" if test.sign else "90 % interval (TOST)" for test in tests}
     kind = " or ".join(sorted(intervals, reverse=True))
 
@@ -249,10 +249,10 @@ def by_margin(*tests: MarginTest, combine: Combine) -> dict[str, Any]:
 
 
 def claim(id: str, where: str, paper: str, figure: str, *tests: MarginTest, **about: Any) -> Callable[[Collect], Claim]:
-    """Makes the function that collects a claim's numbers into the claim.
+    """Make a decorator that turns the function that collects a claim's numbers into the claim.
 
-    Its docstring is the claim and, after an empty line, the rule; in braces stand constants of its module, or entries
-    of `about`. The other entries are fields of the claim.
+    The function's docstring is the claim and, after an empty line, the rule. Braces contain constants of its module or
+    entries of `about`. The other entries are fields of the claim.
     """
 
     def made(collect: Collect) -> Claim:

@@ -14,11 +14,11 @@ from wnrepro.text import plain
 
 BETTER, BITS_SAVED = 0.1, 0.005  # nats (MNIST), bits per dimension (CIFAR-10): the smallest differences that matter
 GAINS = MarginTest(1, BETTER, "mnist", NATS), MarginTest(1, BITS_SAVED, "cifar10", BITS)
-PAIRS = 5  # C9b: with 5 pairs its power is that of the F test with 15 to 127 seeds
+PAIRS = 5  # C9b: 5 pairs have the power of the F test with 15 to 127 seeds
 
 
 def bounds(*pair: Run) -> list[float]:
-    """The test bounds of the averaged parameters at the last epoch of both: in nats; CIFAR-10: −bits per dimension."""
+    """Return both runs' test bounds at their last common epoch, in nats or, for CIFAR-10, −bits per dimension."""
     column, sign = ("test_bits_per_dim", -1) if pair[0].dataset == "cifar10" else ("test_bound_nats", 1)
     return [sign * float(run.metrics[column].iloc[shared_epochs(*pair) - 1]) for run in pair]
 

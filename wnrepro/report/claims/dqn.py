@@ -12,10 +12,10 @@ from wnrepro.report.stats import t_test, welch_t
 from wnrepro.results import Results, Run, random_scores
 from wnrepro.text import count, listed, score
 
-RATES = (0.0001, 0.0003, 0.001, 0.003)  # C12: those searched (§5.4)
+RATES = (0.0001, 0.0003, 0.001, 0.003)  # C12: searched in §5.4
 TWO_GAMES = ("breakout", "space_invaders")  # C12
 SWEPT = ", ".join(f"{rate:g}" for rate in RATES)
-BN_FAILS = 0.5  # C12: of normal's gain
+BN_FAILS = 0.5  # C12: share of normal's gain below which bn fails
 LEARNT = 2.0  # C12: normal's last test lies this many standard errors above random play
 GAMES = [f"{paper.game_name(game)} {scores['wn']} / {scores['normal']}" for game, scores in paper.TABLE3.items()]
 RATIO = f"{paper.TABLE3_LOG_RATIO:+.2f} (×{math.exp(paper.TABLE3_LOG_RATIO):.2f})"
@@ -23,13 +23,13 @@ PRINTED = f"maximum test score, wn / normal: {'; '.join(GAMES)}. One run each; t
 
 
 def max_score(run: Run, epochs: int) -> float:
-    """The largest mean test score of the first epochs; nan if one is not finite, or there is none."""
+    """Return the largest mean test score of the first epochs, or nan if one is not finite or there is none."""
     scores = run.metrics["test_score"].to_numpy(float)[:epochs]
     return float(scores.max()) if len(scores) and np.isfinite(scores).all() else math.nan
 
 
 def log_score(*pair: Run) -> float:
-    """The log ratio of the maximum test scores over the epochs that both have."""
+    """Return the log ratio of the maximum test scores over the epochs that both have."""
     scores = [max_score(run, shared_epochs(*pair)) for run in pair]
     return math.log(scores[0]) - math.log(scores[1]) if min(scores) > 0 else math.nan
 
@@ -61,7 +61,7 @@ def improved(evidence: Evidence, results: Results) -> None:
 
 
 def gained(run: Run, chance: float) -> float:
-    """The maximum test score less random play's mean; nothing if the run diverged."""
+    """Return the maximum test score less random play's mean, or 0 if the run diverged."""
     return 0.0 if run.diverged else max_score(run, run.epoch) - chance
 
 

@@ -1,4 +1,4 @@
-"""C10: DRAW, for both readings of where g begins."""
+"""C10: DRAW, for both interpretations of the initial g."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from wnrepro.report.claims.evidence import Evidence, by_seed, select, shared_epo
 from wnrepro.results import Results, Run
 from wnrepro.text import count, plain
 
-EARLIER = 0.1  # of the epochs: the smallest gain that matters
+EARLIER = 0.1  # the smallest share of epochs saved that matters
 TEST = MarginTest(-1, math.log(1 - EARLIER))
 
 
 def reached(bounds: Sequence[float], target: float) -> float:
-    """The epoch, from 1 and interpolated linearly, at which the bounds first reach `target`; inf if never."""
+    """Return the epoch, from 1 and interpolated linearly, at which the bounds first reach `target`; inf if never."""
     first = next((row for row, bound in enumerate(bounds) if bound >= target), None)
     if not first:
         return math.inf if first is None else 1.0
@@ -24,14 +24,14 @@ def reached(bounds: Sequence[float], target: float) -> float:
 
 
 def epochs_needed(ours: Run, theirs: Run) -> list[float]:
-    """For both runs, the epoch at which they reach `theirs`' bound at the last epoch of both; nan: not finite."""
+    """Return the epochs at which both runs reach `theirs`' last common bound, or nan if a bound is not finite."""
     bounds = [run.metrics["test_bound_nats"].to_numpy(float)[: shared_epochs(ours, theirs)] for run in (ours, theirs)]
     finite = np.isfinite(bounds).all()
     return [reached(list(one), float(bounds[1][-1])) if finite else math.nan for one in bounds]
 
 
 def log_epochs(ours: Run, theirs: Run) -> float:
-    """The log ratio of the epochs needed; a run that never gets there counts as if at the last epoch."""
+    """Return the log ratio of the epochs needed. A run that never reaches the bound counts as if at the last epoch."""
     a, b = (min(epoch, shared_epochs(ours, theirs)) for epoch in epochs_needed(ours, theirs))
     return math.log(a / b)
 

@@ -1,4 +1,4 @@
-"""What a claim collects from the runs: numbers by seed, and remarks beside them."""
+"""What a claim collects from the runs: numbers by seed, and remarks."""
 
 import itertools
 import math
@@ -15,64 +15,64 @@ DIVERGED = 0.2  # a share of diverged runs that refutes a claim about them
 
 
 def select(runs: Iterable[Run], *params: str, **settings: Any) -> list[list[Run]]:
-    """For each parameterization its runs with these settings, by seed."""
+    """Return the runs of each parameterization with these settings, sorted by seed."""
     runs = sorted((run for run in runs if settings.items() <= run.settings.items()), key=lambda run: run.seed)
     return [[run for run in runs if run.param == param] for param in params]
 
 
 def by_seed(*groups: Iterable[Run]) -> list[tuple[Run, ...]]:
-    """A run of each group, for every seed that all of them have."""
+    """Return one run of each group, for every seed that all groups have."""
     found = [{run.seed: run for run in runs} for runs in groups]
     return [tuple(runs[seed] for runs in found) for seed in sorted(set.intersection(*map(set, found)))]
 
 
 def ended(pairs: Sequence[tuple[Run, ...]]) -> list[tuple[Run, ...]]:
-    """The pairs of runs that ended or, if there is none, those that have epochs."""
+    """Return the pairs whose runs ended or, if there is none, the pairs whose runs have epochs."""
     over = [pair for pair in pairs if all(run.over for run in pair)]
     return over or [pair for pair in pairs if all(run.epoch for run in pair)]
 
 
 def at_look(values: Sequence[Any]) -> list[Any]:
-    """As many of these, by seed, as the last look has; all below the first look."""
+    """Return the values of the first seeds up to the last look, or all values before the first look."""
     return list(values[: look(len(values)) or None])
 
 
 def shared_epochs(*runs: Run) -> int:
-    """The number of epochs that all of these have logged."""
+    """Return the number of epochs that all runs have logged."""
     return min(run.epoch for run in runs)
 
 
 @dataclass
 class Evidence:
-    """What a claim has collected: numbers by part, the runs behind them, remarks beside the estimates."""
+    """What a claim has collected: numbers by part, the runs behind them, and remarks."""
 
     values: defaultdict[str, Any] = field(default_factory=lambda: defaultdict(list))
     used: dict[str, Run | Session] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
-    diverged: list[Estimate] = field(default_factory=list)  # shares of the runs
+    diverged: list[Estimate] = field(default_factory=list)  # shares of diverged runs
     non_finite: list[str] = field(default_factory=list)  # names of the runs
-    basis: str = ""  # in place of seeds and runs
+    basis: str = ""  # replaces the numbers of seeds and runs
     devices: tuple[str, ...] = ()
 
     def use(self, *runs: Run | Session) -> None:
         self.used |= {run.name: run for run in runs}
 
     def finite(self, value: float, *runs: Run) -> float:
-        """The value; the runs are noted if it is not finite."""
+        """Return the value, and record the runs if it is not finite."""
         if not math.isfinite(value):
             self.non_finite.append(" or ".join(run.name for run in runs))
         return value
 
     def count_failures(self, name: str, fails: Callable[[Run], bool], *groups: Sequence[Run]) -> None:
-        """The failures among the runs of each group, as the part `name`; nothing if a group is empty."""
+        """Count the failures among the runs of each group as the part `name`, unless a group is empty."""
         if all(groups):
             self.use(*itertools.chain(*groups))
             self.values[name] = [(sum(map(fails, runs)), len(runs)) for runs in groups]
 
     def pairs(self, *groups: Iterable[Run], name: str = "") -> list[tuple[Run, ...]] | None:
-        """The runs, or pairs, by seed up to the last look, without diverged ones; None if no seed has them.
+        """Return the runs, or pairs, by seed up to the last look without diverged ones; None if no seed has them.
 
-        The diverged runs of the first group become a share.
+        Records the share of diverged runs in the first group.
         """
         if not (begun := at_look(ended(by_seed(*groups)))):
             return None
@@ -84,6 +84,6 @@ class Evidence:
         return [pair for pair in begun if not any(run.diverged for run in pair)]
 
     def collect(self, part: str, number: Callable[..., float], *groups: Iterable[Run], name: str = "") -> None:
-        """A number of every run, or pair, by seed; nothing if there is none. name: of the first group's runs."""
+        """Collect a number of every run, or pair, by seed. name: of the first group's runs."""
         if (pairs := self.pairs(*groups, name=name)) is not None:
             self.values[part] = [self.finite(number(*runs), *runs) for runs in pairs]

@@ -1,4 +1,4 @@
-"""C1 to C3: the code does what the paper defines. Checks of the implementation, at every scale."""
+"""C1 to C3: checks, at every scale, that the implementation does what the paper defines."""
 
 import decimal
 import math
@@ -16,7 +16,7 @@ from wnrepro.results import Results, Run
 from wnrepro.settings import PARAMS
 from wnrepro.text import count, plain
 
-IDENTITY_LIMIT = 1e-10  # relative residual in float64, whose rounding is about 1e-16 an operation
+IDENTITY_LIMIT = 1e-10  # relative residual in float64, whose rounding is about 1e-16 per operation
 INIT_MEAN = 1e-3  # |mean| of a pre-activation over the init batch, in its standard deviations
 INIT_VARIANCE = 1e-2  # |variance − 1|
 INIT_LOSS = 1e-3  # spread of the four initial losses of a start over their mean
@@ -29,7 +29,7 @@ class UpperBound(Unit):
     """The unit of checks: the largest value, rounded up."""
 
     def number(self, value: float) -> str:
-        """`2.3e-16`."""
+        """Format a value, rounded up, such as `2.3e-16`."""
         if not math.isfinite(value) or not value:
             return plain(value, "g")
         return f"{float(ROUNDED_UP.create_decimal(repr(value))):.1e}"
@@ -39,21 +39,21 @@ class UpperBound(Unit):
 
 
 def at_most(name: str, values: Iterable[float], limit: float) -> Estimate:
-    """Does the largest of the distinct values lie at or below a limit? No value decides nothing."""
+    """Test whether the largest of the distinct values is at most a limit. Without values nothing holds or fails."""
     distinct = {abs(value) for value in values}
-    largest = float(np.max([*distinct])) if distinct else math.nan  # nan if one is
+    largest = float(np.max([*distinct])) if distinct else math.nan  # nan if any value is
     good = largest <= limit
     return Estimate(name, largest, n=len(distinct), p_holds=float(not good), p_fails=float(good or not distinct))
 
 
 def check(none: str, limits: dict[str, float]) -> dict[str, Any]:
-    """The fields of a check that the numbers of these names lie at or below their limits."""
+    """Return the fields of a check that the numbers of these names are at most their limits."""
     judge = lambda values: [at_most(name, values[name], limit) for name, limit in limits.items()]  # noqa: E731
     return {"judge": judge, "unit": UpperBound(), "check": True, "none": none}
 
 
 def collect_facts(evidence: Evidence, results: Results, *names: str) -> None:
-    """Collects these numbers of run.json of every run."""
+    """Collect these numbers of run.json of every run."""
     for run in results.runs:
         for name in run.facts.keys() & names:
             evidence.values[name].append(evidence.finite(abs(run.facts[name]), run))
@@ -84,7 +84,7 @@ def wn_is_bn(evidence: Evidence, results: Results) -> None:
 
 
 def starts(part: Results) -> list[list[Run]]:
-    """The standard runs that know their initial loss, by start: a seed draws other numbers on a GPU."""
+    """Group the standard runs with an initial loss by seed and kind of device: GPUs draw other random numbers."""
     found: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in (run for run in part.standard if "init_loss" in run.facts):
         found[run.seed, run.record.device.split(":")[0]].append(run)
@@ -92,7 +92,7 @@ def starts(part: Results) -> list[list[Run]]:
 
 
 def init_losses(part: Results) -> list[float]:
-    """The spread of the initial losses over their mean, for every start that has all four."""
+    """Return the spread of the initial losses over their mean, for every start with all four parameterizations."""
     complete = [runs for runs in starts(part) if {run.param for run in runs} == {*PARAMS}]
     losses = [[run.facts["init_loss"] for run in runs] for runs in complete]
     return [float(np.ptp(some) / np.mean(some)) for some in losses]

@@ -9,7 +9,7 @@ from wnrepro.text import interval, plain
 
 @dataclass(frozen=True)
 class Unit:
-    """The form of a number. log: it is the logarithm of a ratio, written as a relative difference."""
+    """The form of a number. log: whether it is the logarithm of a ratio, written as a relative difference."""
 
     digits: int = 2
     suffix: str = ""
@@ -21,11 +21,11 @@ class Unit:
         return math.expm1(min(value, 700)) if self.log else value
 
     def number(self, value: float) -> str:
-        """`+0.40 points`."""
+        """Format a value, such as `+0.40 points`."""
         return plain(self.factor * self.shown(value), f"{'+' if self.sign else ''}.{self.digits}f", self.suffix)
 
     def words(self, e: Estimate) -> str:
-        """`bn − wn −0.40 points [−0.61, −0.19] (n = 5)`."""
+        """Format an estimate, such as `bn − wn −0.40 points [−0.61, −0.19] (n = 5)`."""
         if not e.n:
             return f"{e.name} none".strip()
         ends = interval(self.shown(e.low), self.shown(e.high), self.digits, self.factor, self.sign)
