@@ -1,6 +1,6 @@
-"""A run's tables and settings as an event file of TensorBoard's. Never imports torch.
+"""Exports a run's tables and settings as an event file for TensorBoard. Never imports torch.
 
-tensorboardX makes it, but not its SummaryWriter: that writes in a thread, and waits forever where the disk is full.
+It uses tensorboardX without its SummaryWriter, which writes in a thread, and waits forever if the disk is full.
 """
 
 import contextlib
@@ -21,8 +21,9 @@ FILE = "events.out.tfevents.wnrepro"  # TensorBoard reads every file with tfeven
 
 
 def write_events(folder: Path, board: Path) -> Path:
-    """Write the event file of the run in `folder` into <board>/<experiment>/<variant>/seed-<n>, in place of an earlier
-    one. UserError without tensorboardX or a run, DiskError where it cannot be written.
+    """Write or replace the event file of the run in `folder` in <board>/<experiment>/<variant>/seed-<n>.
+
+    Raises UserError without tensorboardX or a run, and DiskError if writing fails.
     """
     library, run = tensorboardx(), read_run(folder)
     path = board.absolute() / run.experiment / run.variant / f"seed-{run.seed}" / FILE
@@ -43,7 +44,7 @@ def write_events(folder: Path, board: Path) -> Path:
 
 
 def tensorboardx() -> Any:
-    """The library. It would import torch, which takes seconds, only to know tensors when it sees some."""
+    """Import tensorboardX without torch, which it would import, for seconds, only to recognize tensors."""
     absent = sys.modules.setdefault("torch", None) is None  # type: ignore[arg-type]
     try:
         import tensorboardX.summary
@@ -56,7 +57,7 @@ def tensorboardx() -> Any:
 
 
 def events(run: Run, library: Any) -> Iterator[Any]:
-    """The file's version, the settings, and an event for every row of the tables."""
+    """Yield the events of the file's version, of the settings, and of every row of the tables."""
     event, summary = library.proto.event_pb2.Event, library.summary.Summary
     clock = times(run)
     yield event(wall_time=clock[0][1], file_version="brain.Event:2")
@@ -70,7 +71,7 @@ def events(run: Run, library: Any) -> Iterator[Any]:
 
 
 def times(run: Run) -> dict[int, tuple[int, float]]:
-    """By epoch: its step (of dqn its agent steps), and when it was over had the run never paused."""
+    """Return by epoch its step (dqn: agent steps), and its end time if the run had never paused."""
     try:
         start = datetime.strptime(run.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
     except ValueError:
@@ -81,7 +82,7 @@ def times(run: Run) -> dict[int, tuple[int, float]]:
 
 
 def settings(run: Run) -> str:
-    """What the run is, as a table in Markdown. Signs are entities, which mark nothing."""
+    """Format the run's settings as a table in Markdown, with special characters as entities."""
     about = {"experiment": run.experiment, "scale": run.config.scale, "state": run.state, **run.settings}
     lines = ["| setting | value |", "|---|---|"]
     for row in about.items():

@@ -1,4 +1,4 @@
-"""What the paper published: its numbers, and those of the papers and codes that it builds on. Standard library only."""
+"""Numbers that the paper, and the papers and code it builds on, have published. Uses only the standard library."""
 
 import math
 
@@ -19,13 +19,13 @@ TABLE2_EARLIER = {
 }
 EPOCHS = 200  # §5.1
 DECAY_FROM = 100  # §5.1
-LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01)  # §5.1, those searched
+LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01)  # §5.1: searched
 DIVERGING_LR = 0.003  # figure 1, of the normal parameterization
 BN_STEP_TIME = 1.16  # §5.1: bn's step time over normal's
 V_NORM_MAX = 0.25  # §6.2: the bound on ‖v‖
 
-# §5.2 prints no number, figure 2 only. Its models are those of the IAF paper (Kingma et al., 2016), which gives the
-# test bounds where they end up: MNIST in nats, as mean and what it prints behind ±; CIFAR-10 in bits per dimension.
+# §5.2 prints no number, only figure 2. The models are from the IAF paper (Kingma et al., 2016), which prints their
+# final test bounds: for MNIST mean and ± in nats, for CIFAR-10 bits per dimension.
 FIGURE2 = ("mnist", "cifar10")  # its panels
 IAF_MNIST = {
     "diagonal Gaussian": (-84.08, 0.10),
@@ -36,15 +36,15 @@ IAF_MNIST = {
 }
 IAF_CIFAR10 = {"IAF, depths 10 and 10, 160 maps": 3.28, "its best model": 3.11}
 
-# §5.3 prints no number, figure 3 only. Epochs and test bounds in nats on binarized MNIST that others have given: in
-# issue 4 of jbornschein/draw, the code that the paper starts from (its author: "~83"), and in DRAW's own paper.
+# §5.3 prints no number, only figure 3. Others have reported these epochs and test bounds in nats on binarized MNIST: in
+# issue 4 of jbornschein/draw, the code that the paper starts from (its author: "~83"), and in DRAW's paper.
 DRAW_MNIST = {
     "jbornschein/draw, a user's run": ("100", -90.5),
     "jbornschein/draw, its author's run": ("over 100", -83.0),
     "Gregor et al. (2015)": ("", -80.97),
 }
 
-# Table 3: maximum test score, one run each; beside them those of Mnih et al. (2015).
+# Table 3: maximum test score of one run each. TABLE3_MNIH: scores of Mnih et al. (2015).
 TABLE3 = {
     "breakout": {"normal": 410, "wn": 403},
     "enduro": {"normal": 1250, "wn": 1448},
@@ -59,5 +59,5 @@ DQN_MINIBATCH = 64  # §5.4
 
 
 def game_name(game: str) -> str:
-    """`Space Invaders`."""
+    """Format the name of a game, such as `Space Invaders`."""
     return game.replace("_", " ").title()

@@ -1,4 +1,4 @@
-"""Reads JSON and CSV files that anyone may have written: typed, bounded, every text a printable line."""
+"""Reads untrusted JSON and CSV files. Their content becomes typed and bounded, with texts of one printable line."""
 
 import contextlib
 import csv
@@ -17,10 +17,10 @@ from wnrepro.errors import UserError
 from wnrepro.runs.directory import read_text
 from wnrepro.settings import NAME, SETTINGS, printable
 
-DEEPEST, LONGEST_NAME, LONGEST_TEXT = 8, 100, 2000  # of JSON
+DEEPEST, LONGEST_NAME, LONGEST_TEXT = 8, 100, 2000  # of JSON: levels, and characters
 LARGEST, LARGEST_INT = 1e40, 2**53  # numbers: float32 ends at 3.4e38
 MOST_LAYERS = 1000
-# The integer columns of tables with their bounds. Other columns than `layer` are floats, which may not be finite.
+# The integer columns of tables with their bounds. Other columns than `layer` are floats, perhaps not finite.
 INTEGERS = {"epoch": (0, 10_000), "time_step": (1, 10_000), "minibatches": (1, LARGEST_INT)}
 INTEGERS |= dict.fromkeys(("game", "agent_steps", "episodes"), (0, LARGEST_INT))
 FRACTIONS = ("train_error", "test_error")  # in 0..1, or nan
@@ -47,7 +47,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 class Content(BaseModel):
-    """A JSON object, strictly typed: null is as good as missing, and unknown entries of other versions are kept."""
+    """A strictly typed JSON object. null counts as missing, and unknown entries of other versions are kept."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -80,7 +80,7 @@ class Versions(Content):
 
 
 class Provenance(Content):
-    """Where and by which code something was measured."""
+    """When, where and by which code something was measured."""
 
     created: str = ""
     git: GitState = GitState()
@@ -105,7 +105,7 @@ class RunRecord(Provenance):
     device: str = ""
     facts: Facts = Facts()
     resumed: list[Provenance] = []
-    metrics_sha256: str | None = None  # of earlier versions
+    metrics_sha256: str | None = None  # in files of earlier versions
     tables_sha256: dict[str, Any] = {}
 
 
@@ -117,7 +117,7 @@ class RunSettings(Content):
 
 
 class Parameterization(Content):
-    """The entry of a parameterization that is not the paper's."""
+    """The entry of config.json for a parameterization that is not the paper's."""
 
     class_name: str = Field(alias="class")
     label: str
@@ -152,7 +152,7 @@ class Work(Content):
 
 
 class StepTimes(Provenance):
-    """One experiment's figures in a benchmark."""
+    """One experiment's numbers in a benchmark."""
 
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     ratios: dict[str, Ratio]
@@ -189,12 +189,12 @@ Model = TypeVar("Model", bound=Content)
 
 
 def whose(entry: str) -> str:
-    """The contender of a figure: `wn` of `wn, learning`."""
+    """Return the contender of a benchmark's entry, such as `wn` for `wn, learning`."""
     return entry.split(", ")[0]
 
 
 def read_json(path: Path, model: type[Model]) -> tuple[Model, dict[str, Any]]:
-    """A JSON file's content as the model has it, with printable texts; and unchanged."""
+    """Read a JSON file. Returns its content as a `model` with printable texts, and unchanged."""
     with naming(path):
         try:
             raw = json.loads(read_text(path))
@@ -204,7 +204,7 @@ def read_json(path: Path, model: type[Model]) -> tuple[Model, dict[str, Any]]:
 
 
 def clean(value: Any, depth: int = DEEPEST) -> Any:
-    """A copy of a JSON value with its texts printable and cut. Raises ValueError beyond the bounds."""
+    """Copy a JSON value with its texts printable and cut. Raises ValueError beyond the bounds."""
     if isinstance(value, dict | list) and not depth:
         raise ValueError("nested too deeply")
     if isinstance(value, dict):
@@ -221,9 +221,9 @@ def clean(value: Any, depth: int = DEEPEST) -> Any:
 
 
 def read_table(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFrame:
-    """These columns of a CSV file; without the file no rows. A last line that is cut short is left out.
+    """Read these columns of a CSV file, without an incomplete last line. A missing file has no rows.
 
-    later: columns that files of earlier versions lack; there they are nan.
+    later: columns that files of earlier versions lack, and that are then nan.
     """
     every = [*columns, *later]
     try:
@@ -246,7 +246,7 @@ def read_table(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFram
                 if table[name].nunique() > MOST_LAYERS:
                     raise ValueError(f"more than {MOST_LAYERS} layers")
                 continue
-            # Python's own numbers: pandas' reader rounds in some versions.
+            # Python parses the numbers: some versions of pandas' reader round them.
             values = table[name] = table[name].astype(np.int64 if name in INTEGERS else np.float64)
             low, high = INTEGERS.get(name, (0, 1) if name in FRACTIONS else (-LARGEST, LARGEST))
             if not (values.between(low, high) | values.isna() | (np.isinf(values) & (name not in FRACTIONS))).all():

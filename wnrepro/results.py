@@ -1,7 +1,7 @@
 """The runs of a scale, results/<scale>/<experiment>/<variant>/seed-<n>/, and the benchmarks of results/bench/, as data.
 
-A run still in progress, or one that was killed, is read as far as it got. Errors name the file, or the folder under
-another run's name: a copy is no further seed.
+A running or killed run is read up to its last complete epoch. Errors name the file. A folder with another run's name is
+an error too, since a copy is no further seed.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ from wnrepro.reading import Benchmark, Provenance, RunConfig, RunRecord, StepTim
 from wnrepro.runs.directory import FINISHED, PUBLISHED, read_text, sealed, variant
 from wnrepro.settings import NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
 
-LONGEST_LABEL = 60  # of a parameterization
+LONGEST_LABEL = 60  # characters of a parameterization's label
 CHOICES = {"precision": PRECISIONS, "binarization": ("larochelle", "seeded")}  # one is judged: the first with runs
-# The settings in which the variants of an experiment differ by design, or that change no number.
+# Settings in which the variants of an experiment differ by design, or that change no number.
 FREE = ("param", "lr", "seed", "checkpoint_replay")
 
 # The columns of the tables besides metrics.csv.
@@ -41,11 +41,11 @@ NOISE_LATER = ("kurtosis_mean", "kurtosis_std", "kurtosis_inverse_std", "noise_s
 KL_STEPS = ("epoch", "time_step", "kl_nats")
 GAME_SCORES = ("epoch", "game", "score")
 TABLES = ("metrics", "layers", "init", "noise", "kl_steps", "games")
-OVER_NORMAL = " / normal"  # the end of a ratio's name in a benchmark
+OVER_NORMAL = " / normal"  # end of a ratio's name in a benchmark
 
 
 class Measured:
-    """What was measured somewhere by some code, as its `record` says."""
+    """A measurement, with its device and code in `record`."""
 
     record: Provenance
     commit = property(lambda self: self.record.git.commit)
@@ -57,7 +57,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Session(Measured):
-    """The ratios of an experiment's step times in one benchmark, and what a claim asks of a `Run`."""
+    """The ratios of an experiment's step times in one benchmark, with the attributes of `Run` that claims use."""
 
     name: str  # bench/<file name without .json>
     record: StepTimes
@@ -68,7 +68,7 @@ class Session(Measured):
 
 @dataclass(frozen=True)
 class Run(Measured):
-    """One run directory. metrics has a row per epoch, the other tables one per epoch and layer, time step, …"""
+    """One run directory. metrics has a row per epoch. Other tables have one per epoch and layer, time step or game."""
 
     path: Path
     name: str  # <experiment>/<variant>/seed-<n>
@@ -78,9 +78,9 @@ class Run(Measured):
     layers: pd.DataFrame
     init: pd.DataFrame
     noise: pd.DataFrame
-    kl_steps: pd.DataFrame  # of draw: mean KL on the test images
-    games: pd.DataFrame  # of dqn: the score of every test game; of epoch 0: of random play
-    sealed: bool  # whether run.json is as it was written
+    kl_steps: pd.DataFrame  # draw only: mean KL on the test images
+    games: pd.DataFrame  # dqn only: the score of every test game; epoch 0: random play
+    sealed: bool  # whether run.json is unchanged
     digest: str  # the hash of the settings in config.json
 
     experiment = property(lambda self: self.config.experiment)
@@ -97,7 +97,7 @@ class Run(Measured):
     over = property(lambda self: self.diverged or (self.done and self.epoch == self.epochs))  # nothing left to train
     epoch = property(lambda self: len(self.metrics))  # logged
     variant = property(lambda self: self.path.parent.name)
-    dataset = property(lambda self: _part(self.config))  # or game, where the experiment has a model for each
+    dataset = property(lambda self: _part(self.config))  # or game, if the experiment has a model for each
     dirty = property(lambda self: any(one.git.dirty for one in (self.record, *self.record.resumed)))
 
     @property
@@ -107,7 +107,7 @@ class Run(Measured):
 
     @property
     def label(self) -> str:
-        """The parameterization's label; `Results.labels` distinguishes equal ones."""
+        """The parameterization's label. `Results.labels` distinguishes equal ones."""
         if self.param in PARAMS:
             return settings.ABOUT[self.param].label
         label = self.config.parameterization.label if self.config.parameterization else ""
@@ -115,18 +115,18 @@ class Run(Measured):
 
     @functools.cached_property
     def defaults(self) -> dict[str, Any]:
-        """The scale's settings of its parameterization."""
+        """The scale's settings for its parameterization."""
         found = scale_defaults(self.experiment, self.config.scale, self.dataset, self.param)
         return found | ({"lr": self.own_lr} if self.own_lr else {})
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
-        """All settings; those that its version lacked are at their defaults."""
+        """All settings. Those that its version lacked have their defaults."""
         return self.defaults | self.config.settings.model_dump()
 
     @functools.cached_property
     def alike(self) -> str:
-        """Equal for runs of the same experiment, settings and seed, whichever settings their versions lacked."""
+        """A key that is equal for runs of the same experiment, settings and seed, even of different versions."""
         values = {name: float(value) if isinstance(value, int) else value for name, value in self.settings.items()}
         return json.dumps([self.experiment, values | {"checkpoint_replay": None}], sort_keys=True)
 
@@ -138,12 +138,12 @@ class Run(Measured):
 
     @property
     def decay_from(self) -> int:
-        """Epochs at a constant learning rate (of cifar)."""
+        """The number of epochs at a constant learning rate (cifar only)."""
         return min(self.settings["decay_from"], self.epochs)
 
     @property
     def state(self) -> str:
-        """`done`, or how far it got."""
+        """`done`, or the status and the last epoch."""
         so_far = f"epoch {self.epoch} of {self.epochs}"
         return {"done": "done", "running": so_far}.get(self.status, f"{self.status}, {so_far}")
 
@@ -153,11 +153,11 @@ class Run(Measured):
         return {name: float(value) for name, value in self.record.facts if isinstance(value, int | float)}
 
     def final(self, column: str) -> float:
-        """The last epoch's value; nan before the first epoch."""
+        """Return the last epoch's value, or nan before the first epoch."""
         return float(self.metrics[column].iloc[-1]) if self.epoch else math.nan
 
     def scores(self, epoch: int) -> list[float]:
-        """Of dqn: the scores of an epoch's test games; of epoch 0: of uniformly random play."""
+        """Return the scores of an epoch's test games (dqn only). Epoch 0 has those of uniformly random play."""
         return self.games.loc[self.games["epoch"] == epoch, "score"].tolist()
 
 
@@ -165,7 +165,7 @@ class Run(Measured):
 class Results:
     """All runs of a scale, by experiment, parameterization, learning rate, variant and seed, and the step times.
 
-    What it says of settings is meant of the runs of one experiment and data set, or game: see `of` and `parts`.
+    Its statements on settings hold for the runs of one experiment and data set or game: see `of` and `parts`.
     """
 
     folder: Path
@@ -173,23 +173,23 @@ class Results:
     runs: tuple[Run, ...]
     bench: dict[str, dict[str, Any]] = field(default_factory=dict)  # by file name without .json
     asked: str | None = None  # the precision to judge
-    published: "Results | None" = None  # the runs that the repository shows at this scale
+    published: "Results | None" = None  # the runs in this repository at this scale
     labels: dict[str, str] = field(default_factory=dict)  # by parameterization: the paper's, then the others by name
 
     @functools.cached_property
     def papers(self) -> "Results":
-        """Those of the paper's parameterizations alone: what its claims are judged on."""
+        """The results of only the paper's parameterizations, on which its claims are judged."""
         return dataclasses.replace(self, runs=tuple(run for run in self.runs if run.param in PARAMS))
 
     def of(self, experiment: str, dataset: str | None = None) -> "Results":
-        """Those of an experiment alone, and of one data set, or game, where it has a model for each."""
+        """Return the results of one experiment and, if it has a model for each, of one data set or game."""
         runs = tuple(run for run in self.runs if (run.experiment, run.dataset) == (experiment, dataset))
         shown = self.published and self.published.of(experiment, dataset)
         return dataclasses.replace(self, runs=runs, published=shown)
 
     @functools.cached_property
     def parts(self) -> "dict[str, Results]":
-        """The results of every experiment and data set, or game, that has runs, by name: `cifar`, `cvae mnist`, …"""
+        """The results of every experiment and data set or game with runs, by name: `cifar`, `cvae mnist`, …"""
         found = {" ".join(filter(None, key)): self.of(*key) for key in settings.models()}
         return {name: part for name, part in found.items() if part.runs}
 
@@ -200,9 +200,10 @@ class Results:
 
     @functools.cached_property
     def precision(self) -> str:
-        """That in which the claims are judged: the one asked for or, without one, the first in a fixed order in which
-        two parameterizations have runs (else: one has). The order: what the experiment has on a GPU, where one ran
-        there; then the most exact. Parameterizations that are not the paper's count where it has no runs.
+        """The judged precision: the requested one, or the first with runs of two parameterizations, else of one.
+
+        The order begins with the experiment's precision on a GPU if a run used one, and continues with the most exact.
+        Other parameterizations than the paper's count only if the paper's have no runs.
         """
         runs = self.papers.runs or self.runs
         params: dict[str, set[str]] = defaultdict(set)
@@ -215,19 +216,19 @@ class Results:
 
     @functools.cached_property
     def binarization(self) -> str | None:
-        """That of the runs that are judged: Larochelle's where it has any. Runs of the two are never compared."""
+        """The binarization of the judged runs: Larochelle's if it has any. Runs of the two are never compared."""
         of = [[run for run in runs if run.precision == self.precision] for runs in (self.papers.runs, self.runs)]
         return _first("binarization", of[0] or of[1])
 
     @functools.cached_property
     def in_precision(self) -> tuple[Run, ...]:
-        """The runs that are judged: those in `precision`, and of `binarization`."""
+        """The judged runs, which have `precision` and `binarization`."""
         judged = (self.precision, self.binarization)
         return tuple(run for run in self.runs if (run.precision, run.binarization) == judged)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence for each part that has runs in a precision, or of a binarization, which is not judged."""
+        """A sentence for each part with runs in a precision, or of a binarization, that is not judged."""
         found = []
         for (name, part), (setting, choices) in itertools.product(self.parts.items(), CHOICES.items()):
             counts, judged = Counter(getattr(run, setting) for run in part.runs), getattr(part, setting)
@@ -240,33 +241,33 @@ class Results:
 
     @functools.cached_property
     def standard(self) -> tuple[Run, ...]:
-        """The runs at the scale's settings but for param, lr and seed, of those that are judged."""
+        """The judged runs at the scale's settings, except for param, lr and seed."""
         return self.changing()
 
     def changing(self, *names: str) -> tuple[Run, ...]:
-        """The judged runs that differ from the scale's settings in none but these, param, lr and seed."""
+        """Return the judged runs that differ from the scale's settings only in these, param, lr and seed."""
         return tuple(run for run in self.in_precision if not run.changed.keys() - {*CHOICES, *names})
 
     @functools.cached_property
     def figure1(self) -> tuple[Run, ...]:
-        """Of cifar: the standard runs at figure 1's learning rates."""
+        """The standard runs at figure 1's learning rates (cifar only)."""
         return tuple(run for run in self.standard if run.lr == run.defaults["lr"])
 
     def others(self, name: str) -> dict[Any, tuple[Run, ...]]:
-        """By the value of a setting that differs from the scale's: the runs that are as `figure2`'s in all else."""
+        """Return by changed value of a setting the runs that otherwise meet the conditions of `figure2`."""
         runs = [run for run in self.at_rate("epochs", name) if name in run.changed]
         values = sorted({run.settings[name] for run in runs})
         return {value: longest(run for run in runs if run.settings[name] == value) for value in values}
 
     @property
     def figure2(self) -> tuple[Run, ...]:
-        """Of a data set of cvae: the runs at the scale's settings but for param, seed and epochs; `longest`."""
+        """The `longest` runs at the scale's settings, except for param, seed and epochs (a data set of cvae)."""
         return longest(self.at_rate("epochs"))
 
-    figure3 = figure4 = figure2  # of draw, and of a game of dqn: likewise, with table 3's learning rates
+    figure3 = figure4 = figure2  # likewise of draw, and of a game of dqn at table 3's learning rates
 
     def at_rate(self, *names: str) -> list[Run]:
-        """Those `changing` these that have the scale's learning rate, or their parameterization's."""
+        """Return the runs `changing` these settings, at the learning rate of the scale or the parameterization."""
         return [run for run in self.changing(*names) if run.lr == run.defaults["lr"]]
 
 
@@ -276,28 +277,28 @@ def _first(setting: str, runs: Iterable[Run]) -> str | None:
 
 
 def longest(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Of the runs of each parameterization, learning rate and seed, the one that got furthest."""
+    """Return the run with the most epochs of each parameterization, learning rate and seed."""
     runs = sorted(runs, key=_order)
     best = {(run.param, run.lr, run.seed): run for run in sorted(runs, key=lambda run: (run.epoch, run.epochs))}
     return tuple(run for run in runs if best[run.param, run.lr, run.seed] is run)
 
 
 def counted(runs: Iterable[Run]) -> list[Run]:
-    """Those that a mean over seeds rests on: the finished ones or, where there is none, those on the way."""
+    """Return the runs that a mean over seeds uses: the finished ones or, without any, those in progress."""
     runs = list(runs)
     return [run for run in runs if run.done] or [run for run in runs if run.epoch and not run.diverged]
 
 
 def random_scores(runs: Iterable[Run]) -> list[float]:
-    """Of a game of dqn: the scores of random play, of one run a seed: its others have played the same games."""
+    """Return the scores of random play (dqn) of one run per seed: runs of the same seed play the same games."""
     by_seed = {run.seed: scores for run in runs if (scores := run.scores(0))}
     return [score for scores in by_seed.values() for score in scores]
 
 
 def scale_defaults(experiment: str, scale: str, dataset: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """The settings of an experiment (and data set or game) at a scale, as JSON has them (a tuple is a list).
+    """Return the settings of an experiment (and data set or game) at a scale as JSON values (a tuple is a list).
 
-    param: with the parameterization's defaults.
+    param: includes the defaults of this parameterization.
     """
     cls = SETTINGS[experiment]
     defaults = {entry.name: entry.default for entry in dataclasses.fields(cls)}
@@ -309,14 +310,14 @@ def scale_defaults(experiment: str, scale: str, dataset: str | None = None, para
 
 
 def scales_with_runs(results: Path) -> list[str]:
-    """The scales that have a run directory, largest first. Raises UserError if `results` is no readable folder."""
+    """Return the scales with a run directory, largest first. Raises UserError if `results` is no readable folder."""
     return [scale for scale in SCALE_NAMES if _run_folders(results, scale)]
 
 
 def load(results: Path, scale: str, precision: str | None = None) -> Results:
     """Read everything of one scale. Raises UserError if there is nothing, or a file is malformed.
 
-    precision: the one to judge; see `Results.precision`.
+    precision: of the judged runs; see `Results.precision`.
     """
     folders = _run_folders(results, scale)
     if not folders:
@@ -337,7 +338,7 @@ def load(results: Path, scale: str, precision: str | None = None) -> Results:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in this directory. Raises UserError if there is none, or a file is malformed."""
+    """Read the run in this directory. Raises UserError if there is none, or a file is malformed."""
     with contextlib.suppress(OSError, RuntimeError):  # a circular link
         folder = folder.resolve()
     if len(folder.parents) < 3 or not os.path.lexists(folder / "config.json"):
@@ -346,7 +347,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _labels(runs: Iterable[Run], bench: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """The label of the paper's and every other parameterization with runs or step times; shared ones with the name."""
+    """Return the labels of the paper's parameterizations and of those with runs or step times, made unique."""
     timed = {name for one in bench.values() for part in one.keys() & SETTINGS for name in one[part]["ratios"]}
     names = (name.removesuffix(OVER_NORMAL) for name in timed if name.endswith(OVER_NORMAL))
     found = {name: name for name in names if NAME.fullmatch(name)} | {run.param: run.label for run in runs}
@@ -414,9 +415,10 @@ def _part(config: RunConfig) -> Any:
 
 
 def _place(config: RunConfig, name: str) -> str:
-    """The folder of a run with these settings: <scale>/<experiment>/<variant>/seed-<n>. Raises ValueError for bad ones.
+    """Return the folder of a run with these settings: <scale>/<experiment>/<variant>/seed-<n>.
 
-    Settings that this version lacks are appended if `name` has them: their defaults are not known.
+    Settings that this version lacks are appended if `name` has them, since their defaults are not known. Raises
+    ValueError for invalid settings.
     """
     if config.experiment not in SETTINGS:
         raise ValueError(f"`experiment` is none of {', '.join(SETTINGS)}")
@@ -439,7 +441,7 @@ def _place(config: RunConfig, name: str) -> str:
 
 
 def read_layers(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFrame:
-    """A table with every layer at most once an epoch and each median between its quartiles."""
+    """Read a table in which every layer occurs at most once per epoch and each median lies between its quartiles."""
     table = read_table(path, columns, *later)
     with naming(path):
         if table.duplicated(["epoch", "layer"]).any():
@@ -450,7 +452,7 @@ def read_layers(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFra
 
 
 def read_epochs(path: Path, columns: tuple[str, ...], first: int, steps: int = 0) -> pd.DataFrame:
-    """A table up to its last complete epoch. Each has the layers of the first, or this many time steps, or one row."""
+    """Read a table up to its last complete epoch. Each has the layers of the first, `steps` time steps or one row."""
     table = read_table(path, columns)
     key = columns[1] if columns[1] in ("layer", "time_step") else "epoch"
     keys = {epoch: rows.tolist() for epoch, rows in table.groupby("epoch", sort=False)[key]}
@@ -470,12 +472,12 @@ def read_epochs(path: Path, columns: tuple[str, ...], first: int, steps: int = 0
 
 
 def check(results: Path, scale: str) -> list[str]:
-    """The problems of runs whose files do not fit together, one sentence each. Raises as `load`."""
+    """Return a sentence for each inconsistency among the files of a run. Raises as `load` does."""
     return problems(load(results, scale))
 
 
 def problems(results: Results) -> list[str]:
-    """The problems that `check` finds."""
+    """Return the problems that `check` finds."""
     return [f"{run.name}: {problem}." for run in results.runs for problem in _problems(run)]
 
 
@@ -487,14 +489,14 @@ def _problems(run: Run) -> Iterator[str]:
         yield "run.json is not as it was written"
     if (other := run.record.config_hash or run.config.hash) != run.config.hash:
         yield f"run.json was written for the settings {printable(other, 100)}, config.json holds {recorded}"
-    # Runs of earlier versions have the checksum of metrics.csv alone.
+    # Runs of earlier versions have only the checksum of metrics.csv.
     sha256 = {"metrics.csv": run.record.metrics_sha256} | run.record.tables_sha256
     for name in (f"{table}.csv" for table in TABLES if run.status in FINISHED and f"{table}.csv" in sha256):
         with contextlib.suppress(FileNotFoundError):
             if sha256[name] == hashlib.sha256(read_text(run.path / name).encode()).hexdigest():
                 continue
         yield f"{name} is not the one that run.json has the sha256 of"
-    behind = 1 if run.status == "running" else 0  # killed between the two files
+    behind = 1 if run.status == "running" else 0  # perhaps killed between writing both files
     if abs(run.epoch - run.record.epoch) > behind:
         yield f"metrics.csv has {run.epoch} epochs, run.json {run.record.epoch}"
     if run.done and run.epoch != run.epochs:
@@ -509,7 +511,7 @@ def _problems(run: Run) -> Iterator[str]:
 
 
 def _benchmarks(results: Path) -> dict[str, dict[str, Any]]:
-    """The files of results/bench that have ratios of an experiment's step times: device_name, and by experiment."""
+    """Read the files of results/bench with ratios of step times: device_name, and content by experiment."""
     found: dict[str, dict[str, Any]] = {}
     names: dict[str, str] = {}
     for path in sorted((results / "bench").glob("*.json")):
@@ -524,12 +526,12 @@ def _benchmarks(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def step_works(bench: dict[str, Any], experiment: str) -> dict[str, dict[str, Any]]:
-    """What an experiment's training steps need and achieve, by contender; none if that was not measured."""
+    """Return what an experiment's training steps need and achieve, by contender; empty if not measured."""
     return bench[experiment]["work"] if experiment in bench else {}
 
 
 def sessions(results: Results, experiment: str) -> dict[tuple[str, str], list[Session]]:
-    """The sessions of an experiment, oldest first, by device, and version of torch and precision."""
+    """Return the sessions of an experiment, oldest first, by device and by torch version with precision."""
     every = [
         Session(f"bench/{name}", StepTimes(**bench[experiment] | {"device_name": bench["device_name"]}))
         for name, bench in results.bench.items()

@@ -36,7 +36,7 @@ def listed(texts: Iterable[str], separator: str = ", ", most: int = 20) -> str:
     return separator.join([*every[:most], *([f"and {len(every) - most} more"] if len(every) > most else [])])
 
 
-named = functools.partial(listed, most=3)  # in a sentence
+named = functools.partial(listed, most=3)  # for a sentence
 
 
 def printable(text: str, most: int | None = None) -> str:
