@@ -1,4 +1,4 @@
-"""Writes the table of what works with converted models into docs/library.md; each cell is computed.
+"""Writes the table of what works with converted models into docs/library.md. Each cell is computed.
 
 python scripts/library_table.py
 """
@@ -28,7 +28,7 @@ BEGIN, END = "<!-- table: scripts/library_table.py -->", "<!-- end of table -->"
 
 
 def make(param: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor]:
-    """A converted model with groups, a transposed convolution and a layer without bias, and a batch of 8."""
+    """Make a converted model with groups, a transposed convolution and a layer without bias, and a batch of 8."""
     torch.manual_seed(0)
     plain = nn.Sequential(
         *(nn.Conv2d(3, 4, 3, padding=1), nn.ELU(), nn.ConvTranspose2d(4, 4, 2, stride=2, groups=2), nn.ELU()),
@@ -44,7 +44,7 @@ def initialized(param: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Modu
 
 
 def same(model: nn.Module, other: nn.Module, x: Tensor) -> None:
-    """The same outputs, gradients and running averages in training, and outputs in evaluation."""
+    """Assert equal outputs, gradients and running averages in training, and equal outputs in evaluation."""
     for each in (model, other):
         each.zero_grad()
         each.train()(x).square().sum().backward()
@@ -66,7 +66,7 @@ def pickles(param: str) -> None:
 
 
 def saves_its_state(param: str) -> None:
-    """To a file and back, into another model; the tensors are contiguous and share no memory, as safetensors wants."""
+    """Save and load the state of a model. Tensors must be contiguous and share no memory, as safetensors requires."""
     model, x = initialized(param)
     state, file = model.state_dict(), io.BytesIO()
     assert all(value.is_contiguous() for value in state.values())
@@ -105,7 +105,7 @@ def calls_functionally(param: str) -> None:
 
 
 def has_gradients_of_each_sample(param: str) -> None:
-    """In training, they add up to the batch's."""
+    """Check that per-sample gradients in training add up to the batch's gradients."""
     model, x = initialized(param)
     params = dict(model.named_parameters())
 
@@ -119,7 +119,7 @@ def has_gradients_of_each_sample(param: str) -> None:
 
 
 def _rank(rank: int, folder: str) -> None:
-    """One of two processes: which parameterizations start and stay the same in both, and lower the loss."""
+    """Run one of two processes, and save which parameterizations agree in both throughout and lower the loss."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     options = {"rank": rank, "world_size": 2, "timeout": datetime.timedelta(seconds=120)}
@@ -160,7 +160,7 @@ def run_in_two_processes() -> dict[str, bool]:
 
 
 def runs_in_bf16(param: str) -> None:
-    """The init and a training step: variance 1, near full precision, gradients and averages in fp32."""
+    """Check the init and a training step: variance 1, near full precision, and gradients in fp32."""
     model, x = make(param, torch.float32)
     full = copy.deepcopy(model)
     with torch.autocast("cpu", torch.bfloat16):
@@ -174,7 +174,7 @@ def runs_in_bf16(param: str) -> None:
 
 
 def runs_in_channels_last(param: str) -> None:
-    """Inputs, weights, outputs and gradients."""
+    """Check weights, outputs and gradients in memory format channels_last."""
     model, x = initialized(param)
     last: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)
     strided = x.contiguous(memory_format=torch.channels_last)
@@ -207,7 +207,7 @@ ROWS: dict[str, Callable[[str], None]] = {
 
 
 def works(check: Callable[[str], None], param: str) -> bool:
-    """Whether the check passes. What fails is said on stderr."""
+    """Return whether the check passes, and print a failure to stderr."""
     try:
         check(param)
     except Exception as error:
@@ -217,7 +217,7 @@ def works(check: Callable[[str], None], param: str) -> bool:
 
 
 def table() -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     cells = {name: {param: works(check, param) for param in PARAMS} for name, check in ROWS.items()}
     cells["`DistributedDataParallel`, with the init"] = run_in_two_processes()
     lines = ["| | " + " | ".join(f"`{param}`" for param in PARAMS) + " |", "|---" * (len(PARAMS) + 1) + "|"]
@@ -227,7 +227,7 @@ def table() -> str:
 
 
 def published() -> str:
-    """The table of the page."""
+    """Return the table of the page."""
     return PAGE.read_text().split(BEGIN)[1].split(END)[0].strip()
 
 

@@ -1,7 +1,8 @@
 """Computes wnrepro/report/claims/power.csv: how often each claim's rule reproduces and refutes it, by simulation.
 
-For n = 3, 5 and 10 seeds: where the paper is true and where there is no effect, as assumed here; the true value with a
-power of 80 %; and the first of these n with such a power. Before Holm's correction. Takes minutes.
+For n = 3, 5 and 10 seeds it holds the shares if the paper is true and if there is no effect, as assumed here, and the
+true value with a power of 80 %. It also holds the first n with such a power. All are before Holm's correction. Takes
+minutes.
 """
 
 import csv
@@ -21,13 +22,13 @@ from wnrepro.report.stats import LEVEL, LOOKS, quiet
 
 TRIES = 4000
 ENOUGH = 0.8
-STEPS, MOST = 7, 4.0  # of the search for the smallest effect, in units of the assumed one
+STEPS, MOST = 7, 4.0  # steps and largest effect of the search, in units of the assumed effect
 CORRELATION = 0.95  # of the bounds of wn and normal over seeds, in C9b
 ERRORS = paper.TABLE2.items()
 LOGS = {game: math.log(scores["wn"] / scores["normal"]) for game, scores in paper.TABLE3.items()}
 
-# Of claims on differences by seed: mean with the effect, mean without it, standard deviation over seeds. In the
-# estimate's unit, or its logarithm if that says so; one triple for every test of the claim, or one for all.
+# For claims on differences by seed: mean with the effect, mean without it, standard deviation over seeds. They have the
+# estimate's unit, or are logarithms if the unit is. Each test of the claim has one triple.
 DIFFERENCES: dict[str, list[tuple[float, float, float]]] = {
     "C5a": [(math.log(0.85), 0, 0.03)],
     "C5b": [(math.log(0.85), 0, 0.03)],
@@ -52,7 +53,7 @@ DIFFERENCES: dict[str, list[tuple[float, float, float]]] = {
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is assumed of a claim: the numbers of n seeds, with the effect or without it, and both in words."""
+    """The assumptions for a claim: simulated numbers of n seeds with or without the effect, and both in words."""
 
     simulate: Callable[[np.random.Generator, int, bool], Mapping[str, Any]]
     assumed: str
@@ -60,14 +61,14 @@ class Scenario:
 
 
 def spreads(rng: np.random.Generator, n: int, true: bool) -> dict[str, Any]:
-    """C9b's numbers."""
+    """Simulate the numbers of C9b."""
     normal = rng.normal(size=n)
     wn = CORRELATION * normal + math.sqrt(1 - CORRELATION**2) * rng.normal(size=n)
     return {"": ((0.5 if true else 1.0) * wn, normal)}
 
 
 def failures(rng: np.random.Generator, n: int, true: bool) -> dict[str, Any]:
-    """C13's counts."""
+    """Simulate the counts of C13."""
     wn, normal = (0.02, 0.02, 0.02, 0.5), (0.02, 0.02, 0.95, 0.95)  # shares that fail, by rate
     by_rate = zip(paper.LEARNING_RATES, wn, normal if true else wn, strict=True)
     return {f"lr {rate:g}": tuple((int(rng.binomial(n, p)), n) for p in shares) for rate, *shares in by_rate}
@@ -129,7 +130,7 @@ SCENARIOS = {
 
 @quiet
 def verdicts(claim: Claim, n: int, true: bool, tries: int = TRIES, seed: int = 0) -> tuple[float, float]:
-    """The shares of the tries in which n simulated seeds reproduce the claim, and refute it."""
+    """Return the shares of the tries in which n simulated seeds reproduce the claim, and refute it."""
     rng, counts = np.random.default_rng(seed), np.zeros(2)
     for _ in range(tries if n >= claim.seeds else 0):
         holds, fails = claim.combine(claim.judge(SCENARIOS[claim.id].simulate(rng, n, true)))
@@ -139,7 +140,7 @@ def verdicts(claim: Claim, n: int, true: bool, tries: int = TRIES, seed: int = 0
 
 
 def between(true: Any, null: Any, effect: float) -> Any:
-    """The same simulated numbers with a share of the assumed effect."""
+    """Return the same simulated numbers with a share of the assumed effect."""
     if isinstance(true, tuple):
         return tuple(between(one, other, effect) for one, other in zip(true, null, strict=True))
     return null + effect * (true - null)
@@ -147,7 +148,7 @@ def between(true: Any, null: Any, effect: float) -> Any:
 
 @quiet
 def seen(claim: Claim, n: int, tries: int = TRIES // 8) -> str:
-    """The true value that is reproduced 80 % of the time, in words; empty for claims on counts of runs."""
+    """Return the true value that is reproduced 80 % of the time, in words; empty for claims on counts of runs."""
     if n < claim.seeds or claim.id in ("C6", "C13"):
         return ""
 
@@ -175,7 +176,7 @@ def seen(claim: Claim, n: int, tries: int = TRIES // 8) -> str:
 
 
 def rows(claim: Claim) -> Iterator[list[object]]:
-    """A claim's rows of power.csv: its id and the fields of `Power`."""
+    """Yield a claim's rows of power.csv: its id and the fields of `Power`."""
     shares = {(n, true): verdicts(claim, n, true) for n in LOOKS for true in (True, False)}
     seeds80, scenario = next((n for n in LOOKS if shares[n, True][0] >= ENOUGH), ""), SCENARIOS[claim.id]
     for n in LOOKS:
@@ -185,7 +186,7 @@ def rows(claim: Claim) -> Iterator[list[object]]:
 
 @quiet
 def ever(claim: Claim, tries: int = TRIES) -> float:
-    """Without an effect: the share of the tries in which one of the looks at the same growing seeds reproduces it.
+    """Return the share of the tries without an effect in which one of the looks at growing seeds reproduces the claim.
 
     For claims on numbers by seed, not on counts.
     """

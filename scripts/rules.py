@@ -1,4 +1,4 @@
-"""Records the rules as they stand: a new version in wnrepro/report/claims/rules.json, with the commit that fixes them.
+"""Records the current rules as a new version in wnrepro/report/claims/rules.json, with the commit that fixes them.
 
 Commit the rules first, then run this, commit rules.json, and tag the commit of the rules: `rules-<version>`.
 """

@@ -1,9 +1,9 @@
-"""Training steps of two checkouts of this repository, alternating in random order: the ratio of their times.
+"""Compares the training-step times of two checkouts of this repository, which alternate in random order.
 
     python scripts/step_times.py draw 24 OLD NEW normal,bn,wn,wn+mobn
 
 Each checkout and parameterization has a process, at the paper's settings on the CPU with two threads. The ratios are
-paired within rounds: median, and 95 % interval of it by order statistics.
+paired within rounds. Prints their median with a 95 % interval by order statistics.
 """
 
 import math
