@@ -165,8 +165,8 @@ class StepTimes(Provenance):
             if not 0 < ratio.low <= ratio.median <= ratio.high:
                 raise ValueError(f"the median of {name} lies outside its interval, or the interval is not above 0")
         for name in self.work:
-            if type(self.memory.get(whose(name))) is not int:
-                raise ValueError(f"no memory of {whose(name)}")
+            if type(self.memory.get(contender(name))) is not int:
+                raise ValueError(f"no memory of {contender(name)}")
         return self
 
 
@@ -188,7 +188,7 @@ class Benchmark(Content):
 Model = TypeVar("Model", bound=Content)
 
 
-def whose(entry: str) -> str:
+def contender(entry: str) -> str:
     """Return the contender of a benchmark's entry, such as `wn` for `wn, learning`."""
     return entry.split(", ")[0]
 

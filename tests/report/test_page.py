@@ -73,7 +73,7 @@ def show(browser: Browser) -> Iterator[Any]:
 
     def is_foreign(url: str) -> bool:
         own = url.startswith("file://") and url.endswith(("/report.html", "/comparison.html"))
-        return not own and not url.startswith(("data:", f"http://{serve.HERE}:"))
+        return not own and not url.startswith(("data:", f"http://{serve.HOST}:"))
 
     yield open_page
     for context in contexts:

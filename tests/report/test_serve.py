@@ -31,7 +31,7 @@ def running(results: Path, told: list[str]) -> Iterator[serve.Server]:
 
 
 def get(server: serve.Server, path: str, host: str = "localhost") -> tuple[int, str]:
-    connection = http.client.HTTPConnection(serve.HERE, server.server_address[1], timeout=60)
+    connection = http.client.HTTPConnection(serve.HOST, server.server_address[1], timeout=60)
     connection.request("GET", path, headers={"Host": host})
     response = connection.getresponse()
     assert response.headers["Cache-Control"] == "no-store" and response.headers["X-Content-Type-Options"] == "nosniff"

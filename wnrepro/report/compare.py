@@ -48,12 +48,12 @@ class Pair(NamedTuple):
         return self.epochs > 0 and not self.first
 
     @property
-    def less(self) -> dict[str, float]:
+    def differences(self) -> dict[str, float]:
         """Theirs minus ours, by column."""
         return {name: theirs - ours for name, (ours, theirs) in self.finals.items()}
 
 
-def pair_of(ours: Run, theirs: Run) -> Pair:
+def compare_runs(ours: Run, theirs: Run) -> Pair:
     """Compare two runs."""
     epochs = shared_epochs(ours, theirs)
     one, other = (run.metrics[:epochs].drop(columns="seconds") for run in (ours, theirs))
@@ -94,12 +94,12 @@ def paired(ours: Iterable[Run], theirs: Iterable[Run]) -> tuple[list[Pair], list
     Returns both kinds of pairs, then the unpaired runs of ours and of theirs.
     """
     left, right = ({run.alike: run for run in runs} for runs in (ours, theirs))
-    both = [pair_of(left.pop(alike), right.pop(alike)) for alike in [*left] if alike in right]
+    both = [compare_runs(left.pop(alike), right.pop(alike)) for alike in [*left] if alike in right]
     every = [two for two in itertools.product(left.values(), right.values()) if _model(two[0]) == _model(two[1])]
     near = {}
     for one, other in sorted(every, key=lambda two: len(changes(two[0].settings, two[1].settings))):
         if one.alike in left and other.alike in right:
-            near[one.name] = pair_of(left.pop(one.alike), right.pop(other.alike))
+            near[one.name] = compare_runs(left.pop(one.alike), right.pop(other.alike))
     return both, [near[run.name] for run in ours if run.name in near], [*left.values()], [*right.values()]
 
 
@@ -164,10 +164,10 @@ def _of_both(pairs: list[Pair]) -> Iterator[str]:
     if unexplained := [pair for pair in other if not pair.recorded.keys() - {"state"}]:
         yield f"{_some(unexplained, 'differs', 'differ')} though the files name the same commit, device, torch, data."
     largest = []
-    for name in dict.fromkeys(name for pair in other for name in pair.less):
-        if less := [pair for pair in other if math.isfinite(pair.less.get(name, math.nan))]:
-            most = max(less, key=lambda pair: abs(pair.less[name]))
-            largest.append(f"{column(name).format_difference(most.less[name])} ({most.ours.name}, epoch {most.epochs})")
+    for name in dict.fromkeys(name for pair in other for name in pair.differences):
+        if less := [pair for pair in other if math.isfinite(pair.differences.get(name, math.nan))]:
+            most = max(less, key=lambda pair: abs(pair.differences[name]))
+            largest.append(f"{column(name).format_difference(most.differences[name])} ({most.ours.name}, epoch {most.epochs})")
     if largest:
         yield f"Largest differences: {'; '.join(largest)}."
 
@@ -178,7 +178,7 @@ def _some(found: Sequence[object], one: str, several: str) -> str:
 
 def _row(pair: Pair) -> Row:
     agree = "bit for bit" if pair.exact else f"differ from epoch {pair.first} on" if pair.first else "no epoch in both"
-    less = ", ".join(column(name).format_difference(value) for name, value in pair.less.items()) or "–"
+    less = ", ".join(column(name).format_difference(value) for name, value in pair.differences.items()) or "–"
     ours, theirs = (numbers_text({name: two[place] for name, two in pair.finals.items()}) for place in (0, 1))
     row = _about(pair.ours) | {"settings": joined(pair.settings), "recorded": joined(pair.recorded), "numbers": agree}
     less = "none" if pair.exact else less

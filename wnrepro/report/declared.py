@@ -61,14 +61,14 @@ class About:
     columns: tuple[list[str], ...] = ()  # of a table: name, heading and form
 
 
-def _made(kind: Any, told: dict[str, Any]) -> Any:
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
+def _make(kind: Any, fields: dict[str, Any]) -> Any:
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
-COLUMNS: dict[str, Column] = {name: _made(Column, told) for name, told in CONTENT["columns"].items()}
-FIGURES: dict[str, About] = {name: _made(About, told) for name, told in CONTENT["figures"].items()}
-TABLES: dict[str, About] = {name: _made(About, told) for name, told in CONTENT["tables"].items()}
-SECTIONS: list[About] = [_made(About, told) for told in CONTENT["sections"]]
+COLUMNS: dict[str, Column] = {name: _make(Column, fields) for name, fields in CONTENT["columns"].items()}
+FIGURES: dict[str, About] = {name: _make(About, fields) for name, fields in CONTENT["figures"].items()}
+TABLES: dict[str, About] = {name: _make(About, fields) for name, fields in CONTENT["tables"].items()}
+SECTIONS: list[About] = [_make(About, fields) for fields in CONTENT["sections"]]
 
 
 def column(name: str) -> Column:
@@ -86,7 +86,7 @@ def model_of(run: Run) -> Model:
 
 def finals(run: Run) -> list[str]:
     """Return the columns of a run whose final numbers appear in tables."""
-    final = {name for name, told in CONTENT["columns"].items() if "final" in told} | {model_of(run).result}
+    final = {name for name, fields in CONTENT["columns"].items() if "final" in fields} | {model_of(run).result}
     return [name for name in map(str, run.metrics) if name in final]
 
 

@@ -326,9 +326,9 @@ def _set_up(axes: Axes, title: str, curves: Sequence[Curve], scale: str) -> int:
 # ------------------------------------------------------------------------------- dots
 
 
-def _dots(sheet: Sheet, axes: Axes, of_all: Mapping[str, Look], table: pd.DataFrame, column: str, **style: Any) -> None:
+def _dots(sheet: Sheet, axes: Axes, styles: Mapping[str, Look], table: pd.DataFrame, column: str, **style: Any) -> None:
     """Draw a dot per row at its `x` and `column`, in the style of its `param`. Its `words` describe it."""
-    for param, look in of_all.items():
+    for param, look in styles.items():
         if (of := table[table["param"] == param]).empty:
             continue
         drawn: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "linestyle": "none"}

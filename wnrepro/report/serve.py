@@ -12,9 +12,9 @@ from urllib.parse import quote, unquote
 from wnrepro.errors import UserError
 from wnrepro.runs.directory import read_bytes
 
-HERE = "127.0.0.1"
+HOST = "127.0.0.1"
 SECONDS, REST = 5.0, 5  # between two checks of the files; at least this multiple of the time that the page took
-READ = ("config.json", "metrics.csv")  # files of a run that the page links
+LINKED = ("config.json", "metrics.csv")  # files of a run that the page links
 SHOWN = ("*.json", "*.csv", "*.png", "*.gif")  # files of a run that the page shows
 
 
@@ -44,7 +44,7 @@ class Server(ThreadingHTTPServer):
         self, results: Path, scale: str, make: Callable[[str], str], port: int = 0, warn: Callable[[str], None] = print
     ) -> None:
         try:
-            super().__init__((HERE, port), Handler)
+            super().__init__((HOST, port), Handler)
         except OSError as error:
             raise UserError(f"--port {port}: cannot be used ({error.strerror}); give another, or 0") from error
         self.results, self.scale, self.make, self.warn = results, scale, make, warn
@@ -59,7 +59,7 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """The server's address."""
-        return f"http://{HERE}:{self.server_address[1]}/"
+        return f"http://{HOST}:{self.server_address[1]}/"
 
     def renew(self) -> None:
         """Update the page if that is due and no other request does so. A failed update is tried again later."""
@@ -88,7 +88,7 @@ class Server(ThreadingHTTPServer):
             self.renew()
             return (200, "text/html", self.page.encode()) if path == "/" else (200, "text/plain", self.version.encode())
         run, _, name = path.lstrip("/").rpartition("/")
-        if name in READ and f'href="./{run}/{name}"' in self.page:
+        if name in LINKED and f'href="./{run}/{name}"' in self.page:
             try:
                 return 200, "text/plain", read_bytes(self.results / self.scale / unquote(run) / name)
             except (FileNotFoundError, UserError):
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a request, and let the browser cache nothing."""
         code, kind, content = 403, "text/plain", b"Ask for 127.0.0.1.\n"
-        if self.headers.get("Host", "").partition(":")[0] in (HERE, "localhost"):
+        if self.headers.get("Host", "").partition(":")[0] in (HOST, "localhost"):
             code, kind, content = self.server.answer(quote(unquote(self.path.partition("?")[0])))
         self.send_response(code)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")

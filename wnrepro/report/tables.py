@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wnrepro import paper
-from wnrepro.reading import whose
+from wnrepro.reading import contender
 from wnrepro.report import declared, stats
 from wnrepro.report.canvas import Drawn
 from wnrepro.report.claims import CLAIMS
@@ -152,7 +152,7 @@ def report(
         own = [one for one in judged if _section(one.claim) == about.title]
         figures = [name for name in about.figures if name in drawn]
         tables = [table for name in about.tables for table in built[name]]
-        texts = [about.text.format(paper=paper), *_here(results, about.experiment)]
+        texts = [about.text.format(paper=paper), *_summary(results, about.experiment)]
         if own or figures or tables:
             sections.append(Section(about.title, about.experiment, texts, figures, own, tables))
     done, diverged = sum(run.done for run in results.runs), sum(run.diverged for run in results.runs)
@@ -208,7 +208,7 @@ def _section(claim: Claim) -> str:
     return next(one.title for one in declared.sections() if place in (one.experiment, *one.figures))
 
 
-def _here(results: Results, experiment: str) -> list[str]:
+def _summary(results: Results, experiment: str) -> list[str]:
     """Count the runs of an experiment, and list the settings in which the scale differs from the paper's."""
     counts: list[str] = []
     differences: dict[str, list[str]] = {}
@@ -463,7 +463,7 @@ def floors(results: Results) -> Iterator[Row]:
     """Yield the distance of step times from their lower bound."""
     for about, bench in _benches(results):
         for name, work in step_works(bench, about["experiment"]).items():
-            memory = bench[about["experiment"]]["memory"][whose(name)]
+            memory = bench[about["experiment"]]["memory"][contender(name)]
             seconds = work["floor_seconds"] * work["distance"]
             yield work | about | {"contender": name, "seconds": seconds, "memory_bytes": memory}
 
@@ -497,13 +497,13 @@ def settings(results: Results) -> Iterator[Row]:
     """Yield a row per setting of each part, with the values of the paper and of the runs."""
     for part, of_part in results.parts.items():
         experiment, used = of_part.runs[0].experiment, [run.settings for run in of_part.runs]
-        told = {entry.name: entry.metadata for entry in dataclasses.fields(SETTINGS[experiment])}
+        metadata = {entry.name: entry.metadata for entry in dataclasses.fields(SETTINGS[experiment])}
         defaults = scale_defaults(experiment, "paper", of_part.runs[0].dataset)
         defaults |= {"init": SETTINGS[experiment].init_default} if "init" in defaults else {}
-        for name in dict.fromkeys(itertools.chain(told, *used)):
+        for name in dict.fromkeys(itertools.chain(metadata, *used)):
             values = [defaults.get(name, ""), *(settings[name] for settings in used if name in settings)]
             default, *texts = (value if isinstance(value, str) else json.dumps(value) for value in values)
-            entry = told.get(name, {"help": "not a setting of this version", "source": ""})
+            entry = metadata.get(name, {"help": "not a setting of this version", "source": ""})
             about = {"experiment": part, "setting": name, "help": entry["help"], "source": entry["source"]}
             yield about | {"default": default, "runs": listed(texts)}
 
