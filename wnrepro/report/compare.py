@@ -165,9 +165,10 @@ def _of_both(pairs: list[Pair]) -> Iterator[str]:
         yield f"{_some(unexplained, 'differs', 'differ')} though the files name the same commit, device, torch, data."
     largest = []
     for name in dict.fromkeys(name for pair in other for name in pair.differences):
-        if less := [pair for pair in other if math.isfinite(pair.differences.get(name, math.nan))]:
-            most = max(less, key=lambda pair: abs(pair.differences[name]))
-            largest.append(f"{column(name).format_difference(most.differences[name])} ({most.ours.name}, epoch {most.epochs})")
+        if finite := [pair for pair in other if math.isfinite(pair.differences.get(name, math.nan))]:
+            most = max(finite, key=lambda pair: abs(pair.differences[name]))
+            difference = column(name).format_difference(most.differences[name])
+            largest.append(f"{difference} ({most.ours.name}, epoch {most.epochs})")
     if largest:
         yield f"Largest differences: {'; '.join(largest)}."
 
