@@ -3,18 +3,17 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import hypothesis
 import pytest
 import torch
-from factories import make_images
+from factories import make_images, set_scale_short, tiny_cifar
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
 from wnrepro.cli import main
 from wnrepro.data.images import Images
-from wnrepro.settings import CifarSettings, scale_settings
+from wnrepro.settings import CifarSettings
 
 COUNTED = pytest.StashKey[list[str]]()
 # Modules whose annotations, jaxtyping's shapes among them, are checked at every call.
@@ -93,15 +92,19 @@ def images() -> Images:
 @pytest.fixture
 def tiny() -> Callable[..., CifarSettings]:
     """Settings of a run that takes a second: tiny(param, **changes)."""
+    return tiny_cifar
 
-    def make(param: str = "wn", **changes: object) -> CifarSettings:
-        small: dict[str, Any] = {"epochs": 4, "train_examples": 200, "test_examples": 100, "width": 4, "batch_size": 20}
-        small |= {"init_examples": 100, "noise_epochs": (2,), "noise_minibatches": 5, "decay_from": 2}
-        settings = scale_settings("cifar", "quick", param, **(small | changes))
-        assert isinstance(settings, CifarSettings)
-        return settings
 
-    return make
+@pytest.fixture
+def made_up_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`set_scale_short` for a test."""
+    set_scale_short(monkeypatch)
+
+
+@pytest.fixture
+def text_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures, for the tests that read report.md only."""
+    monkeypatch.setattr("wnrepro.report.figures.draw", lambda *given: {})
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import heapq
 import itertools
@@ -23,6 +24,7 @@ import torch
 from markdown_it import MarkdownIt
 from PIL import Image
 
+from wnrepro import paper
 from wnrepro.data import files
 from wnrepro.data.images import Images, Pixels
 from wnrepro.events import Epoch, Note
@@ -32,15 +34,7 @@ from wnrepro.reproduce.work import Event, Job
 from wnrepro.results import load, scale_defaults
 from wnrepro.runs.directory import variant
 from wnrepro.runs.run import Run
-from wnrepro.settings import (
-    GAMES,
-    PARAMS,
-    SETTINGS,
-    DqnSettings,
-    DrawSettings,
-    Settings,
-    scale_settings,
-)
+from wnrepro.settings import GAMES, PARAMS, SETTINGS, Settings, config_hash, scale_settings
 
 if TYPE_CHECKING:
     from wnrepro.report.claims.claim import Finding
@@ -71,8 +65,10 @@ OTHERS: dict[str, dict[str, Any]] = {
     "Scaled-0123abcd": {"class": "Scaled", "label": "scaled", "lr": None},
 }
 for _name, _entry in OTHERS.items():
-    _entry["sha256"] = _name[-8:] * 8
-FINAL = {"normal": 8.43, "bn": 8.05, "wn": 8.46, "wn+mobn": 7.31}
+    _entry["sha256"] = 8 * _name[-8:]
+
+
+# ------------------------------------------------------------------------------- tiny data and settings
 
 
 def make_images() -> Images:
@@ -86,56 +82,46 @@ def make_images() -> Images:
 
 def make_pixels(dataset: str) -> Pixels:
     """200 training and 100 test images for the auto-encoders: smooth blobs, binary or in colour."""
-    shape, scale = ((1, 7, 7), 4) if dataset == "mnist" else ((3, 8, 8), 4)
+    shape = (1, 7, 7) if dataset == "mnist" else (3, 8, 8)
     grey = torch.rand(300, *shape, generator=torch.Generator().manual_seed(0))
-    grey = torch.nn.functional.interpolate(grey, scale_factor=scale, mode="bilinear")
+    grey = torch.nn.functional.interpolate(grey, scale_factor=4, mode="bilinear")
     x = (grey > 0.6 if dataset == "mnist" else 255 * grey).to(torch.uint8)
     return Pixels(x[:200], x[200:], f"random blobs for {dataset}")
 
 
-def tiny_cvae(param: str = "wn", dataset: str = "mnist", **changes: object) -> Settings:
-    """Settings of an auto-encoder whose epochs take a moment."""
-    small: dict[str, Any] = {"epochs": 4, "train_examples": 200, "test_examples": 100, "batch_size": 20}
-    small |= {"init_examples": 60}
-    small |= {"latents": 3, "iaf_width": 6}
-    small |= {"maps": (2, 4, 4), "depths": (1, 1, 1), "hidden": 12} if dataset == "mnist" else {"maps": (6,)}
-    return scale_settings("cvae", "quick", param, **({"dataset": dataset} | small | changes))
+FEW: dict[str, Any] = {"epochs": 4, "train_examples": 200, "test_examples": 100, "batch_size": 20}
+CVAE = FEW | {"init_examples": 60, "latents": 3, "iaf_width": 6}
+TINY: dict[str, dict[str, Any]] = {
+    "cifar": FEW | {"width": 4, "init_examples": 100, "noise_epochs": (2,), "noise_minibatches": 5, "decay_from": 2},
+    "cvae mnist": CVAE | {"dataset": "mnist", "maps": (2, 4, 4), "depths": (1, 1, 1), "hidden": 12},
+    "cvae cifar10": CVAE | {"dataset": "cifar10", "maps": (6,)},
+    "draw": FEW | {"time_steps": 3, "units": 8, "latents": 3},
+    "dqn": {"game": "breakout", "epochs": 2, "epoch_steps": 120, "test_steps": 20, "test_games": 2, "batch_size": 8}
+    | {"replay_steps": 400, "replay_start": 100, "target_every": 10, "epsilon_steps": 100, "epsilon_test": 0.5}
+    | {"maps": (2, 4, 4), "hidden": 16, "held_out": 20, "init_examples": 40},
+}
 
 
-def tiny_draw(param: str = "wn", **changes: object) -> DrawSettings:
-    """Settings of a DRAW whose epochs take a moment."""
-    small = {"epochs": 4, "train_examples": 200, "test_examples": 100, "batch_size": 20}
-    settings = scale_settings("draw", "quick", param, **(small | {"time_steps": 3, "units": 8, "latents": 3} | changes))
-    assert isinstance(settings, DrawSettings)
-    return settings
+def tiny_settings(model: str, param: str = "wn", **changes: object) -> Any:
+    """Settings of an experiment whose epochs take a moment. model: `cifar`, `cvae mnist`, …"""
+    return scale_settings(model.split()[0], "quick", param, **(TINY[model] | changes))
 
 
-def tiny_dqn(param: str = "wn", **changes: object) -> DqnSettings:
-    """Settings of a DQN whose epochs take a second or two."""
-    small = {"game": "breakout", "epochs": 2, "epoch_steps": 120, "test_steps": 20, "test_games": 2}
-    small |= {"replay_steps": 400, "replay_start": 100, "batch_size": 8, "target_every": 10, "epsilon_steps": 100}
-    small |= {"epsilon_test": 0.5, "maps": (2, 4, 4), "hidden": 16, "held_out": 20, "init_examples": 40}
-    settings = scale_settings("dqn", "quick", param, **(small | changes))
-    assert isinstance(settings, DqnSettings)
-    return settings
+tiny_cifar, tiny_draw, tiny_dqn = (functools.partial(tiny_settings, model) for model in ("cifar", "draw", "dqn"))
+
+
+def tiny_cvae(param: str = "wn", dataset: str = "mnist", **changes: object) -> Any:
+    return tiny_settings(f"cvae {dataset}", param, **changes)
 
 
 def tiny_run(
     model: str, param: str = "wn", device: str = "cpu", **changes: Any
 ) -> tuple[str, Settings, Callable[[], Any]]:
-    """An experiment whose epochs take a moment: its name, settings and constructor. model: `cifar`, `cvae mnist`, …"""
+    """The name of an experiment, its tiny settings, and its constructor."""
     from wnrepro.experiments import experiment_class
 
     experiment, _, dataset = model.partition(" ")
-    settings: Settings
-    if experiment == "cifar":
-        small = {"train_examples": 200, "test_examples": 100, "width": 4, "batch_size": 20, "init_examples": 100}
-        small |= {"noise_minibatches": 5, "decay_from": 2, "epochs": 4}
-        settings = scale_settings("cifar", "quick", param, **({"noise_epochs": (2,)} | small | changes))
-    elif experiment == "cvae":
-        settings = tiny_cvae(param, dataset, **changes)
-    else:
-        settings = tiny_draw(param, **changes) if experiment == "draw" else tiny_dqn(param, **changes)
+    settings = tiny_settings(model, param, **changes)
     data = [] if experiment == "dqn" else [make_images() if experiment == "cifar" else make_pixels(dataset or "mnist")]
     return experiment, settings, lambda: experiment_class(experiment)(settings, *data, torch.device(device))
 
@@ -161,9 +147,8 @@ class Walk:
             if self.epoch == 1:  # the state before training, as in layers.csv
                 rows.insert(0, {"epoch": 0, "half": 1, "place": 0.0})
             diverged = "walked away" if self.epoch == self.diverges else ""
-            yield Epoch(
-                self.epoch, {"epoch": self.epoch, "seconds": 0.1, "place": self.place}, {"halves": rows}, diverged
-            )
+            metrics = {"epoch": self.epoch, "seconds": 0.1, "place": self.place}
+            yield Epoch(self.epoch, metrics, {"halves": rows}, diverged)
             if diverged:
                 return
 
@@ -179,423 +164,16 @@ def walk_run(results: Path, seed: int = 1, epochs: int = 4) -> Run:
     return Run(results, "cvae", "quick", tiny_cvae(epochs=epochs, seed=seed))
 
 
-def without_seconds(path: Path) -> list[list[str]]:
-    """The lines of metrics.csv without the column `seconds`."""
-    lines = [line.split(",") for line in path.read_text().splitlines()]
-    column = lines[0].index("seconds")
-    return [line[:column] + line[column + 1 :] for line in lines]
+def without_seconds(path: Path) -> list[dict[str, str]]:
+    """The rows of a table without the column `seconds`."""
+    return [row | {"seconds": ""} for row in csv.DictReader(path.read_text().splitlines())]
 
 
-def set_scale_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scale short as these tests count on it, whatever the real one is."""
-    short = {"epochs": 8, "decay_from": 4, "noise_epochs": (1, 8), "noise_minibatches": 50}
-    monkeypatch.setitem(SETTINGS["cifar"].scales, "short", short | {"train_examples": 5000, "test_examples": 2000})
-    of_cifar10 = SETTINGS["cvae"].part_scales["cifar10"]["paper"] | {"epochs": 6, "train_examples": 5000, "maps": (32,)}
-    monkeypatch.setitem(SETTINGS["cvae"].scales, "short", {"epochs": 120})
-    monkeypatch.setitem(SETTINGS["cvae"].part_scales["cifar10"], "short", of_cifar10)
-    monkeypatch.setitem(SETTINGS["draw"].scales, "short", {"epochs": 10, "time_steps": 4})
-    monkeypatch.setitem(SETTINGS["dqn"].scales, "short", {"epochs": 4, "epoch_steps": 1000})
-
-
-@pytest.fixture(autouse=True)
-def made_up_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`set_scale_short` for every test of a module that imports this."""
-    set_scale_short(monkeypatch)
-
-
-@pytest.fixture
-def text_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figures, for the tests that read report.md only."""
-    from wnrepro.report import figures
-
-    monkeypatch.setattr(figures, "draw", lambda *given: {})
-
-
-def leave_unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are drawn, for print and for the page, but not turned into images: each is its own file and panel."""
-    from wnrepro.report import canvas
-
-    monkeypatch.setattr(canvas.Sheet, "files", lambda sheet: {"sheet": sheet, "pdf": b""})
-    monkeypatch.setattr(canvas.Sheet, "panels", lambda sheet, prefix, caption: [sheet])
-    monkeypatch.setattr(canvas, "key_svg", lambda key, prefix: "")
-
-
-def write_csv(path: Path, columns: str, rows: list[list[Any]]) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns.split(","), *rows])
-
-
-def folder_of(results: Path, experiment: str, scale: str, settings: dict[str, Any]) -> Path:
-    """The run directory of settings; those that this version does not have follow as name-value."""
-    known = {field.name for field in dataclasses.fields(SETTINGS[experiment])}
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    kind: Any = SETTINGS[experiment]
-    name = variant(experiment, scale, kind(**{name: value for name, value in plain.items() if name in known}))
-    further = [f"{name}-{value}" for name, value in settings.items() if name not in known]
-    return results / scale / experiment / "_".join([name, *further]) / f"seed-{settings['seed']}"
-
-
-def make_run(
-    results: Path,
-    param: str = "wn",
-    lr: float | None = None,
-    seed: int = 1,
-    scale: str = "short",
-    status: str = "done",
-    logged: int | None = None,
-    speed: float | None = None,
-    test_error: float | None = None,
-    facts: dict[str, float] | None = None,
-    record: dict[str, Any] | None = None,
-    noise: dict[str, float] | None = None,
-    **changed: Any,
-) -> Path:
-    """A made-up run directory: errors fall from 0.9 at `speed` an epoch; `logged` epochs of it are there.
-
-    noise: further columns of noise.csv, in place of those of `NOISE`.
-    """
-    lr = OTHERS.get(param, {}).get("lr") or scale_settings("cifar", "paper", param).lr if lr is None else lr
-    settings = {**scale_defaults("cifar", scale, None, param), "param": param, "lr": lr, "seed": seed, **changed}
-    folder = folder_of(results, "cifar", scale, settings)
-    config = make_config(folder, "cifar", scale, settings)
-    epochs = settings["epochs"]
-    logged = epochs if logged is None else logged
-    speed = (SPEED.get(param, 0.4) if speed is None else speed) * (1 + 0.01 * seed)
-    rows: list[list[Any]] = []
-    for epoch in range(1, logged + 1):
-        error = max(0.9 * math.exp(-speed * epoch), 0.001 * (1 + 200 * speed / epoch))
-        last = test_error if epoch == epochs and test_error is not None else min(0.9, error + 0.07)
-        rows.append([epoch, 101.5, error, last, 2 * error, 2 * last, lr])
-    if status == "diverged" and rows:
-        rows[-1][2:6] = [0.9, 0.9, "nan", "inf"]
-    write_csv(folder / "metrics.csv", "epoch,seconds,train_error,test_error,train_loss,test_loss,lr", rows)
-
-    make_layers(folder, lr, logged)
-    make_init(folder)
-    if param in NOISE or noise:
-        middle = 2.0 if param == "bn" else -0.1
-        further = NOISE.get(param, {}) | (noise or {})
-        rows = [
-            [
-                epoch,
-                name,
-                middle + 0.1 * i * (param == "bn"),
-                middle - 0.3,
-                middle + 0.4 + 0.1 * i,
-                settings["noise_minibatches"],
-            ]
-            + [value + 0.01 * i for value in further.values()]
-            for epoch in settings["noise_epochs"]
-            if epoch <= logged
-            for i, name in enumerate(LAYERS)
-        ]
-        columns = "epoch,layer,excess_kurtosis_median,excess_kurtosis_q25,excess_kurtosis_q75,minibatches"
-        write_csv(folder / "noise.csv", ",".join([columns, *further]), rows)
-    facts = {"init_loss": 2.81 + 1e-6 * seed, **(facts or {})}
-    make_record(folder, config, status, logged, facts, record)
-    return folder
-
-
-def make_vae(
-    results: Path,
-    param: str = "wn",
-    dataset: str = "mnist",
-    lr: float = 0.002,
-    seed: int = 1,
-    scale: str = "short",
-    status: str = "done",
-    logged: int | None = None,
-    bound: float = -84.0,
-    facts: dict[str, Any] | None = None,
-    record: dict[str, Any] | None = None,
-    **changed: Any,
-) -> Path:
-    """A made-up run of a VAE: the bound rises from far below to `bound` at its last epoch; raw stays 1 nat below."""
-    settings = {**scale_defaults("cvae", scale, dataset, param), "param": param, "lr": lr, "seed": seed, **changed}
-    folder = folder_of(results, "cvae", scale, settings)
-    config = make_config(folder, "cvae", scale, settings)
-    epochs = settings["epochs"]
-    logged = epochs if logged is None else logged
-    rows: list[list[Any]] = []
-    for epoch in range(1, logged + 1):
-        test = bound - 400 * (math.exp(-epoch) - math.exp(-epochs)) - 10 * (1 / epoch - 1 / epochs)
-        rows.append([epoch, 7.5, test + 0.5, test, test - 1, 25.0, test + 25.0])
-        if dataset == "cifar10":
-            rows[-1].append(-test / (3072 * math.log(2)))
-    if status == "diverged" and rows:
-        rows[-1][2:] = ["nan", "-inf", "nan", "inf", "nan", "inf"][: len(rows[-1]) - 2]
-    write_csv(folder / "metrics.csv", ",".join(SETTINGS["cvae"].models[dataset].metrics), rows)
-    make_layers(folder, lr, logged)
-    make_init(folder)
-    facts = {"data": "binarized by Larochelle", "init_loss": 543.2 + 1e-5 * seed, **(facts or {})}
-    make_record(folder, config, status, logged, facts, record)
-    return folder
-
-
-def make_draw(
-    results: Path,
-    param: str = "wn",
-    lr: float = 0.0003,
-    seed: int = 1,
-    scale: str = "short",
-    status: str = "done",
-    logged: int | None = None,
-    bound: float = -80.0,
-    speed: float = 1.0,
-    kl: float = 8.0,
-    **changed: Any,
-) -> Path:
-    """A made-up run of DRAW: its bound after n epochs is `bound` − 120 / (speed · n), its KL at step t kl / t + n."""
-    settings = {**scale_defaults("draw", scale, None, param), "param": param, "lr": lr, "seed": seed, **changed}
-    folder = folder_of(results, "draw", scale, settings)
-    config = make_config(folder, "draw", scale, settings)
-    logged = settings["epochs"] if logged is None else logged
-    rows: list[list[Any]] = []
-    for epoch in range(1, logged + 1):
-        test = bound - 120 / (speed * epoch)
-        rows.append([epoch, 60.5, test + 0.5, test, test + 20, 20.0, 3.5])
-    if status == "diverged" and rows:
-        rows[-1][2:] = ["nan"] * 5
-    write_csv(folder / "metrics.csv", ",".join(SETTINGS["draw"].models[None].metrics), rows)
-    steps = range(1, settings["time_steps"] + 1)
-    kls = [[epoch, step, kl / step + epoch] for epoch in range(1, logged + 1) for step in steps]
-    write_csv(folder / "kl_steps.csv", "epoch,time_step,kl_nats", kls)
-    make_layers(folder, lr, logged)
-    facts = {"data": "binarized by Larochelle", "start_bound_nats": -543.5}
-    make_record(folder, config, status, logged, facts, None)
-    return folder
-
-
-def make_dqn(
-    results: Path,
-    param: str = "wn",
-    game: str = "breakout",
-    lr: float | None = None,
-    seed: int = 1,
-    scale: str = "short",
-    status: str = "done",
-    logged: int | None = None,
-    best: float = 50.0,
-    chance: float = 10.0,
-    episodes: int = 50,
-    **changed: Any,
-) -> Path:
-    """A made-up run of DQN: from `chance` its test score rises to `best` in the last epoch but one, and ends halfway.
-
-    The games of a test lie 7 above and below it by turns, those of random play about `chance`: 50 have a standard
-    error of 1.
-    """
-    lr = scale_settings("dqn", "paper", param).lr if lr is None else lr
-    settings = {**scale_defaults("dqn", scale, game, param), "param": param, "lr": lr, "seed": seed, **changed}
-    folder = folder_of(results, "dqn", scale, settings)
-    config = make_config(folder, "dqn", scale, settings)
-    epochs, steps = settings["epochs"], settings["epoch_steps"]
-    logged = epochs if logged is None else logged
-    rows: list[list[Any]] = []
-    scores = [chance]
-    for epoch in range(1, logged + 1):
-        share = epoch / (epochs - 1) if epoch < epochs else 0.5
-        scores.append(chance + (best - chance) * share)
-        rows.append(
-            [epoch, epoch * steps, epoch * steps // 4, 9.5, episodes, scores[-1], scores[-1] + 7, share, 0.1, 0.5]
-        )
-    if status == "diverged" and rows:
-        rows[-1][7:9] = ["inf", "nan"]
-    write_csv(folder / "metrics.csv", ",".join(SETTINGS["dqn"].models[game].metrics), rows)
-    every = [[n, game, score + 7 * (-1) ** game] for n, score in enumerate(scores) for game in range(1, episodes + 1)]
-    write_csv(folder / "games.csv", "epoch,game,score", every)
-    make_layers(folder, lr, 0)
-    make_init(folder)
-    make_record(folder, config, status, logged, {"agent": "sequential"}, None)
-    return folder
-
-
-def make_config(folder: Path, experiment: str, scale: str, settings: dict[str, Any]) -> dict[str, Any]:
-    config: dict[str, Any] = {"experiment": experiment, "scale": scale, "settings": settings}
-    config |= {"parameterization": OTHERS[settings["param"]]} if settings["param"] in OTHERS else {}
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
-    config["hash"] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    return config
-
-
-def make_layers(folder: Path, lr: float, logged: int) -> None:
-    growth = 0.02 + 30 * lr
-    norms = [
-        [epoch, name, norm, 0.9 * norm, 1.1 * norm, 1.0, 0.5, 1.5]
-        for epoch in range(logged + 1)
-        for i, name in enumerate(LAYERS)
-        for norm in [(1 + i / 10) * (1 + growth * (1 + i / 10) * math.sqrt(epoch))]
-    ]
-    write_csv(
-        folder / "layers.csv",
-        "epoch,layer,v_norm_mean,v_norm_min,v_norm_max,g_mean,g_min,g_max",
-        norms,
-    )
-
-
-def make_init(folder: Path) -> None:
-    init = [[0, name, 1e-6, 0.9999, 1.0001] for name in LAYERS]
-    write_csv(folder / "init.csv", "epoch,layer,mean_abs_max,variance_min,variance_max", init)
-
-
-def make_record(
-    folder: Path,
-    config: dict[str, Any],
-    status: str,
-    logged: int,
-    facts: dict[str, Any],
-    record: dict[str, Any] | None,
-) -> None:
-    residuals = {"eq3_residual": 1e-16, "v_dot_grad_v": 2e-17, "wn_is_bn_residual": 1e-15}
-    run = {
-        "status": status,
-        "message": "",
-        "epoch": logged,
-        "epochs": config["settings"]["epochs"],
-        "config_hash": config["hash"],
-        "created": "2027-01-01T00:00:00Z",
-        "seconds": 101.5 * logged,
-        "device": "cpu",
-        "device_name": "AMD EPYC, 2 threads",
-        "git": COMMIT,
-        "versions": {"torch": "2.13.0"},
-        "facts": {"parameters": 1405546, **residuals, **facts},
-        "resumed": [],
-        "metrics_sha256": hashlib.sha256((folder / "metrics.csv").read_bytes()).hexdigest(),
-        **(record or {}),
-    }
-    (folder / "run.json").write_text(json.dumps(run))
-
-
-def make_bench(
-    results: Path,
-    bn: float = 1.08,
-    wn: float = 1.0,
-    name: str = "cpu",
-    device: str | None = None,
-    torch: str = "2.13.0",
-    created: str = "2027-01-01T00:00:00Z",
-) -> None:
-    """A file of a bench session. device: by default named for the file, each on a different device."""
-    ratios = {
-        f"{param} / normal": {"median": middle, "low": middle - 0.01, "high": middle + 0.01, "n": 20}
-        for param, middle in (("bn", bn), ("wn", wn), ("wn+mobn", 1.03))
-    }
-    ratios["wn / plain wn"] = {"median": 0.7, "low": 0.69, "high": 0.71, "n": 20}
-    about = {"created": created, "versions": {"torch": torch}, "git": COMMIT, "rounds": 20}
-    of_cvae = about | {"ratios": {"bn / normal": ratios["bn / normal"]}}
-    bench = {"device_name": device or f"AMD EPYC ({name})", "cifar": about | {"ratios": ratios}}
-    (results / "bench").mkdir(parents=True, exist_ok=True)
-    (results / "bench" / f"{name}.json").write_text(json.dumps(bench | {"cvae": of_cvae, "draw": of_cvae}))
-
-
-def make_all(results: Path, scale: str = "short", seeds: tuple[int, ...] = (1,)) -> None:
-    """All four at figure 1's rates, a sweep of wn and normal, c = 3, a diverged run and a bench."""
-    for seed in seeds:
-        for param in PARAMS:
-            error = FINAL[param] / 100 + 0.0005 * (seed - 2)
-            make_run(results, param, seed=seed, scale=scale, test_error=error)
-    for lr in (0.0003, 0.001, 0.01):
-        make_run(results, "wn", lr=lr, scale=scale, speed=0.34)
-    make_run(results, "normal", lr=0.001, scale=scale, speed=0.12)
-    make_run(results, "normal", lr=0.003, scale=scale, status="diverged", logged=2)
-    make_run(results, "normal", lr=0.01, scale=scale, status="diverged", logged=1)
-    make_run(results, "wn", scale=scale, g_exp=3.0)
-    make_bench(results)
-
-
-def make_vaes(results: Path, scale: str = "short", datasets: tuple[str, ...] = ("mnist", "cifar10")) -> None:
-    """Both data sets, three seeds of wn and normal, one of bn and wn+mobn; one diverges, one is under way."""
-    for dataset in datasets:
-        middle = -84.0 if dataset == "mnist" else -9000.0
-        for seed, offset in ((1, 0.0), (2, 0.1), (3, -0.1)):
-            make_vae(results, "wn", dataset, seed=seed, scale=scale, bound=middle + offset)
-            make_vae(results, "normal", dataset, seed=seed, scale=scale, bound=middle - 2 + 12 * offset)
-        make_vae(results, "bn", dataset, scale=scale, status="running", logged=3, bound=middle - 1)
-        make_vae(results, "wn+mobn", dataset, scale=scale, status="diverged", logged=4, bound=middle - 3)
-
-
-def make_draws(results: Path, scale: str = "short") -> None:
-    """Three seeds of wn and normal, bn that fails to learn in two, a diverged wn+mobn."""
-    for seed, offset in ((1, 0.0), (2, 0.1), (3, -0.1)):
-        make_draw(results, "wn", seed=seed, scale=scale, bound=-80 + offset, speed=1.25)
-        make_draw(results, "normal", seed=seed, scale=scale, bound=-80 + offset)
-    for seed in (1, 2):
-        make_draw(results, "bn", seed=seed, scale=scale, bound=-200.0, kl=800.0)
-    make_draw(results, "wn+mobn", scale=scale, status="diverged", logged=4)
-
-
-def make_dqns(results: Path, games: tuple[str, ...] = GAMES, scale: str = "short", **how: Any) -> None:
-    """Three seeds of wn and normal, wn 25 % better; bn under way, a diverged wn+mobn."""
-    for game in games:
-        for seed, offset in ((1, 0.0), (2, 1.0), (3, -1.0)):
-            make_dqn(results, "wn", game, seed=seed, scale=scale, best=50 + offset, **how)
-            make_dqn(results, "normal", game, seed=seed, scale=scale, best=40 + offset, **how)
-        make_dqn(results, "bn", game, scale=scale, status="running", logged=2, best=12, **how)
-        make_dqn(results, "wn+mobn", game, scale=scale, status="diverged", logged=3, best=1e6, **how)
-
-
-def verdict(results: Path, claim: str, scale: str = "short") -> str:
-    from wnrepro.report.claims import findings
-
-    return findings(load(results, scale))[claim].verdict
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def report_text(results: Path, scale: str = "short") -> str:
-    """report.md, newly written."""
-    from wnrepro.report import write_report
-
-    return write_report(results, scale)[0].read_text()
-
-
-def add_work(results: Path, name: str = "cpu") -> Path:
-    """What a step needs, and its ceilings, to the benchmarks of `make_bench`: of cifar and dqn alone."""
-    path = results / "bench" / f"{name}.json"
-    bench = json.loads(path.read_text())
-    work = {"flops": 239e9, "bytes": 2e9, "floor_seconds": 1.25, "distance": 1.6, "flops_share": 0.625}
-    work |= {"bytes_share": 0.091, "flops_per_second": 1.2e11, "bytes_per_second": 1e9}
-    bench["cifar"] |= {"work": {"wn": work, "plain wn": work | {"distance": 2.0}}}
-    bench["cifar"] |= {"memory": {"wn": 1_540_000_000, "plain wn": 2_000_000_000}}
-    bench["dqn"] = {"ratios": {}, "work": {"wn, learning": work}, "memory": {"wn": 500_000_000, "bn": 1}}
-    path.write_text(json.dumps(bench))
-    return path
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-def make_pairs(results: Path, wn: list[float], normal: list[float], dataset: str = "mnist", **how: Any) -> None:
-    for seed, (ours, theirs) in enumerate(zip(wn, normal, strict=True), start=1):
-        make_vae(results, "wn", dataset, seed=seed, bound=ours, **how)
-        make_vae(results, "normal", dataset, seed=seed, bound=theirs, **how)
-
-
-def make_bn(results: Path, seeds: int, best: float, normal: float = 50.0, **how: Any) -> None:
-    for seed in range(1, seeds + 1):
-        make_dqn(results, "bn", seed=seed, best=best, **how)
-        make_dqn(results, "normal", seed=seed, best=normal, **how)
-
-
-def make_bounded(results: Path, bounds: list[float], **how: Any) -> None:
-    """Seeds without a bound on ‖v‖ that end at −84 nats, and with it at these."""
-    for seed, bound in enumerate(bounds, start=1):
-        make_vae(results, seed=seed, **how)
-        make_vae(results, seed=seed, bound=bound, v_norm_max=0.25, **how)
-
-
-def make_bounded_classifiers(results: Path, errors: list[float], **changed: Any) -> None:
-    for seed, error in enumerate(errors, start=1):
-        make_run(results, seed=seed, scale="paper", test_error=0.08)
-        make_run(results, seed=seed, scale="paper", test_error=error, v_norm_max=0.25, **changed)
+def same_tables(found: Path, expected: Path) -> None:
+    """Check that a run's tables are those of another, but for the column `seconds`."""
+    tables = {path.name for path in expected.glob("*.csv")}
+    assert {path.name for path in found.glob("*.csv")} == tables >= {"metrics.csv", "layers.csv"}
+    assert all(without_seconds(found / name) == without_seconds(expected / name) for name in tables)
 
 
 def small_data(monkeypatch: pytest.MonkeyPatch, dataset: str, root: Path | None = None) -> dict[str, bytes]:
@@ -613,30 +191,33 @@ def small_data(monkeypatch: pytest.MonkeyPatch, dataset: str, root: Path | None 
             contents[f"binarized_mnist/binarized_mnist_{part}.amat"] = "".join(lines).encode()
     else:
         for half, count in {"train": 6, "t10k": 3}.items():
+            images, labels = (f"MNIST/raw/{half}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
             grey = np.array([0, 255, 64], np.uint8).repeat(count // 3 * 28 * 28).tobytes()
-            for name, sizes, values in (
-                (f"{half}-images-idx3-ubyte", (0x0803, count, 28, 28), grey),
-                (f"{half}-labels-idx1-ubyte", (0x0801, count), bytes(count)),
-            ):
-                contents[f"MNIST/raw/{name}"] = np.array(sizes, ">u4").tobytes() + values
+            contents[images] = np.array((0x0803, count, 28, 28), ">u4").tobytes() + grey
+            contents[labels] = np.array((0x0801, count), ">u4").tobytes() + bytes(count)
     checksums = {path: f"sha256:{hashlib.sha256(content).hexdigest()}" for path, content in contents.items()}
     monkeypatch.setitem(files.DATASETS, dataset, checksums)
-    if root is not None:
-        for path, content in contents.items():
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_bytes(content)
+    for path, content in contents.items() if root else ():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
     return contents
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ------------------------------------------------------------------------------- the benchmark
 
 
 def timed_small(experiment: str) -> Settings:
     """Settings of a benchmark whose steps take milliseconds."""
     dqn: dict[str, Any] = {"game": "breakout", "replay_start": 100, "replay_steps": 100, "test_games": 1}
-    dqn |= {"epsilon_test": 1.0, "epsilon_steps": 1}
     settings: dict[str, tuple[str, dict[str, Any]]] = {
         "cifar": ("paper", {"width": 4, "batch_size": 20, "init_examples": 100}),
         "cvae": ("quick", {"batch_size": 20, "init_examples": 100}),
         "draw": ("quick", {"batch_size": 10, "time_steps": 3, "units": 8, "latents": 3}),
-        "dqn": ("quick", dqn),
+        "dqn": ("quick", dqn | {"epsilon_test": 1.0, "epsilon_steps": 1}),
     }
     scale, changes = settings[experiment]
     return scale_settings(experiment, scale, "wn", **changes)
@@ -666,40 +247,238 @@ class InProcess:
         pass
 
 
-# ------------------------------------------------------------------------------- claims
-
-DIVERGED: dict[str, Any] = {"status": "diverged", "logged": 1}
+# ------------------------------------------------------------------------------- made-up runs
 
 
-def wobble(seed: int) -> float:
-    """A number about 0 for every seed, always the same."""
-    return float(np.random.default_rng(seed).normal())
+def set_scale_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scale short as the made-up runs have it, whatever the real one is."""
+    cifar = {"epochs": 8, "decay_from": 4, "noise_epochs": (1, 8), "noise_minibatches": 50}
+    of_cifar10 = SETTINGS["cvae"].part_scales["cifar10"]
+    monkeypatch.setitem(of_cifar10, "short", of_cifar10["paper"] | {"epochs": 6, "train_examples": 5000, "maps": (32,)})
+    for experiment, short in {
+        "cifar": cifar | {"train_examples": 5000, "test_examples": 2000},
+        "cvae": {"epochs": 120},
+        "draw": {"epochs": 10, "time_steps": 4},
+        "dqn": {"epochs": 4, "epoch_steps": 1000},
+    }.items():
+        monkeypatch.setitem(SETTINGS[experiment].scales, "short", short)
 
 
-def about(middle: float, spread: float, shift: int = 0) -> Callable[[int], float]:
-    """A number about `middle` for every seed, always the same."""
-    return lambda seed: middle + spread * wobble(seed + shift)
+def leave_unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn, for print and for the page, but not turned into images: each is its own file and panel."""
+    from wnrepro.report import canvas
+
+    monkeypatch.setattr(canvas.Sheet, "files", lambda sheet: {"sheet": sheet, "pdf": b""})
+    monkeypatch.setattr(canvas.Sheet, "panels", lambda sheet, prefix, caption: [sheet])
+    monkeypatch.setattr(canvas, "key_svg", lambda key, prefix: "")
 
 
-def make_seeds(results: Path, make: Callable[..., Any], seeds: Iterable[int], *sides: dict[str, Any]) -> None:
-    """For every seed a made-up run of scale paper of each side; a value may be a function of the seed."""
+class MadeUp:
+    """The directory of a made-up run, with its config.json; `tables` and `record` make the rest.
+
+    how: `seed`, `scale`, `status`, `logged` epochs, `facts` and `record` to add to run.json, and settings that are not
+    the scale's; those that this version does not have follow in the directory's name.
+    """
+
+    def __init__(self, results: Path, experiment: str, part: str | None, param: str, **how: Any) -> None:
+        default = {"seed": 1, "scale": "short", "status": "done", "logged": None, "facts": None, "record": None}
+        self.seed, scale, self.status, logged, self.facts, self.changes = (how.pop(n, v) for n, v in default.items())
+        given = {name: value for name, value in how.items() if value is not None}
+        self.settings = scale_defaults(experiment, scale, part, param) | {"param": param, "seed": self.seed, **given}
+        self.config: dict[str, Any] = {"experiment": experiment, "scale": scale, "settings": self.settings}
+        self.config |= {"parameterization": OTHERS[param]} if param in OTHERS else {}
+        self.config["hash"] = config_hash(**self.config)
+        cls: Any = SETTINGS[experiment]
+        self.columns = cls.models[part].metrics
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in self.settings.items()}
+        further = plain.keys() - {field.name for field in dataclasses.fields(cls)}
+        known = {name: value for name, value in plain.items() if name not in further}
+        parts = [variant(experiment, scale, cls(**known)), *(f"{n}-{self.settings[n]}" for n in plain if n in further)]
+        self.folder = results / scale / experiment / "_".join(parts) / f"seed-{self.seed}"
+        self.folder.mkdir(parents=True)
+        (self.folder / "config.json").write_text(json.dumps(self.config))
+        self.last: int = self.settings["epochs"]
+        self.logged: int = self.last if logged is None else logged
+        self.epochs = range(1, self.logged + 1)
+
+    def table(self, name: str, columns: Iterable[str], rows: list[list[Any]]) -> None:
+        with (self.folder / name).open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+
+    def tables(self, rows: list[list[Any]], lost: Iterable[object] = (), at: int = 2) -> None:
+        """metrics.csv, whose last row has `lost` from a column on where the run diverged; layers.csv and init.csv."""
+        for column, value in enumerate(lost if rows and self.status == "diverged" else (), at):
+            rows[-1][column] = value
+        self.table("metrics.csv", self.columns, rows)
+        growth = 0.02 + 30 * self.settings["lr"]
+        layers = [
+            [epoch, name, norm, 0.9 * norm, 1.1 * norm, 1.0, 0.5, 1.5]
+            for epoch in range(1 if self.config["experiment"] == "dqn" else self.logged + 1)
+            for i, name in enumerate(LAYERS)
+            for norm in [(1 + i / 10) * (1 + growth * (1 + i / 10) * math.sqrt(epoch))]
+        ]
+        columns = ("epoch", "layer", "v_norm_mean", "v_norm_min", "v_norm_max", "g_mean", "g_min", "g_max")
+        self.table("layers.csv", columns, layers)
+        if self.config["experiment"] != "draw":
+            init = [[0, name, 1e-6, 0.9999, 1.0001] for name in LAYERS]
+            self.table("init.csv", ("epoch", "layer", "mean_abs_max", "variance_min", "variance_max"), init)
+
+    def end(self, **facts: Any) -> Path:
+        """run.json, with these facts; the directory."""
+        residuals = {"eq3_residual": 1e-16, "v_dot_grad_v": 2e-17, "wn_is_bn_residual": 1e-15}
+        record = {"status": self.status, "message": "", "epoch": self.logged, "epochs": self.last, "resumed": []}
+        record |= {"config_hash": self.config["hash"], "created": "2027-01-01T00:00:00Z", "device": "cpu"}
+        record |= {"seconds": 101.5 * self.logged, "device_name": "AMD EPYC, 2 threads", "git": COMMIT}
+        record |= {"facts": {"parameters": 1405546, **residuals, **facts, **(self.facts or {})}}
+        record |= {"versions": {"torch": "2.13.0"}}
+        record["metrics_sha256"] = hashlib.sha256((self.folder / "metrics.csv").read_bytes()).hexdigest()
+        (self.folder / "run.json").write_text(json.dumps(record | (self.changes or {})))
+        return self.folder
+
+
+def make_run(
+    results: Path, param: str = "wn", speed: float | None = None, test_error: float | None = None, **how: Any
+) -> Path:
+    """A run of the classifier: errors fall from 0.9 at `speed` an epoch. how: also `noise`, columns of noise.csv."""
+    further = NOISE.get(param, {}) | how.pop("noise", {})
+    made = MadeUp(results, "cifar", None, param, **({"lr": OTHERS.get(param, {}).get("lr")} | how))
+    speed = (SPEED.get(param, 0.4) if speed is None else speed) * (1 + 0.01 * made.seed)
+    rows: list[list[Any]] = []
+    for epoch in made.epochs:
+        error = max(0.9 * math.exp(-speed * epoch), 0.001 * (1 + 200 * speed / epoch))
+        last = test_error if epoch == made.last and test_error is not None else min(0.9, error + 0.07)
+        rows.append([epoch, 101.5, error, last, 2 * error, 2 * last, made.settings["lr"]])
+    made.tables(rows, [0.9, 0.9, "nan", "inf"])
+    if further:
+        middle, slope, minibatches = 2.0 if param == "bn" else -0.1, param == "bn", made.settings["noise_minibatches"]
+        rows = [
+            [epoch, name, middle + 0.1 * i * slope, middle - 0.3, middle + 0.4 + 0.1 * i, minibatches]
+            + [value + 0.01 * i for value in further.values()]
+            for epoch in made.settings["noise_epochs"]
+            if epoch <= made.logged
+            for i, name in enumerate(LAYERS)
+        ]
+        columns = ("epoch", "layer", *(f"excess_kurtosis_{of}" for of in ("median", "q25", "q75")), "minibatches")
+        made.table("noise.csv", [*columns, *further], rows)
+    return made.end(init_loss=2.81 + 1e-6 * made.seed)
+
+
+def make_vae(results: Path, param: str = "wn", dataset: str = "mnist", bound: float = -84.0, **how: Any) -> Path:
+    """A run of a VAE: the bound rises from far below to `bound` at its last epoch; raw stays 1 nat below."""
+    made = MadeUp(results, "cvae", dataset, param, **how)
+    rows: list[list[Any]] = []
+    for epoch in made.epochs:
+        test = bound - 400 * (math.exp(-epoch) - math.exp(-made.last)) - 10 * (1 / epoch - 1 / made.last)
+        rows.append([epoch, 7.5, test + 0.5, test, test - 1, 25.0, test + 25.0])
+        rows[-1] += [-test / (3072 * math.log(2))] if dataset == "cifar10" else []
+    made.tables(rows, ["nan", "-inf", "nan", "inf", "nan", "inf"][: len(made.columns) - 2])
+    return made.end(data="binarized by Larochelle", init_loss=543.2 + 1e-5 * made.seed)
+
+
+def make_draw(
+    results: Path, param: str = "wn", bound: float = -80.0, speed: float = 1.0, kl: float = 8.0, **how: Any
+) -> Path:
+    """A run of DRAW: its bound after n epochs is `bound` − 120 / (speed · n), its KL at step t kl / t + n."""
+    made = MadeUp(results, "draw", None, param, **how)
+    bounds = {epoch: bound - 120 / (speed * epoch) for epoch in made.epochs}
+    made.tables([[n, 60.5, test + 0.5, test, test + 20, 20.0, 3.5] for n, test in bounds.items()], 5 * ["nan"])
+    steps = range(1, made.settings["time_steps"] + 1)
+    kls = [[epoch, step, kl / step + epoch] for epoch in made.epochs for step in steps]
+    made.table("kl_steps.csv", ("epoch", "time_step", "kl_nats"), kls)
+    return made.end(data="binarized by Larochelle", start_bound_nats=-543.5)
+
+
+def make_dqn(
+    results: Path, param: str = "wn", game: str = "breakout", best: float = 50.0, episodes: int = 50, **how: Any
+) -> Path:
+    """A run of DQN: from 10 its test score rises to `best` in the last epoch but one, and ends halfway.
+
+    The games of a test lie 7 above and below it by turns: the mean of 50 has a standard error of 1.
+    """
+    made = MadeUp(results, "dqn", game, param, **how)
+    rows: list[list[Any]] = []
+    scores, steps = [10.0], made.settings["epoch_steps"]
+    for epoch in made.epochs:
+        share = epoch / (made.last - 1) if epoch < made.last else 0.5
+        scores.append(score := 10 + (best - 10) * share)
+        rows.append([epoch, epoch * steps, epoch * steps // 4, 9.5, episodes, score, score + 7, share, 0.1, 0.5])
+    made.tables(rows, ["inf", "nan"], at=7)
+    every = [[n, game, score + 7 * (-1) ** game] for n, score in enumerate(scores) for game in range(1, episodes + 1)]
+    made.table("games.csv", ("epoch", "game", "score"), every)
+    return made.end(agent="sequential")
+
+
+def make_bench(results: Path, bn: float = 1.08, wn: float = 1.0, name: str = "cpu", **how: str) -> None:
+    """A file of a bench session. how: `torch`, `created` and `device`, by default another for each file."""
+    medians = {"bn / normal": bn, "wn / normal": wn, "wn+mobn / normal": 1.03, "wn / plain wn": 0.7}
+    ratios = {key: {"median": m, "low": m - 0.01, "high": m + 0.01, "n": 20} for key, m in medians.items()}
+    about = {"created": how.get("created", "2027-01-01T00:00:00Z"), "git": COMMIT, "rounds": 20}
+    about |= {"versions": {"torch": how.get("torch", "2.13.0")}}
+    of_cvae = about | {"ratios": {"bn / normal": ratios["bn / normal"]}}
+    bench = {"device_name": how.get("device", f"AMD EPYC ({name})"), "cifar": about | {"ratios": ratios}}
+    (results / "bench").mkdir(parents=True, exist_ok=True)
+    (results / "bench" / f"{name}.json").write_text(json.dumps(bench | {"cvae": of_cvae, "draw": of_cvae}))
+
+
+def add_work(results: Path) -> Path:
+    """What a step needs, and its ceilings, to the benchmarks of `make_bench`: of cifar and dqn alone."""
+    path = results / "bench" / "cpu.json"
+    bench = json.loads(path.read_text())
+    work = {"flops": 239e9, "bytes": 2e9, "floor_seconds": 1.25, "distance": 1.6, "flops_share": 0.625}
+    work |= {"bytes_share": 0.091, "flops_per_second": 1.2e11, "bytes_per_second": 1e9}
+    bench["cifar"] |= {"work": {"wn": work, "plain wn": work | {"distance": 2.0}}}
+    bench["cifar"] |= {"memory": {"wn": 1_540_000_000, "plain wn": 2_000_000_000}}
+    bench["dqn"] = {"ratios": {}, "work": {"wn, learning": work}, "memory": {"wn": 500_000_000, "bn": 1}}
+    path.write_text(json.dumps(bench))
+    return path
+
+
+OFFSETS = ((1, 0.0), (2, 0.1), (3, -0.1))  # of the results of three seeds
+
+
+def make_all(results: Path, scale: str = "short", seeds: tuple[int, ...] = (1,)) -> None:
+    """All four at figure 1's rates, a sweep of wn and normal, c = 3, a diverged run and a bench."""
     for seed in seeds:
-        for side in sides:
-            values = {name: value(seed) if callable(value) else value for name, value in side.items()}
-            make(results, seed=seed, **({"scale": "paper"} | values))
+        for param in PARAMS:
+            error = paper.TABLE2[param] / 100 + 0.0005 * (seed - 2)
+            make_run(results, param, seed=seed, scale=scale, test_error=error)
+    for lr in (0.0003, 0.001, 0.01):
+        make_run(results, "wn", lr=lr, scale=scale, speed=0.34)
+    make_run(results, "normal", lr=0.001, scale=scale, speed=0.12)
+    make_run(results, "normal", lr=0.003, scale=scale, status="diverged", logged=2)
+    make_run(results, "normal", lr=0.01, scale=scale, status="diverged", logged=1)
+    make_run(results, "wn", scale=scale, g_exp=3.0)
+    make_bench(results)
 
 
-def find(results: Path, claim: str, scale: str = "paper") -> "Finding":
-    """The finding of a claim."""
-    from wnrepro.report.claims import findings
+def make_vaes(results: Path, scale: str = "short") -> None:
+    """Both data sets, three seeds of wn and normal, one of bn and wn+mobn; one diverges, one is under way."""
+    for dataset, middle in (("mnist", -84.0), ("cifar10", -9000.0)):
+        for seed, offset in OFFSETS:
+            make_vae(results, "wn", dataset, seed=seed, scale=scale, bound=middle + offset)
+            make_vae(results, "normal", dataset, seed=seed, scale=scale, bound=middle - 2 + 12 * offset)
+        make_vae(results, "bn", dataset, scale=scale, status="running", logged=3, bound=middle - 1)
+        make_vae(results, "wn+mobn", dataset, scale=scale, status="diverged", logged=4, bound=middle - 3)
 
-    return findings(load(results, scale))[claim]
+
+def make_draws(results: Path, scale: str = "short") -> None:
+    """Three seeds of wn and normal, bn that fails to learn in two, a diverged wn+mobn."""
+    for seed, offset in OFFSETS:
+        make_draw(results, "wn", seed=seed, scale=scale, bound=-80 + offset, speed=1.25)
+        make_draw(results, "normal", seed=seed, scale=scale, bound=-80 + offset)
+    for seed in (1, 2):
+        make_draw(results, "bn", seed=seed, scale=scale, bound=-200.0, kl=800.0)
+    make_draw(results, "wn+mobn", scale=scale, status="diverged", logged=4)
 
 
-def edit_column(path: Path, column: str, value: Any) -> None:
-    """Replaces a column of a CSV table."""
-    table = pd.read_csv(path)
-    table.assign(**{column: value}).to_csv(path, index=False, na_rep="nan")
+def make_dqns(results: Path, games: tuple[str, ...] = GAMES, scale: str = "short") -> None:
+    """Three seeds of wn and normal, wn 25 % better; bn under way, a diverged wn+mobn."""
+    for game in games:
+        for seed, offset in OFFSETS:
+            make_dqn(results, "wn", game, seed=seed, scale=scale, best=50 + 10 * offset)
+            make_dqn(results, "normal", game, seed=seed, scale=scale, best=40 + 10 * offset)
+        make_dqn(results, "bn", game, scale=scale, status="running", logged=2, best=12)
+        make_dqn(results, "wn+mobn", game, scale=scale, status="diverged", logged=3, best=1e6)
 
 
 def make_everything(results: Path) -> None:
@@ -761,6 +540,54 @@ def make_hostile(results: Path) -> None:
     path.rename(path.with_name(f"{ADDRESSES.replace('/', '')}.json"))
 
 
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def edit_column(path: Path, column: str, value: Any) -> None:
+    """Replaces a column of a CSV table."""
+    pd.read_csv(path).assign(**{column: value}).to_csv(path, index=False, na_rep="nan")
+
+
+# ------------------------------------------------------------------------------- reports and claims
+
+DIVERGED: dict[str, Any] = {"status": "diverged", "logged": 1}
+
+
+def wobble(seed: int) -> float:
+    """A number about 0 for every seed, always the same."""
+    return float(np.random.default_rng(seed).normal())
+
+
+def about(middle: float, spread: float, shift: int = 0) -> Callable[[int], float]:
+    """A number about `middle` for every seed, always the same."""
+    return lambda seed: middle + spread * wobble(seed + shift)
+
+
+def make_seeds(results: Path, make: Callable[..., Any], seeds: Iterable[int], *sides: dict[str, Any]) -> None:
+    """For every seed a made-up run of scale paper of each side; a value may be a function of the seed."""
+    for seed in seeds:
+        for side in sides:
+            values = {name: value(seed) if callable(value) else value for name, value in side.items()}
+            make(results, seed=seed, **({"scale": "paper"} | values))
+
+
+def find(results: Path, claim: str, scale: str = "paper") -> "Finding":
+    """The finding of a claim."""
+    from wnrepro.report.claims import findings
+
+    return findings(load(results, scale))[claim]
+
+
+def report_text(results: Path, scale: str = "short") -> str:
+    """report.md, newly written."""
+    from wnrepro.report import write_report
+
+    return write_report(results, scale)[0].read_text()
+
+
 class Parsed(HTMLParser):
     """The tags of a page with their attributes."""
 
@@ -817,13 +644,7 @@ def put_run(results: Path, run: Planned, status: str = "done", epoch: int | None
     return there.folder
 
 
-def same_tables(found: Path, expected: Path) -> None:
-    """Check that a run's tables are those of another, but for the column `seconds`."""
-    tables = {path.name for path in expected.glob("*.csv")}
-    assert {path.name for path in found.glob("*.csv")} == tables >= {"metrics.csv", "layers.csv"}
-    for name in tables:
-        rows, others = (csv.DictReader((folder / name).read_text().splitlines()) for folder in (found, expected))
-        assert [row | {"seconds": ""} for row in rows] == [row | {"seconds": ""} for row in others]
+Lives = dict[str, list[list[float | str]]]
 
 
 class FakeEngine(Engine):
@@ -837,14 +658,14 @@ class FakeEngine(Engine):
     def __init__(
         self,
         results: Path,
-        lives: dict[str, list[list[float | str]]],
+        lives: Lives,
         jobs: int = 1,
         memory: int | None = None,
-        seconds: dict[str, float] | None = None,
-        loading: float = 0.0,
+        seconds: Any = (),
+        loading: float = 0,
     ) -> None:
         super().__init__(["cpu"], jobs, 1, memory_bytes=memory)
-        self.results, self.lives, self.seconds, self.loading = results, lives, seconds or {}, loading
+        self.results, self.lives, self.seconds, self.loading = results, lives, dict(seconds), loading
         self.clock, self.stopped = 0.0, False
         self.living: dict[str, tuple[Job, list[float | str]]] = {}
         self.due: list[tuple[float, int, str]] = []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import make_run, make_vae, small_data, text_only
+from factories import make_run, make_vae, small_data
 from PIL import Image, ImageSequence
 
 from wnrepro.cuda_graphs import CaptureError
@@ -29,7 +29,6 @@ from wnrepro.runs.run import Run, open_run
 from wnrepro.settings import GAMES, PARAMS, SETTINGS
 
 Command = Callable[..., tuple[int, str, str]]
-text_only = text_only  # a fixture
 
 TINY = ["--scale", "quick", "--epochs", "2", "--width", "4"]
 TINY += ["--train-examples", "200", "--test-examples", "100", "--init-examples", "100"]
@@ -737,7 +736,7 @@ def test_check_tells_for_each_claim_whether_its_rule_is_older_than_its_runs(
     monkeypatch.setattr("wnrepro.report.claims.claim.versions", lambda: [version])
     monkeypatch.setattr("wnrepro.report.claims.__file__", str(tmp_path / "here"))
     for param, commit in (("wn", commits["after"]), ("bn", commits["before"]), ("normal", "f" * 40)):
-        make_run(tmp_path, param, 0.003, record={"git": {"commit": commit}})
+        make_run(tmp_path, param, lr=0.003, record={"git": {"commit": commit}})
     for param in ("wn", "normal"):
         make_vae(tmp_path, param, record={"git": {"commit": commits["rules"]}})
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from factories import LAYERS, edit, made_up_scale, make_dqn, make_draw, make_run, make_vae, snapshot  # noqa: F401
+from factories import LAYERS, edit, make_dqn, make_draw, make_run, make_vae, snapshot
 
 from wnrepro.errors import DiskError, UserError
 from wnrepro.export import FILE, write_events
 
+pytestmark = pytest.mark.usefixtures("made_up_scale")
 CREATED = datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC).timestamp()  # of the made-up runs
 Scalars = dict[tuple[str, int], tuple[float, float]]
 Cli = Callable[..., tuple[int, str, str]]

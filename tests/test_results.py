@@ -16,7 +16,6 @@ from factories import (
     OTHERS,
     add_work,
     edit,
-    made_up_scale,  # noqa: F401
     make_all,
     make_bench,
     make_dqn,
@@ -31,6 +30,7 @@ from wnrepro.errors import UserError
 from wnrepro.results import check, load, scales_with_runs, sessions
 from wnrepro.settings import SETTINGS
 
+pytestmark = pytest.mark.usefixtures("made_up_scale")
 CENTRED, SCALED = OTHERS
 CIFAR, MNIST = (",".join(SETTINGS[name].models[part].metrics) for name, part in (("cifar", None), ("cvae", "mnist")))
 

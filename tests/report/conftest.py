@@ -19,18 +19,6 @@ from wnrepro.results import Results, load
 
 
 @pytest.fixture
-def made_up_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`set_scale_short` for a test."""
-    set_scale_short(monkeypatch)
-
-
-@pytest.fixture
-def text_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figures, for the tests that read report.md only."""
-    monkeypatch.setattr("wnrepro.report.figures.draw", lambda *given: {})
-
-
-@pytest.fixture
 def not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """`leave_unrendered`."""
     leave_unrendered(monkeypatch)

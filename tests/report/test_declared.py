@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from factories import folder_of, make_config, make_layers, make_record, write_csv
+from factories import MadeUp
 
 from wnrepro.report import declared, live_page, write_report
-from wnrepro.results import scale_defaults
 from wnrepro.settings import SETTINGS, Model, Models, Scales, Settings, setting, shared
 
 
@@ -42,13 +41,9 @@ class Characters(Settings):
 
 
 def make_characters(results: Path, param: str, seed: int, end: float) -> None:
-    settings = scale_defaults("characters", "short", None, param) | {"param": param, "seed": seed}
-    folder = folder_of(results, "characters", "short", settings)
-    config = make_config(folder, "characters", "short", settings)
-    rows = [[epoch, 9.5, end + 0.5 / epoch, end + 1 / epoch - 0.25] for epoch in range(1, 5)]
-    write_csv(folder / "metrics.csv", ",".join(Characters.models[None].metrics), rows)
-    make_layers(folder, 0.002, 4)
-    make_record(folder, config, "done", 4, {}, None)
+    made = MadeUp(results, "characters", None, param, seed=seed)
+    made.tables([[epoch, 9.5, end + 0.5 / epoch, end + 1 / epoch - 0.25] for epoch in made.epochs])
+    made.end()
 
 
 @pytest.mark.usefixtures("not_rendered")
