@@ -1,1 +1,1 @@
-"""One run: its directory, checkpoint, provenance and media. `directory` imports no torch."""
+"""One run: its directory, checkpoint, provenance and media. `directory` does not import torch."""

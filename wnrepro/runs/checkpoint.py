@@ -1,6 +1,7 @@
-"""Checkpoints: a run's state in one file with its own checksum, and the states of the random generators.
+"""Checkpoints of a run, each one file with its own checksum, and the states of the random generators.
 
-A checkpoint is torch.save's ZIP archive, read with weights_only=True. Its comment is its sha256. The last one is kept.
+A checkpoint is the ZIP archive that torch.save writes, with its sha256 as the archive's comment. It is loaded with
+weights_only=True. An unfinished run keeps its two newest checkpoints.
 """
 
 import hashlib
@@ -17,17 +18,17 @@ import torch
 
 from wnrepro.runs.directory import is_record, write_atomic
 
-CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt")  # the newest first
+CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt")  # newest first
 FIELDS = {"epoch": int, "diverged": str, "rng": dict, "experiment": dict, "tables": dict, "record": str}
-COMMENT_BYTES = 2 + len("sha256:") + 64  # at the archive's end, with its length
+COMMENT_BYTES = 2 + len("sha256:") + 64  # the comment and its length field, at the end of the archive
 
 
 class DamagedError(Exception):
-    """A checkpoint that was changed since it was written, or is none."""
+    """A file that is no valid checkpoint, or was changed after it was written."""
 
 
 def rng_state() -> dict[str, Any]:
-    """The global generators of torch, its GPUs, NumPy and Python, in types that `weights_only` loads."""
+    """Return the states of the random generators of torch, CUDA, NumPy and Python, in types that torch can load."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -38,7 +39,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Set the global generators to an `rng_state`."""
+    """Set the random generators to states from `rng_state`."""
     torch.set_rng_state(state["torch"])
     torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     kind, keys, *rest = state["numpy"]
@@ -57,7 +58,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def add_checksum(archive: io.BytesIO) -> None:
-    """Make the sha256 of a ZIP archive without a comment its comment."""
+    """Store the sha256 of a ZIP archive as its comment. The archive must have no comment yet."""
     with archive.getbuffer()[:-2] as body:  # without the comment's length
         comment = _comment(hashlib.sha256(body).hexdigest())
     archive.seek(-2, io.SEEK_END)
@@ -70,7 +71,10 @@ def _comment(digest: str) -> bytes:
 
 
 def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
-    """A checkpoint of the run with this config hash, or None without a file. Raises DamagedError."""
+    """Return the checkpoint at `path`, or None if there is no file.
+
+    Raises DamagedError if it is damaged, or its config hash is not `digest`.
+    """
     try:
         if not path.exists():
             return None
@@ -81,7 +85,7 @@ def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
                 raise ValueError("not as it was written")
             with zipfile.ZipFile(file) as archive:
                 if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
-                    raise ValueError("compressed")  # and may expand to any size
+                    raise ValueError("compressed")  # may expand to any size
             file.seek(0)
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         if state["config_hash"] != digest:
@@ -98,7 +102,7 @@ def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
 
 
 def _intact(file: BinaryIO) -> bool:
-    """Whether a file ends with the checksum of its rest, as written by `add_checksum`."""
+    """Test whether a file ends with the checksum of its other bytes, as `add_checksum` writes it."""
     left = file.seek(0, io.SEEK_END) - COMMENT_BYTES
     file.seek(0)
     digest = hashlib.sha256()

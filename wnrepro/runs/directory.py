@@ -1,6 +1,7 @@
-"""A run's directory: its name, config, state and lock; files read whole and written atomically. Imports no torch.
+"""A run's directory: its name, config, state and lock; and functions that read files and write them atomically.
 
 results/<scale>/<experiment>/<variant>/seed-<n>/ holds config.json, run.json, metrics.csv and further tables.
+This module does not import torch.
 """
 
 import contextlib
@@ -21,21 +22,21 @@ import filelock
 from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import Settings, about, config_hash, printable, scale_settings
 
-PUBLISHED = "published"  # the folder of results/ with what the repository shows, without checkpoints
-FINISHED = ("done", "diverged")  # the states of a run with nothing left to train
-# The entries of run.json: those that resuming needs, and others (metrics_sha256 in earlier versions alone).
+PUBLISHED = "published"  # the folder in results/ with the repository's runs, without checkpoints
+FINISHED = ("done", "diverged")  # states of a run that needs no more training
+# The entries of run.json: those that resuming needs, and others. Only earlier versions wrote metrics_sha256.
 REQUIRED = {"status": str, "epoch": int, "resumed": list, "facts": dict, "peak_memory_bytes": int, "config_hash": str}
 OPTIONAL = {"message", "epochs", "created", "updated", "seconds", "device", "device_name", "git", "versions"}
 OPTIONAL |= {"graphs", "tables_sha256", "metrics_sha256", "sha256"}
-SOURCE = "parameterization.py"  # a copy of the code of a parameterization that is not the paper's
-WRITTEN = ("config.json", "run.json", SOURCE, "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # by a run
-LARGEST = 2**24  # bytes of a file that is read whole: many times the tables of the paper's longest runs
+SOURCE = "parameterization.py"  # a copy of a custom parameterization's code
+WRITTEN = ("config.json", "run.json", SOURCE, "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # files that a run writes
+LARGEST = 2**24  # bytes; larger files are refused. The tables of the paper's longest runs are far smaller
 REMOVE = "remove the file to resume from the run's checkpoint, or start over with --fresh"
-PATIENCE = 1.0  # seconds: another process may hold the lock only to test it
+PATIENCE = 1.0  # seconds to wait for the lock: another process may hold it only to test it
 
 
 def variant(experiment: str, scale: str, settings: Settings) -> str:
-    """The run's name: part (data set or game), parameterization, learning rate, settings other than the scale's."""
+    """Return the run's name: its part (data set or game), parameterization, learning rate, non-default settings."""
     named: dict[str, str] = {settings.part: getattr(settings, settings.part)} if settings.part else {}
     default = scale_settings(experiment, scale, settings.param, **named)
     parts = [*named.values(), settings.param, f"lr{settings.lr:g}"]
@@ -48,8 +49,8 @@ def variant(experiment: str, scale: str, settings: Settings) -> str:
 
 
 def config(experiment: str, scale: str, settings: Settings) -> dict[str, Any]:
-    """The content of config.json: all settings, the entry of a parameterization not the paper's, and their hash."""
-    values = json.loads(json.dumps(dataclasses.asdict(settings)))  # tuples become lists, as when read back
+    """Return the content of config.json: all settings, a custom parameterization's entry, and their hash."""
+    values = json.loads(json.dumps(dataclasses.asdict(settings)))  # tuples become lists, as in the file
     content: dict[str, Any] = {"experiment": experiment, "scale": scale, "settings": values}
     if entry := about(settings.param).entry(experiment):
         content["parameterization"] = entry
@@ -64,7 +65,7 @@ def now() -> str:
 
 
 def disk_error(path: Path, error: OSError) -> DiskError:
-    """The error for a file or folder that cannot be written."""
+    """Return the error for a file or folder that cannot be written."""
     todo = "make room there or mend its permissions, then give the same command again"
     if error.errno == errno.ENAMETOOLONG:
         todo = "give fewer settings that are not the scale's, or a shorter --results"
@@ -72,9 +73,9 @@ def disk_error(path: Path, error: OSError) -> DiskError:
 
 
 def write_atomic(path: Path, content: bytes | memoryview, keep: Path | None = None) -> None:
-    """Write a file so that a kill leaves its old or its new content. keep: the path that the old one gets.
+    """Write a file so that an interruption leaves either its old or its new content.
 
-    A symbolic link is replaced, never followed. Raises DiskError.
+    keep: the path that the old file moves to. A symbolic link is replaced, not followed. Raises DiskError.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
@@ -107,7 +108,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content. Raises FileNotFoundError, or UserError for a folder, a pipe or more than LARGEST bytes."""
+    """Return a file's content. Raises FileNotFoundError, or UserError for a folder, a pipe or over LARGEST bytes."""
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: is no file; move it away")
@@ -123,7 +124,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file's text. Raises as `read_bytes`, and UserError for another encoding."""
+    """Return a UTF-8 file's text. Raises as `read_bytes`, and UserError for another encoding."""
     try:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
@@ -131,7 +132,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None without a file. Raises UserError for anything else."""
+    """Return the JSON object in a file, or None if there is no file. Raises UserError for other content."""
     try:
         content = json.loads(read_text(path))
         if not isinstance(content, dict):
@@ -146,7 +147,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def seal(record: dict[str, Any]) -> None:
-    """Add the sha256 of a run.json to it."""
+    """Add the content's sha256 to the content of a run.json."""
     record["sha256"] = _sha256(record)
 
 
@@ -156,12 +157,12 @@ def _sha256(record: dict[str, Any]) -> str:
 
 
 def sealed(record: dict[str, Any]) -> bool:
-    """Whether a run.json is unchanged since it was written; those of earlier versions have no seal."""
+    """Test whether a run.json is as it was written. Files of earlier versions have no checksum and pass."""
     return "sha256" not in record or record["sha256"] == _sha256(record)
 
 
 def is_record(record: object) -> bool:
-    """Whether this is the content of a run.json from which a run can resume."""
+    """Test whether this is the content of a run.json from which a run can resume."""
     if not isinstance(record, dict) or not record.keys() <= REQUIRED.keys() | OPTIONAL:
         return False
     return all(isinstance(record.get(name), kind) for name, kind in REQUIRED.items())
@@ -186,7 +187,10 @@ class RunDirectory:
         self.lock = filelock.FileLock(self.lock_path, timeout=PATIENCE)
 
     def record(self) -> dict[str, Any] | None:
-        """The content of run.json, or None without one. UserError if it or config.json is damaged or another run's."""
+        """Return the content of run.json, or None if there is no file.
+
+        Raises UserError if run.json or config.json is damaged or belongs to another run.
+        """
         path = self.folder / "config.json"
         config = read_json(path)
         if config is not None:
@@ -207,7 +211,7 @@ class RunDirectory:
         return record
 
     def matches(self, config: dict[str, Any]) -> bool:
-        """Whether a config.json is this run's; it may lack settings that later versions added, with default None."""
+        """Test whether a config.json is this run's. It may lack newer settings whose default is None."""
         settings = config.get("settings")
         if not isinstance(settings, dict):
             return False
@@ -217,7 +221,7 @@ class RunDirectory:
         return whole == self.config and config.get("hash") == digest
 
     def differing(self, config: dict[str, Any]) -> str:
-        """The names of the settings in which a config.json differs from the run's."""
+        """Return the names of the settings that differ between a config.json and this run, else `hash`."""
         settings = config.get("settings")
         old = config | (settings if isinstance(settings, dict) else {})
         new = self.config | self.config["settings"]
@@ -225,12 +229,12 @@ class RunDirectory:
         return printable(", ".join(sorted(names - {"hash", "settings"})), 200) or "hash"
 
     def finished(self) -> str | None:
-        """`done` or `diverged` if the run has ended so, else None."""
+        """Return the status of a finished run, `done` or `diverged`, else None."""
         record = self.record()
         return record["status"] if record and record["status"] in FINISHED else None
 
     def locked(self) -> bool:
-        """Whether another process executes the run."""
+        """Test whether another process executes the run."""
         if not self.lock_path.exists():
             return False
         try:
@@ -240,7 +244,7 @@ class RunDirectory:
             return True
 
     def holder(self) -> str:
-        """The process that holds the lock, for messages."""
+        """Return a description of the process that holds the lock, for messages."""
         with contextlib.suppress(UserError, FileNotFoundError):
             text = read_text(self.lock_path).strip()
             if re.fullmatch(r"process \d{1,19} on [\w.-]{1,255}, since [\d:TZ-]{1,30},", text, re.ASCII):
@@ -248,7 +252,7 @@ class RunDirectory:
         return "another process"
 
     def __enter__(self) -> Self:
-        """Make the directory if needed and take its lock. Raises LockedError, or DiskError if it cannot be written."""
+        """Create the directory if needed and lock it. Raises LockedError, or DiskError if it cannot be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.folder.is_symlink() or self.folder.parent.is_symlink():
@@ -258,7 +262,7 @@ class RunDirectory:
             self.lock.acquire()
             try:
                 self.lock_path.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {now()},\n")
-                for part in self.folder.glob(".*.part"):  # of a process that was killed
+                for part in self.folder.glob(".*.part"):  # left by a killed process
                     part.unlink(missing_ok=True)
             except OSError:
                 self.lock.release()

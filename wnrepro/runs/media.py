@@ -18,9 +18,9 @@ from wnrepro.runs.directory import write_atomic
 if TYPE_CHECKING:
     from wnrepro.experiments.atari import Scene
 
-FRAME_MS, LAST_FRAME_MS = 100, 2000  # of an animation
-STEP_MS = 70  # of a game: a fifteenth of a second, in a GIF's hundredths
-CAPTION = 14  # pixels below a game's screen
+FRAME_MS, LAST_FRAME_MS = 100, 2000  # durations in an animation
+STEP_MS = 70  # duration of a game's frame: 1/15 s, rounded to a GIF's hundredths
+CAPTION = 14  # pixels; height of the caption below a game's screen
 
 
 def write_pictures(folder: Path, pictures: dict[str, Tensor]) -> list[Path]:
@@ -42,7 +42,7 @@ def write_pictures(folder: Path, pictures: dict[str, Tensor]) -> list[Path]:
 
 
 def write_film(folder: Path, scenes: Iterable["Scene"], title: str) -> tuple[Path, "Scene"]:
-    """Write a game as a looping game.gif, the title and score below each screen; its path and last scene."""
+    """Write a game as a looping game.gif with title and score, and return the file's path and the last scene."""
     scene, content = None, io.BytesIO()
 
     def pictures() -> Iterator[Image.Image]:
@@ -60,13 +60,13 @@ def write_film(folder: Path, scenes: Iterable["Scene"], title: str) -> tuple[Pat
 
 
 def grid(images: Float[Tensor, "N C H W"]) -> Image.Image:
-    """Images in 0..1 side by side, with a border."""
+    """Return one picture of images in 0..1 side by side, with borders."""
     together = make_grid(images, nrow=math.ceil(math.sqrt(len(images))), padding=2, pad_value=0.5)
     return Image.fromarray((255 * together + 0.5).clamp(0, 255).to("cpu", torch.uint8).permute(1, 2, 0).numpy())
 
 
 def captioned(screen: UInt8[np.ndarray, "H W 3"], text: str) -> Image.Image:
-    """A screen above a line of text."""
+    """Return a picture of a screen above a line of text."""
     height, width, _ = screen.shape
     picture = Image.new("RGB", (width, height + CAPTION))
     picture.paste(Image.fromarray(screen))

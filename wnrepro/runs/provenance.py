@@ -1,4 +1,4 @@
-"""What ran the code: device, commit, package versions; and the memory it took."""
+"""What computed a run: device, commit and package versions; and its peak memory."""
 
 import contextlib
 import importlib.metadata
@@ -18,7 +18,7 @@ PACKAGES = ("wnrepro", "torch", "torchvision", "numpy", "scikit-learn")
 
 
 def git_state() -> dict[str, Any]:
-    """The commit of this code, and whether its files differ from it. Outside git: WNREPRO_COMMIT, or null."""
+    """Return this code's commit, and whether its files differ from it. Outside git: WNREPRO_COMMIT, or None."""
     package = Path(__file__).parents[1]
 
     def git(*words: str) -> str | None:
@@ -35,7 +35,7 @@ def git_state() -> dict[str, Any]:
 
 
 def device_name(device: torch.device, threads: int | None = None) -> str:
-    """The GPU's name, or the processor's and the number of threads (default: this process's)."""
+    """Return the GPU's name, or the processor's name and the number of threads (default: this process's)."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
@@ -46,7 +46,7 @@ def device_name(device: torch.device, threads: int | None = None) -> str:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """What runs the code now: device, whether its steps may be CUDA graphs, commit, versions."""
+    """Return the device, the commit, the package versions, and whether steps may be CUDA graphs."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -61,7 +61,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak memory so far: reserved on the GPU by the allocator, or resident of this process."""
+    """Return the peak memory in bytes so far: reserved by the GPU's allocator, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if platform.system() == "Linux" else 1)

@@ -1,9 +1,9 @@
-"""One run: its tables and checkpoint; resumes without a row lost, doubled or changed.
+"""The execution of a run, which resumes without losing, repeating or changing a row of its tables.
 
-Every file is written atomically. After each epoch the tables come first, then the checkpoint, then run.json. A
-checkpoint holds everything to resume from, the tables' text and run.json included, with its own checksum; the previous
-one stays. A kill at any byte, a copy made at any moment, a damaged table or checkpoint therefore leave a directory that
-resumes from its last good checkpoint, and says what was damaged.
+Every file is written atomically. After each epoch, the run writes its tables, then its checkpoint, then run.json. A
+checkpoint contains everything that resuming needs, including the tables' text and run.json, and its own checksum. The
+previous checkpoint is kept. Therefore a run can be killed and its directory copied at any moment, and a table or
+checkpoint may be damaged. The run resumes from its last good checkpoint and reports what was damaged.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ from wnrepro.settings import ABOUT, PARAMS, about, scale_settings
 
 
 class Experiment(Protocol):
-    """What a run executes: train() yields its events, the state dict is everything it resumes from."""
+    """What a run executes: train() yields events, and the state dict contains all that resuming needs."""
 
     device: torch.device
     facts: dict[str, Any]
@@ -54,13 +54,13 @@ class Experiment(Protocol):
 
 
 class Tables:
-    """The run's CSV files: the text of each by its name without .csv."""
+    """The run's CSV files. `text` maps each file's name without .csv to its content."""
 
     def __init__(self, folder: Path, text: dict[str, str]) -> None:
         self.folder, self.text = folder, text
 
     def restore(self) -> list[str]:
-        """Reset the files to this text; the names of those that did not begin with it."""
+        """Reset the files to `text`, and return the names of the files that did not begin with it."""
         damaged = []
         for path in self.folder.glob("*.csv"):
             if path.stem not in self.text:
@@ -69,7 +69,7 @@ class Tables:
             path, content, found = self.folder / f"{name}.csv", text.encode(), b""
             if path.is_file():
                 with path.open("rb") as file:
-                    found = file.read(len(content) + 1)  # a longer file is cut
+                    found = file.read(len(content) + 1)  # one more byte, to notice a longer file
             if not found.startswith(content):
                 damaged.append(path.name)
             if found != content:
@@ -91,12 +91,12 @@ class Tables:
                 write_atomic(self.folder / f"{name}.csv", self.text[name].encode())
 
     def seconds(self) -> float:
-        """The total time of the epochs."""
+        """Return the total seconds of the epochs."""
         rows = csv.DictReader(io.StringIO(self.text.get("metrics", "")))
         return round(sum(float(row["seconds"]) for row in rows), 3)
 
     def sha256(self) -> dict[str, str]:
-        """The checksums of the files."""
+        """Return the files' sha256 by file name."""
         return {f"{name}.csv": hashlib.sha256(text.encode()).hexdigest() for name, text in self.text.items()}
 
 
@@ -106,10 +106,10 @@ class Run(RunDirectory):
     def execute(
         self, load: Callable[[], Experiment], show: Callable[[Progress | Epoch | Note], None] = lambda _: None
     ) -> dict[str, Any]:
-        """Start or resume the run and train to its end; the content of run.json. `show` gets every event of train().
+        """Start or resume the run, train to its end, and return the content of run.json.
 
-        A finished run stays unchanged: another process may just have completed it. An exception of the experiment is
-        recorded as `failed` and raised; an interruption leaves the run `running`.
+        show: called with every event of train(). A finished run stays unchanged: another process may just have
+        completed it. An exception sets the status `failed` and is raised; an interruption leaves `running`.
         """
         record = self.record()
         if record and record["status"] in FINISHED:
@@ -143,7 +143,7 @@ class Run(RunDirectory):
         for sentence in damaged:
             show(Note(f"{sentence}; resuming from the checkpoint of epoch {epoch}"))
         try:
-            # A run killed between its divergence and run.json has nothing left to train.
+            # A run that was killed after the checkpoint of its divergence needs no more training.
             for event in experiment.train() if not diverged else ():
                 if isinstance(event, Epoch):
                     tables.append(event)
@@ -154,7 +154,7 @@ class Run(RunDirectory):
                     write(epoch=event.epoch)
                 show(event)
         except Exception as error:
-            with contextlib.suppress(DiskError):  # which may be the error
+            with contextlib.suppress(DiskError):  # a full disk may be the error
                 write(status="failed", message=f"{type(error).__name__}: {error}")
             raise
         write(status="diverged" if diverged else "done", message=diverged)
@@ -164,7 +164,7 @@ class Run(RunDirectory):
     def new_record(
         self, record: dict[str, Any] | None, experiment: Experiment, epoch: int, damaged: list[str]
     ) -> dict[str, Any]:
-        """The record of a new run, or that of an earlier start with an entry for this one."""
+        """Return a new run's record, or the existing record with an entry for this start."""
         here = provenance(experiment.device)
         if record:
             found = {"damaged": damaged} if damaged else {}
@@ -175,12 +175,12 @@ class Run(RunDirectory):
         return first
 
     def write_record(self, record: dict[str, Any]) -> None:
-        """Write run.json with its seal."""
+        """Write run.json with its checksum."""
         seal(record)
         write_json(self.folder / "run.json", record)
 
     def last_checkpoint(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The last good checkpoint, or None if there is none at all; and what damaged one is newer.
+        """Return the last good checkpoint (None: there is none), and what is wrong with newer ones.
 
         Raises UserError if all are damaged.
         """
@@ -196,17 +196,17 @@ class Run(RunDirectory):
         return None, []
 
     def refuse_without_checkpoint(self, record: dict[str, Any] | None) -> None:
-        """Raise UserError if the run has more epochs than a kill in the first one leaves."""
+        """Raise UserError if a run without a checkpoint has completed epochs."""
         path = self.folder / "metrics.csv"
         rows = len(read_text(path).splitlines()) - 1 if path.exists() else 0
-        if rows > 1 or (record and record["epoch"]):
+        if rows > 1 or (record and record["epoch"]):  # a kill before the first checkpoint may leave one row
             raise UserError(
                 f"{self.folder}: has epochs behind it, but no checkpoint to resume from (checkpoints are not "
                 "committed); put its checkpoint.pt there, give another --results, or start over with --fresh"
             )
 
     def load_state(self, experiment: Experiment, checkpoint: dict[str, Any]) -> None:
-        """Set the experiment and the random generators to a checkpoint. Raises UserError if it does not fit them."""
+        """Restore the experiment and the random generators from a checkpoint. Raises UserError if it does not fit."""
         try:
             experiment.load_state_dict(checkpoint["experiment"])
             set_rng_state(checkpoint["rng"])
@@ -217,7 +217,7 @@ class Run(RunDirectory):
             ) from error
 
     def add_facts(self, load: Callable[[], Experiment], measure: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Measure the experiment at its newest checkpoint and add the result to run.json's facts; its content."""
+        """Measure the experiment at its newest checkpoint, add the result to run.json's facts, and return run.json."""
         record, experiment = self.record(), load()
         assert record is not None
         self.restore(experiment)
@@ -226,7 +226,7 @@ class Run(RunDirectory):
         return record
 
     def restore(self, experiment: Experiment) -> None:
-        """Set the experiment to the run's newest checkpoint. Raises UserError if it is damaged or missing."""
+        """Restore the experiment from the run's newest checkpoint. Raises UserError if it is damaged or missing."""
         try:
             checkpoint = load_checkpoint(self.folder / CHECKPOINTS[0], self.config["hash"])
         except DamagedError as error:
@@ -237,7 +237,7 @@ class Run(RunDirectory):
 
 
 def open_run(folder: Path) -> Run:
-    """The run in this directory. Raises UserError if it holds none of this version."""
+    """Return the run in this directory. Raises UserError if there is none of this version."""
     with contextlib.suppress(OSError, RuntimeError):  # a circular link
         folder = folder.resolve()
     path = folder / "config.json"
