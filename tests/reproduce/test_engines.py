@@ -50,7 +50,7 @@ def job(experiment: str) -> Job:
 
 def wait_until_heard(engine: Local, *names: str) -> None:
     end = time.monotonic() + 10
-    while not all(engine.running[name].heard for name in names):
+    while not all(engine.running[name].has_reported for name in names):
         assert time.monotonic() < end
         time.sleep(0.001)
 

@@ -1,1 +1,1 @@
-"""The paper's whole grid of runs: what there is to do, and doing it, on this machine or on a cluster."""
+"""The paper's grid of runs: planning and computing it, on this machine or on a cluster."""

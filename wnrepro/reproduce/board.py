@@ -1,4 +1,4 @@
-"""What a person sees of the grid: a live table on a terminal, plain lines elsewhere; and a plan in print."""
+"""The display of the grid: a live table on a terminal, plain lines elsewhere; and the printed plan."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,24 +13,24 @@ from wnrepro.progress import duration
 from wnrepro.reproduce.plan import Promise, Task, hours_together, totals
 from wnrepro.text import printable
 
-ORDER = ("running", "held", "failed", "waiting", "stopped", "diverged", "done")  # from the top of the table
+ORDER = ("running", "held", "failed", "waiting", "stopped", "diverged", "done")  # of states, from the top of the table
 STYLES = {"done": "green", "diverged": "yellow", "failed": "bold red", "running": "cyan", "held": "cyan"}
-FILE_WIDTH = 250  # columns where there is no terminal: nothing of a plan is cut
-MARGIN = 4  # lines of the terminal that are not rows: header, rule, what is left out, the sum
+FILE_WIDTH = 250  # columns without a terminal, so that no part of a plan is cut
+MARGIN = 4  # lines of the terminal besides the rows: header, rule, number of hidden rows, totals
 
 
 def gigabytes(size: int | None) -> str:
-    """Write `1.6 GB`; a dash where it is not known."""
+    """Format bytes as `1.6 GB`, or as a dash if the size is unknown."""
     return f"{size / 1e9:.1f} GB" if size else "–"
 
 
 def counts(states: Sequence[str]) -> str:
-    """Write `3 done, 1 failed`."""
+    """Format the number of tasks in each state as `3 done, 1 failed`."""
     return ", ".join(f"{number} {name}" for name, number in Counter(states).items())
 
 
 class Board:
-    """Shows the tasks of `drive`; use as a context manager, and hand `show` to it."""
+    """A display of the tasks of `drive`. Use it as a context manager, and pass its `show` to `drive`."""
 
     def __init__(self, console: Console, tasks: Sequence[Task], side_by_side: Mapping[str, int], quiet: bool) -> None:
         self.console, self.tasks, self.side_by_side, self.quiet = console, tasks, side_by_side, quiet
@@ -46,7 +46,7 @@ class Board:
         self.live.stop()
 
     def show(self, task: Task, news: str) -> None:
-        """Print a line, above the table where there is one, if the news of a task deserves it."""
+        """Print a task's important news as a line, above the table if there is one."""
         at = f"from epoch {task.reached} of {task.run.settings.epochs}"
         graphs = "" if task.graphs else " without CUDA graphs"
         lines = {
@@ -63,7 +63,7 @@ class Board:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def picture(self) -> Group:
-        """Draw a row a run, as many as the terminal has lines for, and their sum."""
+        """Draw a row for each run that fits on the terminal, and the totals of all."""
         tasks = sorted(self.tasks, key=lambda task: ORDER.index(task.state))
         shown = tasks[: max(1, self.console.height - MARGIN)]
         table = Table(box=None, expand=True, pad_edge=False)
@@ -95,7 +95,7 @@ class Board:
 def print_plan(
     console: Console, tasks: Sequence[Task], promised: Sequence[Promise], side_by_side: Mapping[str, int]
 ) -> None:
-    """Print a plan as a table, what its claims can come to as another, and its sum in a sentence."""
+    """Print a plan: a table of its runs, a table of what its claims can show, and a summary."""
     if not console.is_terminal:
         console.width = FILE_WIDTH
     table = Table(box=None, pad_edge=False)
@@ -120,7 +120,7 @@ def print_plan(
 
 
 def claims_table(promised: Sequence[Promise]) -> Table:
-    """A row a claim: its seeds in the grid, and what the last look that they reach can show."""
+    """Return a table with a row for each claim: its seeds in the grid, and the power at their last look."""
     table = Table(box=None, pad_edge=False, title_justify="left", title="\nWhat the grid can decide")
     for name in ("claim", "seeds", "judged at", "reproduced if the paper is true", "if there is no effect"):
         table.add_column(name, justify="left" if name == "claim" else "right")
@@ -137,7 +137,7 @@ def claims_table(promised: Sequence[Promise]) -> Table:
 
 
 def summary(tasks: Sequence[Task], side_by_side: Mapping[str, int]) -> str:
-    """Say how it stands with the grid, and what is left of it."""
+    """Describe the state of the grid, and the time and memory that its remaining runs need."""
     sums = totals(tasks, side_by_side)
     text = f"{sums['runs']} runs: {counts([task.found.name for task in tasks])}."
     left = sum(not task.over for task in tasks)

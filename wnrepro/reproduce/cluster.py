@@ -1,6 +1,6 @@
-"""The nodes of a Ray cluster as an engine: Ray places a run and relays what its process tells, and no more than that.
+"""An engine for the nodes of a Ray cluster. Ray only chooses a node for each run and relays its events.
 
-The nodes need this package, the data sets and, unless the files are brought back, the results folder at the same path.
+The nodes need this package and the data sets. Without --bring-back they need the results folder at the same path, too.
 """
 
 import contextlib
@@ -20,23 +20,23 @@ from typing import Any
 
 from wnrepro.errors import UserError
 from wnrepro.reproduce.engines import Engine, jobs_on_cpus, threads
-from wnrepro.reproduce.work import LAST_WORDS, Event, Job, Process, refusal
+from wnrepro.reproduce.work import OUTPUT_TAIL, Event, Job, Process, refusal
 from wnrepro.runs.directory import SOURCE, write_atomic
 
 CONNECT_SECONDS = 10.0
-SHUTDOWN_SECONDS = 5.0  # that leaving the cluster takes at most
-AHEAD = 4  # events with a run's files that may wait for the driver before the node does
+SHUTDOWN_SECONDS = 5.0  # at most, to leave the cluster
+AHEAD = 4  # events with a run's files that a node may send before it waits for the driver
 
-Files = dict[str, bytes]  # of a run's directory, by name, in the order in which they are written
+Files = dict[str, bytes]  # a run directory's files by name, in the order of writing
 
-# A run writes its tables, then its checkpoint, then run.json. Read in the opposite order they are such as a kill could
-# have left them, also while the run continues: none is newer than those that it rests on.
+# A run writes its tables, then its checkpoint, then run.json. Reading in the opposite order gives a state that a kill
+# could also leave, even while the run continues: no file is newer than the files that it depends on.
 READ_ORDER = ("run.json", "checkpoint.pt", "*.csv", "config.json", SOURCE)
 NAMES = re.compile(rf"run\.json|config\.json|checkpoint\.pt|[a-z_]+\.csv|{re.escape(SOURCE)}")
 
 
 def changes(folder: Path, seen: dict[str, tuple[int, int]]) -> Files:
-    """Read the files of a run's directory that are not as `seen`, which is brought up to date."""
+    """Read the files of a run's directory that have changed since `seen`, and update `seen`."""
     files = {}
     for path in (path for pattern in READ_ORDER for path in folder.glob(pattern) if path.is_file()):
         stat = path.stat()
@@ -47,21 +47,21 @@ def changes(folder: Path, seen: dict[str, tuple[int, int]]) -> Files:
 
 
 def write(folder: Path, files: Files) -> None:
-    """Write a run's files; a kill between any two leaves a directory that resumes. Other names are left out."""
+    """Write a run's files; the run can resume after a kill between any two. Skip files with other names."""
     for name in filter(NAMES.fullmatch, files):
         write_atomic(folder / name, files[name])
 
 
 def share(takers: int, units: int) -> float:
-    """Return the part of one unit for each of more takers than units; rounded down to Ray's four decimals."""
+    """Return the share of one unit for each taker if takers >= units, rounded down to Ray's four decimals."""
     return math.floor(10_000 / math.ceil(takers / units)) / 10_000
 
 
 def run_on_node(job: Job, token: str, files: Files | None) -> Iterator[tuple[Files, Event]]:
-    """Compute a job's run on this node: yield its events, each with the files that changed.
+    """Yield the events of a job's run on this node, each with the files that changed.
 
-    files: the run's so far, to resume from in a temporary folder; None: the results folder, in which there is a file
-    named `token`, is shared.
+    files: the run's files so far; the run resumes from them in a temporary folder. None: the nodes share the results
+    folder, which contains a file named `token`.
     """
     if files is None:
         if (job.results / token).exists():
@@ -81,27 +81,27 @@ def run_on_node(job: Job, token: str, files: Files | None) -> Iterator[tuple[Fil
 
 
 class NodeRun:
-    """A run on a node, seen from the driver."""
+    """The driver's view of a run on a node."""
 
     def __init__(self, nodes: "Cluster", job: Job) -> None:
         self.nodes, self.job = nodes, job
         self.task: Any = None
 
     def events(self) -> Iterator[Event]:
-        """Start the run and yield its events, each after its files are on disk here.
+        """Start the run and yield its events, each after writing its files to disk here.
 
-        The run's directory is held while a node has its files.
+        The run's directory stays locked while a node works on a copy of its files.
         """
         ray, nodes, job, files = self.nodes.ray, self.nodes, self.job, None
-        there = job.run.directory(job.results)
+        directory = job.run.directory(job.results)
         try:
-            with there if nodes.bring_back else contextlib.nullcontext():
+            with directory if nodes.bring_back else contextlib.nullcontext():
                 if nodes.bring_back:
-                    files = changes(there.folder, {})
+                    files = changes(directory.folder, {})
                 self.task = nodes.task.remote(job, nodes.token, files)
                 for reference in self.task:
                     files, event = ray.get(reference)
-                    write(there.folder, files)
+                    write(directory.folder, files)
                     yield event
                     if event.outcome:
                         return
@@ -111,7 +111,7 @@ class NodeRun:
             yield refusal(error)
         except ray.exceptions.RayError as error:
             text = f"its Ray worker or node was lost ({type(error).__name__})"
-            yield Event(text=text, outcome="lost", traceback=f"{error}\n"[-LAST_WORDS:])
+            yield Event(text=text, outcome="lost", traceback=f"{error}\n"[-OUTPUT_TAIL:])
 
     def kill(self) -> None:
         """End the run's process."""
@@ -120,10 +120,10 @@ class NodeRun:
 
 
 class Cluster(Engine):
-    """The nodes of a Ray cluster of which this machine is one.
+    """The nodes of a Ray cluster to which this machine belongs.
 
-    address: HOST:PORT of its head; None: of the cluster that this machine is in. Raises UserError where there is none,
-    or none with such a device.
+    address: HOST:PORT of the head node; None: the cluster that this machine is in. Raises UserError if there is no
+    cluster, or it has no such device.
     """
 
     stop_seconds = Engine.stop_seconds + SHUTDOWN_SECONDS
@@ -133,7 +133,7 @@ class Cluster(Engine):
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise UserError(f"--device {device}: the cluster chooses among its GPUs; give auto, cpu or cuda")
-        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # Ray's own words on lost workers, on standard output
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # hides Ray's messages on lost workers
         try:
             import ray
         except ImportError:
@@ -167,10 +167,10 @@ class Cluster(Engine):
         )(run_on_node)
         self.bring_back = bring_back
         self.token = f".cluster-{uuid.uuid4().hex}"
-        self.shared: Path | None = None  # the token's path, once it is there
+        self.shared: Path | None = None  # the token's path, once the file exists
 
     def launch(self, job: Job) -> NodeRun:
-        """Start a run on the node that Ray chooses, as soon as one has room."""
+        """Return a run that Ray will start on a node of its choice, as soon as one has room."""
         if not self.bring_back:
             job.results.mkdir(parents=True, exist_ok=True)
             self.shared = job.results / self.token
@@ -186,10 +186,10 @@ class Cluster(Engine):
 
 
 def connect(ray: Any, address: str | None) -> None:
-    """Join this process to a cluster. Raises UserError, soon, where none can be reached."""
+    """Connect this process to a cluster. Raises UserError after a short time if none can be reached."""
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        if address != "auto":  # ray.init waits for minutes where nobody answers, and ends the process then
+        if address != "auto":  # without an answer, ray.init would wait for minutes and end the process
             command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
             subprocess.run(command, check=True, capture_output=True, timeout=CONNECT_SECONDS)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def reproduce(options: ReproduceOptions) -> int:
-    """Compute the runs that the words name and are not there yet, or print the plan; return the exit code."""
+    """Compute the selected runs that are not finished, or print the plan, and return the exit code."""
     began = time.monotonic()
     check(options)
     budget = math.inf if options.budget is None else seconds_of(options.budget)
@@ -43,9 +43,9 @@ def reproduce(options: ReproduceOptions) -> int:
     params = load_params(options.param or ["all"])
     precision = {"precision": options.precision} if options.precision else {}
     runs = planned(options.scale, options.words or (), params, **precision)
-    with contextlib.ExitStack() as stack:  # whatever ends this ends what was started for the runs
+    with contextlib.ExitStack() as stack:  # on exit, stops what was started for the runs
         engine = None
-        if not options.local and options.device == "auto" and not precision:  # the cluster chooses both
+        if not options.local and options.device == "auto" and not precision:  # the cluster determines both
             engine = connect(options, stack)
             options = dataclasses.replace(options, device=engine.devices[0])
         on_gpus = is_gpu(options.device) if options.local else options.device == "cuda"
@@ -61,7 +61,7 @@ def reproduce(options: ReproduceOptions) -> int:
         if engine and not options.plan and not all(task.over for task in tasks):
             try:
                 with Board(console, tasks, side_by_side, quiet) as board:
-                    ready = time.monotonic()  # as long as it took to load torch is kept for leaving it
+                    ready = time.monotonic()  # reserve the time that loading torch took for unloading it
                     deadline = began + budget - (ready - began)
                     drive(tasks, engine, options.results, options.data_dir, board.show, deadline)
             except KeyboardInterrupt:
@@ -84,7 +84,7 @@ def reproduce(options: ReproduceOptions) -> int:
     failed = [task for task in tasks if task.state == "failed"]
     for task in failed:
         hint = f"; {errors.HINT}" if task.traceback and not errors.DEBUG else ""
-        complain(f"{task.there.folder}: failed, {printable(task.text, 300)}{hint}", task.traceback)
+        complain(f"{task.directory.folder}: failed, {printable(task.text, 300)}{hint}", task.traceback)
     return 1 if failed else 0
 
 
@@ -99,7 +99,7 @@ def check(options: ReproduceOptions) -> None:
 
 
 def connect(options: ReproduceOptions, stack: contextlib.ExitStack) -> "Engine":
-    """Connect to a Ray cluster, which `stack` will leave."""
+    """Connect to a Ray cluster. `stack` disconnects at its end."""
     import_uninterrupted("torch")
     from wnrepro.reproduce.cluster import Cluster
 
@@ -115,11 +115,11 @@ def prepare(
     stack: contextlib.ExitStack,
     say: Callable[[str], object],
 ) -> tuple["Engine", str]:
-    """Check that the runs can be computed, and estimate them; return what computes them, and its device's name.
+    """Check that the runs can be computed, estimate them, and return the engine and its device's name.
 
-    engine: the one that is there already. A plan for a cluster is estimated by this machine's processor. MPS, which
-    `stack` will end, is started where runs share a GPU; without it each has one to itself, unless --jobs-per-gpu says
-    otherwise.
+    engine: an existing engine, or None to start one. Estimates for a cluster's plan are for this machine's processor.
+    If runs share a GPU, MPS is started, and `stack` stops it. Without MPS, each run gets a whole GPU, unless
+    --jobs-per-gpu is given.
     """
     import_uninterrupted("torch")
     from wnrepro.device import choose_device
@@ -150,7 +150,7 @@ def prepare(
 
 
 def check_all(runs: Sequence[Planned], data_dir: Path | None, device: str) -> None:
-    """Raise UserError where one of these runs cannot be computed here, before anything is written."""
+    """Raise UserError if one of these runs cannot be computed here. Writes nothing."""
     from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
 

@@ -1,6 +1,6 @@
-"""Takes the grid's runs to their ends: starts what fits, retries what fails, and waits for what others work on.
+"""The scheduler of the grid's runs: it starts runs that fit, retries failed runs, and waits for other processes' runs.
 
-Within a budget of time it starts no run whose next epoch would not end in it. Imports no torch.
+It starts no run whose next epoch would end after the time budget. This module does not import torch.
 """
 
 import math
@@ -20,17 +20,17 @@ from wnrepro.settings import about
 if TYPE_CHECKING:
     from wnrepro.reproduce.engines import Engine
 
-MEMORY_EACH = 4 * 2**30  # bytes a run is given on a CPU where nothing says otherwise
-TRIES = 3  # of a run, without an epoch between them
+MEMORY_EACH = 4 * 2**30  # bytes that a run on a CPU is assumed to need if there is no estimate
+TRIES = 3  # of a run, without a new epoch between them
 RETRY_SECONDS = 2.0
-HELD_SECONDS = 5.0  # between two looks at a run that another process has
-LOADING_SECONDS = 5.0  # of a process until it trains, where none has been seen
+HELD_SECONDS = 5.0  # between two checks of a run that another process executes
+LOADING_SECONDS = 5.0  # from a process's start to its first event, if none has been measured
 
-Show = Callable[[Task, str], None]  # is given a task and its news: start, progress, epoch, retry, held, stop or end
+Show = Callable[[Task, str], None]  # receives a task and its news: start, progress, epoch, retry, held, stop or end
 
 
 def seconds_of(budget: str) -> float:
-    """Return the seconds of `90s`, `25m`, `8h`, `1h30m`. Raises UserError for anything else."""
+    """Return the seconds of `90s`, `25m`, `8h` or `1h30m`. Raises UserError for other text."""
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", budget, re.ASCII)
     hours, minutes, seconds = (int(number or 0) for number in found.groups()) if found else (0, 0, 0)
     if not 0 < hours + minutes + seconds < 10**9:
@@ -46,28 +46,27 @@ def drive(
     show: Show,
     deadline: float = math.inf,
 ) -> None:
-    """Take these runs to their ends, in this order as far as the engine has room.
+    """Execute these runs, in this order as far as the engine has room.
 
-    A run whose process fails or is lost resumes from its checkpoint, TRIES times in a row without a new epoch; one of
-    which a step could not be captured resumes without CUDA graphs. Whatever ends this ends the engine's processes too.
+    A run whose process fails or is lost resumes from its checkpoint, until TRIES starts in a row gave no new epoch. If
+    a step could not be captured, the run resumes without CUDA graphs. The engine's processes always end with this call.
 
-    deadline: on the clock of time.monotonic, when all of them have to have ended. A run starts where its next
-    checkpoint can be there by then, as far as that can be told; it is stopped after the last one that can, so that its
-    place serves another.
+    deadline: the time, on time.monotonic's clock, when all runs must have ended. A run starts if its next checkpoint is
+    expected before then, or its speed is unknown. It stops when the next one is not, and frees its place.
     """
     Driver(tasks, engine, results, data_dir, show, deadline - engine.stop_seconds).run()
 
 
 class Driver:
-    """The state of `drive`, and how slow the processes of this command have been at their slowest."""
+    """The state of `drive`, and the longest times that this command's processes have taken."""
 
     def __init__(
         self, tasks: Sequence[Task], engine: "Engine", results: Path, data_dir: Path | None, show: Show, until: float
     ) -> None:
         self.tasks, self.engine, self.show, self.until = {task.name: task for task in tasks}, engine, show, until
         self.results, self.data_dir = results.absolute(), data_dir and data_dir.absolute()
-        self.loading: dict[str, float] = {}  # seconds until the first event of a process, by experiment
-        self.example: dict[tuple[Any, ...], float] = {}  # seconds of an example or agent step, by its `cost`
+        self.loading: dict[str, float] = {}  # seconds until a process's first event, by experiment
+        self.example: dict[tuple[Any, ...], float] = {}  # seconds of an example or agent step, by `cost`
 
     def run(self) -> None:
         try:
@@ -77,13 +76,13 @@ class Driver:
                 for task in self.tasks.values():
                     if self.in_time(task) and self.fits(task):
                         self.begin(task)
-                if told := self.engine.event(timeout=0.2):
-                    self.hear(self.tasks[told[0]], told[1])
+                if received := self.engine.event(timeout=0.2):
+                    self.handle_event(self.tasks[received[0]], received[1])
         finally:
             self.engine.stop()
 
     def in_time(self, task: Task) -> bool:
-        """Return whether a run could start now and write a checkpoint in time; nothing known counts as no time."""
+        """Test whether a run could start now and write a checkpoint in time. Unknown times count as 0."""
         if task.state not in ("waiting", "held"):
             return False
         settings, example = task.run.settings, self.example.get(cost(task.run))
@@ -92,7 +91,7 @@ class Driver:
         return time.monotonic() + loading + epoch <= self.until
 
     def fits(self, task: Task) -> bool:
-        """Return whether a task's time has come, and the engine has a place and the memory that it may need."""
+        """Test whether a task need not wait, and the engine has a place and enough memory for it."""
         if time.monotonic() < task.not_before or self.engine.place(task.run.experiment) is None:
             return False
         running = [other for other in self.tasks.values() if other.state == "running"]
@@ -100,10 +99,10 @@ class Driver:
         return not running or self.engine.memory_bytes is None or needed <= self.engine.memory_bytes
 
     def begin(self, task: Task) -> None:
-        """Start a run, unless another process works on it, or has ended it."""
-        found = state(task.there)
+        """Start a run, unless another process executes it or has finished it."""
+        found = state(task.directory)
         if found.name in FINISHED:
-            self.turn(task, found.name, "end")
+            self.set_state(task, found.name, "end")
         elif found.name == "running":
             self.hold(task)
         else:
@@ -112,12 +111,12 @@ class Driver:
             task.epochs, task.tries = float(found.epoch), task.tries + 1
             task.began, task.time_left = time.monotonic(), None
             self.engine.start(task.name, job)
-            self.turn(task, "running", "start")
+            self.set_state(task, "running", "start")
 
-    def hear(self, task: Task, event: Event) -> None:
-        """Take in what a run's process says; stop the run where its next epoch would not end in time."""
+    def handle_event(self, task: Task, event: Event) -> None:
+        """Update a task by an event of its run, and stop the run if its next epoch would not end in time."""
         if event.outcome:
-            self.hear_outcome(task, event)
+            self.handle_outcome(task, event)
             return
         now, run, reached = time.monotonic(), task.run, task.reached
         if task.time_left is None:
@@ -134,32 +133,32 @@ class Driver:
         self.show(task, "epoch")
         if task.reached < run.settings.epochs and now + seconds > self.until:
             self.engine.end(task.name)
-            self.turn(task, "stopped", "stop")
+            self.set_state(task, "stopped", "stop")
 
-    def hear_outcome(self, task: Task, event: Event) -> None:
-        """Take in how a run's process ended, or why it did not start."""
+    def handle_outcome(self, task: Task, event: Event) -> None:
+        """Update a task whose run's process has ended or did not start."""
         if event.outcome == "held":
             self.hold(task)
             return
         task.text, task.traceback = event.text or task.text, event.traceback
         if event.outcome in FINISHED:
             task.epochs = event.epochs
-            self.turn(task, event.outcome, "end")
+            self.set_state(task, event.outcome, "end")
             return
         if event.outcome == "uncaptured" and task.graphs:
             task.graphs, task.tries = False, 0
         if event.outcome == "refused" or task.tries >= TRIES:
-            self.turn(task, "failed", "end")
+            self.set_state(task, "failed", "end")
         else:
             task.not_before = time.monotonic() + RETRY_SECONDS
-            self.turn(task, "waiting", "retry")
+            self.set_state(task, "waiting", "retry")
 
     def hold(self, task: Task) -> None:
-        """Come back to a run later, as another process works on it."""
+        """Wait before the next check of a run that another process executes."""
         task.tries, task.not_before = 0, time.monotonic() + HELD_SECONDS
         if task.state != "held":
-            self.turn(task, "held", "held")
+            self.set_state(task, "held", "held")
 
-    def turn(self, task: Task, state: str, news: str) -> None:
+    def set_state(self, task: Task, state: str, news: str) -> None:
         task.state = state
         self.show(task, news)

@@ -1,4 +1,4 @@
-"""Computes the grid's runs, each in a separate process, on this machine; `cluster.Cluster` does on a Ray cluster."""
+"""Engines that compute each run in a separate process: `Local` on this machine, `cluster.Cluster` on a Ray cluster."""
 
 import dataclasses
 import os
@@ -16,26 +16,26 @@ from wnrepro.reproduce.drive import MEMORY_EACH
 from wnrepro.reproduce.work import Event, Job, Process
 from wnrepro.settings import SETTINGS
 
-END_SECONDS = 3.0  # that a run's process may take to end
+END_SECONDS = 3.0  # limit for the end of a run's process
 
 
 def jobs_on_cpus(processors: int, memory: int | None) -> int:
-    """Return the default of runs side by side: one a processor, as far as there are MEMORY_EACH for each."""
+    """Return the default number of parallel runs: one per processor, if each can have MEMORY_EACH bytes."""
     return max(1, min(processors, (memory or MEMORY_EACH) // MEMORY_EACH))
 
 
-def threads(otherwise: int) -> int:
-    """Return the threads with which each run computes: OMP_NUM_THREADS. Raises UserError where that is no number."""
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # more of them are of nested loops
+def threads(default: int) -> int:
+    """Return the number of threads of each run: OMP_NUM_THREADS, or the default. Raises UserError if it is invalid."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # further numbers are for nested loops
     if given and not (given.isascii() and given.isdecimal() and len(given) < 5 and int(given) > 0):
         raise UserError(f"reproduce: OMP_NUM_THREADS={given[:20]} is no number; give one such as 2, or unset it")
-    return int(given) if given else otherwise
+    return int(given) if given else default
 
 
 def devices(name: str) -> list[str]:
-    """Return the devices that `auto`, `cpu`, `cuda` or `cuda:N` stands for: without a number, every GPU.
+    """Return the devices that `auto`, `cpu`, `cuda` (every GPU) or `cuda:N` stands for.
 
-    Raises UserError where there is none of that name.
+    Raises UserError if there is no such device.
     """
     chosen = choose_device(name)
     if chosen.type == "cuda" and chosen.index is None:
@@ -44,43 +44,43 @@ def devices(name: str) -> list[str]:
 
 
 def gpu_memory(devices: Sequence[str]) -> int:
-    """Return the bytes of the smallest of these GPUs."""
+    """Return the memory in bytes of the smallest of these GPUs."""
     return min(torch.cuda.get_device_properties(device).total_memory for device in devices)
 
 
 class Worker(Protocol):
-    """What computes a run: a process here or on another machine."""
+    """A process that computes a run, here or on another machine."""
 
     def events(self) -> Iterator[Event]: ...
     def kill(self) -> None: ...
 
 
 class Running(threading.Thread):
-    """A run on its way: its worker, to which this thread listens, and what it takes of its device."""
+    """A run in progress: a thread that queues its worker's events, and the run's share of its device."""
 
-    def __init__(self, name: str, worker: Worker, device: str, share: Fraction, told: "Told") -> None:
+    def __init__(self, name: str, worker: Worker, device: str, share: Fraction, events: "Events") -> None:
         super().__init__(name=name, daemon=True)
-        self.worker, self.device, self.share, self.told = worker, device, share, told
-        self.heard = False  # whether it has told anything yet
+        self.worker, self.device, self.share, self.events = worker, device, share, events
+        self.has_reported = False  # whether any event has arrived
 
     def run(self) -> None:
         for event in self.worker.events():
-            self.heard = True
-            self.told.put((self, event))
+            self.has_reported = True
+            self.events.put((self, event))
 
 
-Told = queue.SimpleQueue[tuple[Running, Event]]
+Events = queue.SimpleQueue[tuple[Running, Event]]
 
 
 class Engine:
-    """Runs side by side, each known by its name: at most `jobs`, and on each GPU a limited number of each experiment.
+    """At most `jobs` parallel runs, identified by name, and on each GPU a limited number of each experiment.
 
-    A run takes its share of a GPU: a half where two of its experiment fill it. The next run on a GPU starts when the
-    last one there has told of its progress: what cuDNN tries out at the beginning is then not timed beside another's,
-    nor takes its memory at the same time.
+    A run takes a share of a GPU: a half if two runs of its experiment fill it. The next run on a GPU starts after the
+    last one there has reported progress. Thus cuDNN's trials of algorithms, at the start of a run, are not timed beside
+    another run's and do not use memory at the same time.
     """
 
-    stop_seconds = END_SECONDS  # that `stop`, and what comes after it, may take
+    stop_seconds = END_SECONDS  # limit for `stop` and all that follows it
 
     def __init__(
         self,
@@ -90,44 +90,44 @@ class Engine:
         per_gpu: Mapping[str, int] | None = None,
         memory_bytes: int | None = None,
     ) -> None:
-        """per_gpu: of each experiment, where runs have shares of the devices; memory_bytes: of all runs together."""
+        """Start with no runs. per_gpu: runs that fill a GPU, by experiment; memory_bytes: for all runs together."""
         self.devices, self.jobs, self.threads, self.memory_bytes = devices, jobs, threads, memory_bytes
         self.shares = {name: Fraction(1, each) for name, each in (per_gpu or {}).items()}
         self.running: dict[str, Running] = {}
-        self.told: Told = queue.SimpleQueue()
+        self.events: Events = queue.SimpleQueue()
 
     @property
     def side_by_side(self) -> dict[str, int]:
-        """How many runs it takes at a time, by experiment."""
+        """The number of runs that it computes at a time, by experiment."""
         places = {name: len(self.devices) * share.denominator for name, share in self.shares.items()}
         return {name: min(self.jobs, places.get(name, self.jobs)) for name in SETTINGS}
 
     def place(self, experiment: str) -> str | None:
-        """Return the device on which a run of this experiment may start: that of which most is free."""
+        """Return the device with the most room, or None if a run of this experiment may not start there."""
         used = dict.fromkeys(self.devices, Fraction(0))
         for run in self.running.values():
-            used[run.device] += run.share if run.heard or not self.shares else 1
+            used[run.device] += run.share if run.has_reported or not self.shares else 1
         device = min(self.devices, key=lambda device: used[device])
         fits = len(self.running) < self.jobs and used[device] + self.shares.get(experiment, 0) <= 1
         return device if fits else None
 
     def start(self, name: str, job: Job) -> None:
-        """Start a run where it has a place."""
+        """Start a run on the device from `place`."""
         device = self.place(job.run.experiment)
         assert device is not None
         worker = self.launch(dataclasses.replace(job, device=device))
         share = self.shares.get(job.run.experiment, Fraction(0))
-        self.running[name] = Running(name, worker, device, share, self.told)
+        self.running[name] = Running(name, worker, device, share, self.events)
         self.running[name].start()
 
     def launch(self, job: Job) -> Worker:
-        """Start what computes a run."""
+        """Start the worker of a run."""
         return Process(job)
 
     def event(self, timeout: float) -> tuple[str, Event] | None:
-        """Return a run's next event, after waiting for at most this number of seconds; its last one frees its place."""
+        """Return the next event and its run's name, or None after `timeout` seconds. A last event frees the place."""
         try:
-            run, event = self.told.get(timeout=timeout)
+            run, event = self.events.get(timeout=timeout)
         except queue.Empty:
             return None
         if self.running.get(run.name) is not run:  # ended meanwhile
@@ -137,7 +137,7 @@ class Engine:
         return run.name, event
 
     def end(self, *names: str) -> None:
-        """End these runs, which resume from their last epochs another time."""
+        """End these runs, which can resume from their last epochs later."""
         ended = [self.running.pop(name) for name in names]
         for run in ended:
             run.worker.kill()
@@ -150,10 +150,10 @@ class Engine:
 
 
 class Local(Engine):
-    """Processes on this machine: on its GPUs, a limited number of each experiment on each, or on its processors.
+    """Processes on this machine, on its GPUs or its processors.
 
-    On a CPU each run computes with one thread, however many are side by side: sums over more threads have another order
-    and other last bits, so that a seed would give other rows with every --jobs. OMP_NUM_THREADS gives all of them more.
+    On a CPU each run computes with one thread, for any number of jobs. Sums over more threads have another order and
+    other last bits, so a seed would give other rows for every --jobs. OMP_NUM_THREADS gives all runs more threads.
     """
 
     def __init__(self, devices: Sequence[str], jobs: int | None, per_gpu: Mapping[str, int]) -> None:

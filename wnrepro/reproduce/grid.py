@@ -1,7 +1,7 @@
-"""Every run that the paper needs, as data, by scale. Imports no torch.
+"""The runs that the paper needs, as data, by scale. This module does not import torch.
 
-A row is every combination of its values, the first named varying slowest; what it does not name has the scale's
-default. Rows stand in the order in which their runs are worth most; a run that two rows name stands at its first.
+A row stands for every combination of its values, the first of which varies slowest. Other settings have the scale's
+defaults. The most valuable rows come first. A run in two rows takes its place from the first one.
 """
 
 import itertools
@@ -33,7 +33,7 @@ def row(experiment: str, serves: str, **values: Sequence[Any]) -> Row:
     return Row(experiment, tuple(serves.split(", ")), values)
 
 
-TO_3, TO_5, TO_10 = (2, 3), (4, 5), (6, 7, 8, 9, 10)  # seeds: claims are judged at 3, 5 and 10 of them alone
+TO_3, TO_5, TO_10 = (2, 3), (4, 5), (6, 7, 8, 9, 10)  # seeds: claims are judged only at 3, 5 and 10 seeds
 
 TABLE2 = "table 2, figure 1, C3, C4a, C4b, C8a, C8b, C8c, C18a, C18b"  # at figure 1's learning rates
 SWEEP = "C5a, C6, C13, C14"
@@ -43,7 +43,7 @@ FIGURE3 = "figure 3, C10a, C10b"
 TABLE3 = "table 3, figure 4, C11, C12"
 BY_THE_TEXT = "normal by the paper's text"
 RATES, GAMES_OF_C12, RATES_OF_C12 = paper.LEARNING_RATES, ("breakout", "space_invaders"), (0.0001, 0.0003, 0.001, 0.003)
-# A variant's values; None: without it, the run that the variants are compared with.
+# A variant's values; None: the run without the variant, as the baseline.
 G_EXP, V_NORM_MAX, POLYAK_EPOCHS = (None, 1.0, 3.0, 5.0), (None, paper.V_NORM_MAX), (10.0,)
 
 GRID: dict[str, tuple[Row, ...]] = {
@@ -127,7 +127,7 @@ GRID: dict[str, tuple[Row, ...]] = {
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of the grid, and what it is for."""
+    """A run of the grid, and the tables, figures and claims that need it."""
 
     experiment: str
     scale: str
@@ -136,7 +136,7 @@ class Planned:
 
     @property
     def part(self) -> str:
-        """The data set of cvae, or the game of dqn."""
+        """The data set of cvae or the game of dqn, else empty."""
         return str(getattr(self.settings, self.settings.part)) if self.settings.part else ""
 
     @property
@@ -150,12 +150,12 @@ class Planned:
 
 
 def planned(scale: str, words: Sequence[str] = (), params: Sequence[str] = PARAMS, **changes: Any) -> list[Planned]:
-    """Return the grid's runs that any of these words names (without words: all), each once, in the grid's order.
+    """Return the grid's runs that match any of these words (without words: all), each once, in the grid's order.
 
-    A word is a table, figure or claim, an experiment, or a part of one; an experiment of which parts are named stands
-    for these alone. A parameterization that is not the paper's has the runs of wn, but for variants of its settings,
-    and serves no claim. `changes` are settings of all runs. Raises UserError for an unknown word, where no run is left,
-    and as `scale_settings`.
+    A word is a table, figure, claim, experiment, or a part of an experiment. If parts of an experiment are named, its
+    own name is ignored. A custom parameterization has the runs of wn without variants of its settings, and serves no
+    claim. changes: settings of all runs. Raises UserError for an unknown word, if no run is left, and as
+    `scale_settings`.
     """
     paper_runs = expand(scale)
     for word in words:
@@ -192,7 +192,7 @@ def expand(scale: str, params: Sequence[str] = PARAMS, **changes: Any) -> list[P
 
 
 def seeds(scale: str) -> dict[str, int]:
-    """Return the number of seeds that the grid gives each claim; of several data sets or games, the fewest of one."""
+    """Return the number of seeds that the grid gives each claim, the lowest over its data sets or games."""
     found: dict[str, dict[str, set[int]]] = {}
     for run in expand(scale):
         for name in filter(CLAIM.fullmatch, run.serves):
@@ -201,14 +201,14 @@ def seeds(scale: str) -> dict[str, int]:
 
 
 def commands(scale: str) -> dict[str, str]:
-    """Return, by claim, the command that computes its runs or step times: at the paper's scale if this one has none."""
+    """Return the command that computes each claim's runs or step times, at scale paper if this scale has none."""
     found = {claim: f"wnrepro reproduce {claim} --scale {of}" for of in ("paper", scale) for claim in seeds(of)}
     timed = dict.fromkeys(("C7a", "C7b", "C17"), "wnrepro bench cifar")
     return found | timed | dict.fromkeys(("C1", "C2"), f"wnrepro reproduce cifar --scale {scale}")
 
 
 def left_out(scale: str, runs: Sequence[Planned], params: Sequence[str] = PARAMS) -> list[str]:
-    """Return what of the scale's grid is not among these runs: `draw`, `cvae cifar10`, or `some of cifar`."""
+    """Return the parts of the scale's grid that these runs lack: `draw`, `cvae cifar10` or `some of cifar`."""
     grid, there = (Counter((run.experiment, run.part) for run in some) for some in (expand(scale, params), runs))
     names: list[str] = []
     for experiment in SETTINGS:

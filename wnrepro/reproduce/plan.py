@@ -1,4 +1,4 @@
-"""What of the grid is done, what is left, and what that takes here. Imports no torch."""
+"""The state of the grid's runs, and estimates of what the remaining ones need. This module does not import torch."""
 
 import contextlib
 import json
@@ -19,42 +19,44 @@ from wnrepro.text import printable
 if TYPE_CHECKING:
     from wnrepro.report.claims.claim import Power
 
-# done, diverged, failed: as run.json says. running: a process holds the directory; stopped: none does, and it resumes
-# from its last epoch; missing: nothing is there.
+# done, diverged, failed: as in run.json. running: a process holds the lock. stopped: no process does, and the run can
+# resume from its last epoch. missing: there is no run.json.
 STATES = ("done", "diverged", "running", "stopped", "failed", "missing")
 
-DAMAGED = (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # what such a file leads to
-LONGEST_SECONDS = 1e6  # that an example can take
-NEARLY_BEST = 0.95  # of the most steps a second
-CONTEXT_BYTES = 10**9  # that a process takes of a GPU besides its tensors
+DAMAGED = (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # caused by damaged files
+LONGEST_SECONDS = 1e6  # plausible limit for an example
+NEARLY_BEST = 0.95  # of the highest number of steps per second
+CONTEXT_BYTES = 10**9  # GPU memory of a process besides its tensors
 
 
 class State(NamedTuple):
-    """What a run's directory says: one of STATES, the epochs done, and run.json's message."""
+    """A run's state on disk: one of STATES, the completed epochs, and run.json's message."""
 
     name: str
     epoch: int = 0
     message: str = ""
 
 
-def state(there: RunDirectory) -> State:
-    """Read the state of a run. Raises UserError where its directory has other settings or damaged files."""
-    record = there.record()
+def state(directory: RunDirectory) -> State:
+    """Read the state of a run. Raises UserError if its directory has other settings or damaged files."""
+    record = directory.record()
     if record is None:
-        return State("running" if there.locked() else "missing")
+        return State("running" if directory.locked() else "missing")
     status, epoch = record["status"], record["epoch"]
-    if not 0 <= epoch <= there.epochs:
-        raise UserError(f"{there.folder / 'run.json'}: its epoch is none of the run's; mend it, or start with --fresh")
+    if not 0 <= epoch <= directory.epochs:
+        raise UserError(
+            f"{directory.folder / 'run.json'}: its epoch is none of the run's; mend it, or start with --fresh"
+        )
     if status in FINISHED:
         return State(status, epoch)
-    if there.locked():
+    if directory.locked():
         return State("running", epoch)
     message = printable(str(record.get("message") or ""), 2000)
     return State("failed" if status == "failed" else "stopped", epoch, message)
 
 
 class Estimate(NamedTuple):
-    """What a whole run takes on this device (None: not known), and what this was taken from."""
+    """The time and memory of a whole run on this device (None: unknown), and the source of the estimate."""
 
     seconds: float | None = None
     memory_bytes: int | None = None
@@ -66,13 +68,13 @@ UNKNOWN = Estimate()
 
 @dataclass
 class Task:
-    """A run of the grid: what is on disk, what it takes here, and how it goes while `drive` works on it.
+    """A run of the grid: its state on disk, its estimate, and its progress while `drive` works on it.
 
-    state: waiting, running, held (by another process), stopped (for the budget), done, diverged, failed.
+    state: waiting, running, held (by another process), stopped (by the budget), done, diverged, failed.
     """
 
     run: Planned
-    there: RunDirectory
+    directory: RunDirectory
     found: State
     estimate: Estimate = UNKNOWN
     state: str = "waiting"
@@ -80,9 +82,9 @@ class Task:
     text: str = ""
     traceback: str = ""
     tries: int = 0  # since the last new epoch
-    graphs: bool = True  # whether its steps may be CUDA graphs: until one could not be captured
-    not_before: float = 0.0  # on the clock of time.monotonic, as `began`
-    began: float = 0.0  # when its current process did
+    graphs: bool = True  # whether its steps may be CUDA graphs; False after a failed capture
+    not_before: float = 0.0  # on time.monotonic's clock, like `began`
+    began: float = 0.0  # the start of its current process
     time_left: TimeLeft | None = None  # of its current process
 
     def __post_init__(self) -> None:
@@ -92,11 +94,11 @@ class Task:
 
     @property
     def name(self) -> str:
-        return f"{self.there.name}/{self.there.folder.name}"
+        return f"{self.directory.name}/{self.directory.folder.name}"
 
     @property
     def reached(self) -> int:
-        """Completed epochs."""
+        """The number of completed epochs."""
         return int(self.epochs)
 
     @property
@@ -105,7 +107,7 @@ class Task:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds of computing left: by its process or, before that can tell, as estimated; None: not known."""
+        """Seconds of computing left, measured by its process or else estimated. None: unknown."""
         if self.over:
             return 0.0
         if self.state == "running" and self.time_left:
@@ -117,31 +119,31 @@ class Task:
 
 
 def plan(results: Path, runs: Sequence[Planned]) -> list[Task]:
-    """Return what is on disk of these runs, without estimates. Raises UserError as `state`."""
-    there = [run.directory(results) for run in runs]
-    return [Task(run, one, state(one)) for run, one in zip(runs, there, strict=True)]
+    """Return the tasks of these runs, with their states on disk but no estimates. Raises UserError as `state`."""
+    directories = [run.directory(results) for run in runs]
+    return [Task(run, one, state(one)) for run, one in zip(runs, directories, strict=True)]
 
 
 # ------------------------------------------------------------------------------- estimates
 
 
 def cost(run: Planned) -> tuple[Any, ...]:
-    """Return what the time of an example (of dqn: an agent step) depends on, besides the parameterization."""
+    """Return the settings, except param, that determine the time of an example (of dqn: an agent step)."""
     return run.experiment, *(getattr(run.settings, name) for name in run.settings.cost)
 
 
 class Measured(NamedTuple):
-    """What a run, or training steps that `bench` timed, took."""
+    """The measured time and memory of a run, or of training steps that `bench` timed."""
 
     run: Planned
     device: str
-    seconds: float  # an example, or an agent step
+    seconds: float  # per example or agent step
     memory_bytes: int | None
     source: str  # "run" or "bench"
 
 
 def files(results: Path, pattern: str, device: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the published JSON files of this processor or GPU and then one's own; damaged ones are passed over."""
+    """Yield the JSON files from this processor or GPU, the published ones first, except damaged ones."""
     for path in (*sorted((results / PUBLISHED).glob(pattern)), *sorted(results.glob(pattern))):
         with contextlib.suppress(*DAMAGED):
             content = read_json(path) or {}
@@ -150,12 +152,12 @@ def files(results: Path, pattern: str, device: str) -> Iterator[tuple[Path, dict
 
 
 def processor(device_name: str) -> str:
-    """Return the device without the number of its threads."""
+    """Return the device's name without the number of threads."""
     return device_name.rsplit(", ", 1)[0]
 
 
 def measured(results: Path, device: str) -> list[Measured]:
-    """Return what the runs and benchmarks in `results`, one's own and published, took on this processor or GPU."""
+    """Return the measurements of the runs and benchmarks in `results` on this processor or GPU."""
     found = []
     for path, record in files(results, "*/*/*/seed-*/run.json", device):
         with contextlib.suppress(*DAMAGED):
@@ -173,13 +175,13 @@ def measured(results: Path, device: str) -> list[Measured]:
 
 
 def believable(one: Measured) -> bool:
-    """Return whether a time and a memory can be such."""
+    """Test whether a measured time and memory are plausible."""
     memory = one.memory_bytes
     return 0 < one.seconds <= LONGEST_SECONDS and (memory is None or (type(memory) is int and 0 <= memory <= 2**53))
 
 
 def benchmarked(experiment: str, device: str, figures: dict[str, Any]) -> list[Measured]:
-    """Return the training steps that `bench` timed, at the paper's settings; dqn's memory is with the full replay."""
+    """Return `bench`'s measurements at the paper's settings. For dqn, the memory includes the full replay."""
     found, memory = [], figures.get("memory", {})
     for name, times in figures["seconds"].items():
         param, _, precision = name.partition(" ")  # other entries are `plain wn` and `wn, learning`
@@ -188,7 +190,7 @@ def benchmarked(experiment: str, device: str, figures: dict[str, Any]) -> list[M
             continue
         settings = scale_settings(experiment, "paper", param, precision=precision)
         peak = memory.get(name)
-        if replay := figures.get("replay_memory"):  # on another device it says nothing of this one
+        if replay := figures.get("replay_memory"):  # valid only for a replay on the same device
             peak = replay["peak_bytes"] if replay["on"] == figures["device"] else None
         seconds = median(times) / settings.step_size
         found.append(Measured(Planned(experiment, "paper", settings), device, seconds, peak, "bench"))
@@ -196,10 +198,10 @@ def benchmarked(experiment: str, device: str, figures: dict[str, Any]) -> list[M
 
 
 def estimate(run: Planned, device: str, known: Sequence[Measured]) -> Estimate:
-    """Estimate a run from what is most alike among those of the same model, minibatch and precision.
+    """Estimate a run from the most similar measurements with the same model, minibatch and precision.
 
-    A parameterization counts for more than the number of threads, that for more than a run before a benchmark, and
-    memory is only known from the same scale. Times are medians, memory the most.
+    The same parameterization counts most, then the same number of threads, then a run rather than a benchmark. The
+    time is their median. The memory is the maximum over measurements at the same scale.
     """
     same = [one for one in known if cost(one.run) == cost(run)]
 
@@ -219,17 +221,17 @@ def estimate(run: Planned, device: str, known: Sequence[Measured]) -> Estimate:
 
 
 def estimate_all(tasks: Sequence[Task], results: Path, device: str) -> None:
-    """Estimate what each run takes on this device (as in run.json's `device_name`)."""
+    """Estimate each task's run on this device (a `device_name` as in run.json)."""
     known = measured(results, device)
     for task in tasks:
         task.estimate = estimate(task.run, device, known)
 
 
 def packing(tasks: Sequence[Task], results: Path, device: str, memory_bytes: int) -> dict[str, int]:
-    """Return how many runs of each experiment share a GPU of so much memory, by their estimates; 1 where nothing tells.
+    """Return how many runs of each experiment should share a GPU of this memory; 1 if `bench` has not measured it.
 
-    As many as took the most training steps a second together by `bench`, the fewest within NEARLY_BEST of that, as far
-    as the memory that a run is known to need allows.
+    This is the smallest number of runs whose total speed in `bench` is at least NEARLY_BEST of the highest one. It is
+    reduced if the estimated memory of the runs exceeds the GPU's.
     """
     left = [task for task in tasks if not task.over]
     shared = {task.run.experiment: 1 for task in left}
@@ -246,11 +248,11 @@ def packing(tasks: Sequence[Task], results: Path, device: str, memory_bytes: int
     return shared
 
 
-# ------------------------------------------------------------------------------- the whole
+# ------------------------------------------------------------------------------- the whole grid
 
 
 class Promise(NamedTuple):
-    """A claim, the seeds that the grid gives it, and their power."""
+    """A claim, the number of seeds that the grid gives it, and their power."""
 
     claim: str
     seeds: int
@@ -258,23 +260,23 @@ class Promise(NamedTuple):
 
 
 def promises(tasks: Sequence[Task], scale: str) -> list[Promise]:
-    """Return those of the empirical claims that these runs serve; only scale paper has claims."""
+    """Return the empirical claims that these runs serve, with their power. Only scale paper has claims."""
     if scale != "paper":
         return []
     from wnrepro.report.claims import CLAIMS
 
-    serves, there = {name for task in tasks for name in task.run.serves}, seeds(scale)
+    serves, counts = {name for task in tasks for name in task.run.serves}, seeds(scale)
     served = [claim for claim in CLAIMS if claim.id in serves]
-    return [Promise(claim.id, there[claim.id], found) for claim in served if (found := claim.power(there[claim.id]))]
+    return [Promise(claim.id, counts[claim.id], found) for claim in served if (found := claim.power(counts[claim.id]))]
 
 
 def hours_together(left: Sequence[tuple[str, float]], side_by_side: Mapping[str, int]) -> float:
-    """Return the hours of runs, given as experiment and seconds, with this number of each experiment side by side."""
+    """Return the hours of runs (experiment, seconds) with this number of parallel runs of each experiment."""
     return sum(seconds / min(side_by_side.get(experiment, 1), len(left)) for experiment, seconds in left) / 3600
 
 
 def totals(tasks: Sequence[Task], side_by_side: Mapping[str, int]) -> dict[str, Any]:
-    """Count the runs by state, the hours left of those whose time is known, and the largest memory of a run."""
+    """Return the number of runs by state, the hours left of runs with a known time, and the largest memory."""
     left = [task for task in tasks if not task.over]
     known = [(task.run.experiment, task.seconds_left) for task in left if task.seconds_left is not None]
     return {
@@ -291,10 +293,10 @@ def totals(tasks: Sequence[Task], side_by_side: Mapping[str, int]) -> dict[str, 
 def as_json(
     tasks: Sequence[Task], promised: Sequence[Promise], side_by_side: Mapping[str, int], scale: str, **more: Any
 ) -> str:
-    """Return the plan for a script, with more beside its sums."""
+    """Return the plan as JSON, with the entries `more` beside its totals."""
     rows = [
         {
-            "run": str(task.there.folder),
+            "run": str(task.directory.folder),
             "experiment": task.run.experiment,
             "serves": list(task.run.serves),
             "state": task.found.name,

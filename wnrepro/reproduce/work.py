@@ -1,7 +1,7 @@
-"""One run of the grid in a separate process, both ends of it: the driver's is `Process`.
+"""One run of the grid in a separate process: the code of that process, and `Process` for its driver.
 
-The process receives a Job on a socket, and sends Events there. It ends at once when the driver closes the socket or
-dies, so that no run outlives its driver; the run then resumes from its last epoch. Imports torch only in that process.
+The process receives a Job on a socket, and sends Events back. It ends at once when the driver closes the socket or
+dies, so no run outlives its driver. The run can then resume from its last epoch. Only that process imports torch.
 """
 
 import contextlib
@@ -27,40 +27,40 @@ from wnrepro.reproduce.grid import Planned
 from wnrepro.runs.directory import LockedError
 from wnrepro.settings import Source
 
-PROGRESS_SECONDS = 0.5  # at least, between two events within an epoch
-LAST_WORDS = 4000  # characters kept of what a process that died has printed
-ORPHANED = 3  # exit code
+PROGRESS_SECONDS = 0.5  # minimum between two events within an epoch
+OUTPUT_TAIL = 4000  # characters kept of the output of a process that died
+ORPHANED = 3  # exit code of a process without a driver
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process needs to know of its run."""
+    """The run that a process executes, and how."""
 
     run: Planned
     results: Path
     data_dir: Path | None
     threads: int
-    device: str = ""  # which the engine chooses
+    device: str = ""  # chosen by the engine
     graphs: bool = True  # whether a GPU's steps may be CUDA graphs
-    source: Source | None = None  # of a parameterization that is not the paper's
+    source: Source | None = None  # of a custom parameterization
 
 
 @dataclass(frozen=True)
 class Event:
-    """How far a run is (`outcome` empty), or how its process ended.
+    """The progress of a run (`outcome` empty), or how its process ended.
 
-    outcome: done and diverged, as run.json says; held: another process has the run; refused: a mistake of the user's;
+    outcome: done or diverged, as in run.json; held: another process executes the run; refused: the user made a mistake;
     failed: the run raised an error; uncaptured: a step could not be made a CUDA graph; lost: the process died.
     """
 
     epochs: float = 0.0  # completed, with the share of the current one
-    text: str = ""  # the last epoch's figures, or the reason of the outcome
+    text: str = ""  # the last epoch's figures, or the reason for the outcome
     outcome: str = ""
     traceback: str = ""
 
 
 def refusal(error: UserError) -> Event:
-    """Return the outcome of a run that cannot start."""
+    """Return the event of a run that cannot start."""
     return Event(text=str(error), outcome="held" if isinstance(error, LockedError) else "refused")
 
 
@@ -106,7 +106,7 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
 
 
 def main(descriptor: int) -> None:
-    """Receive a job on this socket, and send its events there."""
+    """Receive a job on this socket, execute it, and send its events back."""
     driver: Connection[Event, Job] = Connection(descriptor)
     job = driver.recv()
 
@@ -120,7 +120,7 @@ def main(descriptor: int) -> None:
 
 
 class Process:
-    """A job's process, seen from its driver."""
+    """The driver's view of a job's process."""
 
     def __init__(self, job: Job) -> None:
         self.connection, theirs = multiprocessing.Pipe()
@@ -135,13 +135,13 @@ class Process:
                 env=os.environ
                 | {"OMP_NUM_THREADS": str(job.threads)}
                 | ({} if job.graphs else {"WNREPRO_GRAPHS": "0"}),
-                start_new_session=True,  # Ctrl-C is for the driver alone
+                start_new_session=True,  # only the driver receives Ctrl-C
             )
-        with contextlib.suppress(OSError):  # it has died already: `events` says so
+        with contextlib.suppress(OSError):  # it has died already; `events` reports that
             self.connection.send(job)
 
     def events(self) -> Iterator[Event]:
-        """Yield the process's events to its end; the last one has an outcome. Closing this ends the process."""
+        """Yield the process's events. The last one has an outcome. Closing the generator ends the process."""
         event = Event()
         try:
             while not event.outcome:
@@ -151,7 +151,7 @@ class Process:
             code = self.process.wait()
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             self.printed.seek(0)
-            words = self.printed.read().decode(errors="replace")[-LAST_WORDS:]
+            words = self.printed.read().decode(errors="replace")[-OUTPUT_TAIL:]
             yield Event(text=f"its process {how}", outcome="lost", traceback=words)
         finally:
             self.connection.close()
@@ -159,5 +159,5 @@ class Process:
             self.printed.close()
 
     def kill(self) -> None:
-        """Kill the process; the run resumes from its last epoch another time."""
+        """Kill the process. The run can resume from its last epoch."""
         self.process.kill()
