@@ -1,4 +1,4 @@
-"""`wnrepro` and `python -m wnrepro`: the command line, and quiet after Ctrl-C while it is still being imported."""
+"""The entry point of `wnrepro` and `python -m wnrepro`, without a traceback after Ctrl-C during the imports."""
 
 import sys
 

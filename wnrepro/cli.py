@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Torch is imported inside the commands only, so that --help is fast."""
+"""The command line. Only the commands import torch, so that --help is fast."""
 
 import atexit
 import contextlib
@@ -101,7 +101,7 @@ add_experiments()
 
 
 def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOptions) -> int:
-    """Run these settings one after the other; return the exit code: 0, 1 where a run failed, 130 after Ctrl-C."""
+    """Execute a run for each of these settings, and return the exit code: 0, or 1 if a run failed."""
     check_results(options.results)
     import_uninterrupted("torch")
     from rich.console import Console
@@ -148,7 +148,7 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
 
 
 def execute(run: Any, load: Callable[[], Any], show: Any) -> str:
-    """Execute a run and return its status; `uncaptured`: this process can compute no other run either."""
+    """Execute a run and return its status. After `uncaptured`, this process cannot compute any other run."""
     from wnrepro.cuda_graphs import capture_failed
 
     try:
@@ -164,7 +164,7 @@ def execute(run: Any, load: Callable[[], Any], show: Any) -> str:
 
 
 def confirm_removal(folders: list[str]) -> None:
-    """Exit unless the user agrees that these folders are removed."""
+    """Exit unless the user agrees to remove these folders."""
     if not folders:
         return
     if not (sys.stdin and sys.stdin.isatty()):
@@ -215,7 +215,7 @@ def report(
     folder, scales = reported(results, published, scale)
 
     def commands_of(name: str) -> dict[str, str]:
-        """Return the command that computes the runs of each claim, into the reader's own results."""
+        """Return the command that computes each claim's runs in the user's own results folder."""
         own = "" if published or results == Path("results") else f" --results {shlex.quote(str(results))}"
         return {claim: command + own for claim, command in commands(name).items()}
 
@@ -242,7 +242,7 @@ def report(
 
 
 def reported(results: Path, published: bool, scale: str | None) -> tuple[Path, list[str]]:
-    """Return the folder that is reported on, and its scales with runs; raise UserError where it has none."""
+    """Return the folder to report on, and its scales with runs. Raises UserError if it has none."""
     from wnrepro.report import scales_with_runs
     from wnrepro.runs.directory import PUBLISHED
 
@@ -276,7 +276,10 @@ def write_comparisons(folder: Path, scales: Sequence[str], other: Path, precisio
 
 
 def open_trained(folder: Path, method: str, device: str, param: str | None) -> tuple[Any, type[Any], Settings, Any]:
-    """Return a run whose model has this method, its experiment's class, its settings here, and the device."""
+    """Return a trained run, its experiment's class, its settings on this device, and the device.
+
+    Raises UserError if the class has no such method, or the run diverged.
+    """
     import_uninterrupted("torch")
     from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
@@ -476,11 +479,11 @@ def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json
 
 
 def flush() -> None:
-    """Flush standard output; raise BrokenPipeError where its reader is gone, DiskError where a disk is full."""
+    """Flush standard output. Raises BrokenPipeError if its reader is gone, DiskError if a disk is full."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        with contextlib.suppress(OSError):  # Python writes the rest when it exits
+        with contextlib.suppress(OSError):  # Python flushes the rest on exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
@@ -488,7 +491,7 @@ def flush() -> None:
 
 
 def main() -> None:
-    """Run the command line; exit with 2 after a user's mistake, 1 after another error, 130 after Ctrl-C."""
+    """Run the command line. Exit with 2 after a user's mistake, 1 after another error, 130 after Ctrl-C."""
     add_experiments()
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
@@ -502,7 +505,7 @@ def main() -> None:
         try:
             app(debug + words, prog_name="wnrepro")
         finally:
-            atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # no traceback if Ctrl-C hits the exit
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # no traceback after Ctrl-C during the exit
             if sys.stdout is not None:
                 flush()
     except UserError as error:

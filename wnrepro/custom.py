@@ -1,7 +1,7 @@
-"""Parameterizations of users: a subclass of `parameterization.Parameterization`, in a file.
+"""Custom parameterizations: subclasses of `parameterization.Parameterization` in a user's file.
 
-The code travels as text to other processes and nodes, and into the folder of its runs, from where nothing loads it; the
-text's hash is in its name.
+The code is sent as text to other processes and nodes. It is also copied into the folder of each run, but never loaded
+from there. The parameterization's name contains the text's hash.
 """
 
 import difflib
@@ -19,10 +19,10 @@ from typing import Any
 from wnrepro.errors import UserError
 from wnrepro.settings import ABOUT, PARAMS, SETTINGS, About, Source, printable, scale_settings
 
-LARGEST = 2**20  # bytes of such a file
-SMALLEST_LR = 1e-30  # which a report reads
+LARGEST = 2**20  # bytes of a user's file
+SMALLEST_LR = 1e-30  # the smallest that a report reads
 FORMS = f"{', '.join(PARAMS)}, all, or a class of yours as FILE.py:CLASS or package.module:CLASS"
-ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what each has to be
+ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # the allowed values of each, in words and as a test
     **{name: ("True or False", lambda value: type(value) is bool) for name in ("after", "learns_g", "affine")},
     "label": (
         "a line of text of at most 60 characters",
@@ -37,8 +37,9 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what each has to
 
 
 def params(texts: Sequence[str]) -> list[str]:
-    """The parameterizations of `--param`, each once: names, `all`, FILE.py:CLASS, package.module:CLASS, or several of
-    these with commas between them. Loads the classes. Raises UserError.
+    """Return the parameterizations of `--param`, each once, and load the custom ones. Raises UserError.
+
+    texts: names, `all`, FILE.py:CLASS, package.module:CLASS, or several of these separated by commas.
     """
     names: list[str] = []
     for text in (part.strip() for part in ",".join(texts).split(",")):
@@ -54,7 +55,7 @@ def params(texts: Sequence[str]) -> list[str]:
 
 
 def read(text: str) -> Source:
-    """The source that FILE.py:CLASS or package.module:CLASS names. Raises UserError."""
+    """Return the source that FILE.py:CLASS or package.module:CLASS names. Raises UserError if it cannot be read."""
     place, name = text.rsplit(":", 1)
     package, path = "", Path(place)
 
@@ -66,7 +67,7 @@ def read(text: str) -> Source:
     if not place.endswith(".py"):
         try:
             spec = importlib.util.find_spec(place)
-        except (Exception, SystemExit):  # of the package around it
+        except (Exception, SystemExit):  # raised by the parent package
             spec = None
         if spec is None or not spec.origin or not spec.origin.endswith(".py"):
             raise wrong(f"there is no Python module {printable(place, 200)}; install it, or give FILE.py:CLASS")
@@ -87,9 +88,9 @@ def read(text: str) -> Source:
 
 
 def use(source: Source, tried: bool = False) -> str:
-    """Load a parameterization, unless it is loaded, and return its name for `param`. Raises UserError where it fails.
+    """Load a parameterization, unless it is loaded, and return its name for `param`. Raises UserError if it fails.
 
-    tried: the process that sent it has tried it out.
+    tried: whether the process that sent it has tested it.
     """
     if source.param not in ABOUT:
         from wnrepro.parameterization import norm
@@ -115,12 +116,12 @@ def use(source: Source, tried: bool = False) -> str:
 
 
 def _load(source: Source, base: type[Any]) -> type[Any]:
-    """The class, from its module, which is executed once."""
+    """Return the class from its module, which is executed once. Raises UserError if it fails."""
     name = f"wnrepro_custom_{source.sha256[:16]}"
     if name not in sys.modules:
         module = types.ModuleType(name)
         module.__file__, module.__package__ = source.file, source.package
-        # For tracebacks, and for torch.compile, which may be in a process that does not have the file.
+        # For tracebacks and torch.compile, also in a process that does not have the file.
         lines = source.text.splitlines(keepends=True)
         linecache.cache[source.file] = (len(source.text), None, lines, source.file)
         sys.modules[name] = module
@@ -139,7 +140,7 @@ def _load(source: Source, base: type[Any]) -> type[Any]:
 
 
 def _about(source: Source, cls: Any) -> About:
-    """The entry of the class. Raises UserError for mistakes that no trial would find."""
+    """Return the entry of the class in `ABOUT`. Raises UserError for mistakes that a trial would not find."""
     from wnrepro.parameterization import norm
 
     def wrong(what: str) -> UserError:
@@ -160,9 +161,9 @@ def _about(source: Source, cls: Any) -> About:
     for name, (what, holds) in ATTRIBUTES.items():
         if not holds(getattr(cls, name)):
             raise wrong(f"its {name} is not {what}")
-    heeds: tuple[str, ...] = (("g_exp",) if cls.after else ("g_exp", "g_start")) if cls.learns_g else ()
-    heeds += ("init",) if issubclass(cls, norm.Normal) else ()
-    return About(cls.label or source.name, dict(cls.lr), heeds, source)
+    settings_used: tuple[str, ...] = (("g_exp",) if cls.after else ("g_exp", "g_start")) if cls.learns_g else ()
+    settings_used += ("init",) if issubclass(cls, norm.Normal) else ()
+    return About(cls.label or source.name, dict(cls.lr), settings_used, source)
 
 
 def _is_name(value: object) -> bool:
@@ -186,7 +187,7 @@ def _error(source: Source, what: str) -> UserError:
 
 
 def fault_of(source: Source, error: BaseException) -> UserError:
-    """The UserError for an error in a parameterization's code: its file and line, and what."""
+    """Return a UserError with the file, line and message of an error in a parameterization's code."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source.file]
     if isinstance(error, SyntaxError) and error.filename == source.file:
         lines.append(error.lineno)
@@ -196,7 +197,7 @@ def fault_of(source: Source, error: BaseException) -> UserError:
 
 
 def _try_out(source: Source) -> None:
-    """Raise UserError unless layers of every kind start, train, evaluate and fold with it."""
+    """Raise UserError unless layers of every kind start, train, evaluate and fold with this parameterization."""
     from wnrepro.parameterization.trial import RefusedError, trial
 
     try:
@@ -208,7 +209,7 @@ def _try_out(source: Source) -> None:
 
 
 def try_in(experiment: str, param: str) -> None:
-    """Raise UserError unless an experiment's small model starts and trains with it, on noise."""
+    """Raise UserError unless an experiment's small model trains on noise with this parameterization."""
     source = ABOUT[param].source
     if source is None:
         return

@@ -1,4 +1,4 @@
-"""What this machine has and lacks for the experiments, as plain data. Imports torch only when it is asked for."""
+"""Checks of this machine for the experiments, as plain data. Torch is imported only inside the checks."""
 
 import contextlib
 import importlib.metadata
@@ -18,7 +18,7 @@ from wnrepro.data import files
 from wnrepro.errors import UserError
 from wnrepro.settings import GAMES
 
-MEMORY_BYTES = 4e9  # whitened CIFAR-10 (0.8 GB), its pixels, torch, one minibatch's activations, and some room
+MEMORY_BYTES = 4e9  # whitened CIFAR-10 (0.8 GB), its pixels, torch, one minibatch's activations, and a reserve
 DISK_BYTES = 5e9  # a checkpoint of the paper's CIFAR-10 VAE has 0.7 GB, and the next is written beside it
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 USES = {  # the commands that read a data set
@@ -30,9 +30,9 @@ USES = {  # the commands that read a data set
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact about the machine: `state` is ok, note (works, with a limit) or problem; units are in the texts.
+    """One fact about the machine. `state` is ok, note (works, with a limit) or problem.
 
-    `detail` says what is there, `costs` what that costs and `mend` how to mend it (both empty when ok).
+    detail: what was found. costs: the consequences. mend: how to repair it. The last two are empty if ok.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Finding:
 
 
 def diagnose(data_dir: Path | None, results_dir: Path) -> list[Finding]:
-    """Every finding, in a reader's order. Hashes the data files, which takes about a second."""
+    """Return all findings in reading order. Hashing the data files takes about a second."""
     return [
         Finding("python", "ok", f"Python {platform.python_version()} on {platform.platform()}"),
         *(packages(package) for package in ("wnrepro", "torchvision")),
@@ -59,7 +59,7 @@ def diagnose(data_dir: Path | None, results_dir: Path) -> list[Finding]:
 
 
 def unmet(package: str) -> Iterator[tuple[str, str]]:
-    """The requirements of an installed package that are not met, and what is found: `torch>=2.11`, `2.9`."""
+    """Yield an installed package's unmet requirements and the versions found: `torch>=2.11`, `2.9`."""
     for line in importlib.metadata.requires(package) or ():
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
@@ -69,7 +69,7 @@ def unmet(package: str) -> Iterator[tuple[str, str]]:
 
 
 def packages(package: str) -> Finding:
-    """Whether a package is installed with the versions that it requires."""
+    """Check whether a package is installed with the versions that it requires."""
     name = f"{package}'s packages"
     try:
         version, wrong = importlib.metadata.version(package), list(unmet(package))
@@ -85,7 +85,7 @@ def packages(package: str) -> Finding:
 
 
 def torch_build() -> Finding:
-    """torch's version and the CUDA that it was built for."""
+    """Check whether torch loads, its version, and the CUDA version that it was built for."""
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -96,10 +96,10 @@ def torch_build() -> Finding:
 
 
 def gpu() -> Finding:
-    """The GPUs that torch can use (name, memory, driver), or those that nvidia-smi shows and torch cannot use."""
+    """Check the GPUs that torch can use (name, memory, driver), or that only nvidia-smi can find."""
     cards = _nvidia_smi()
     with contextlib.suppress(ImportError, OSError), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns where it finds no driver, which is what is asked here
+        warnings.simplefilter("ignore")  # torch warns if it finds no driver
         import torch
 
         if torch.cuda.is_available():
@@ -114,7 +114,7 @@ def gpu() -> Finding:
 
 
 def _nvidia_smi() -> list[str]:
-    """`name, memory, driver` of each card; none where nvidia-smi is missing or fails."""
+    """Return `name, memory, driver` of each card, or nothing if nvidia-smi is missing or fails."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=20, check=True)
@@ -124,7 +124,7 @@ def _nvidia_smi() -> list[str]:
 
 
 def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
-    """Threads this process may use, and whether the CPU has instructions for bf16 (known on Linux only)."""
+    """Check the threads of this process, and the CPU's instructions for bf16 (known on Linux only)."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     lines = dict(line.replace("\t", "").partition(":")[::2] for line in text.splitlines() if ":" in line)
@@ -141,7 +141,7 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
 
 
 def memory() -> Finding:
-    """The machine's memory."""
+    """Check the machine's memory."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     detail = f"{total / 1e9:.1f} GB"
     if total >= MEMORY_BYTES:
@@ -151,7 +151,7 @@ def memory() -> Finding:
 
 
 def disk(name: str, folder: Path) -> Finding:
-    """Free space where `folder` is or would be made, and whether it can be written."""
+    """Check the free space of a folder, which may not exist yet, and whether it can be written."""
     there, costs = folder.absolute(), "nothing can be stored there"
     try:
         while not there.exists():
@@ -170,7 +170,7 @@ def disk(name: str, folder: Path) -> Finding:
 
 
 def data_sets(data_dir: Path | None) -> Iterator[Finding]:
-    """Each data set: whether all its files are there with their checksums."""
+    """Yield for each data set whether all its files are there with their checksums."""
     try:
         statuses = files.status(data_dir)
     except UserError as error:
@@ -191,12 +191,12 @@ def data_sets(data_dir: Path | None) -> Iterator[Finding]:
 
 
 def roms() -> Finding:
-    """The ROMs of the paper's four games, which come with ale-py, with their checksums."""
+    """Check the ROMs of the paper's four games, which come with ale-py, and their checksums."""
     costs, mend = "dqn cannot run", "install ale-py again: `pip install --force-reinstall ale-py`"
     try:
         from ale_py.roms import get_rom_path
 
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints where ALE_ROMS_DIR is set
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints if ALE_ROMS_DIR is set
             missing = [game for game in GAMES if get_rom_path(game) is None]
     except (ImportError, OSError) as error:
         return Finding("roms", "problem", f"the Atari ROMs cannot be read: {error}", costs, mend)

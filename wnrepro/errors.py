@@ -22,13 +22,13 @@ class UserError(Exception):
 
 
 class DiskError(UserError):
-    """A disk that is full, or a folder that cannot be written, before a run or during it."""
+    """A disk that is full, or a folder that cannot be written."""
 
     exit_code = 1
 
 
 def describe(error: BaseException) -> str:
-    """Return one sentence about an error that is no UserError, with what to do about it."""
+    """Return one sentence that describes an unexpected error and what to do about it."""
     text = printable(f"{type(error).__name__}: {error}".removesuffix(": "), 300)
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         path = f"{error.filename}: " if error.filename else ""
@@ -41,9 +41,9 @@ def describe(error: BaseException) -> str:
 
 
 def complain(text: str, cause: BaseException | str = "") -> None:
-    """Print a sentence on standard error, with --debug after the traceback of its cause."""
+    """Print a sentence on standard error. With --debug, print the traceback of its cause first."""
     if isinstance(cause, BaseException):
         cause = "".join(traceback.format_exception(cause))
-    with contextlib.suppress(OSError):  # nobody reads standard error any more
+    with contextlib.suppress(OSError):  # standard error has no reader
         for line in (cause if DEBUG else "").splitlines() + text.split("\n"):
             print(printable(line), file=sys.stderr)

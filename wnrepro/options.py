@@ -1,4 +1,4 @@
-"""The command line's options: those that commands share, and those of an experiment, made from its settings."""
+"""The command line's options: shared ones, and an experiment's, which are derived from its settings."""
 
 import dataclasses
 import inspect
@@ -99,7 +99,7 @@ class ReproduceOptions:
 
 
 def set_options(command: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> Callable[..., None]:
-    """Give a command that takes any keyword arguments these parameters, of which typer makes its options."""
+    """Set the signature of a command with arbitrary keyword arguments, so that typer derives its options."""
     signature = inspect.Signature(list(parameters))
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
@@ -119,7 +119,7 @@ def command_parameters(cls: type[Settings]) -> list[inspect.Parameter]:
             help=f"{field.metadata['help']} ({field.metadata['source']}{default_text(cls, field)})",
         )
         if kind is not bool:
-            kind = list[value_type(kind)]  # type: ignore[misc]  # one setting of several numbers, or several runs
+            kind = list[value_type(kind)]  # type: ignore[misc]  # several numbers of one setting, or several runs
         required = field.name == "param"
         default = inspect.Parameter.empty if required else None
         annotation: Any = Annotated[kind if required else kind | None, declared]
@@ -133,7 +133,7 @@ def command_parameters(cls: type[Settings]) -> list[inspect.Parameter]:
 
 
 def value_type(kind: Any) -> Any:
-    """Return the type of one value: int of `tuple[int, ...]`, float of `float | None`."""
+    """Return the type of one value: int for `tuple[int, ...]`, float for `float | None`."""
     return (typing.get_args(kind) or (kind,))[0]
 
 
@@ -165,7 +165,7 @@ def default_text(cls: type[Settings], field: dataclasses.Field[Any]) -> str:
 
 
 def given_settings(cls: type[Settings], scale: str, options: dict[str, Any]) -> Iterator[Settings]:
-    """Yield the settings of every run that the options ask for: every combination of their values."""
+    """Yield the settings of every run that the options select: every combination of their values."""
     types = typing.get_type_hints(cls)
     values: dict[str, list[Any]] = {}
     for name, given in options.items():

@@ -1,4 +1,4 @@
-"""What a command checks and chooses before it computes. Imports torch only where it has to."""
+"""A command's checks and choices before it computes. Torch is imported only if needed."""
 
 import dataclasses
 import glob
@@ -13,11 +13,11 @@ from typing import Any
 from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import Settings
 
-GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # present where Linux, or WSL, has a GPU
+GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # exist if Linux or WSL has a GPU
 
 
 def import_uninterrupted(*modules: str) -> None:
-    """Import modules with Ctrl-C blocked until they are loaded: inside torch's C++ it would abort the process."""
+    """Import modules with Ctrl-C blocked, as an interruption of torch's C++ code would abort the process."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         for module in modules:
@@ -33,7 +33,7 @@ def check_choice(option: str, value: str | None, choices: Collection[str]) -> No
 
 
 def check_results(results: Path, must_exist: bool = False) -> None:
-    """Raise UserError, or DiskError, unless runs can be read and written in this folder."""
+    """Raise UserError or DiskError unless runs can be read and written in this folder."""
     try:
         exists = results.exists()
     except OSError as error:
@@ -47,7 +47,7 @@ def check_results(results: Path, must_exist: bool = False) -> None:
 
 
 def load_params(texts: Sequence[str]) -> list[str]:
-    """Return the parameterizations of `--param`, with the classes among them loaded; only these need torch."""
+    """Return the parameterizations of `--param`, and load the custom ones. Only these need torch."""
     if any(":" in text for text in texts):
         import_uninterrupted("torch")
     from wnrepro.custom import params
@@ -64,7 +64,7 @@ def check_params(models: Iterable[tuple[str, str]]) -> None:
 
 
 def is_gpu(device: str) -> bool:
-    """Return whether the device is a GPU; torch is only imported where there can be one."""
+    """Test whether the device is a GPU. Torch is imported only if the machine may have one."""
     if device == "cpu" or not any(map(glob.glob, GPU_FILES)):
         return False
     import_uninterrupted("torch")
@@ -76,7 +76,7 @@ def is_gpu(device: str) -> bool:
 def complete_settings(
     planned: Iterable[Settings], given: Collection[str], on_gpu: bool, data_dir: Path | None, quiet: bool
 ) -> list[Settings]:
-    """Return settings with those not given that depend on this machine: a GPU's precision, MNIST's binarization."""
+    """Return settings with this machine's defaults for values not given: a GPU's precision, MNIST's binarization."""
     from wnrepro.data.files import present_binarization
 
     completed = []

@@ -1,4 +1,4 @@
-"""What a person sees of a running experiment: a live bar on a terminal, plain lines elsewhere; and the time left."""
+"""The display of a running experiment: a live bar on a terminal, plain lines elsewhere; and the time left."""
 
 import re
 import time
@@ -13,14 +13,14 @@ from rich.text import Text
 from wnrepro.events import Epoch, Note, Progress
 
 NAME_WIDTH = 20
-RECENT = 5  # epochs, by the median of which the next ones are judged
-SETTLED_SECONDS = 10.0  # of training before its speed is taken for that of the first epoch
+RECENT = 5  # epochs whose median time predicts the next ones
+SETTLED_SECONDS = 10.0  # of training, before its speed predicts the first epoch's time
 
-SHOWN = re.compile(r"(train|test)_.*(?<!_raw)|mean_q|loss|epsilon")  # columns of metrics.csv
+SHOWN = re.compile(r"(train|test)_.*(?<!_raw)|mean_q|loss|epsilon")  # columns of metrics.csv to show
 
 
 def describe(epoch: Epoch, most: int | None = None) -> str:
-    """Write an epoch's row in words, with at most this number of its first columns."""
+    """Format an epoch's row as text, with at most `most` of its first columns."""
     parts = []
     for name in filter(SHOWN.fullmatch, epoch.metrics):
         value = epoch.metrics[name]
@@ -35,7 +35,7 @@ def short(name: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write `45 s`, `2.5 min`, `12 min`, `3.4 h`, `12 days`; a dash where it is not known."""
+    """Format seconds as `45 s`, `2.5 min`, `12 min`, `3.4 h`, `12 days`, or as a dash if unknown."""
     if seconds is None:
         return "–"
     if seconds < 90:
@@ -46,28 +46,28 @@ def duration(seconds: float | None) -> str:
 
 
 class TimeLeft:
-    """Tells from a process's progress how long its run still takes; `now` is any clock in seconds.
+    """An estimate of a run's time left, from its process's progress. `now` is any clock in seconds.
 
-    An epoch to come takes as long as the median of those just behind, with their tests and checkpoints. Of the
-    process's first epoch only the speed of the latter half of its ticks and what came after them count: before them it
-    loads, initializes, compiles, and fills a replay.
+    Each future epoch is expected to take the median time of the recent ones, with their tests and checkpoints. Of the
+    process's first epoch, only the speed in the latter half of the ticks and the time after them count. Before, the
+    process loads, initializes, compiles, and fills a replay.
     """
 
     def __init__(self, epochs: int, reached: int, now: float) -> None:
-        """epochs: of the run, `reached` of them before this process began."""
+        """Start the estimate for a process that resumes a run of `epochs` epochs after `reached` of them."""
         self.epochs, self.reached, self.since = epochs, reached, now
         self.first = True  # whether this is the process's first epoch
-        self.ticks: list[tuple[float, float]] = []  # of the first epoch: the share that is done, and the clock
-        self.recent: deque[float] = deque(maxlen=RECENT)  # seconds of each epoch
+        self.ticks: list[tuple[float, float]] = []  # in the first epoch: the completed share and the clock
+        self.recent: deque[float] = deque(maxlen=RECENT)  # seconds of the latest epochs
 
     def tick(self, epochs: float, now: float) -> None:
-        """Take in how many epochs are done, with the share of the current one."""
+        """Update the number of completed epochs, with the share of the current one."""
         share = epochs - self.reached
         if self.first and (not self.ticks or share > self.ticks[-1][0]):
             self.ticks.append((share, now))
 
     def epoch(self, epoch: int, now: float) -> float:
-        """Take in the end of an epoch; return its seconds, with those before its training if no ticks tell them."""
+        """End an epoch and return its seconds. Without ticks they include the time before its training."""
         seconds, known = now - self.since, not self.first
         if self.ticks:
             share, clock = self.ticks[-1]
@@ -82,13 +82,13 @@ class TimeLeft:
         return seconds
 
     def speed(self) -> float:
-        """Return the seconds that the first epoch's training takes, by the latter half of its two or more ticks."""
+        """Return the first epoch's training seconds, from the latter half of its ticks (at least two)."""
         (begin, _), (share, clock) = self.ticks[0], self.ticks[-1]
         middle, passed = self.ticks[bisect_right(self.ticks, ((begin + share) / 2, clock)) - 1]
         return (clock - passed) / (share - middle)
 
     def seconds(self, now: float) -> float | None:
-        """Return what is left of the run; None where that cannot be told yet."""
+        """Return the seconds left of the run, or None if they are not known yet."""
         each = median_low(self.recent) if self.recent else None
         spent = now - self.since
         if self.ticks and self.ticks[-1][1] - self.ticks[0][1] >= SETTLED_SECONDS:
@@ -99,7 +99,7 @@ class TimeLeft:
 
 
 class Pace(bars.ProgressColumn):
-    """The speed of training and the time left of the run; at its end, the time that this process took."""
+    """A column with the training speed and the run's time left, or finally the process's total time."""
 
     def __init__(self, show: "Show") -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Pace(bars.ProgressColumn):
 
 
 class Show:
-    """Shows a run's events; use as a context manager and call with every event. `unit`: of what a Progress counts."""
+    """A display of a run's events: a context manager to call with every event. `unit`: what Progress counts."""
 
     def __init__(self, console: Console, name: str, epochs: int, quiet: bool, unit: str = "images") -> None:
         self.console, self.name, self.epochs, self.quiet, self.unit = console, name, epochs, quiet, unit
@@ -161,16 +161,16 @@ class Show:
             self.line(f"epoch {event.epoch}/{self.epochs}  {describe(event)}  {seconds}")
 
     def seconds_left(self) -> float | None:
-        """Return the time left of the run; None where that cannot be told yet."""
+        """Return the seconds left of the run, or None if they are not known yet."""
         return None if self.time_left is None else self.time_left.seconds(time.monotonic())
 
     def line(self, text: str) -> None:
-        """Print a line about the run, above the bar where there is one."""
+        """Print a line about the run, above the bar if there is one."""
         if not self.quiet:
             self.console.print(f"{self.name}  {text}", markup=False, highlight=False, soft_wrap=True)
 
     def move(self, event: Progress) -> None:
-        """Move the bar; it begins where the run resumes."""
+        """Move the bar, which begins where the run resumes."""
         done = (event.epoch - 1) * event.total + event.done
         if self.task is None:
             total = self.epochs * event.total

@@ -1,8 +1,8 @@
-"""Declares every experiment: its settings, what they change at each scale, its metrics and its implementation.
+"""The declaration of every experiment: its settings, their values at each scale, its metrics and its implementation.
 
-The command line's options, config.json and the report's tables are made from these dataclasses. A field's default is
-the paper's. An experiment of your own is a further subclass of `Settings`, made known by `register`; see
-examples/char_lstm.py. Imports no torch.
+The command line's options, config.json and the report's tables are derived from these dataclasses. A field's default is
+the paper's. A new experiment is a further subclass of `Settings`, added by `register`; see examples/char_lstm.py. This
+module does not import torch.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ PARAMS = ("normal", "bn", "wn", "wn+mobn")  # the paper's
 PRECISIONS = ("fp32", "tf32", "bf16")
 SCALE_NAMES = ("paper", "short", "quick")
 GAMES = ("breakout", "enduro", "seaquest", "space_invaders")
-LARGEST = 2**53  # of a setting; floats represent every integer up to here
-LONGEST = 1000  # elements of a setting that is a tuple
-NAME = re.compile(r"[A-Za-z][\w+.-]{0,79}", re.ASCII)  # of a parameterization: it is part of a folder's name
+LARGEST = 2**53  # limit of a setting's value; floats represent every integer up to here
+LONGEST = 1000  # limit of the elements of a tuple setting
+NAME = re.compile(r"[A-Za-z][\w+.-]{0,79}", re.ASCII)  # of a parameterization, as a part of a folder's name
 
 
 # ------------------------------------------------------------------------------- parameterizations
@@ -33,12 +33,12 @@ NAME = re.compile(r"[A-Za-z][\w+.-]{0,79}", re.ASCII)  # of a parameterization: 
 
 @dataclass(frozen=True)
 class Source:
-    """The code of a parameterization that is not the paper's: a class, and the file that defines it."""
+    """The code of a custom parameterization: a class, and the file that defines it."""
 
     name: str  # of the class
     file: str  # as given by the user, for messages
     text: str
-    package: str = ""  # the package whose module it is, so that it can import the others
+    package: str = ""  # the package of its module, for relative imports
 
     @property
     def sha256(self) -> str:
@@ -52,32 +52,32 @@ class Source:
 
 @dataclass(frozen=True)
 class About:
-    """What the program needs to know of a parameterization besides its mathematics, which is in `parameterization`."""
+    """A parameterization's label, learning rates and settings. Its mathematics is in `parameterization`."""
 
     label: str  # in tables and figures
     lr: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by experiment; default: wn's
-    heeds: tuple[str, ...] = ("g_exp", "g_start")  # of the settings `init`, `g_exp` and `g_start`
+    settings_used: tuple[str, ...] = ("g_exp", "g_start")  # those of `init`, `g_exp` and `g_start` with an effect
     source: Source | None = None
 
     def entry(self, experiment: str) -> dict[str, Any] | None:
-        """The description in config.json of one that is not the paper's, for a report without its code."""
+        """Return a custom parameterization's description in config.json, for reports without its code, else None."""
         if self.source is None:
             return None
         about = {"class": self.source.name, "label": self.label, "lr": self.lr.get(experiment)}
         return about | {"sha256": self.source.sha256}
 
 
-# Learning rates: of cifar as in figure 1 ("0.003 leads to divergence" for normal), of dqn as in §5.4.
+# Learning rates: cifar's as in figure 1 ("0.003 leads to divergence" for normal), dqn's as in §5.4.
 ABOUT = {
     "normal": About("normal", {"cifar": 0.0003, "dqn": 0.0001}, ("init",)),
-    "bn": About("batch norm.", heeds=("g_exp",)),
+    "bn": About("batch norm.", settings_used=("g_exp",)),
     "wn": About("weight norm."),
     "wn+mobn": About("weight norm. + mean-only b.n."),
 }
 
 
 def about(param: str) -> About:
-    """The entry of a parameterization: the paper's, one that `custom.use` loaded, or one whose code is missing."""
+    """Return the entry of a parameterization. If its code is not loaded, the entry has only its name."""
     return ABOUT.get(param) or About(param)
 
 
@@ -85,9 +85,9 @@ def about(param: str) -> About:
 
 
 def setting(default: Any, help: str, source: str, **check: Any) -> Any:
-    """A dataclass field: `help` for people, `source` (paper section, authors' code, our choice), and its check.
+    """Return a dataclass field with its help text, source (paper section, authors' code, our choice) and check.
 
-    check: `choices=(...)` the values allowed, or `above=x` / `least=x` the bound of a number (of each, in a tuple);
+    check: `choices=(...)`, the allowed values; `above=x` or `least=x`, the bound of a number or of a tuple's elements;
     `only=d`: the setting belongs to the data set d, and is None for the others.
     """
     return dataclasses.field(default=default, metadata={"help": help, "source": source, **check})
@@ -125,14 +125,14 @@ SHARED: dict[str, tuple[Any, str, str, dict[str, Any]]] = {  # settings of sever
 
 
 def shared(name: str, **changes: Any) -> Any:
-    """The field `name` of SHARED, with `changes` of its default, help, source or check."""
+    """Return the field `name` of SHARED, with `changes` to its default, help, source or check."""
     default, help, source, rules = SHARED[name]
     return setting(**{"default": default, "help": help, "source": source, **rules, **changes})
 
 
 @dataclass(frozen=True)
 class Model:
-    """What an experiment trains: its only model, or the one for a data set or a game."""
+    """A model that an experiment trains: its only one, or the one for a data set or a game."""
 
     title: str
     metrics: Mapping[str, str]  # columns of metrics.csv and their units
@@ -146,9 +146,9 @@ Scales = dict[str, dict[str, Any]]  # by scale: the settings that it changes
 
 
 class Settings:
-    """The settings of an experiment, and its declaration: everything that is known of it without importing torch.
+    """An experiment's settings and its declaration, which can be used without importing torch.
 
-    Subclasses are frozen dataclasses, of whose fields every one is a setting.
+    Subclasses are frozen dataclasses. Every field is a setting.
     """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
@@ -161,36 +161,36 @@ class Settings:
 
     name: ClassVar[str]  # of the command
     implementation: ClassVar[str]  # module:class
-    part: ClassVar[str | None] = None  # the setting, if any, each of whose values has a separate model
+    part: ClassVar[str | None] = None  # the setting, if any, whose values have separate models
     models: ClassVar[Models]  # by that setting's value
     scales: ClassVar[Scales]
-    part_scales: ClassVar[dict[str, Scales]] = {}  # of the parts whose scales differ
+    part_scales: ClassVar[dict[str, Scales]] = {}  # for parts whose scales differ
     cost: ClassVar[tuple[str, ...]]  # the settings that determine the time of an example, besides param
-    gpu_precision: ClassVar[str] = "tf32"  # default on a GPU, and the precision of which results are judged there
-    init_default: ClassVar[str] = "authors"  # default of `init` for the parameterizations that heed it
-    unit: ClassVar[str] = "images"  # of progress
-    epoch_setting: ClassVar[str] = "train_examples"  # the number of those in an epoch
-    step_setting: ClassVar[str] = "batch_size"  # and in an update
+    gpu_precision: ClassVar[str] = "tf32"  # default on a GPU, where results are judged in this precision
+    init_default: ClassVar[str] = "authors"  # default of `init` for parameterizations that use it
+    unit: ClassVar[str] = "images"  # of progress displays
+    epoch_setting: ClassVar[str] = "train_examples"  # the setting with an epoch's number of units
+    step_setting: ClassVar[str] = "batch_size"  # the setting with an update's number of units
     step_column: ClassVar[str] = "epoch"  # of metrics.csv: the horizontal axis of curves
     estimates_likelihood: ClassVar[bool] = False  # whether its class has `log_likelihood`
 
     @property
     def epoch_size(self) -> int:
-        """Examples (of dqn: agent steps) of an epoch."""
+        """The number of examples (of dqn: agent steps) in an epoch."""
         return int(getattr(self, self.epoch_setting))
 
     @property
     def step_size(self) -> int:
-        """Examples (of dqn: agent steps) of an update."""
+        """The number of examples (of dqn: agent steps) in an update."""
         return int(getattr(self, self.step_setting))
 
     @classmethod
     def scale_changes(cls, scale: str, part: str | None = None, param: str | None = None) -> dict[str, Any]:
-        """What a scale changes of the defaults, for a part (default: the first); with the parameterization's own."""
+        """Return the defaults that a scale changes for a part (default: the first), and those that `param` changes."""
         changes = dict(cls.part_scales.get(part or "", cls.scales)[scale])
         if param is not None and cls.name in about(param).lr:
             changes["lr"] = about(param).lr[cls.name]
-        if param is not None and "init" in about(param).heeds and "init" in cls.__dataclass_fields__:
+        if param is not None and "init" in about(param).settings_used and "init" in cls.__dataclass_fields__:
             changes["init"] = cls.init_default
         return changes
 
@@ -199,13 +199,13 @@ SETTINGS: dict[str, type[Settings]] = {}
 
 
 def register(cls: type[Settings]) -> type[Settings]:
-    """Make an experiment known to the command line, the runs and the report; a decorator."""
+    """Register an experiment for the command line, the runs and the report. Use it as a decorator."""
     SETTINGS[cls.name] = cls
     return cls
 
 
 def models() -> dict[tuple[str, str | None], Model]:
-    """Every model, by its experiment and part."""
+    """Return every model, by its experiment and part."""
     return {(name, part): model for name, cls in SETTINGS.items() for part, model in cls.models.items()}
 
 
@@ -233,7 +233,7 @@ class CifarSettings(Settings):
         )
     }
     cost = ("batch_size", "width", "precision")
-    gpu_precision = "bf16"  # the fastest learnt as well as fp32 at equal epochs
+    gpu_precision = "bf16"  # the fastest; it learns as well as fp32 at equal epochs
 
     param: str = shared("param")
     lr: float = setting(0.003, "Adam's learning rate", "figure 1", above=0)
@@ -597,9 +597,9 @@ class DqnSettings(Settings):
 
 
 def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> Settings:
-    """The settings of an experiment at a scale: paper's defaults, the scale's, the parameterization's, then `changes`.
+    """Return an experiment's settings at a scale: the paper's, changed by the scale, by `param`, then by `changes`.
 
-    Raises UserError for what is no setting or scale, and for a value that a field's check refuses, or that belongs to
+    Raises UserError for an unknown setting or scale, and for a value that a field's check refuses or that belongs to
     another data set.
     """
     if experiment not in SETTINGS or scale not in SCALE_NAMES:
@@ -616,7 +616,7 @@ def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> S
         only = field.metadata.get("only")
         if only and value is not None and values.get(cls.part or "", only) != only:
             raise UserError(f"{option(field)} {value}: belongs to --{cls.part} {only} alone; leave it out")
-    for name in fields.keys() & {"g_exp", "init", "g_start"} - {*about(param).heeds}:
+    for name in fields.keys() & {"g_exp", "init", "g_start"} - {*about(param).settings_used}:
         if values.get(name, fields[name].default) != fields[name].default:
             value = values[name] if isinstance(values[name], str) else f"{values[name]:g}"
             raise UserError(f"{option(fields[name])} {value}: has no effect on {param}; leave it out")
@@ -626,9 +626,9 @@ def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> S
 def config_hash(
     experiment: str, scale: str, settings: dict[str, Any], parameterization: dict[str, Any] | None = None, **_: Any
 ) -> str:
-    """16 hex digits that tell one configuration from another: of sha256 over its canonical JSON.
+    """Return 16 hex digits that identify a configuration: of the sha256 of its canonical JSON.
 
-    parameterization: `About.entry`.
+    parameterization: from `About.entry`.
     """
     content = {"experiment": experiment, "scale": scale, "settings": settings}
     content |= {"parameterization": parameterization} if parameterization else {}
@@ -637,7 +637,7 @@ def config_hash(
 
 
 def option(field: dataclasses.Field[Any]) -> str:
-    """The field's option on the command line."""
+    """Return the field's option on the command line."""
     return "--" + field.name.replace("_", "-")
 
 
@@ -657,18 +657,18 @@ def check(field: dataclasses.Field[Any], value: Any) -> None:
 
 
 def fits(kind: Any, value: Any) -> bool:
-    """Whether a value is of the type of a field; no number beyond LARGEST is."""
+    """Test whether a value has the type of a field. Numbers beyond LARGEST do not fit."""
     if isinstance(kind, types.UnionType):
         return any(fits(one, value) for one in kind.__args__)
     if isinstance(kind, types.GenericAlias):
         return isinstance(value, tuple) and len(value) <= LONGEST and all(fits(kind.__args__[0], one) for one in value)
     if kind is float:
-        return type(value) in (int, float) and not LARGEST < abs(value) < math.inf  # inf and nan: `check` names them
+        return type(value) in (int, float) and not LARGEST < abs(value) < math.inf  # `check` reports inf and nan
     return type(value) is kind and (kind is not int or abs(value) <= LARGEST)
 
 
 def kind_name(kind: Any) -> str:
-    """A field's type in words."""
+    """Return a field's type in words."""
     if isinstance(kind, types.UnionType):
         kind = kind.__args__[0]
     if isinstance(kind, types.GenericAlias):
@@ -677,7 +677,7 @@ def kind_name(kind: Any) -> str:
 
 
 def settings_from(experiment: str, values: dict[str, Any]) -> Settings:
-    """Settings from their JSON, where tuples are lists. Raises UserError where they are none of this version."""
+    """Return settings from their JSON, where tuples are lists. Raises UserError if they do not fit this version."""
     fields = {field.name: field for field in dataclasses.fields(SETTINGS[experiment])} if experiment in SETTINGS else {}
     if not isinstance(values, dict) or not values.keys() <= fields.keys() or "param" not in values:
         names = ", ".join(sorted(set(values) - fields.keys())) if isinstance(values, dict) else ""
