@@ -121,7 +121,7 @@ class Run(Measured):
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
-        """All settings. Those that its version lacked have their defaults."""
+        """All settings. Settings that its version lacked have their defaults."""
         return self.defaults | self.config.settings.model_dump()
 
     @functools.cached_property
@@ -157,7 +157,7 @@ class Run(Measured):
         return float(self.metrics[column].iloc[-1]) if self.epoch else math.nan
 
     def scores(self, epoch: int) -> list[float]:
-        """Return the scores of an epoch's test games (dqn only). Epoch 0 has those of uniformly random play."""
+        """Return the scores of an epoch's test games (dqn only). Epoch 0 has the scores of uniformly random play."""
         return self.games.loc[self.games["epoch"] == epoch, "score"].tolist()
 
 

@@ -73,7 +73,7 @@ def write_comparison(results: Path, other: Path, scale: str, precision: str | No
 
 
 def _write(results: Path, scale: str, files: Mapping[str, bytes]) -> None:
-    """Write files into results/<scale>/, and delete those without content.
+    """Write files into results/<scale>/, and delete files without content.
 
     Raises UserError if a link leads out of the results folder, and DiskError if writing fails.
     """

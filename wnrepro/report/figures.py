@@ -377,7 +377,7 @@ def learning_rates(results: Results, split: bool = False) -> Sheet | None:
 
 
 def noise_kurtosis(results: Results, split: bool = False) -> Sheet | None:
-    """Draw the noise's excess kurtosis by layer and epoch (C8): quartiles over features; hollow: what is judged."""
+    """Draw the noise's excess kurtosis by layer and epoch (C8): quartiles over features. Hollow dots are judged."""
     runs = [run for run in results.of("cifar").figure1 if len(run.noise) and _included(JUDGED, run)]
     if not runs:
         return None

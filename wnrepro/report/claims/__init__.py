@@ -34,7 +34,7 @@ def findings(results: Results) -> dict[str, Finding]:
 
 @quiet
 def rules(folder: Path, scale: str, precision: str | None = None) -> list[str]:
-    """Say for every claim with runs whether its rule was committed before all of them. Raises as `load` does."""
+    """Return for every claim with runs whether its rule was committed before all of them. Raises as `load` does."""
     papers, said = load(folder, scale, precision).papers, []
     for claim in EMPIRICAL:
         commits = {"dirty" if run.dirty else run.commit: run.name for run in claim.find(papers).used}
