@@ -39,33 +39,22 @@ def test_function_is_plain_without_a_compiler(compiler: str, expected: str, tmp_
 
 
 @pytest.mark.parametrize(
-    ("precision", "errors", "refused"),
+    ("precision", "exact", "plain", "faster", "right"),
     [
-        ("fp32", (0.0005, 0.0), False),
-        ("fp32", (0.01, 0.0), True),
-        ("bf16", (0.1, 0.0), False),
-        ("bf16", (1.0, 0.0), True),
-        ("fp32", (0.0, 1.0), True),  # a gradient where there is none
-        ("fp32", (math.nan, 0.0), True),
-        ("fp32", (0.0, math.nan), True),
+        ("fp32", 5.0, 0.0, 0.0025, True),
+        ("fp32", 5.0, 0.0, 0.05, False),
+        ("bf16", 5.0, 0.0, 0.5, True),
+        ("bf16", 5.0, 0.0, 5.0, False),
+        ("fp32", 0.0, 0.0, 1.0, False),  # a gradient where there is none
+        *(("fp32", exact, 0.0, math.nan, False) for exact in (5.0, 0.0)),
+        ("bf16", 1.0, 3.0, 5.9, True),  # one that nearly cancels may have rounding errors, as the plain one has
+        ("bf16", 1.0, 3.0, 6.1, False),
     ],
 )
 def test_function_is_refused_if_its_gradients_differ(
-    precision: str, errors: tuple[float, float], refused: bool, monkeypatch: pytest.MonkeyPatch
+    precision: str, exact: float, plain: float, faster: float, right: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "compile", lambda function: "faster")
-    plain = [torch.tensor([3.0, 4.0]), torch.zeros(2)]
-    faster = [plain[0] * (1 + errors[0]), plain[1] + errors[1]]
-    outcome = compiled(torch.cos, lambda f, _: faster if f else plain, precision)
-    assert outcome.function == (None if refused else "faster")
-    assert bool(outcome.refused) == refused
-
-
-@pytest.mark.parametrize(("plain", "faster", "right"), [(3.0, 5.9, True), (3.0, 6.1, False), (0.0, 0.3, False)])
-def test_gradient_that_nearly_cancels_may_have_rounding_errors(
-    plain: float, faster: float, right: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The gradient is 1; plain and compiled steps in bf16 are off by the given errors."""
+    """plain, faster: the error of the gradient of plain steps, in bf16, and of compiled ones."""
     freed = []
     monkeypatch.setattr(torch, "compile", lambda function: function)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
@@ -73,9 +62,11 @@ def test_gradient_that_nearly_cancels_may_have_rounding_errors(
         monkeypatch.setattr(torch.cuda, name, lambda name=name: freed.append(name))
 
     def gradients(function: Any, precision: str) -> list[Tensor]:
-        return [torch.tensor([1.0 + (faster if function else plain if precision == "bf16" else 0.0)])]
+        error = faster if function else plain if precision == "bf16" else 0.0
+        return [torch.tensor([exact + error]), torch.ones(2)]
 
-    assert bool(compiled(torch.cos, gradients, "bf16").function) == right
+    outcome = compiled(torch.cos, gradients, precision)
+    assert (outcome.function, bool(outcome.refused)) == (torch.cos if right else None, not right)
     assert freed == ["empty_cache", "reset_peak_memory_stats"]  # the number of jobs depends on training's memory
 
 

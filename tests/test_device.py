@@ -1,76 +1,51 @@
 """The compute device and its precision; memory that is kept."""
 
+import functools
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 
-from wnrepro.device import autocast, choose_device, set_precision
+from wnrepro.device import choose_device, set_precision
 from wnrepro.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def _restore_tf32() -> Iterator[None]:
-    flags: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    before = [flag.allow_tf32 for flag in flags]
-    yield
-    for flag, value in zip(flags, before, strict=True):
-        flag.allow_tf32 = value
-
-
-def pretend_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
 @pytest.mark.parametrize(
     ("gpus", "name", "expected"),
-    [(0, "auto", "cpu"), (0, "cpu", "cpu"), (2, "auto", "cuda"), (2, "cuda:1", "cuda:1"), (2, "cpu", "cpu")],
-)
-def test_devices_that_are_there(gpus: int, name: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend_gpus(monkeypatch, gpus)
-    assert choose_device(name) == torch.device(expected)
-
-
-@pytest.mark.parametrize(
-    ("gpus", "name"),
     [
-        *((0, name) for name in ("cuda", "cuda:0", "cuda:3")),
-        *((2, name) for name in ("cuda:2", "gpu", "", "cuda:", "cuda:-1", "cuda:x", "meta", "mps", "CPU", "0")),
+        *((0, "auto", "cpu"), (0, "cpu", "cpu"), (2, "auto", "cuda"), (2, "cuda:1", "cuda:1"), (2, "cpu", "cpu")),
+        *((0, name, None) for name in ("cuda", "cuda:3")),
+        *((2, name, None) for name in ("cuda:2", "gpu", "", "cuda:", "cuda:-1", "cuda:x", "meta", "mps", "CPU", "0")),
     ],
 )
-def test_other_devices_are_refused(gpus: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend_gpus(monkeypatch, gpus)
-    with pytest.raises(UserError, match=f"--device {name}: "):
-        choose_device(name)
-
-
-def test_tf32_is_refused_on_a_cpu() -> None:
-    with pytest.raises(UserError, match="--precision tf32"):
-        set_precision("tf32", torch.device("cpu"))
+def test_device_is_one_that_is_there(
+    gpus: int, name: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    refused: AbstractContextManager[object] = pytest.raises(UserError, match=f"--device {name}: ")
+    with nullcontext() if expected else refused:
+        assert choose_device(name) == torch.device(expected or "meta")
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", False)])
-def test_precision_switches_tf32(precision: str, allowed: bool) -> None:
-    """Of matrix products and of cuDNN's convolutions, whose own default is on."""
+def test_precision_switches_tf32(precision: str, allowed: bool, request: pytest.FixtureRequest) -> None:
+    """Of matrix products and of cuDNN's convolutions, whose own default is on. A CPU has none."""
+    flags: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    for flag in flags:
+        request.addfinalizer(functools.partial(setattr, flag, "allow_tf32", flag.allow_tf32))
     for before in (True, False):
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = before
+        for flag in flags:
+            flag.allow_tf32 = before
         set_precision(precision, torch.device("cuda"))
-        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
-
-
-@pytest.mark.parametrize(
-    ("precision", "dtype"), [("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)]
-)
-def test_autocast(precision: str, dtype: torch.dtype) -> None:
-    x = torch.ones(2, 2)
-    with autocast(precision, torch.device("cpu")):
-        assert (x @ x).dtype == dtype
-    assert (x @ x).dtype == torch.float32
+        assert [flag.allow_tf32 for flag in flags] == [allowed, allowed]
+    refused: AbstractContextManager[object] = pytest.raises(UserError, match="--precision tf32")
+    with refused if allowed else nullcontext():
+        set_precision(precision, torch.device("cpu"))
 
 
 PAGE_FAULTS = """

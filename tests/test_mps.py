@@ -78,17 +78,21 @@ def test_mps_ends_with_its_starter_even_by_kill_9(control: Control) -> None:
     assert not folder.exists()
 
 
-@pytest.mark.parametrize(("code", "probe"), [(1, ""), (0, "1 / 0")])
-def test_mps_that_does_not_start_or_serves_no_process_is_as_none(
-    control: Control, monkeypatch: pytest.MonkeyPatch, code: int, probe: str
+@pytest.mark.parametrize(("code", "probe"), [(1, ""), (0, "1 / 0"), (None, "")])
+def test_mps_that_does_not_start_or_serves_no_process_or_is_not_there_is_none(
+    control: Control, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, probe: str
 ) -> None:
-    asked, said, before = control(code), list[str](), dict(os.environ)
+    asked, said = control(code or 0), list[str]()
     monkeypatch.setattr(mps, "PROBE", probe)
+    if code is None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    before = dict(os.environ)
     with mps.mps(["cuda:0"], said.append) as on:
         assert not on
         assert os.environ == before
-    assert len(said) == 1
-    assert [line.split()[0] for line in asked()] == ["start", "quit"]  # in case it is there all the same
+    assert len(said) == 1 and mps.PROGRAM in said[0]
+    # quit, in case it is there all the same
+    assert [line.split()[0] for line in asked()] == ([] if code is None else ["start", "quit"])
 
 
 def test_mps_that_is_running_is_used_and_left_running(
@@ -104,12 +108,3 @@ def test_mps_that_is_running_is_used_and_left_running(
         with mps.mps(["cuda:0"]) as on:
             assert on
     assert not asked()
-
-
-def test_mps_that_is_not_on_the_path_is_none(control: Control, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    said: list[str] = []
-    with mps.mps(["cuda:0"], said.append) as on:
-        assert not on
-    assert mps.PROGRAM in mps.missing()
-    assert mps.PROGRAM in said[0]

@@ -16,6 +16,13 @@ SHAPES = ((4, 3), (5,), ())
 Array = np.ndarray[Any, Any]
 
 
+def through_a_file(state: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
 def schedule(step: int) -> tuple[float, float]:
     """lr and β1 of a step counted from 1: constant and 0.9, then falling to 0 and 0.5."""
     return (0.01, 0.9) if step <= 50 else (0.01 * (100 - step) / 50, 0.5)
@@ -27,9 +34,7 @@ def plain_adam(p: Array, grads: list[Array]) -> Array:
         lr, beta1 = schedule(step)
         m = beta1 * m + (1 - beta1) * grad
         v = 0.999 * v + (1 - 0.999) * grad**2
-        m_hat = m / (1 - beta1**step)
-        v_hat = v / (1 - 0.999**step)
-        p = p - lr * m_hat / np.sqrt(v_hat + 1e-8)
+        p = p - lr * m / (1 - beta1**step) / np.sqrt(v / (1 - 0.999**step) + 1e-8)
     return p
 
 
@@ -48,10 +53,10 @@ def make_params(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in SHAPES]
 
 
-def make_grads(size: float = 1.0, steps: int = 100) -> list[list[Tensor]]:
-    """Gradients of about this size by step and parameter."""
+def make_grads(size: float = 1.0) -> list[list[Tensor]]:
+    """Gradients of about this size of 100 steps, by step and parameter."""
     generator = torch.Generator().manual_seed(2)
-    return [[size * torch.randn(s, generator=generator, dtype=torch.float64) for s in SHAPES] for _ in range(steps)]
+    return [[size * torch.randn(s, generator=generator, dtype=torch.float64) for s in SHAPES] for _ in range(100)]
 
 
 def descend(params: list[nn.Parameter], optimizer: Any, grads: list[list[Tensor]], first: int = 1) -> None:
@@ -61,7 +66,7 @@ def descend(params: list[nn.Parameter], optimizer: Any, grads: list[list[Tensor]
         if isinstance(optimizer, Adam):
             optimizer.set_rates(lr, beta1)
         else:
-            optimizer.param_groups[0] |= {"lr": lr, "beta1": beta1, "betas": (beta1, 0.999)}
+            optimizer.param_groups[0] |= {"lr": lr, "beta1": beta1}
         for p, grad in zip(params, now, strict=True):
             p.grad = grad.to(p.dtype)
         optimizer.step()
@@ -85,32 +90,6 @@ def test_steps_match_plain_reference(optimizer: Any, reference: Callable[..., Ar
         assert np.abs(p.detach().numpy() - expected).max() < 1e-12 * moved + 1e-15
 
 
-@pytest.mark.parametrize(("size", "same"), [(100.0, True), (1e-6, False)])
-def test_adam_differs_from_torch_for_small_gradients_only(size: float, same: bool) -> None:
-    """ε inside the root is about 1e-4 outside it: for tiny gradients the steps are some 100 times smaller."""
-    ours, theirs, before = make_params(), make_params(), make_params()
-    descend(ours, Adam(ours, lr=0.01), make_grads(size))
-    descend(theirs, torch.optim.Adam(theirs, lr=0.01), make_grads(size))
-    for p, q, r in zip(ours, theirs, before, strict=True):
-        if same:
-            torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-9)
-        else:
-            assert 50 < ((q - r).norm() / (p - r).norm()).item() < 150
-
-
-def test_adamax_is_torch_adamax_without_bias_correction() -> None:
-    ours, theirs = make_params(), make_params()
-    own, torchs = Adamax(ours, lr=0.01), torch.optim.Adamax(theirs, lr=0.01)
-    for step, now in enumerate(make_grads(steps=50), start=1):
-        for p, q, grad in zip(ours, theirs, now, strict=True):
-            p.grad, q.grad = grad.clone(), grad.clone()
-        own.step()
-        torchs.param_groups[0]["lr"] = 0.01 * (1 - 0.9**step)
-        torchs.step()
-    for p, q in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
-
-
 @pytest.mark.parametrize("kind", [Adam, Adamax])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_optimizer_resumes_from_file_bit_for_bit(kind: Any, dtype: torch.dtype) -> None:
@@ -118,41 +97,29 @@ def test_optimizer_resumes_from_file_bit_for_bit(kind: Any, dtype: torch.dtype) 
     descend(whole, kind(whole, lr=0.01), grads)
     optimizer = kind(first, lr=0.01)
     descend(first, optimizer, grads[:60])
-    file = io.BytesIO()
-    torch.save({"params": first, "optimizer": optimizer.state_dict()}, file)
-    file.seek(0)
-    loaded = torch.load(file, weights_only=True)
+    loaded = through_a_file({"params": first, "optimizer": optimizer.state_dict()})
     second = [nn.Parameter(p.detach().clone()) for p in loaded["params"]]
     optimizer = kind(second, lr=9.0, beta1=0.1, beta2=0.2, epsilon=1.0)
     optimizer.load_state_dict(loaded["optimizer"])
     descend(second, optimizer, grads[60:], first=61)
     for p, q, r in zip(second, whole, first, strict=True):
-        assert torch.equal(p, q)
-        assert p.dtype == dtype
+        assert torch.equal(p, q) and p.dtype == dtype
         assert not torch.equal(p, r)
 
 
-@pytest.mark.parametrize("kind", [Adam, Adamax])
-def test_parameters_without_gradient_stay(kind: Any) -> None:
-    params, before = make_params(), make_params()
-    optimizer = kind(params, lr=0.01)
+@pytest.mark.parametrize(("kind", "steps"), [(Adam, (-0.1, -0.2 / 2)), (Adamax, (-0.1 * 0.1, -0.2 * 0.1 / 4))])
+def test_groups_have_their_own_settings_and_a_gradient_of_0_or_none_moves_nothing(
+    kind: Any, steps: tuple[float, float]
+) -> None:
+    a, b, without, zero = (nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(4))
+    optimizer = kind([{"params": [a, without, zero]}, {"params": [b], "lr": 0.2, "epsilon": 3.0}], lr=0.1)
     optimizer.step()
     assert not optimizer.state
-    params[1].grad = torch.ones_like(params[1])
-    params[2].grad = torch.zeros_like(params[2])  # of a gradient of 0 the step is 0/ε, not 0/0
-    optimizer.step()
-    assert set(optimizer.state) == {params[1], params[2]}
-    assert [torch.equal(p, q) for p, q in zip(params, before, strict=True)] == [True, False, True]
-
-
-@pytest.mark.parametrize(("kind", "steps"), [(Adam, (-0.1, -0.2 / 2)), (Adamax, (-0.1 * 0.1, -0.2 * 0.1 / 4))])
-def test_groups_have_their_own_settings_and_the_authors_defaults(kind: Any, steps: tuple[float, float]) -> None:
-    a, b = (nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(2))
-    optimizer = kind([{"params": [a]}, {"params": [b], "lr": 0.2, "epsilon": 3.0}], lr=0.1)
-    assert [optimizer.param_groups[0][k] for k in ("lr", "beta1", "beta2", "epsilon")] == [0.1, 0.9, 0.999, 1e-8]
-    a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+    a.grad, b.grad, zero.grad = torch.ones_like(a), torch.ones_like(b), torch.zeros_like(zero)
     optimizer.step()
     assert [a[0].item(), b[0].item()] == pytest.approx(steps, rel=1e-7)
+    assert not without.any() and without not in optimizer.state
+    assert not zero.any()  # 0/ε, not 0/0
 
 
 class Walk(nn.Module):
@@ -182,15 +149,20 @@ def closed_form(history: list[list[Array]], decay: float) -> list[Array]:
 
 
 @pytest.mark.parametrize("updates", [0.1, 1, 2, 7.5, 6000])
-def test_polyak_average_is_its_closed_form(updates: float) -> None:
+def test_polyak_average_is_its_closed_form_and_resumes_bit_for_bit(updates: float) -> None:
     """Of parameters and buffers, at each update; the values before the first one have no influence."""
     model, generator, history = Walk(), torch.Generator().manual_seed(3), []
-    average = PolyakAverage(model, updates)
-    for _ in range(40):
+    average, resumed = PolyakAverage(model, updates), PolyakAverage(Walk(), updates)
+    for t in range(40):
         history.append(model.step(generator))
         average.update_parameters(model)
         for found, expected in zip(averages(average), closed_form(history, 1 - 1 / max(updates, 1)), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+        if t > 13:
+            resumed.update_parameters(model)
+            assert all(map(np.array_equal, averages(resumed), averages(average)))
+        elif t == 13:
+            resumed.load_state_dict(through_a_file(average.state_dict()))
 
 
 def test_running_statistics_are_averaged_and_the_mask_stays() -> None:
@@ -211,21 +183,3 @@ def test_running_statistics_are_averaged_and_the_mask_stays() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(average.module.mask, mask)
     assert all(map(np.array_equal, layer.state_dict().values(), history[-1]))
-
-
-def test_polyak_average_resumes_from_file_bit_for_bit() -> None:
-    def averaged(model: Walk, average: Any, generator: torch.Generator, count: int) -> list[Array]:
-        for _ in range(count):
-            model.step(generator)
-            average.update_parameters(model)
-        return averages(average)
-
-    model, generator = Walk(), torch.Generator().manual_seed(5)
-    whole = averaged(model, PolyakAverage(model, 8), generator, 30)
-    first, second = PolyakAverage(model, 8), PolyakAverage(Walk(), 8)
-    averaged(model, first, generator.manual_seed(5), 13)
-    file = io.BytesIO()
-    torch.save(first.state_dict(), file)
-    file.seek(0)
-    second.load_state_dict(torch.load(file, weights_only=True))
-    assert all(map(np.array_equal, averaged(model, second, generator, 17), whole))

@@ -20,13 +20,6 @@ def start(*words: str) -> subprocess.Popen[str]:
     )
 
 
-def run(*words: str) -> str:
-    with start(*words) as process:
-        output, _ = process.communicate()
-    assert process.returncode == 0, output
-    return output
-
-
 def rows(folder: Path) -> list[dict[str, str]]:
     (path,) = folder.glob("quick/char_lstm/*/seed-1/metrics.csv")
     with path.open() as file:
@@ -43,12 +36,13 @@ def test_trains_resumes_after_a_kill_and_is_reported(tmp_path: Path) -> None:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
     assert 2 <= len(rows(killed)) <= 4
-    run(*words, str(killed))
-    run(*words, str(whole))
+    report = ("report", "--scale", "quick", "--results", str(killed))
+    for command in ([*words, str(killed)], [*words, str(whole)], report):
+        with start(*command) as process:
+            output, _ = process.communicate()
+        assert process.returncode == 0, output
     assert rows(killed) == rows(whole) and len(rows(whole)) == 4
     assert float(rows(whole)[-1]["test_bits"]) < float(rows(whole)[0]["test_bits"])
-
-    run("report", "--scale", "quick", "--results", str(killed))
     text = (killed / "quick/report.md").read_text()
     assert "Character LSTM" in text and "char_lstm wn+mobn" in text
     assert (killed / "quick/figures/overview.png").exists()
