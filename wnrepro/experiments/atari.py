@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float32, Int, Int64, Shaped, UInt8
 from torch import Tensor
 
 from wnrepro.errors import UserError
@@ -26,16 +27,16 @@ MOST_FRAMES = 108_000  # emulator frames, 30 minutes of play, after which a game
 class Step(NamedTuple):
     """The results of an action in each game."""
 
-    frames: np.ndarray  # (N, SIZE, SIZE) uint8: the screens after the action
-    rewards: np.ndarray  # (N,) float32, points of the score, not clipped
-    life_lost: np.ndarray  # (N,) bool; also true if the game is over
-    over: np.ndarray  # (N,) bool
+    frames: UInt8[np.ndarray, "N ..."]  # the screens after the action
+    rewards: Float32[np.ndarray, " N"]  # points of the score, not clipped
+    life_lost: Bool[np.ndarray, " N"]  # also true if the game is over
+    over: Bool[np.ndarray, " N"]
 
 
 class Scene(NamedTuple):
     """The state of a game for display."""
 
-    screen: np.ndarray  # (*SCREEN, 3) uint8, RGB
+    screen: UInt8[np.ndarray, "210 160 3"]  # RGB
     steps: int
     score: float
     over: bool
@@ -106,15 +107,15 @@ class Games:
         """Begin new games, like new `Games` but faster, since creating emulators takes longer."""
         assert 0 <= seed < 2**31 - self.count, "the emulator takes a negative seed for none"
         screens, info = self.env.reset(seed=seed)
-        self.frames: np.ndarray = screens[:, 0]  # (N, SIZE, SIZE) uint8, or RGB
-        self.lives: np.ndarray = info["lives"]  # (N,) int32; Enduro has none: 0
+        self.frames: UInt8[np.ndarray, "N ..."] = screens[:, 0]
+        self.lives: Int[np.ndarray, " N"] = info["lives"]  # 0 in Enduro, which has none
 
-    def step(self, actions: np.ndarray) -> Step:
+    def step(self, actions: Int[np.ndarray, " N"]) -> Step:
         """Play actions (N,), numbers from 0 to self.actions − 1."""
         self.send(actions)
         return self.receive()
 
-    def send(self, actions: np.ndarray) -> None:
+    def send(self, actions: Int[np.ndarray, " N"]) -> None:
         """Start actions (N,) in the emulators, which play in the background until `receive`."""
         # an unknown action would block the emulator forever
         assert actions.shape == (self.count,) and actions.min() >= 0 and actions.max() < self.actions
@@ -135,11 +136,11 @@ class History:
     def __init__(self, count: int) -> None:
         self.stacks = np.zeros((count, STACK, SIZE, SIZE), np.uint8)
 
-    def add(self, frames: np.ndarray) -> None:
-        """Add the newest screens (N, SIZE, SIZE)."""
+    def add(self, frames: UInt8[np.ndarray, "N 84 84"]) -> None:
+        """Add the newest screens."""
         self.stacks = np.concatenate([self.stacks[:, 1:], frames[:, None]], 1)
 
-    def restart(self, which: np.ndarray) -> None:
+    def restart(self, which: Bool[np.ndarray, " N"]) -> None:
         """Clear the screens of the selected games (N,) bool, after a lost life and before adding the next screen."""
         self.stacks[which] = 0
 
@@ -147,13 +148,13 @@ class History:
 class Batch(NamedTuple):
     """A minibatch of transitions."""
 
-    rows: Tensor  # (B, STACK + 1) int64: the replay's rows of the state's screens, oldest first, and the next screen
-    actions: Tensor  # (B,) int64
-    rewards: Tensor  # (B,) float32, −1, 0 or 1
-    terminals: Tensor  # (B,) bool
+    rows: Int64[Tensor, "B T"]  # the replay's rows of the state's screens, oldest first, and the next screen
+    actions: Int64[Tensor, " B"]
+    rewards: Float32[Tensor, " B"]  # −1, 0 or 1
+    terminals: Bool[Tensor, " B"]
 
     @classmethod
-    def unpack(cls, packed: Tensor) -> "Batch":
+    def unpack(cls, packed: Int64[Tensor, "B packed"]) -> "Batch":
         """Unpack a sample of a replay."""
         actions, rewards, terminals = packed[:, -3:].unbind(1)
         return cls(packed[:, :-3], actions, rewards.float(), terminals.bool())
@@ -184,8 +185,14 @@ class Replay:
         """Return the bytes of a full replay of this number of steps."""
         return steps * (SIZE * SIZE + 4)
 
-    def append(self, frames: np.ndarray, actions: np.ndarray, rewards: np.ndarray, terminals: np.ndarray) -> None:
-        """Store the screens (N, SIZE, SIZE), and the actions, rewards and episode ends (N,) that followed.
+    def append(
+        self,
+        frames: UInt8[np.ndarray, "N H W"],
+        actions: Shaped[np.ndarray, " N"],
+        rewards: Shaped[np.ndarray, " N"],
+        terminals: Shaped[np.ndarray, " N"],
+    ) -> None:
+        """Store the screens, and the actions, rewards and episode ends that followed.
 
         Rewards are clipped to ±1.
         """
@@ -204,12 +211,12 @@ class Replay:
         edges, _, inner = self._positions()
         return len(edges) + inner
 
-    def sample(self, batch: int, rng: np.random.Generator) -> Tensor:
-        """Sample `batch` transitions uniformly with replacement: (B, STACK + 4) int64; see `Batch.unpack`."""
+    def sample(self, batch: int, rng: np.random.Generator) -> Int64[Tensor, "batch packed"]:
+        """Sample `batch` transitions uniformly with replacement; see `Batch.unpack`."""
         return self._transitions(lambda count: rng.integers(count, size=batch))
 
-    def gather_screens(self, rows: Tensor, pinned: bool = False) -> Tensor:
-        """Gather the screens (B, STACK + 1, SIZE, SIZE) of a batch's rows.
+    def gather_screens(self, rows: Int64[Tensor, "B T"], pinned: bool = False) -> UInt8[Tensor, "B T H W"]:
+        """Gather the screens of a batch's rows, T = STACK + 1 of each transition.
 
         The states are all but the last screen, the next states all but the first. Screens before the episode and after
         a terminal transition are zeros. pinned: return pinned memory, for an asynchronous transfer to a GPU.
@@ -234,7 +241,7 @@ class Replay:
     def _rings(self) -> dict[str, np.ndarray]:
         return {name: getattr(self, name) for name in ("actions", "rewards", "terminals", "ages")}
 
-    def _filled(self) -> Tensor:
+    def _filled(self) -> UInt8[Tensor, "slots N H W"]:
         """Return a view of the stored screens, (time slots, N, SIZE, SIZE)."""
         return self.screens[: self._stored * self.games].view(self._stored, self.games, *self.screens.shape[1:])
 
@@ -258,7 +265,7 @@ class Replay:
         edges = (times[:, None] * self.games + np.arange(self.games))[valid]
         return edges, head * self.games, between * self.games
 
-    def _transitions(self, choose: Callable[[int], np.ndarray]) -> Tensor:
+    def _transitions(self, choose: Callable[[int], np.ndarray]) -> Int64[Tensor, "B packed"]:
         """Return the transitions whose numbers (B,) `choose` returns, given the number of transitions."""
         edges, begin, inner = self._positions()
         numbers = choose(len(edges) + inner)

@@ -258,7 +258,9 @@ class Dqn(Experiment[DqnSettings]):
         return 1 - (1 - s.epsilon_last) * min(max(progress, 0), 1)
 
     @torch.no_grad()
-    def act(self, states: UInt8[np.ndarray, "N 4 84 84"], epsilon: float, rng: np.random.Generator) -> np.ndarray:
+    def act(
+        self, states: UInt8[np.ndarray, "N 4 84 84"], epsilon: float, rng: np.random.Generator
+    ) -> Int[np.ndarray, " N"]:
         """Choose ε-greedy actions (N,) of the policy in these states."""
         actions = rng.integers(self.actions, size=len(states))
         greedy = rng.random(len(states)) >= epsilon

@@ -27,13 +27,17 @@ PIXEL_VALUES = 256
 # ------------------------------------------------------------------------------- distributions
 
 
-def log_normal(z: Tensor, mean: Tensor | float = 0.0, log_std: Tensor | float = 0.0) -> Tensor:
+def log_normal(
+    z: Float[Tensor, "*B"], mean: Float[Tensor, "*B"] | float = 0.0, log_std: Float[Tensor, "*B"] | float = 0.0
+) -> Float[Tensor, "*B"]:
     """Compute log N(z; mean, exp(log_std)²) by element."""
     precision = torch.exp(-log_std) if isinstance(log_std, Tensor) else math.exp(-log_std)
     return -0.5 * (math.log(2 * math.pi) + ((z - mean) * precision).square()) - log_std
 
 
-def sample_normal(mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
+def sample_normal(
+    mean: Float[Tensor, "*B"], log_std: Float[Tensor, "*B"]
+) -> tuple[Float[Tensor, "*B"], Float[Tensor, "*B"]]:
     """Sample z ~ N(mean, exp(log_std)²), and return it and its log density by element."""
     noise = torch.randn_like(mean)
     return mean + torch.exp(log_std) * noise, -0.5 * (math.log(2 * math.pi) + noise.square()) - log_std
@@ -138,7 +142,9 @@ class ConvMade(nn.Module):
         return m, s
 
 
-def autoregress(steps: Iterable[nn.Module], z: Tensor, log_q: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+def autoregress(
+    steps: Iterable[nn.Module], z: Float[Tensor, "*B"], log_q: Float[Tensor, "*B"], context: Float[Tensor, "..."]
+) -> tuple[Float[Tensor, "*B"], Float[Tensor, "*B"]]:
     """Apply z ← (z − m)/exp(s) for each step, and add s, the log-determinant by latent, to log q."""
     for step in steps:
         m, s = step(z, context)
@@ -235,7 +241,7 @@ class MnistVae(nn.Module):
         z = torch.randn(count, self.latents, device=next(self.parameters()).device)
         return torch.sigmoid(self.decoder(z))
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Shaped[Tensor, "B 1 28 28"]) -> Float[Tensor, "B 1 28 28"]:
         """Compute the pixels' probabilities for one z from the posterior of each x."""
         return torch.sigmoid(self.decoder(self.encode(x.float())[0]))
 
@@ -264,7 +270,7 @@ class LadderUnit(nn.Module):
         self.down2 = Conv2d(n + latents, 4 * n if halve else n, 3, param, padding=1, **options)
         self.steps = nn.ModuleList(ConvMade(latents, s.iaf_width, param, **options) for _ in range(s.iaf_depth))
 
-    def up(self, h: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def up(self, h: Float[Tensor, "B C H W"]) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Compute the maps for the unit above, and the bottom-up part of the posterior: mean, log std, context."""
         own, mean, log_std, context = self.up1(F.elu(h)).split(self.up_sizes, 1)
         if self.halve:
@@ -316,7 +322,7 @@ class LadderVae(nn.Module):
         self.top_size = 16 >> (len(s.depths) - 1)
         self.log_scale = nn.Parameter(torch.zeros(()))  # of the logistic distribution of all pixels
 
-    def encode(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def encode(self, x: Shaped[Tensor, "B 3 32 32"]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Run the bottom-up pass, and return each unit's part of its posterior."""
         posteriors = []
         h = self.first(self.show(x) - 0.5)
@@ -344,7 +350,7 @@ class LadderVae(nn.Module):
         """Compute the pixels' means in 0..1 for z from the prior."""
         return self.descend(count, [None] * len(self.units))[0]
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Shaped[Tensor, "B 3 32 32"]) -> Float[Tensor, "B 3 32 32"]:
         """Compute the pixels' means in 0..1 for one z from the posterior of each x."""
         return self.descend(len(x), self.encode(x))[0]
 

@@ -183,6 +183,7 @@ class RunDirectory:
         self.folder = results / scale / experiment / variant(experiment, scale, settings) / f"seed-{settings.seed}"
         self.name = str(self.folder.relative_to(results).parent)
         self.config = config(experiment, scale, settings)
+        self.otherwise = "give another --results" if results.name == PUBLISHED else "start over with --fresh"
         self.lock_path = self.folder / "lock"
         self.lock = filelock.FileLock(self.lock_path, timeout=PATIENCE)
 

@@ -192,7 +192,7 @@ class Run(RunDirectory):
             except DamagedError as error:
                 damaged.append(str(error))
         if damaged:
-            raise UserError(f"{'; '.join(damaged)}; put a good copy there, or start over with --fresh")
+            raise UserError(f"{'; '.join(damaged)}; put a good copy there, or {self.otherwise}")
         return None, []
 
     def refuse_without_checkpoint(self, record: dict[str, Any] | None) -> None:
@@ -202,7 +202,7 @@ class Run(RunDirectory):
         if rows > 1 or (record and record["epoch"]):  # a kill before the first checkpoint may leave one row
             raise UserError(
                 f"{self.folder}: has epochs behind it, but no checkpoint to resume from (checkpoints are not "
-                "committed); put its checkpoint.pt there, give another --results, or start over with --fresh"
+                f"committed); put its checkpoint.pt there, or {self.otherwise}"
             )
 
     def load_state(self, experiment: Experiment, checkpoint: dict[str, Any]) -> None:
@@ -212,8 +212,8 @@ class Run(RunDirectory):
             set_rng_state(checkpoint["rng"])
         except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"{self.folder}: its checkpoint does not fit this version of wnrepro; resume with the one of which "
-                "run.json has the commit, or start over with --fresh"
+                f"{self.folder}: its checkpoint does not fit this version of wnrepro; resume with the version whose "
+                f"commit run.json has, or {self.otherwise}"
             ) from error
 
     def add_facts(self, load: Callable[[], Experiment], measure: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
