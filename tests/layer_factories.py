@@ -1,4 +1,4 @@
-"""Parameterized layers and models that several test modules share."""
+"""Parameterized layers and models, and plain optimizers, that several test modules share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -62,3 +62,16 @@ def mixed_model(param: str, dropout: float = 0.0, **options: Any) -> Any:
         MaskedConv2d(3, 3, 3, param, CAUSAL[:3].clone(), padding=1, **options),
         nn.Sequential(nn.LeakyReLU(0.1), nn.Flatten(), Linear(48, 5, param, **options)),
     )
+
+
+def adam(inside: bool, p: Tensor, grad: Tensor, memory: list[Tensor], step: int, lr: float, beta1: float) -> Tensor:
+    """ε = 1e-8 inside the root or outside; the bias corrections are by the β1 of the step."""
+    m, v = memory[:] = beta1 * memory[0] + (1 - beta1) * grad, 0.999 * memory[1] + 0.001 * grad**2
+    m, v = m / (1 - beta1**step), v / (1 - 0.999**step)
+    return p - lr * m / ((v + 1e-8).sqrt() if inside else v.sqrt() + 1e-8)
+
+
+def adamax(p: Tensor, grad: Tensor, memory: list[Tensor], _: int, lr: float, beta1: float) -> Tensor:
+    """Without bias correction."""
+    m, u = memory[:] = beta1 * memory[0] + (1 - beta1) * grad, torch.maximum(0.999 * memory[1], grad.abs() + 1e-8)
+    return p - lr * m / u

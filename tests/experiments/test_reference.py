@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from factories import make_images, make_pixels, tiny_cvae, tiny_dqn, tiny_draw
+from layer_factories import adam, adamax
 from torch import Tensor, nn
 
 from wnrepro.experiments import dqn, draw
@@ -69,22 +70,6 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor], least: float = 0.0)
         largest = expected.abs().max().item()
         assert ours[name].shape == expected.shape and ours[name].dtype == torch.float64 and largest >= least, name
         assert (ours[name] - expected).abs().max().item() <= 1e-9 * largest + 1e-13, name
-
-
-# ------------------------------------------------------------------------------- parameterizations and optimizers
-
-
-def adam(inside: bool, p: Tensor, grad: Tensor, memory: list[Tensor], step: int, lr: float, beta1: float) -> Tensor:
-    """ε = 1e-8 inside the root or outside; the bias corrections are by the β1 of the step."""
-    m, v = memory[:] = beta1 * memory[0] + (1 - beta1) * grad, 0.999 * memory[1] + 0.001 * grad**2
-    m, v = m / (1 - beta1**step), v / (1 - 0.999**step)
-    return p - lr * m / ((v + 1e-8).sqrt() if inside else v.sqrt() + 1e-8)
-
-
-def adamax(p: Tensor, grad: Tensor, memory: list[Tensor], _: int, lr: float, beta1: float) -> Tensor:
-    """Without bias correction."""
-    m, u = memory[:] = beta1 * memory[0] + (1 - beta1) * grad, torch.maximum(0.999 * memory[1], grad.abs() + 1e-8)
-    return p - lr * m / u
 
 
 class Reference:

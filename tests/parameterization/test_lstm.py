@@ -112,13 +112,10 @@ def test_lstm_cell_converts_and_folds_back(param: str, bias: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore:There is a performance drop because:UserWarning")
-def test_recurrent_nets_compile_export_and_have_gradients_of_each_sample() -> None:
+def test_recurrent_nets_export_and_have_gradients_of_each_sample() -> None:
     x = torch.randn(3, 5, 3, dtype=torch.float64)
     model, cell = convert(lstm(batch_first=True)[0]).eval(), convert(nn.LSTMCell(3, 4).double())
     close(torch.export.export(model, (x,)).module()(x)[0], model(x)[0])
-    torch.compiler.reset()
-    with torch.no_grad():
-        close(torch.compile(model, fullgraph=True, backend="aot_eager")(x)[0], model(x)[0])
     for each, inputs in ((model, x), (cell, x[:, 0])):
         params: dict[str, Tensor] = dict(each.named_parameters())
 

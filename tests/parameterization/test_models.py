@@ -4,14 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from layer_factories import close, each_kind, each_param, every_init, features_last, make, mixed_model
+from layer_factories import close, each_param, every_init, features_last, mixed_model
 from torch import Tensor, nn
 
 from wnrepro.parameterization import (
     ConstantFeatureError,
-    Linear,
-    LSTMCell,
-    bound_v_norm,
+    convert,
     data_dependent_init,
     fold,
     layers,
@@ -76,20 +74,6 @@ def test_failed_init_names_the_layer_and_leaves_none_initializing(
     assert not model.training
 
 
-@each_kind
-@pytest.mark.parametrize("param", ["normal", "wn", "wn+mobn"])
-def test_norm_of_v_is_bounded(kind: str, param: str) -> None:
-    """Rows inside the bound keep every bit; under wn the function stays."""
-    layer, x = make(kind, param)
-    a = layer.v_norm().detach().sort().values[1:3].mean().item()  # two rows inside, two outside
-    before, y, norms = layer.v.detach().clone(), layer(x), layer.v_norm().detach()
-    bound_v_norm(nn.Sequential(layer), a)
-    rows = (v.movedim(layer.unit_dim, 0) for v in (before, layer.v.detach()))
-    for old, v, norm in zip(*rows, norms, strict=True):
-        assert torch.equal(v, old) if norm <= a else torch.allclose(v, a * old / norm, rtol=1e-11, atol=0)
-    assert torch.allclose(layer(x), y) == (param != "normal")
-
-
 @every_init
 def test_folded_model_is_of_plain_layers_and_shares_nothing(param: str, options: dict[str, Any]) -> None:
     model, x = mixed_model(param, 0.5, **options), torch.randn(20, 2, 6, 6) + 0.3
@@ -110,15 +94,14 @@ def test_folded_model_is_of_plain_layers_and_shares_nothing(param: str, options:
 
 
 @each_param
-def test_layer_used_twice_is_set_by_its_first_call_and_folds(param: str) -> None:
-    layer, x = Linear(3, 3, param), torch.randn(9, 3)
-    alone, model = Linear(3, 3, param), nn.Sequential(layer, nn.Tanh(), layer)
-    alone.load_state_dict(layer.state_dict())
+def test_layer_used_twice_is_converted_once_set_by_its_first_call_and_folds(param: str) -> None:
+    shared, x = nn.Linear(3, 3), torch.randn(9, 3)
+    model: Any = convert(nn.Sequential(shared, nn.Tanh(), shared), param)
+    layer, alone = model[0], convert(shared, param)
+    assert layer is model[2]
     y = data_dependent_init(model, x)
     close(data_dependent_init(alone, x), layer(x))
     close(alone(torch.tanh(alone(x))), y)
     plain: Any = fold(model.eval())
     assert [type(module) for module in plain] == [nn.Linear, nn.Tanh, nn.Linear]
     close(plain(x), model(x))
-    cells: Any = fold(nn.ModuleList([LSTMCell(2, 3, "wn")]))
-    assert type(cells[0]) is nn.LSTMCell
