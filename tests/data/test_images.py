@@ -13,8 +13,7 @@ from factories import small_data
 from torch import Tensor
 
 from wnrepro.data import images
-from wnrepro.errors import UserError
-from wnrepro.settings import CvaeSettings, DrawSettings, scale_settings
+from wnrepro.settings import scale_settings
 
 REAL = os.environ.get("WNREPRO_DATA", "")
 
@@ -67,8 +66,6 @@ def test_bundled_digits() -> None:
     assert (len(found.train_x), len(found.test_x)) == images.SIZES["digits"]
     for x in (found.train_x, found.test_x):
         assert x.shape[1:] == (1, 28, 28) and set(x.unique().tolist()) == {0, 1}
-        assert 0.1 < x.float().mean() < 0.2
-        assert not x[:, :, :2].any() and not x[:, :, :, :2].any(), "a margin, as MNIST has"
     expected = "748140d8681f3cf421474ebbdcf40a128044d8794dda7dad76c056fd40decc6b"  # on every machine
     assert digest(found.train_x, found.test_x) == expected
 
@@ -106,11 +103,9 @@ def test_seeded_mnist_draws_each_pixel_once(tmp_path: Path, monkeypatch: pytest.
     assert torch.equal(found.train_x, images.seeded_mnist(tmp_path).train_x)
 
 
-def vae(dataset: str, data: str, binarization: str | None, **changes: Any) -> CvaeSettings:
-    small: dict[str, Any] = {"train_examples": 6, "test_examples": 2, "batch_size": 2, "init_examples": 2} | changes
-    settings = scale_settings("cvae", "short", "wn", dataset=dataset, data=data, binarization=binarization)
-    assert isinstance(settings, CvaeSettings)
-    return dataclasses.replace(settings, **small)
+def vae(dataset: str, data: str, binarization: str | None) -> Any:
+    settings: Any = scale_settings("cvae", "short", "wn", dataset=dataset, data=data, binarization=binarization)
+    return dataclasses.replace(settings, train_examples=6, test_examples=2, batch_size=2)
 
 
 def test_load_pixels_takes_the_first_images_of_the_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,8 +114,7 @@ def test_load_pixels_takes_the_first_images_of_the_set(tmp_path: Path, monkeypat
     x = torch.randint(256, (80, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     small = images.Images(x[:60], torch.zeros(60), x[60:], torch.zeros(20), "small")
     monkeypatch.setattr(images, "cifar10", lambda _: small)
-    draw = scale_settings("draw", "quick", "wn")
-    assert isinstance(draw, DrawSettings)
+    draw: Any = scale_settings("draw", "quick", "wn")
     draw = dataclasses.replace(draw, train_examples=6, test_examples=2, batch_size=2)
     for settings, expected in (
         (vae("mnist", "real", "larochelle"), images.binarized_mnist(tmp_path)),
@@ -135,25 +129,6 @@ def test_load_pixels_takes_the_first_images_of_the_set(tmp_path: Path, monkeypat
         found = images.load_pixels(settings, tmp_path)
         assert torch.equal(found.train_x, expected.train_x[:6]) and torch.equal(found.test_x, expected.test_x[:2])
         assert found.source == expected.source
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        (vae("mnist", "real", "larochelle"), "binarized_mnist"),
-        (vae("mnist", "real", "seeded"), "mnist"),
-        (vae("cifar10", "real", None), "cifar10"),
-        (vae("mnist", "bundled", "seeded"), "--binarization"),
-        (vae("mnist", "bundled", None, train_examples=4001), "--train-examples"),
-        (vae("cifar10", "bundled", None, test_examples=1001), "--test-examples"),
-        (vae("mnist", "bundled", None, batch_size=7), "--batch-size"),
-    ],
-)
-def test_check_pixels_refuses_missing_files_and_too_large_settings(
-    settings: CvaeSettings, named: str, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=named):
-        images.check_pixels(settings, tmp_path, ("batch_size",))
 
 
 @pytest.mark.slow

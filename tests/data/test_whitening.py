@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from torch import Tensor
 from wnrepro.data import whitening
 from wnrepro.data.images import Images, load_images
 from wnrepro.data.whitening import Zca
-from wnrepro.settings import CifarSettings, scale_settings
+from wnrepro.settings import scale_settings
 
 REAL = Path(os.environ.get("WNREPRO_DATA", ""))
 
@@ -35,26 +36,28 @@ def plain_zca(x: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
     return flat.mean(0), u @ np.diag(1 / np.sqrt(s + epsilon)) @ u.T
 
 
-@given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 3000), epsilon=st.sampled_from([1e-5, 1e-2, 1.0]))
-def test_zca_is_its_definition(seed: int, count: int, epsilon: float) -> None:
-    x = np.random.default_rng(seed).integers(256, size=(count, 3, 3, 2), dtype=np.uint8)
+def check_zca(x: np.ndarray, epsilon: float, rtol: float) -> tuple[Zca, np.ndarray]:
+    """The fitted whitening, and its definition's images in float64."""
     mean, matrix = plain_zca(x, epsilon)
     zca = Zca.fit(torch.from_numpy(x), epsilon)
     np.testing.assert_allclose(zca.mean, mean, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(zca.matrix, matrix, rtol=1e-7, atol=1e-7 * np.abs(matrix).max())
-    white = ((x.reshape(count, -1) - 127.5) / 128 - mean) @ matrix
+    np.testing.assert_allclose(zca.matrix, matrix, rtol=rtol, atol=rtol * np.abs(matrix).max())
+    return zca, ((x.reshape(len(x), -1) - 127.5) / 128 - mean) @ matrix
+
+
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 3000), epsilon=st.sampled_from([1e-5, 1e-2, 1.0]))
+def test_zca_is_its_definition(seed: int, count: int, epsilon: float) -> None:
+    x = np.random.default_rng(seed).integers(256, size=(count, 3, 3, 2), dtype=np.uint8)
+    zca, white = check_zca(x, epsilon, 1e-7)
     found = zca.apply(torch.from_numpy(x))
     assert found.dtype == torch.float32 and found.shape == x.shape
     np.testing.assert_allclose(found.reshape(count, -1), white, rtol=1e-5, atol=1e-5 * np.abs(white).max())
 
 
 def test_zca_of_extreme_pixels_is_exact() -> None:
-    x = torch.zeros(5000, 1, 1, 2, dtype=torch.uint8)
+    x = np.zeros((5000, 1, 1, 2), np.uint8)
     x[0] = 255  # every other product is 128², the largest: a rounded sum would show in the tiny variance
-    mean, matrix = plain_zca(x.numpy(), 1e-5)
-    zca = Zca.fit(x)
-    np.testing.assert_allclose(zca.mean, mean, rtol=1e-12)
-    np.testing.assert_allclose(zca.matrix, matrix, rtol=1e-9)
+    check_zca(x, 1e-5, 1e-9)
 
 
 @pytest.mark.slow
@@ -81,8 +84,7 @@ def test_whitened_takes_the_first_images_of_each_half(monkeypatch: pytest.Monkey
     pixels = noise(80)
     small = Images(pixels[:60], torch.arange(60) % 10, pixels[60:], torch.arange(20) % 10, "small")
     monkeypatch.setattr(whitening, "load_images", lambda dataset, data_dir: small)
-    settings = scale_settings("cifar", "quick", "wn", zca_epsilon=1e-2)
-    assert isinstance(settings, CifarSettings)
+    settings: Any = scale_settings("cifar", "quick", "wn", zca_epsilon=1e-2)
     settings = dataclasses.replace(settings, train_examples=30, test_examples=10)
     whitening._whitened.cache_clear()
     found = whitening.load_whitened(settings, None, "cpu")
@@ -96,7 +98,7 @@ def test_whitened_takes_the_first_images_of_each_half(monkeypatch: pytest.Monkey
 
 
 def test_whitening_is_fitted_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bit for bit, by images and ε; a damaged file is replaced, and a folder that cannot be made does no harm."""
+    """Bit for bit, by images and ε; a damaged file is replaced, and a disk without room does no harm."""
     fits, fit, x = list[Any](), Zca.fit, noise()
 
     def counted(*words: Any) -> Zca:
@@ -120,6 +122,10 @@ def test_whitening_is_fitted_once_and_kept(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert [fitted(), fitted()] == [5, 6]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    assert fitted() == 7
+    assert [path.suffix for path in (tmp_path / "full/wnrepro").iterdir()] == [".lock"]
 
 
 def test_one_of_eight_concurrent_processes_fits_the_whitening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,15 +146,3 @@ def test_one_of_eight_concurrent_processes_fits_the_whitening(tmp_path: Path, mo
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(fitted, range(8)))
     assert len(fits) == 1 and all(torch.equal(one.matrix, found[0].matrix) for one in found)
-
-
-def test_full_disk_keeps_no_whitening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        found = whitening.fit_cached(noise(), 1e-2, "cpu")
-    assert torch.equal(found.matrix, Zca.fit(noise(), 1e-2).matrix)
-    assert [path.suffix for path in (tmp_path / "wnrepro").iterdir()] == [".lock"]
