@@ -1,6 +1,8 @@
 """Fixtures that several test modules share; --few and --soak; checks of shapes."""
 
+import pickle
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
@@ -13,9 +15,17 @@ from jaxtyping import install_import_hook
 
 from wnrepro.cli import main
 from wnrepro.data.images import Images
+from wnrepro.runs.directory import RunDirectory
 from wnrepro.settings import CifarSettings
 
 COUNTED = pytest.StashKey[list[str]]()
+HOLDER = """
+import pickle, sys
+from wnrepro.runs.directory import RunDirectory
+with RunDirectory(*pickle.loads(bytes.fromhex(sys.argv[1]))):
+    print(flush=True)
+    sys.stdin.read()
+"""
 # Modules whose annotations, jaxtyping's shapes among them, are checked at every call.
 CHECKED = ("data.whitening", "drawing", "experiments", "identities", "measurements", "optim", "parameterization")
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int is a float too
@@ -65,6 +75,24 @@ def times(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
 def count(pytestconfig: pytest.Config) -> Callable[[str], None]:
     """count("200 kills, 0 rows lost"): a line at the end of the tests with --soak."""
     return pytestconfig.stash[COUNTED].append
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[[RunDirectory], subprocess.Popen[bytes]]]:
+    """hold(there) → another process, which holds the run's directory until it is killed."""
+    processes = []
+
+    def start(there: RunDirectory) -> subprocess.Popen[bytes]:
+        given = pickle.dumps((there.folder.parents[3], there.experiment, there.config["scale"], there.settings)).hex()
+        command = [sys.executable, "-c", HOLDER, given]
+        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        assert processes[-1].stdout is not None and processes[-1].stdout.readline() == b"\n"
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(autouse=True)

@@ -142,7 +142,7 @@ class Walk:
         yield Note(f"from {self.epoch}")
         while self.epoch < self.epochs:
             self.epoch += 1
-            self.place += torch.randn(()).item() + random.random() + np.random.rand()
+            self.place += torch.randn(()).item() + random.gauss(0, 1) + np.random.randn()  # which keep one for later
             rows = [{"epoch": self.epoch, "half": half, "place": self.place / half} for half in (1, 2)]
             if self.epoch == 1:  # the state before training, as in layers.csv
                 rows.insert(0, {"epoch": 0, "half": 1, "place": 0.0})
@@ -162,6 +162,21 @@ class Walk:
 def walk_run(results: Path, seed: int = 1, epochs: int = 4) -> Run:
     """A run for a `Walk`, under the name of an auto-encoder's."""
     return Run(results, "cvae", "quick", tiny_cvae(epochs=epochs, seed=seed))
+
+
+def stop_walk(run: Run, after: int, epochs: int = 4) -> Run:
+    """The run of a `Walk`, killed after this number of epochs."""
+
+    class Kill(BaseException):
+        pass
+
+    def show(event: object) -> None:
+        if getattr(event, "epoch", 0) == after:
+            raise Kill
+
+    with run, pytest.raises(Kill):
+        run.execute(lambda: Walk(epochs), show)
+    return run
 
 
 def without_seconds(path: Path) -> list[dict[str, str]]:

@@ -12,19 +12,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from factories import FakeEngine, put_run, quick_run
+from factories import FakeEngine, put_run
 from rich.console import Console
 
-from wnrepro import cli, mps, preflight
+from wnrepro import mps, preflight
 from wnrepro.reproduce import command, engines
 from wnrepro.reproduce import drive as driving
 from wnrepro.reproduce.board import Board
 from wnrepro.reproduce.engines import Engine, Local
-from wnrepro.reproduce.grid import Planned, planned
+from wnrepro.reproduce.grid import planned
 from wnrepro.reproduce.plan import Task, plan
 from wnrepro.runs.directory import PUBLISHED
-from wnrepro.runs.run import Run
-from wnrepro.settings import SETTINGS, Settings
+from wnrepro.settings import SETTINGS
 
 Command = Callable[..., tuple[int, str, str]]
 DRAW = ("reproduce", "draw", "--scale", "quick")
@@ -58,13 +57,11 @@ def test_a_mistake_is_told_and_writes_nothing(run: Command, tmp_path: Path, word
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-# ------------------------------------------------------------------------------- the plan
-
-
 def test_a_plan_names_every_run_and_what_is_left_out_and_writes_nothing(run: Command, tmp_path: Path) -> None:
     words = ["reproduce", "cifar", "cvae", "mnist", "--scale", "quick", "--plan", "--results", str(tmp_path)]
     runs = planned("quick", words[1:4])
     put_run(tmp_path, runs[0])
+    put_run(tmp_path / PUBLISHED, runs[1])  # is nobody's own
     before = sorted(tmp_path.rglob("*"))
     code, out, error = run(*words)
     assert (code, error, out.splitlines()[0]) == (0, "", "left out: cvae cifar10, draw, dqn")
@@ -77,8 +74,7 @@ def test_a_plan_names_every_run_and_what_is_left_out_and_writes_nothing(run: Com
 
 
 def test_a_grid_that_is_done_needs_no_torch(tmp_path: Path) -> None:
-    runs = planned("quick")
-    for one in runs:
+    for one in planned("quick"):
         put_run(tmp_path, one)
     code = (
         "import sys\nfrom wnrepro.cli import main\n"
@@ -87,31 +83,7 @@ def test_a_grid_that_is_done_needs_no_torch(tmp_path: Path) -> None:
         "    try:\n        main()\n    except SystemExit as stop:\n        assert not stop.code\n"
         "assert not {'torch', 'ray'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"{len(runs)} runs: {len(runs)} done.") == 2
-
-
-def test_published_runs_are_nobodys_own(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a fresh clone: nothing is done, what trains goes elsewhere, and nothing removes what is published."""
-    published = tmp_path / PUBLISHED
-    folders = [put_run(published, one) for one in planned("short")]
-    before = {path: path.read_bytes() for path in published.rglob("*.json")}
-    content = json.loads(run("reproduce", "--scale", "short", "--plan", "--json", "--results", tmp_path)[1])
-    assert Counter(row["state"] for row in content["grid"]) == {"missing": len(folders)}
-
-    trained: list[Path] = []
-
-    def execute(self: Run, *_: object) -> dict[str, str]:
-        trained.append(self.folder)
-        return {"status": "done"}
-
-    monkeypatch.setattr(Run, "execute", execute)
-    monkeypatch.setattr("wnrepro.experiments.cifar.Cifar.check", lambda *_: None)
-    words = ["cifar", "--param", "wn", "--scale", "short", "--device", "cpu", "--results", tmp_path]
-    assert [run(*words, *more)[0] for more in ((), ("--fresh",), ("--fresh", "--yes"))] == [0, 2, 0]
-    assert trained == [tmp_path / folders[2].relative_to(published)] * 2
-    assert {path: path.read_bytes() for path in published.rglob("*.json")} == before
+    assert "32 runs: 32 done." in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
 
 
 # ------------------------------------------------------------------------------- devices
@@ -137,89 +109,64 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("without", "more", "expected"),
+    ("there", "more", "cifar", "draw", "asked"),
     [
-        ("", "", {"cifar": 2, "draw": 8}),
-        ("", "--jobs 5", {"cifar": 2, "draw": 5}),
-        ("", "--jobs-per-gpu 3", {"cifar": 6, "draw": 6}),
-        ("", "--jobs-per-gpu 3 --jobs 4", {"cifar": 4, "draw": 4}),
-        ("no MPS", "", {"cifar": 2, "draw": 2}),
-        ("no MPS", "--jobs-per-gpu 3", {"cifar": 6, "draw": 6}),
+        (True, "", 2, 8, True),
+        (True, "--jobs 5", 2, 5, True),
+        (True, "--jobs 2", 2, 2, False),  # each has a separate GPU
+        (True, "--jobs-per-gpu 1", 2, 2, False),
+        (True, "--jobs-per-gpu 3 --jobs 4", 4, 4, True),
+        (False, "", 2, 2, True),
+        (False, "--jobs-per-gpu 3", 6, 6, True),
     ],
 )
-def test_the_plan_for_gpus_says_how_many_runs_are_side_by_side(
-    run: Command, gpus: Path, monkeypatch: pytest.MonkeyPatch, without: str, more: str, expected: dict[str, int]
+def test_runs_share_gpus_as_planned_by_an_mps_that_is_stopped_again(
+    run: Command,
+    gpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there: bool,
+    more: str,
+    cifar: int,
+    draw: int,
+    asked: bool,
 ) -> None:
-    monkeypatch.setattr(mps, "missing", lambda: without)
-    words = ["reproduce", "cifar", "draw", "--plan", "--json", "--scale", "quick", "--results", gpus, *more.split()]
-    code, out, error = run(*words)
-    assert (code, error, json.loads(out)["side_by_side"]) == (0, "", expected)
-
-
-@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
-def test_mps_is_started_where_runs_share_a_gpu(
-    run: Command, gpus: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | None
-) -> None:
-    seen: list[int] = []
-    asked: list[str] = []
+    told = list[object]()
 
     def drive(tasks: list[Task], engine: Local, *_: object) -> None:
-        seen.append(engine.side_by_side["draw"])
-        if error:
-            raise error
+        told.append((engine.side_by_side["cifar"], engine.side_by_side["draw"]))
+        raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def shared(*_: object) -> Iterator[bool]:
-        asked.append("start")
+        told.append("start")
         try:
-            yield "no MPS" not in asked
+            yield there
         finally:
-            asked.append("stop")
+            told.append("stop")
 
+    monkeypatch.setattr(mps, "missing", lambda: "" if there else "no MPS")
+    monkeypatch.setattr(mps, "mps", shared)
     monkeypatch.setattr(command, "check_all", lambda *_: None)
     monkeypatch.setattr(command, "drive", drive)
-    monkeypatch.setattr(mps, "mps", shared)
-    words = [*DRAW, "--results", gpus]
-    assert run(*words)[0] == (130 if error else 0)
-    run(*words, "--plan")
-    run(*words, "--jobs", 2)  # each has a separate GPU
-    run(*words, "--jobs-per-gpu", 1)
-    assert (seen, asked) == ([8, 2, 2], ["start", "stop"])
-    asked[:] = ["no MPS"]
-    run(*words)
-    run(*words, "--jobs-per-gpu", 3)
-    assert (seen[3:], asked.count("stop")) == ([2, 6], 2)
+    words = ["reproduce", "cifar", "draw", "--scale", "quick", "--results", gpus, *more.split()]
+    code, out, error = run(*words, "--plan", "--json")
+    assert (code, error, told, json.loads(out)["side_by_side"]) == (0, "", [], {"cifar": cifar, "draw": draw})
+    assert run(*words)[0] == 130
+    assert told == (["start", (cifar, draw), "stop"] if asked else [(cifar, draw)])
 
 
-@pytest.mark.parametrize(
-    ("words", "precisions"),
-    [
-        ("", {name: cls.gpu_precision for name, cls in SETTINGS.items()}),
-        ("--precision fp32", dict.fromkeys(SETTINGS, "fp32")),
-        ("--device cpu", dict.fromkeys(SETTINGS, "fp32")),
-    ],
-)
+@pytest.mark.parametrize(("words", "precision"), [("", None), ("--precision fp32", "fp32"), ("--device cpu", "fp32")])
 def test_on_a_gpu_the_precision_is_that_in_which_each_experiment_is_judged(
-    run: Command, gpus: Path, monkeypatch: pytest.MonkeyPatch, words: str, precisions: dict[str, str]
+    run: Command, gpus: Path, monkeypatch: pytest.MonkeyPatch, words: str, precision: str | None
 ) -> None:
-    command_words = ["reproduce", "--scale", "quick", "--plan", "--json", "--results", gpus, *words.split()]
-    expected = {
-        str(run.directory(gpus).folder)
+    runs = [
+        one
         for name in SETTINGS
-        for run in planned("quick", [name], precision=precisions[name])
-    }
+        for one in planned("quick", [name], precision=precision or SETTINGS[name].gpu_precision)
+    ]
+    expected = {str(one.directory(gpus).folder) for one in runs}
+    command_words = ["reproduce", "--scale", "quick", "--plan", "--json", "--results", gpus, *words.split()]
     assert {row["run"] for row in json.loads(run(*command_words)[1])["grid"]} == expected
-
-    alone: set[str] = set()
-
-    def run_all(cls: type[Settings], settings: list[Settings], _: object) -> int:
-        alone.update(str(Planned(cls.name, "quick", one).directory(gpus).folder) for one in settings)
-        return 0
-
-    monkeypatch.setattr(cli, "run_all", run_all)  # the commands of one run take the same directories
-    for experiment in SETTINGS:
-        run(experiment, "--param", "all", "--scale", "quick", "--results", gpus, *words.split())
-    assert (len(alone), alone <= expected) == (16, True)
 
 
 @pytest.mark.parametrize(
@@ -240,26 +187,18 @@ def test_on_a_cluster_the_precision_is_that_of_its_nodes(
 # ------------------------------------------------------------------------------- computing
 
 
-def fake_local(monkeypatch: pytest.MonkeyPatch, engine: FakeEngine) -> None:
-    monkeypatch.setattr(engines, "Local", lambda *_: engine)
-
-
-@pytest.mark.parametrize("more", [[], ["--json"]])
 def test_a_spent_budget_is_exit_code_0_and_says_so(
-    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = FakeEngine(tmp_path, {})
     engine.stop_seconds = 10_000.0
-    fake_local(monkeypatch, engine)
-    code, out, error = run(*DRAW, "--device", "cpu", "--results", tmp_path, "--budget", "1h30m", *more)
+    monkeypatch.setattr(engines, "Local", lambda *_: engine)
+    words = [*DRAW, "--device", "cpu", "--results", tmp_path, "--budget", "1h30m"]
+    code, out, error = run(*words)
     assert (code, error, engine.started, engine.stopped) == (0, "", [], True)
-    if more:
-        content = json.loads(out)
-        assert (content["budget_seconds"], content["budget_spent"], content["missing"]) == (5400, True, 5)
-        assert content["left_out"] == ["cifar", "cvae", "dqn"]
-    else:
-        assert "5 missing" in out
-        assert "budget of 1h30m" in out
+    assert "5 missing" in out and "budget of 1h30m" in out
+    content = json.loads(run(*words, "--json")[1])
+    assert (content["budget_seconds"], content["budget_spent"], content["missing"]) == (5400, True, 5)
 
 
 def test_a_failed_run_is_exit_code_1_and_the_others_are_done(
@@ -268,29 +207,16 @@ def test_a_failed_run_is_exit_code_1_and_the_others_are_done(
     monkeypatch.setattr(driving, "RETRY_SECONDS", 0.0)
     names = [task.name for task in plan(tmp_path, planned("quick", ["draw"]))]
     lives: dict[str, list[list[float | str]]] = {name: [["done"]] for name in names}
-    fake_local(monkeypatch, FakeEngine(tmp_path, lives | {names[1]: [["failed"]] * driving.TRIES}, jobs=2))
+    engine = FakeEngine(tmp_path, lives | {names[1]: [["failed"]] * driving.TRIES}, jobs=2)
+    monkeypatch.setattr(engines, "Local", lambda *_: engine)
     code, out, error = run(*DRAW, "--device", "cpu", "--results", tmp_path)
     assert (code, error) == (1, f"{tmp_path / names[1]}: failed, it is failed\n")
-    assert out.count("  done") == len(names) - 1
-    assert out.count("it is failed; resumes") == driving.TRIES - 1
+    assert (out.count("  done"), out.count("it is failed; resumes")) == (len(names) - 1, driving.TRIES - 1)
     rows = json.loads(run(*DRAW, "--plan", "--json", "--results", tmp_path)[1])["grid"]
     assert Counter(row["state"] for row in rows) == {"done": len(names) - 1, "missing": 1}
 
 
 # ------------------------------------------------------------------------------- what a person sees
-
-
-def test_elsewhere_than_on_a_terminal_news_are_plain_lines(tmp_path: Path) -> None:
-    (task,), text = plan(tmp_path, [quick_run(seed=2)]), io.StringIO()
-    states = {"start": "running", "progress": "running", "retry": "waiting", "stop": "stopped", "end": "done"}
-    with Board(Console(file=text, width=40), [task], {}, quiet=False) as board:
-        for news, task.state in states.items():
-            task.text = f"[red] {news}"
-            board.show(task, news)
-    lines = text.getvalue().splitlines()
-    assert [line.split(f"  {task.name}  ")[0] for line in lines] == ["0/1", "0/1", "0/1", "1/1"]
-    assert "[red] retry" in lines[1]
-    assert "[red] end" in lines[3]
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 20), (200, 20), (80, 6)])
@@ -302,8 +228,6 @@ def test_the_table_fits_the_terminal_and_counts_what_it_leaves_out(tmp_path: Pat
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
     picture = Board(console, tasks, {"cifar": 4}, quiet=False).picture()
     lines = ["".join(part.text for part in line) for line in console.render_lines(picture)]
-    assert len(lines) <= height
-    assert "running" in lines[1]
-    assert "3 running" in " ".join(lines[-2:])
+    assert len(lines) <= height and "running" in lines[1] and "3 running" in " ".join(lines[-2:])
     left_out = sum(map(int, re.findall(r"(\d+) \w", next(line for line in lines if line.startswith("and ")))))
     assert left_out == 100 - sum(bool(re.search(r"\d+/\d+", line)) for line in lines)

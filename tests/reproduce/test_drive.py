@@ -23,20 +23,21 @@ from wnrepro.reproduce.drive import LOADING_SECONDS, TRIES, drive, seconds_of
 from wnrepro.reproduce.grid import Planned
 from wnrepro.reproduce.plan import Estimate, Task, plan
 from wnrepro.reproduce.work import Event
+from wnrepro.runs.directory import RunDirectory
 
 GIGABYTE = 2**30
 Life = list[float | str]
-Use = Callable[[FakeEngine], FakeEngine]
+Drive = Callable[..., None]
 
 
 @pytest.fixture
-def use(monkeypatch: pytest.MonkeyPatch) -> Use:
-    """use(engine) → the engine, by whose clock the driver goes."""
+def go(monkeypatch: pytest.MonkeyPatch) -> Drive:
+    """go(tasks, engine, show, deadline): drive them by the engine's clock."""
 
-    def by_its_clock(engine: FakeEngine) -> FakeEngine:
+    def by_its_clock(tasks: list[Task], engine: FakeEngine, show: Any = lambda *_: None, *deadline: float) -> None:
         for module in (driving, planning):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: engine.clock))
-        return engine
+        drive(tasks, engine, engine.results, None, show, *deadline)
 
     return by_its_clock
 
@@ -46,49 +47,41 @@ def seeds(number: int, **changes: Any) -> list[Planned]:
 
 
 def epoch_by_epoch(
-    results: Path,
-    runs: list[Planned],
-    seconds: list[float],
-    known: list[float | None],
-    *,
-    jobs: int = 2,
-    loading: float = 0.0,
-) -> tuple[FakeEngine, list[Task]]:
-    """An engine that takes the given seconds for an epoch of each run, and tasks that are estimated at `known`."""
+    results: Path, runs: list[Planned], seconds: list[float], known: list[float | None], **how: Any
+) -> tuple[list[Task], FakeEngine]:
+    """Tasks that are estimated at `known` seconds for an epoch, and an engine that takes `seconds`."""
     tasks = plan(results, runs)
     for task, each in zip(tasks, known, strict=True):
         task.estimate = Estimate(each and each * task.run.settings.epochs)
     lives: dict[str, list[Life]] = {task.name: [[*range(task.run.settings.epochs + 1), "done"]] for task in tasks}
     times = {task.name: each for task, each in zip(tasks, seconds, strict=True)}
-    return FakeEngine(results, lives, jobs, seconds=times, loading=loading), tasks
+    return tasks, FakeEngine(results, lives, seconds=times, **{"jobs": 2, **how})
 
 
-def test_runs_start_in_the_grids_order_as_far_as_there_is_room(tmp_path: Path, use: Use) -> None:
-    runs, lengths = seeds(7), [3, 1, 0, 4, 2, 1, 5]
+def test_runs_start_in_the_grids_order_as_far_as_there_is_room(tmp_path: Path, go: Drive) -> None:
+    runs, lengths, news = seeds(7), [3, 1, 0, 4, 2, 1, 5], list[tuple[str, str]]()
     put_run(tmp_path, runs[2])
-    tasks, news = plan(tmp_path, runs), []
-    names = [task.name for task in tasks]
+    tasks = plan(tmp_path, runs)
     lives: dict[str, list[Life]] = {
-        name: [[*range(1, length + 1), "done"]] for name, length in zip(names, lengths, strict=True)
+        task.name: [[*range(1, length + 1), "done"]] for task, length in zip(tasks, lengths, strict=True)
     }
-    engine = use(FakeEngine(tmp_path, lives, jobs=2))
-    drive(tasks, engine, tmp_path, None, lambda task, kind: news.append((task.name, kind)))
-    assert (engine.started, engine.stopped) == (names[:2] + names[3:], True)
+    engine = FakeEngine(tmp_path, lives, jobs=2)
+    go(tasks, engine, lambda task, kind: news.append((task.name, kind)))
+    assert (engine.started, engine.stopped) == ([*lives][:2] + [*lives][3:], True)
     assert (max(map(len, engine.together)), {task.state for task in tasks}) == (2, {"done"})
-    for name, length in zip(names, lengths, strict=True):
-        kinds = ["start", *["epoch"] * length, "end"] if name != names[2] else []
+    for name, length in zip(lives, lengths, strict=True):
+        kinds = ["start", *["epoch"] * length, "end"] if length else []
         assert [kind for of, kind in news if of == name] == kinds
 
 
-def test_runs_side_by_side_fit_the_memory_and_one_too_large_runs_alone(tmp_path: Path, use: Use) -> None:
+def test_runs_side_by_side_fit_the_memory_and_one_too_large_runs_alone(tmp_path: Path, go: Drive) -> None:
     tasks = plan(tmp_path, seeds(6))
     for task, size in zip(tasks, [5, None, 3, 20, 1, None], strict=True):
         task.estimate = Estimate(memory_bytes=size and size * GIGABYTE)
     needed = {task.name: task.estimate.memory_bytes or 4 * GIGABYTE for task in tasks}
-    lives: dict[str, list[Life]] = {name: [[1, 2, "done"]] for name in needed}
-    engine = use(FakeEngine(tmp_path, lives, jobs=3, memory=8 * GIGABYTE))
-    drive(tasks, engine, tmp_path, None, lambda *_: None)
-    assert all(len(names) == 1 or sum(map(needed.get, names)) <= 8 * GIGABYTE for names in engine.together)  # type: ignore[arg-type]
+    engine = FakeEngine(tmp_path, {name: [[1, 2, "done"]] for name in needed}, jobs=3, memory=8 * GIGABYTE)
+    go(tasks, engine)
+    assert all(len(names) == 1 or sum(needed[name] for name in names) <= 8 * GIGABYTE for names in engine.together)
     assert (max(map(len, engine.together)), {task.state for task in tasks}) == (3, {"done"})
 
 
@@ -103,43 +96,41 @@ def test_runs_side_by_side_fit_the_memory_and_one_too_large_runs_alone(tmp_path:
         ([["lost"], ["lost"], [1, "lost"], ["lost"], ["lost"], [2, 3, "failed"], ["done"]], 7, "done"),
         ([[1, 2, "lost"], ["failed"], ["failed"], [2, "failed"], ["done"]], 1 + TRIES, "failed"),
         ([["held"]] * 5 + [["lost"], ["held"], ["lost"], ["lost"], ["done"]], 10, "done"),
-        ([["lost"], ["lost"], ["uncaptured"], ["lost"], ["failed"], ["done"]], 6, "done"),
+        ([["lost"], ["lost"], [1, "uncaptured"], ["lost"], ["failed"], ["done"]], 6, "done"),
         ([["uncaptured"]] * 10, 1 + TRIES, "failed"),
     ],
 )
-def test_a_run_is_tried_again_as_long_as_it_makes_progress(
-    tmp_path: Path, use: Use, lives: list[Life], starts: int, state: str
+def test_a_run_is_tried_again_as_long_as_it_makes_progress_and_without_graphs_once_one_was_not_captured(
+    tmp_path: Path, go: Drive, lives: list[Life], starts: int, state: str
 ) -> None:
-    first, *others = tasks = plan(tmp_path, seeds(3))
-    engine = use(FakeEngine(tmp_path, {first.name: [*lives], **{task.name: [[1, 2, "done"]] for task in others}}))
-    drive(tasks, engine, tmp_path, None, lambda *_: None)
+    (first, *others), text = plan(tmp_path, seeds(3)), io.StringIO()
+    engine = FakeEngine(tmp_path, {first.name: [*lives], **{task.name: [[1, 2, "done"]] for task in others}})
+    with Board(Console(file=text), [first, *others], {}, quiet=False) as board:
+        go([first, *others], engine, board.show)
     assert (engine.started.count(first.name), first.state) == (starts, state)
     assert [task.state for task in others] == ["done", "done"]  # nothing stops the others
-
-
-def test_a_run_resumes_without_graphs_once_one_could_not_be_captured(tmp_path: Path, use: Use) -> None:
-    (one, two), text = plan(tmp_path, seeds(2)), io.StringIO()
-    lives: list[Life] = [["lost"], [1, "uncaptured"], [2, "lost"], ["done"]]
-    engine = use(FakeEngine(tmp_path, {one.name: lives, two.name: [["failed"], ["done"]]}, jobs=2))
-    with Board(Console(file=text), [one, two], {}, quiet=False) as board:
-        drive([one, two], engine, tmp_path, None, board.show)
-    assert engine.graphs == {one.name: [True, True, False, False], two.name: [True, True]}
-    assert "it is uncaptured; resumes from epoch 1 of 10 without CUDA graphs (try 1)\n" in text.getvalue()
-    assert "it is failed; resumes from epoch 0 of 10 (try 2)\n" in text.getvalue()
+    ends = [life[-1] for life in lives]
+    captured = ends.index("uncaptured") + 1 if "uncaptured" in ends else starts
+    assert engine.graphs[first.name] == [True] * captured + [False] * (starts - captured)
+    assert ("without CUDA graphs (try 1)" in text.getvalue()) == (captured < starts)
 
 
 def test_a_run_that_another_process_holds_is_left_to_it(
-    tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch, hold: Callable[[Path], subprocess.Popen[bytes]]
+    tmp_path: Path,
+    go: Drive,
+    monkeypatch: pytest.MonkeyPatch,
+    hold: Callable[[RunDirectory], "subprocess.Popen[bytes]"],
 ) -> None:
-    runs = seeds(3)
-    holders = [hold(put_run(tmp_path, run, "running", epoch=1)) for run in runs[:2]]
-    tasks, news, looks = plan(tmp_path, runs), list[tuple[str, str]](), list[list[str]]()
-    engine = use(FakeEngine(tmp_path, {tasks[1].name: [[2, "done"]], tasks[2].name: [["done"]]}))
+    runs, held = seeds(3), Counter[str]()
+    for run in runs[:2]:
+        put_run(tmp_path, run, "running", epoch=1)
+    holders = [hold(run.directory(tmp_path)) for run in runs[:2]]
+    tasks = plan(tmp_path, runs)
+    engine = FakeEngine(tmp_path, {tasks[1].name: [[2, "done"]], tasks[2].name: [["done"]]})
     tell = engine.event
 
     def event(timeout: float) -> tuple[str, Event] | None:
-        looks.append([task.state for task in tasks])
-        if looks[-1] == ["held", "held", "done"] and holders:  # one ends its run, the other dies
+        if [task.state for task in tasks] == ["held", "held", "done"] and holders:  # one ends its run, the other dies
             put_run(tmp_path, runs[0])
             while holders:
                 holders[-1].kill()
@@ -147,55 +138,50 @@ def test_a_run_that_another_process_holds_is_left_to_it(
         return tell(timeout)
 
     monkeypatch.setattr(engine, "event", event)
-    drive(tasks, engine, tmp_path, None, lambda task, kind: news.append((task.name, kind)))
+    go(tasks, engine, lambda task, kind: held.update([task.name] * (kind == "held")))
     assert (engine.started, {task.state for task in tasks}) == ([tasks[2].name, tasks[1].name], {"done"})
-    assert Counter(name for name, kind in news if kind == "held") == {tasks[0].name: 1, tasks[1].name: 1}
+    assert held == {tasks[0].name: 1, tasks[1].name: 1}
 
 
-def test_whatever_ends_the_driver_stops_the_engine(tmp_path: Path, use: Use) -> None:
+def test_whatever_ends_the_driver_stops_the_engine(tmp_path: Path, go: Drive) -> None:
     tasks = plan(tmp_path, seeds(1))
-    engine = use(FakeEngine(tmp_path, {tasks[0].name: [[1, 2, "done"]]}))
+    engine = FakeEngine(tmp_path, {tasks[0].name: [[1, 2, "done"]]})
 
     def show(_: Task, kind: str) -> None:
         if kind == "epoch":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        drive(tasks, engine, tmp_path, None, show)
+        go(tasks, engine, show)
     assert engine.stopped
 
 
 # ------------------------------------------------------------------------------- a budget of time
 
 
-def test_budget_is_read_as_a_time() -> None:
+def test_budget_is_a_time_or_refused() -> None:
     assert [seconds_of(text) for text in ("90s", "25m", "8h", "1h30m")] == [90, 1500, 28800, 5400]
-
-
-@pytest.mark.parametrize("text", ["soon", "30", "30m1h", "0h0m", "1d", "99999999999h", "", "１h"])
-def test_budget_that_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=f"^--budget {text}: "):
-        seconds_of(text)
+    for text in ("soon", "30", "30m1h", "0h0m", "1d", "99999999999h", "", "１h"):
+        with pytest.raises(UserError, match=f"^--budget {text}: "):
+            seconds_of(text)
 
 
 def test_within_a_budget_runs_start_only_where_a_checkpoint_fits_and_stop_after_the_last_one(
-    tmp_path: Path, use: Use
+    tmp_path: Path, go: Drive
 ) -> None:
     """Where every estimate is right: of random grids, whose runs are all of another size."""
     dice, kinds, loading = random.Random(1), Counter[str](), 3.0
     runs = [quick_run(width=width) for width in range(8, 16)]
     for number in range(20):
-        seconds = [dice.uniform(0.5, 60) for _ in runs]
-        engine, tasks = epoch_by_epoch(tmp_path / str(number), runs, seconds, [*seconds], loading=loading)
-        deadline = dice.uniform(20, 200)
+        seconds, deadline = [dice.uniform(0.5, 60) for _ in runs], dice.uniform(20, 200)
+        tasks, engine = epoch_by_epoch(tmp_path / str(number), runs, seconds, [*seconds], loading=loading)
         until = deadline - engine.stop_seconds
-        drive(tasks, use(engine), engine.results, None, lambda *_: None, deadline)
+        go(tasks, engine, lambda *_: None, deadline)
         assert (engine.stopped, engine.living, engine.clock <= until + 0.2) == (True, {}, True)
         kinds.update(task.state for task in tasks)
         for task in tasks:
             each, saved = engine.seconds[task.name], engine.saved.get(task.name, [])
-            assert bool(saved) == (task.name in engine.started)
-            assert max(saved, default=0) <= until
+            assert bool(saved) == (task.name in engine.started) and max(saved, default=0) <= until
             if task.state == "stopped":
                 assert engine.ended[task.name] == saved[-1] > until - each
             if task.state == "waiting":  # not even now
@@ -203,39 +189,20 @@ def test_within_a_budget_runs_start_only_where_a_checkpoint_fits_and_stop_after_
     assert min(kinds[state] for state in ("stopped", "waiting", "done")) > 3
 
 
-def test_times_of_this_command_count_before_an_estimate(tmp_path: Path, use: Use) -> None:
+def test_times_of_this_command_count_before_an_estimate(tmp_path: Path, go: Drive) -> None:
     runs = [*seeds(3), quick_run(width=32)]
-    engine, tasks = epoch_by_epoch(tmp_path, runs, [40, 40, 40, 500], [1, 1, 1, None], jobs=1, loading=3.0)
-    drive(tasks, use(engine), tmp_path, None, lambda *_: None, deadline=3 + 40 * 2 + 30)
+    tasks, engine = epoch_by_epoch(tmp_path, runs, [40, 40, 40, 500], [1, 1, 1, None], jobs=1, loading=3.0)
+    go(tasks, engine, lambda *_: None, 3 + 40 * 2 + 30)
     assert engine.started == [tasks[0].name, tasks[3].name]  # a time that nobody knows may be a short one
     assert engine.ended == {tasks[0].name: pytest.approx(83)}
     assert [task.state for task in tasks] == ["stopped", "waiting", "waiting", "running"]
     assert 111 <= engine.clock < 111.5
 
 
-def test_time_left_of_a_run_is_not_that_of_loading(tmp_path: Path, use: Use) -> None:
-    """Two runs of 20 epochs of 2 s, one of them with a wrong estimate, each after 30 s of loading."""
-    engine, tasks = epoch_by_epoch(tmp_path, seeds(2, epochs=20), [2.0, 2.0], [None, 3.0], loading=30.0)
-    use(engine)
-    said = []
-
-    def show(task: Task, news: str) -> None:
-        if news == "epoch":
-            said.append((task.seconds_left, 2.0 * (20 - task.reached)))
-
-    assert [task.seconds_left for task in tasks] == [None, 60.0]
-    drive(tasks, engine, tmp_path, None, show)
-    assert [seconds for seconds, _ in said] == pytest.approx([true for _, true in said])
-    assert len(said) == 20 + 20
-
-
-def test_driver_keeps_nothing_of_its_events(tmp_path: Path, use: Use, times: Callable[[int, int], int]) -> None:
+def test_driver_keeps_nothing_of_its_events(tmp_path: Path, go: Drive, times: Callable[[int, int], int]) -> None:
     parts = times(500, 50_000)
-    tasks, sizes = plan(tmp_path, seeds(1, epochs=5)), []
-    life: Life = [0.0]
-    for epoch in range(5):
-        life += [epoch + part / parts for part in range(1, parts)] + [epoch + 1]
-    engine = use(FakeEngine(tmp_path, {tasks[0].name: [[*life, "done"]]}))
+    tasks, sizes = plan(tmp_path, seeds(1, epochs=5)), list[int]()
+    life: Life = [part / parts for part in range(5 * parts + 1)]
 
     def show(task: Task, news: str) -> None:
         if news == "epoch":
@@ -243,6 +210,6 @@ def test_driver_keeps_nothing_of_its_events(tmp_path: Path, use: Use, times: Cal
             sizes.append(tracemalloc.get_traced_memory()[0])
 
     tracemalloc.start()
-    drive(tasks, engine, tmp_path, None, show)
+    go(tasks, FakeEngine(tmp_path, {tasks[0].name: [[*life, "done"]]}), show)
     tracemalloc.stop()
     assert sizes[3] <= sizes[1] + 20_000  # those of the first epoch are kept until its end

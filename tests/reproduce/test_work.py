@@ -1,12 +1,12 @@
 """Runs in separate processes: what each tells, how it ends; grids of them that are killed, stopped or shared."""
 
 import contextlib
-import itertools
 import json
 import math
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,35 +20,23 @@ from factories import put_run, same_tables, tiny_cvae, tiny_dqn, tiny_draw, tiny
 
 from wnrepro.cuda_graphs import CaptureError
 from wnrepro.experiments.draw import Draw
-from wnrepro.reproduce import drive as driving
 from wnrepro.reproduce import work
-from wnrepro.reproduce.drive import drive
 from wnrepro.reproduce.engines import Local
 from wnrepro.reproduce.grid import Planned
-from wnrepro.reproduce.plan import Task, plan
+from wnrepro.reproduce.plan import plan
 from wnrepro.reproduce.work import Event, Job, Process
-from wnrepro.settings import PARAMS, Settings
+from wnrepro.runs.directory import RunDirectory
+from wnrepro.settings import PARAMS
 
 Check = Callable[[Path, list[Planned]], None]
 
-# The driver of a grid; its argument: results, --jobs and runs, pickled.
-DRIVER = """
-import pickle, sys
-from wnrepro.reproduce import drive
-from wnrepro.reproduce.engines import Local
-from wnrepro.reproduce.plan import plan
-drive.RETRY_SECONDS, drive.HELD_SECONDS = 0.0, 0.2
-results, jobs, runs = pickle.loads(bytes.fromhex(sys.argv[1]))
-tasks = plan(results, runs)
-drive.drive(tasks, Local(["cpu"], jobs, {}), results, None, lambda task, news: print(task.name, news, flush=True))
-sys.exit(any(task.state != "done" for task in tasks))
-"""
 # The command, with other runs as its grid.
 COMMAND = """
 import pickle, sys
-from wnrepro.reproduce import grid
+from wnrepro.reproduce import drive, grid
 runs = pickle.loads(bytes.fromhex(sys.argv.pop(1)))
 grid.planned = lambda *_, **__: runs
+drive.RETRY_SECONDS, drive.HELD_SECONDS = 0.0, 0.2
 from wnrepro.cli import main
 main()
 """
@@ -65,9 +53,10 @@ def compute(run: Planned, results: Path, **changes: object) -> list[Event]:
     return told
 
 
-def start(script: str, given: object, *words: object) -> subprocess.Popen[str]:
-    """Start a separate process with this script; `given` is pickled."""
-    command = [sys.executable, "-c", script, pickle.dumps(given).hex(), *map(str, words)]
+def start(runs: list[Planned], results: Path, *words: object) -> subprocess.Popen[str]:
+    """Start the command in a separate process."""
+    given = ["reproduce", "--scale", "quick", "--device", "cpu", "--results", results, *words]
+    command = [sys.executable, "-c", COMMAND, pickle.dumps(runs).hex(), *map(str, given)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -89,26 +78,24 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, list[Plan
 
 
 def test_a_process_tells_how_its_run_goes_and_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Callable[[Path], subprocess.Popen[bytes]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Callable[[RunDirectory], "subprocess.Popen[bytes]"]
 ) -> None:
     monkeypatch.setattr(work, "PROGRESS_SECONDS", -1.0)
-    run, told = Planned("draw", "quick", tiny_draw()), list[Event]()
-    folder = run.directory(tmp_path).folder
+    run, told = Planned("draw", "quick", tiny_draw(epochs=2)), list[Event]()
+    there = run.directory(tmp_path)
 
     def send(event: Event) -> None:
         told.append(event)
-        assert int(event.epochs) == json.loads((folder / "run.json").read_text())["epoch"]  # it is on disk before
+        assert int(event.epochs) == json.loads((there.folder / "run.json").read_text())["epoch"]  # on disk before
 
     work.work(job_of(run, tmp_path), send)
-    assert [event.epochs for event in told] == [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4]
-    assert [event.outcome for event in told] == [""] * 8 + ["done"]
-    assert compute(run, tmp_path) == [Event(4, "", "done")]  # what is done is not done again
-    hold(folder)
+    assert [(event.epochs, event.outcome) for event in told] == [(0.5, ""), (1, ""), (1.5, ""), (2, ""), (2, "done")]
+    assert compute(run, tmp_path) == [Event(2, "", "done")]  # what is done is not done again
+    hold(there)
     put_run(tmp_path, run, "running", epoch=1)
     assert [event.outcome for event in compute(run, tmp_path)] == ["held"]
     (refused,) = compute(run, tmp_path, device="tpu")
-    assert refused.outcome == "refused"
-    assert "--device tpu" in refused.text
+    assert refused.outcome == "refused" and "--device tpu" in refused.text
 
 
 @pytest.mark.parametrize(
@@ -136,12 +123,11 @@ def test_a_process_ends_when_its_driver_does_and_tells_how_it_was_killed(tmp_pat
     orphan.printed.close()
     killed.kill()
     (event,) = killed.events()
-    assert event.outcome == "lost"
-    assert "signal 9" in event.text
+    assert event.outcome == "lost" and "signal 9" in event.text
 
 
 @pytest.mark.parametrize(("graphs", "variable"), [(True, "1"), (False, "0")])
-def test_a_process_without_graphs_makes_none(
+def test_a_process_without_graphs_makes_none_and_one_that_dies_is_lost_with_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graphs: bool, variable: str
 ) -> None:
     monkeypatch.setenv("WNREPRO_GRAPHS", "1")
@@ -154,51 +140,38 @@ def test_a_process_without_graphs_makes_none(
 # ------------------------------------------------------------------------------- grids of them
 
 
-def test_a_grid_whose_worker_is_killed_and_that_is_interrupted_changes_no_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Check
-) -> None:
-    monkeypatch.setattr(driving, "RETRY_SECONDS", 0.0)
-    run = Planned("draw", "quick", tiny_draw("wn+mobn", epochs=40))
-    engines, news = [Local(["cpu"], 2, {}) for _ in range(2)], list[str]()
-
-    def show(task: Task, kind: str) -> None:
-        news.append(kind)
-        if news.count("epoch") == 2 and "retry" not in news:
-            engines[0].running[task.name].worker.kill()
-        if kind == "epoch" and "retry" in news and len(engines) == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        drive(plan(tmp_path, [run]), engines[0], tmp_path, None, show)
-    assert not engines.pop(0).running
-    (stopped,) = plan(tmp_path, [run])
-    assert stopped.found.name == "stopped"  # nobody holds it
-    assert stopped.reached > 2
-    drive([stopped], engines[0], tmp_path, None, show)
-    check(tmp_path, [run])
-
-
-def living() -> dict[int, int]:
-    """The parent of every living process."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, parent, *_ = path.read_text().rsplit(")", 1)[1].split()
-            if state not in "ZX":
-                found[int(path.parent.name)] = int(parent)
-    return found
-
-
 def workers(driver: int) -> list[int]:
-    return [process for process, parent in living().items() if parent == driver]
+    return [int(process) for process in Path(f"/proc/{driver}/task/{driver}/children").read_text().split()]
 
 
-def gone(processes: list[int], seconds: float = 20.0) -> bool:
-    """Whether these processes, whose driver has died, end within this number of seconds."""
-    end = time.monotonic() + seconds
-    while (left := {*processes} & living().keys()) and time.monotonic() < end:
+def lives(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def gone(processes: list[int]) -> bool:
+    """Whether these processes, whose driver has died, end soon."""
+    end = time.monotonic() + 20
+    while any(map(lives, processes)) and time.monotonic() < end:
         time.sleep(0.05)
-    return not left
+    return not any(map(lives, processes))
+
+
+def rows(results: Path) -> int:
+    """Of all runs' metrics.csv."""
+    return sum(path.read_text().count("\n") for path in results.rglob("metrics.csv"))
+
+
+def copy_of(source: Path, target: Path) -> None:
+    """Copy a folder whose files change and vanish meanwhile."""
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        try:
+            shutil.copyfile(path, target / path.name)
+        except FileNotFoundError:
+            assert path.suffix == ".part", path
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
@@ -206,24 +179,26 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="fi
 
 @needs_proc
 @pytest.mark.slow
-def test_kills_of_workers_and_drivers_change_no_row_and_leave_no_process(
-    tmp_path: Path, check: Check, times: Callable[[int, int], int]
+def test_kills_of_workers_and_drivers_and_copies_change_no_row_and_leave_no_process(
+    tmp_path: Path, check: Check, times: Callable[[int, int], int], count: Callable[[str], None]
 ) -> None:
-    """Of a grid with two runs at a time, by SIGKILL at random moments; the driver is started again."""
-    runs, kills, resumed = tiny_grid(), Counter[str](), list[int]()
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
-    while any(task.state == "waiting" for task in plan(tmp_path, runs)):
-        with start(DRIVER, (tmp_path, 2, runs)) as driver:
-            assert driver.stdout is not None
+    """By SIGKILL at random moments, with a copy of each run before one of them; the command is given again."""
+    runs, results, copies = tiny_grid(), tmp_path / "results", tmp_path / "copies"
+    moments, kills, copied = random.Random(), Counter[str](), list[Planned]()
+    while any(task.state == "waiting" for task in plan(results, runs)):
+        with start(runs, results, "--jobs", 2) as driver:
             there: list[int] = []
-            while kills.total() < times(6, 20):
-                epochs = (line for line in driver.stdout if line.endswith(" epoch\n"))
-                if not list(itertools.islice(epochs, moments.randint(1, 5))):
-                    break  # the driver has come to its end
+            while kills.total() < times(6, 40) and driver.poll() is None:
+                until = rows(results) + moments.randint(1, 4)
+                while rows(results) < until and driver.poll() is None:
+                    time.sleep(0.02)
                 time.sleep(moments.uniform(0.0, 0.4))
                 there = workers(driver.pid)
+                for run in runs:
+                    source = run.directory(results).folder
+                    if run not in copied and (source / "checkpoint.pt").exists():
+                        copied.append(run)
+                        copy_of(source, run.directory(copies).folder)
                 chosen = driver.pid if kills.total() % 3 == 2 else moments.choice([driver.pid, *there])
                 with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                     os.kill(chosen, signal.SIGKILL)
@@ -233,26 +208,26 @@ def test_kills_of_workers_and_drivers_change_no_row_and_leave_no_process(
             _, error = driver.communicate()
             assert driver.returncode in (0, -signal.SIGKILL), error
             assert gone(there)
-    for run in runs:
-        record = run.directory(tmp_path).record() or {}
-        resumed += [entry["from_epoch"] for entry in record["resumed"]]
-    print(f"{dict(kills)} kills, resumed from epochs {resumed}")
-    assert (len(kills), any(resumed)) == (2, True)  # kinds of kills
-    check(tmp_path, runs)
+    check(results, runs)
+    for run in copied:
+        compute(run, copies)
+    check(copies, copied)
+    records = [run.directory(results).record() or {} for run in runs]
+    assert kills["driver"] and copied and any(entry["from_epoch"] for one in records for entry in one["resumed"])
+    count(f"{dict(kills)} kills and {len(copied)} copies: all runs end with undisturbed rows")
 
 
 @pytest.mark.slow
 def test_real_runs_end_within_a_budget_and_resume_without_a_change(tmp_path: Path, check: Check) -> None:
-    words = ["reproduce", "--scale", "quick", "--jobs", 1, "--device", "cpu", "--results", tmp_path]
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import wnrepro.runs.run, wnrepro.experiments.draw"], check=True)
     budget = math.ceil(Local.stop_seconds + 2 + 4 * (time.monotonic() - began))  # enough for some, and not for all
     began = time.monotonic()
-    out, error = start(COMMAND, tiny_grid(), *words, "--budget", f"{budget}s").communicate()
+    out, error = start(tiny_grid(), tmp_path, "--jobs", 1, "--budget", f"{budget}s").communicate()
     assert (time.monotonic() - began < budget, f"{budget}s" in out, error) == (True, True, "")
     states = [task.found.name for task in plan(tmp_path, tiny_grid())]
     assert (states[0] != "missing", states[-1], "running" in states) == (True, "missing", False)
-    with start(COMMAND, tiny_grid(), *words) as again:
+    with start(tiny_grid(), tmp_path, "--jobs", 1) as again:
         again.communicate()
     assert again.returncode == 0
     check(tmp_path, tiny_grid())
@@ -261,8 +236,7 @@ def test_real_runs_end_within_a_budget_and_resume_without_a_change(tmp_path: Pat
 @needs_proc
 @pytest.mark.slow
 def test_ctrl_c_ends_the_command_and_its_workers(tmp_path: Path) -> None:
-    words = ["reproduce", "--scale", "quick", "--jobs", 2, "--device", "cpu", "--results", tmp_path]
-    with start(COMMAND, tiny_grid(), *words) as process:
+    with start(tiny_grid(), tmp_path, "--jobs", 2) as process:
         assert process.stdout is not None
         assert sum("begins" in process.stdout.readline() for _ in range(3)) == 2
         there = workers(process.pid)
@@ -271,23 +245,16 @@ def test_ctrl_c_ends_the_command_and_its_workers(tmp_path: Path) -> None:
     assert (process.returncode, len(there), gone(there), error.count("\n")) == (130, 2, True, 1)
 
 
-def eight() -> list[Planned]:
-    """Runs of a moment, of which cvae's and dqn's have other last bits with two threads than with one."""
-    settings: list[Settings] = [tiny_dqn("wn", epochs=1), *(tiny_cvae(param, epochs=2) for param in PARAMS)]
-    settings += [tiny_cvae("wn", "cifar10", epochs=2), tiny_draw("normal", epochs=2), tiny_cvae("wn", epochs=2, seed=2)]
-    return [Planned(one.name, "quick", one) for one in settings]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("drivers", "jobs"), [(1, 1), (1, 8), (2, 2)])
+@pytest.mark.parametrize(("drivers", "jobs"), [(1, 1), (1, 8), (4, 2)])
 def test_drivers_and_processes_share_a_grid_and_their_number_changes_no_row(
     tmp_path: Path, check: Check, times: Callable[[int, int], int], drivers: int, jobs: int
 ) -> None:
-    runs = eight()[: times(3, 8)]
-    processes = [start(DRIVER, (tmp_path, jobs, runs)) for _ in range(drivers)]
+    """Of cvae and dqn, which have other last bits with two threads than with one."""
+    settings = [tiny_dqn("wn", epochs=1), *(tiny_cvae(param, epochs=2) for param in PARAMS), tiny_draw(epochs=2)]
+    runs = [Planned(one.name, "quick", one) for one in settings[: times(3, 6)]]
+    processes = [start(runs, tmp_path, "--jobs", jobs) for _ in range(drivers)]
     told = [process.communicate() for process in processes]
-    assert {error for _, error in told} == {""}
-    assert {process.returncode for process in processes} == {0}
-    computed = [{line for line in out.splitlines() if line.endswith(" epoch")} for out, _ in told]
-    assert sum(map(len, computed)) == len(set.union(*computed)) == len(runs)  # each by one of them
+    assert {error for _, error in told} == {""} and not any(process.returncode for process in processes)
+    assert all((run.directory(tmp_path).record() or {})["resumed"] == [] for run in runs)  # each is one process's
     check(tmp_path, runs)
