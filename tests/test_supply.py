@@ -2,7 +2,7 @@
 
 The pins are those of requirements.txt; under `make test-lowest` those of requirements-lowest.txt come before them.
 
-`python tests/test_supply.py > LICENCES.md` on Linux x86-64, where every pin is installed, writes the list anew.
+`python tests/test_supply.py` on Linux x86-64, where every pin is installed, prints the rows of LICENCES.md anew.
 """
 
 import re
@@ -10,63 +10,39 @@ import sys
 import tomllib
 from importlib.metadata import distribution, metadata, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 TOP = Path(__file__).parent.parent
 PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())
-DIRECT = [
-    Requirement(text)
-    for texts in (
-        PROJECT["build-system"]["requires"],
-        PROJECT["project"]["dependencies"],
-        *PROJECT["project"]["optional-dependencies"].values(),
-    )
-    for text in texts
-    if not text.startswith(PROJECT["project"]["name"])
+EXTRAS = PROJECT["project"]["optional-dependencies"].values()
+TEXTS = [
+    *PROJECT["build-system"]["requires"],
+    *PROJECT["project"]["dependencies"],
+    *(one for of in EXTRAS for one in of),
 ]
+DIRECT = [Requirement(text) for text in TEXTS if not text.startswith("wnrepro")]
 LOWEST = "requirements-lowest.txt"
-HEAD = """# Licences of what wnrepro installs
-
-Every distribution pinned in requirements.txt, with the licence that its own metadata state. Made by
-`python tests/test_supply.py`; the tests compare it with what is installed.
-
-wnrepro itself is under the MIT licence. [ale-py](https://github.com/Farama-Foundation/Arcade-Learning-Environment) is
-under the GPL-2.0: whoever distributes it together with wnrepro must heed that. It brings the games' ROMs along; its
-package states no licence of their own for them. NVIDIA's libraries, which torch needs on Linux, are proprietary, under
-the terms in each package; cuda-toolkit is empty and only requires them. axe-playwright-python states its licence, MIT,
-in a file alone, and brings axe-core along, which is under the MPL-2.0. wnrepro distributes none of these: pip fetches
-them.
-
-| distribution | version | licence |
-|---|---|---|
-"""
 
 
-class Pin(NamedTuple):
-    """One requirement; here: whether it is for this Python and machine."""
-
-    version: str
-    here: bool
-    hashes: list[str]
-
-
-def pins(file: str = "requirements.txt") -> dict[str, Pin]:
-    """All of a file of requirements, by name."""
-    found: dict[str, Pin] = {}
+def pins(file: str = "requirements.txt") -> dict[str, Requirement]:
+    """All of a file of requirements, by name; each with at least one hash."""
+    found: dict[str, Requirement] = {}
     for line in (TOP / file).read_text().replace("\\\n", "").splitlines():
         if line and not line.lstrip().startswith("#"):
             text, *hashes = line.split("--hash=")
-            pin = Requirement(text)
-            here = pin.marker is None or pin.marker.evaluate()
-            number = str(pin.specifier).removeprefix("==")
-            found[canonicalize_name(pin.name)] = Pin(number, here, [text.strip() for text in hashes])
+            assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", one.strip()) for one in hashes), line
+            found[canonicalize_name(Requirement(text).name)] = Requirement(text)
     return found
 
 
-def instead() -> dict[str, Pin]:
+def number(pin: Requirement) -> str:
+    return str(pin.specifier).removeprefix("==")
+
+
+def instead() -> dict[str, Requirement]:
     """What is installed in place of requirements.txt's."""
     return pins(LOWEST) if Path(sys.prefix).name == ".venv-lowest" else {}
 
@@ -97,35 +73,28 @@ def licence(name: str) -> str:
     return short or "not stated"
 
 
-def listed() -> dict[str, tuple[str, str]]:
-    """Version and licence of every distribution in LICENCES.md."""
-    rows = re.findall(r"^\| (\S+) \| (\d\S*) \| (.+) \|$", (TOP / "LICENCES.md").read_text(), re.MULTILINE)
-    return {name: (number, text) for name, number, text in rows}
-
-
 def test_all_that_is_needed_is_pinned_at_the_installed_version_with_hashes() -> None:
     installed = {name: version(name) for name in needed()}
-    pinned = {name: pin.version for name, pin in (pins() | instead()).items() if pin.here}
-    assert installed == {name: number for name, number in pinned.items() if name in installed or not instead()}
+    here = {name: pin for name, pin in (pins() | instead()).items() if not pin.marker or pin.marker.evaluate()}
+    assert installed == {name: number(pin) for name, pin in here.items() if name in installed or not instead()}
     for file in ("requirements.txt", LOWEST):
-        for name, pin in pins(file).items():
-            assert pin.hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in pin.hashes), name
-        assert "://" not in (TOP / file).read_text(), "whoever installs chooses the index"
+        assert pins(file) and "://" not in (TOP / file).read_text(), "whoever installs chooses the index"
 
 
 def test_the_pins_satisfy_pyproject() -> None:
     pinned = pins()
     for wanted in DIRECT:
         pin = pinned[canonicalize_name(wanted.name)]
-        assert wanted.specifier.contains(pin.version), f"{wanted}, but {pin.version} is pinned"
+        assert wanted.specifier.contains(number(pin)), f"{wanted}, but {pin} is pinned"
 
 
 def test_the_licence_of_every_pin_is_listed_as_its_metadata_state_it() -> None:
-    rows = listed()
-    assert {name: number for name, (number, _) in rows.items()} == {name: pin.version for name, pin in pins().items()}
-    for name in needed() - set(instead()):
-        assert rows[name][1] == licence(name), name
+    rows = re.findall(r"^\| (\S+) \| (\d\S*) \| (.+) \|$", (TOP / "LICENCES.md").read_text(), re.MULTILINE)
+    assert {name: listed for name, listed, _ in rows} == {name: number(pin) for name, pin in pins().items()}
+    here = needed() - {*instead()}
+    for name, _, text in rows:
+        assert name not in here or text == licence(name), name
 
 
 if __name__ == "__main__":
-    print(HEAD + "\n".join(f"| {name} | {version(name)} | {licence(name)} |" for name in sorted(pins())))
+    print("\n".join(f"| {name} | {version(name)} | {licence(name)} |" for name in sorted(pins())))
