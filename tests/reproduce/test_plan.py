@@ -86,8 +86,8 @@ def test_estimate_is_from_what_is_most_alike() -> None:
 
 def test_estimates_are_from_runs_and_benchmarks_of_this_processor(tmp_path: Path) -> None:
     put_run(tmp_path, quick_run(), seconds=150.0, peak_memory_bytes=3 * 10**9)  # 0.01 s an example
-    for seed in (2, 7):
-        put_run(tmp_path, quick_run(seed=seed), "running", epoch=5, seconds=75.0)
+    for place, seed in ((tmp_path, 2), (tmp_path / PUBLISHED, 7)):
+        put_run(place, quick_run(seed=seed), "running", epoch=5, seconds=75.0)
     put_run(tmp_path, quick_run(seed=8), "failed", epoch=0, seconds=0.0)
     put_run(tmp_path, quick_run("draw", seed=3), device_name="Another processor, 2 threads")
     put_run(tmp_path, quick_run(seed=6), seconds="long")
@@ -128,26 +128,16 @@ def test_totals_are_those_of_the_rows(tmp_path: Path) -> None:
     assert all(part in text for part in ("1 done, 1 stopped, 3 missing", "2 to 8", "3 of 4", "3.0 GB"))
 
 
-def test_estimates_are_from_published_runs_and_benchmarks_too(tmp_path: Path) -> None:
-    run, published = quick_run(seed=2), tmp_path / PUBLISHED
-    put_run(published, quick_run(), seconds=150.0)
-    put_bench(published, cifar={"side_by_side": {"1": 10, "2": 20}})
-    (task,) = estimated(tmp_path, run)
-    assert (task.found.name, task.estimate.source, task.seconds_left) == ("missing", "1 run", 150.0)
-    assert packing([task], tmp_path, HERE, 10**12) == {"cifar": 2}
-    put_bench(tmp_path, cifar={"side_by_side": {"1": 10, "2": 10}})
-    assert packing([task], tmp_path, HERE, 10**12) == {"cifar": 1}  # one's own counts for more
-    put_run(tmp_path, quick_run(seed=3), seconds=50.0)
-    assert estimated(tmp_path, run)[0].seconds_left == 100.0  # the median of both
-
-
 def test_as_many_runs_share_a_gpu_as_were_fastest_together_and_fit_its_memory(tmp_path: Path) -> None:
     draw = {"side_by_side": {"1": 10, "2": 19, "4": 30, "8": 30.5}}
     figures = {"cifar": {"side_by_side": {"1": 90, "2": 94, "4": 93}}, "draw": draw, "dqn": {"side_by_side": "many"}}
     put_bench(tmp_path, "one", "A GPU", cvae={"seconds": {}}, **figures)
     put_bench(tmp_path, "other", "Another GPU", cvae=draw)
+    put_bench(
+        tmp_path / PUBLISHED, "one", "A GPU", cvae={"side_by_side": {"1": 1, "2": 2}}, draw={"side_by_side": {"1": 9}}
+    )
     tasks = plan(tmp_path, planned("quick"))
-    assert packing(tasks, tmp_path, "A GPU", 10**10) == {"cifar": 1, "cvae": 1, "draw": 4, "dqn": 1}
+    assert packing(tasks, tmp_path, "A GPU", 10**10) == {"cifar": 1, "cvae": 2, "draw": 4, "dqn": 1}  # one's own counts
     tasks = [task for task in tasks if task.run.experiment == "draw"]
     tasks[1].estimate = Estimate(memory_bytes=10**9)
     each = 10**9 + CONTEXT_BYTES
