@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from wnrepro.parameterization import Conv2d, ConvTranspose2d, Linear, MaskedConv2d, Parameterized
 from wnrepro.settings import PARAMS
@@ -51,6 +53,20 @@ def make(kind: str, param: str, **options: Any) -> tuple[Any, Tensor]:
         if param != "normal":
             layer.gain.normal_()
     return layer, torch.randn(shape)
+
+
+class Calls(TorchDispatchMode):
+    """Records the operators called: function, arguments, keywords, and the results as a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, list[Any]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        call = (func, args, kwargs or {}, tree_leaves(result))
+        self.calls.append(tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, call))
+        return result
 
 
 def mixed_model(param: str, dropout: float = 0.0, **options: Any) -> Any:

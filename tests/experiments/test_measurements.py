@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from layer_factories import mixed_model
 from torch import Tensor, nn
 
@@ -12,8 +11,6 @@ from wnrepro.experiments import measurements
 from wnrepro.experiments.measurements import eq3_gradients, identity_residuals, layer_rows, measured_init
 from wnrepro.parameterization import (
     BatchNorm,
-    Conv2d,
-    Linear,
     MeanOnly,
     bound_v_norm,
     data_dependent_init,
@@ -25,29 +22,12 @@ from wnrepro.settings import PARAMS
 WHAT = ("mean", "min", "max")
 
 
-class Noisy(nn.Module):
-    """Noise on the input, a convolution, dropout, a dense layer: (B, 2, 5, 5) → (B, 3)."""
-
-    def __init__(self, param: str) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.conv = Conv2d(2, 4, 3, param)
-        self.dense = Linear(4 * 9, 3, param)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv(x + torch.randn_like(x))
-        return self.dense(F.dropout(F.elu(h), 0.3, self.training).flatten(1))
-
-
-def batch() -> Tensor:
-    return 2 + torch.randn(12, 2, 5, 5, generator=torch.Generator().manual_seed(2))
-
-
 @pytest.mark.parametrize("param", PARAMS)
 @pytest.mark.parametrize("bound", [None, 0.1])
 def test_measured_init_is_the_init_and_one_pass_of_the_generators(param: str, bound: float | None) -> None:
     """Its rows are of the last pass, which sees the very noise of the init's."""
-    measured, plain, x = Noisy(param), Noisy(param), batch()
+    measured, plain = mixed_model(param, 0.5), mixed_model(param, 0.5)
+    x = 2 + torch.randn(12, 2, 6, 6)
     outputs: dict[str, Tensor] = {}
     for name, layer in layers(measured):
         layer.register_forward_hook(lambda _layer, _x, y, name=name: outputs.update({name: y.detach().double()}))
