@@ -41,11 +41,8 @@ Command = Callable[..., tuple[int, str, str]]
 def test_an_unforeseen_error_is_one_line_with_its_traceback_on_request(
     run: Command, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
 ) -> None:
-    def fail(*_: object) -> None:
-        raise error
-
     assert describe(error).startswith(says)
-    monkeypatch.setattr(files, "data_root", fail)
+    monkeypatch.setattr(files, "data_root", Mock(side_effect=error))
     sentence = f"wnrepro data: failed, {describe(error)}\n"
     assert run("data", "status") == (1, "", sentence)
     code, printed, shown = run("data", "status", "--debug")
@@ -87,44 +84,32 @@ def test_a_failed_run_of_the_grid_shows_its_traceback_with_debug_only(
 
 # ------------------------------------------------------------------------------- exit codes
 
-COMMANDS = {  # a command's words, and what it calls on its way
-    "cifar": ("cifar --param wn --scale quick --results {tmp}/new", "wnrepro.cli.check_results"),
-    "reproduce": ("reproduce draw --scale quick --plan --results {tmp}/new", "wnrepro.reproduce.command.check_results"),
-    "report": ("report --results {tmp}", "wnrepro.report.write_report"),
-    "report --check": ("report --check --results {tmp}", "wnrepro.report.check"),
-    "export": ("export {run} --tensorboard {tmp}/new", "wnrepro.export.write_events"),
-    "data status": ("data status --data-dir {tmp}/new", "wnrepro.data.files.status"),
-    "data fetch": ("data fetch mnist --data-dir {tmp}", "wnrepro.data.files.fetch"),
-    "doctor": ("doctor --data-dir {tmp}/new --results {tmp}", "wnrepro.doctor.diagnose"),
-    "sample": ("sample {run}", "wnrepro.runs.run.open_run"),
-    "watch": ("watch {run}", "wnrepro.runs.run.open_run"),
-    "bench": ("bench cifar --results {tmp}", "wnrepro.bench.plain.check_plain"),
-}
+COMMANDS = [  # a command's words, and what it calls on its way
+    ("cifar --param wn --scale quick --results {tmp}/new", "wnrepro.cli.check_results"),
+    ("reproduce draw --scale quick --plan --results {tmp}/new", "wnrepro.reproduce.command.check_results"),
+    ("report --results {tmp}", "wnrepro.report.write_report"),
+    ("report --check --results {tmp}", "wnrepro.report.check"),
+    ("export {run} --tensorboard {tmp}/new", "wnrepro.export.write_events"),
+    ("data status --data-dir {tmp}/new", "wnrepro.data.files.status"),
+    ("data fetch mnist --data-dir {tmp}", "wnrepro.data.files.fetch"),
+    ("doctor --data-dir {tmp}/new --results {tmp}", "wnrepro.doctor.diagnose"),
+    ("sample {run}", "wnrepro.runs.run.open_run"),
+    ("watch {run}", "wnrepro.runs.run.open_run"),
+    ("bench cifar --results {tmp}", "wnrepro.bench.plain.check_plain"),
+]
+ERRORS = [(KeyboardInterrupt(), 130), (ZeroDivisionError(), 1), (DiskError("/a: full"), 1), (UserError("/a: no"), 2)]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (KeyboardInterrupt(), 130),
-        (ZeroDivisionError(), 1),
-        (DiskError("/a: full; make room"), 1),
-        (UserError("/a: no"), 2),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("words", "called"), COMMANDS)
 def test_exit_codes_of_errors(
-    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, error: BaseException, expected: int
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, called: str
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    words, called = COMMANDS[command]
     folder = make_run(tmp_path)
-    monkeypatch.setattr(called, fail)
-    code, printed, said = run(*words.format(tmp=tmp_path, run=folder).split())
-    assert (code, printed) == (expected, "")
-    assert "Traceback" not in said and said.count("\n") <= 1
+    for error, expected in ERRORS:
+        monkeypatch.setattr(called, Mock(side_effect=error))
+        code, printed, said = run(*words.format(tmp=tmp_path, run=folder).split())
+        assert (code, printed) == (expected, "")
+        assert "Traceback" not in said and said.count("\n") <= 1
 
 
 @pytest.mark.parametrize(("error", "expected"), [(None, 1), (KeyboardInterrupt, 130)])

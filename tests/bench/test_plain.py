@@ -76,7 +76,7 @@ def test_network_in_torch_is_the_same_function_and_keeps_its_masks() -> None:
 @pytest.mark.slow
 def test_timing_of_dqn_has_40_agent_steps_and_10_updates_of_both_agents(monkeypatch: pytest.MonkeyPatch) -> None:
     """In any order of the parts."""
-    counted = {"steps": 0, "updates": 0, "acts": 0}
+    counted = {"step": 0, "update": 0, "act": 0}
 
     def count(cls: type, method: str, name: str) -> None:
         original = getattr(cls, method)
@@ -87,19 +87,17 @@ def test_timing_of_dqn_has_40_agent_steps_and_10_updates_of_both_agents(monkeypa
 
         monkeypatch.setattr(cls, method, counting)
 
-    for method, name in (("update", "updates"), ("act", "acts")):
-        count(Dqn, method, name)
-        count(PlainDqn, method, name)
-    count(Games, "send", "steps")
-    count(PlainDqn, "step", "steps")
+    for cls, method in ((Dqn, "update"), (Dqn, "act"), (PlainDqn, "update"), (PlainDqn, "act"), (PlainDqn, "step")):
+        count(cls, method, method)
+    count(Games, "send", "step")
     expected = {WHOLE: (40, 10), EMULATION: (40, 0), ACTING: (0, 0), LEARNING: (0, 10)}
     for make in (our_steps, plain_steps):
         steps = make(timed_small("dqn"), CPU).timed
         for name in (LEARNING, WHOLE, EMULATION, WHOLE, ACTING, LEARNING, WHOLE):
-            counted.update(steps=0, updates=0, acts=0)
+            counted.update(step=0, update=0, act=0)
             steps[name]()
-            assert (counted["steps"], counted["updates"]) == expected[name]
-            assert counted["acts"] == 40 or name in (EMULATION, LEARNING)
+            assert (counted["step"], counted["update"]) == expected[name]
+            assert counted["act"] == 40 or name in (EMULATION, LEARNING)
 
 
 def test_plain_draw_is_the_same_function_as_ours() -> None:

@@ -37,7 +37,6 @@ RIGHT = {"captured": 0.01, "compiled": 1e-4, "refused": ""}
         (RIGHT | {"captured": 0.3}, False),
         (RIGHT | {"captured": math.nan, "compiled": None}, False),
         (RIGHT | {"compiled": 0.9, "refused": "its gradients differ"}, False),
-        (RIGHT | {"captured": None, "refused": "nothing captured"}, False),
         ("dies at once", False),
         ("dies later", False),
         ("silent", False),

@@ -1,17 +1,16 @@
-"""The data folder: checksums, what an incomplete one is told, downloads from a local server."""
+"""The data folder: checksums, what an incomplete one is told, downloads by stand-ins for the servers."""
 
-import contextlib
-import gc
 import gzip
 import hashlib
-import http.server
 import io
 import os
 import socket
 import tarfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -23,74 +22,46 @@ from torchvision.datasets import CIFAR10, MNIST
 from wnrepro.data import files, images
 from wnrepro.errors import DiskError, UserError
 
-# torchvision leaves the answer open where a download fails; `collect` closes it.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 SETS = ("cifar10", "mnist", "binarized_mnist")
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` with the last `cut` bytes missing; while `silent` it does not answer until it is closed."""
+class Answer(io.BytesIO):
+    """A server's answer."""
 
-    daemon_threads = False  # joined on close
+    url = None
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.cut, self.silent, self.closed = dict[str, bytes](), 0, False, threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/"
+    @property
+    def length(self) -> int:
+        return len(self.getvalue())
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        if self.server.silent:
-            self.server.closed.wait(60)
-        content = self.server.files.get(self.path[1:])
-        if content is None:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        with contextlib.suppress(OSError):  # the first of torchvision's two requests reads no body
-            self.wfile.write(content[: len(content) - self.server.cut])
-
-    def log_message(self, *_: object) -> None:
-        pass
+Served = dict[str, bytes | Exception]
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server in place of the official ones, with small data sets."""
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        pack(server, monkeypatch, tar_gz(small_data(monkeypatch, "cifar10")))
-        resources = []
-        for path, content in small_data(monkeypatch, "mnist").items():
-            name = f"{Path(path).name}.gz"
-            server.files[f"mirror/{name}"] = gzip.compress(content)
-            resources.append((name, hashlib.md5(server.files[f"mirror/{name}"]).hexdigest()))
-        monkeypatch.setattr(MNIST, "resources", resources)
-        monkeypatch.setattr(MNIST, "mirrors", [f"{server.url}mirror/"])
-        server.files |= {Path(path).name: file for path, file in small_data(monkeypatch, "binarized_mnist").items()}
-        monkeypatch.setattr(files, "LAROCHELLE", server.url)
-        yield server
-        server.closed.set()
-        server.shutdown()
-        thread.join()
+def served(monkeypatch: pytest.MonkeyPatch) -> Served:
+    """Small data sets in place of the official servers' files, by name; an exception is raised."""
+    served: Served = {}
+
+    def urlopen(request: urllib.request.Request) -> Answer:
+        assert socket.getdefaulttimeout() == files.TIMEOUT_SECONDS
+        missing = urllib.error.HTTPError(request.full_url, 404, "Not Found", Message(), None)
+        content = served.get(request.full_url.split("/")[-1], missing)
+        if isinstance(content, Exception):
+            raise content
+        return Answer(content)
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    pack(served, monkeypatch, tar_gz(small_data(monkeypatch, "cifar10")))
+    packed = {f"{Path(k).name}.gz": gzip.compress(file) for k, file in small_data(monkeypatch, "mnist").items()}
+    monkeypatch.setattr(MNIST, "resources", [(name, hashlib.md5(file).hexdigest()) for name, file in packed.items()])
+    served |= packed | {Path(k).name: file for k, file in small_data(monkeypatch, "binarized_mnist").items()}
+    return served
 
 
-@pytest.fixture(scope="module", autouse=True)
-def collect() -> Iterator[None]:
-    yield
-    gc.collect()
-
-
-def pack(server: Server, monkeypatch: pytest.MonkeyPatch, archive: bytes) -> None:
+def pack(served: Served, monkeypatch: pytest.MonkeyPatch, archive: bytes) -> None:
     """Serve this archive as CIFAR-10's, with its checksum."""
-    server.files["cifar.tar.gz"] = archive
-    monkeypatch.setattr(CIFAR10, "url", f"{server.url}cifar.tar.gz")
+    served[CIFAR10.filename] = archive
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive).hexdigest())
 
 
@@ -111,7 +82,7 @@ def states(root: Path, dataset: str) -> set[str]:
 
 @pytest.mark.parametrize("dataset", SETS)
 def test_fetch_downloads_what_is_missing_or_corrupt(
-    server: Server, tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]
+    served: Served, tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "new" / list(files.DATASETS[dataset])[-1]
     for damage in (lambda: None, path.unlink, lambda: path.write_bytes(b"?")):
@@ -119,7 +90,7 @@ def test_fetch_downloads_what_is_missing_or_corrupt(
         assert states(tmp_path / "new", dataset) != {"present"}
         files.fetch([dataset], tmp_path / "new")
         assert states(tmp_path / "new", dataset) == {"present"}
-    server.files.clear()
+    served.clear()
     files.fetch([dataset], tmp_path / "new")  # downloads nothing
     assert capsys.readouterr().err == "", "progress is for terminals"
 
@@ -130,36 +101,31 @@ def fetch_fails(root: Path, dataset: str, error: type[UserError] = UserError) ->
     return str(caught.value)
 
 
-@pytest.mark.parametrize("fault", ["cut", "wrong checksum", "not found", "refused", "silent"])
+FAULTS: dict[str, Callable[[bytes], bytes | Exception]] = {
+    "cut": lambda content: content[:-5],
+    "wrong checksum": lambda content: content + b"?",
+    "refused": lambda _: urllib.error.URLError(ConnectionRefusedError("refused")),
+    "silent": lambda _: TimeoutError("timed out"),
+}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "not found"])
 @pytest.mark.parametrize("dataset", SETS)
 def test_failed_download_names_files_folder_and_checksums(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, fault: str
+    served: Served, tmp_path: Path, dataset: str, fault: str
 ) -> None:
-    if fault == "cut":
-        server.cut = 5
-    elif fault == "wrong checksum":
-        server.files = {name: content + b"?" for name, content in server.files.items()}
-    elif fault == "not found":
-        server.files.clear()
-    elif fault == "silent":
-        server.silent = True
-        monkeypatch.setattr(files, "TIMEOUT_SECONDS", 0.1)
-    else:
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
-        monkeypatch.setattr(CIFAR10, "url", f"{url}cifar.tar.gz")
-        monkeypatch.setattr(MNIST, "mirrors", [url])
-        monkeypatch.setattr(files, "LAROCHELLE", url)
+    answers = {name: FAULTS[fault](content) for name, content in served.items()} if fault in FAULTS else {}
+    served.clear()
+    served.update(answers)
     message = fetch_fails(tmp_path, dataset)
     assert str(tmp_path) in message
     for path, checksum in files.DATASETS[dataset].items():
         assert f"{path}  {checksum.replace(':', ' ')}" in message
-    assert "present" not in states(tmp_path, dataset)
-    assert socket.getdefaulttimeout() is None
+    assert "present" not in states(tmp_path, dataset) and socket.getdefaulttimeout() is None
 
 
-def test_one_failed_set_does_not_keep_the_others_from_download(server: Server, tmp_path: Path) -> None:
-    del server.files["cifar.tar.gz"]
+def test_one_failed_set_does_not_keep_the_others_from_download(served: Served, tmp_path: Path) -> None:
+    del served[CIFAR10.filename]
     with pytest.raises(UserError, match="cifar10"):
         files.fetch(SETS, tmp_path)
     assert states(tmp_path, "mnist") == states(tmp_path, "binarized_mnist") == {"present"}
@@ -179,14 +145,14 @@ HOSTILE = LINKS | {"device": tarfile.CHRTYPE, "pipe": tarfile.FIFOTYPE, "folder"
 
 @pytest.mark.parametrize("kind", [*HOSTILE, "outside", "lacking", "no archive", "cut archive"])
 def test_hostile_archive_writes_nothing_outside_the_data_folder(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Also with the expected checksum."""
     (tmp_path / "outside").write_bytes(b"untouched")
     names = [next(iter(files.DATASETS["cifar10"])), "../beside", str(tmp_path / "absolute")]
     members = dict.fromkeys(names[:1] if kind == "lacking" else names, b"../../outside")
     archive = tar_gz(members, HOSTILE.get(kind, tarfile.REGTYPE))
-    pack(server, monkeypatch, {"no archive": b"?", "cut archive": archive[:-20]}.get(kind, archive))
+    pack(served, monkeypatch, {"no archive": b"?", "cut archive": archive[:-20]}.get(kind, archive))
     fetch_fails(tmp_path / "root", "cifar10")
     assert {path.name for path in tmp_path.iterdir()} == {"outside", "root"}
     assert (tmp_path / "outside").read_bytes() == b"untouched"
