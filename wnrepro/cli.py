@@ -26,18 +26,15 @@ from wnrepro.options import (
     Device,
     Json,
     ParamCode,
-    PrecisionName,
     ReproduceOptions,
     Results,
     RunFolder,
     RunOptions,
-    ScaleName,
     command_parameters,
     given_settings,
     set_options,
 )
 from wnrepro.preflight import (
-    check_choice,
     check_params,
     check_results,
     complete_settings,
@@ -45,7 +42,7 @@ from wnrepro.preflight import (
     is_gpu,
     load_params,
 )
-from wnrepro.settings import PRECISIONS, SETTINGS, Settings
+from wnrepro.settings import PRECISIONS, SETTINGS, PrecisionName, ScaleName, Settings
 from wnrepro.text import printable
 
 app = typer.Typer(
@@ -136,11 +133,12 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
             with run, console.status(f"{run.name}: {k} samples for each image"):
                 facts = run.add_facts(load, operator.methodcaller("log_likelihood", k))["facts"]
             say(f"{run.folder}: log p(x) ≈ {facts['log_likelihood_nats']:.2f} nats, by {k} samples for each image")
-        record = run.record() or {"status": status}
-        records.append({"run": str(run.folder), **record})
-        message = f" ({printable(record['message'], 300)})" if record.get("message") else ""
-        say(printable(f"{run.folder}: {record['status']}{message}"))
-        if status == "uncaptured":
+        record, stops = run.record() or {}, status == "uncaptured"
+        status = "failed" if stops else status
+        known = record.get("message") if record.get("status") == status else ""
+        records.append({"run": str(run.folder), **record, "status": status})
+        say(printable(f"{run.folder}: {status}" + (f" ({printable(known, 300)})" if known else "")))
+        if stops:
             break
     if options.as_json:
         print(json.dumps(records, indent=2))
@@ -191,10 +189,16 @@ app.command()(set_options(reproduce, inspect.signature(ReproduceOptions).paramet
 @app.command()
 def report(
     scale: Annotated[ScaleName | None, typer.Option(help="default: every scale with runs")] = None,
-    precision: Annotated[PrecisionName | None, typer.Option(help="judge only runs in this precision")] = None,
+    precision: Annotated[
+        PrecisionName | None, typer.Option(help="of the runs to judge; default: the first with runs")
+    ] = None,
     published: Annotated[bool, typer.Option("--published", help="use the runs in <results>/published")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="only check every run's files, and that claims' rules are older than runs")
+        bool,
+        typer.Option(
+            "--check",
+            help="only check the runs' files (exit 1 if they do not fit) and the dates of the rules",
+        ),
     ] = False,
     compare: Annotated[
         Path | None, typer.Option(metavar="OTHER", help="only compare with another results folder")
@@ -252,9 +256,9 @@ def reported(results: Path, published: bool, scale: str | None) -> tuple[Path, l
     scales = [name for name in scales_with_runs(folder) if scale in (None, name)]
     if not scales:
         command = f"wnrepro cifar --param all --scale {scale or 'quick'}"
-        raise UserError(
-            f"--results {folder}: no runs{at}; run `{command}`, or add --published for the repository's runs"
-        )
+        others = ", or add --published for the repository's runs"
+        hint = others if not published and (results / PUBLISHED).is_dir() else ""
+        raise UserError(f"--results {folder}: no runs{at}; run `{command}`{hint}")
     return folder, scales
 
 
@@ -352,7 +356,10 @@ def export(
         Path, typer.Option(metavar="DIR", help="write an event file into DIR/<experiment>/<variant>/seed-N")
     ],
 ) -> None:
-    """Convert a run's tables and settings for TensorBoard; a step is an epoch, for dqn an agent step."""
+    """Convert a run's metrics, layers, KL by time step and settings for TensorBoard.
+
+    A step is an epoch, for dqn an agent step.
+    """
     import_uninterrupted("wnrepro.export")
     from wnrepro.export import write_events
 
@@ -364,7 +371,10 @@ def export(
 
 @app.command()
 def bench(
-    experiment: Annotated[str, typer.Argument(metavar="|".join([*SETTINGS, "all"]), help="what to time")] = "all",
+    experiment: Annotated[
+        str,
+        typer.Argument(metavar="|".join([*SETTINGS, "all"]), help="what to time"),
+    ] = "all",
     rounds: Annotated[int, typer.Option(min=2, help="steps timed of each contender")] = 20,
     precision: Annotated[
         list[str] | None,
@@ -372,7 +382,10 @@ def bench(
     ] = None,
     smoke: Annotated[
         bool,
-        typer.Option("--smoke", help="instead check that captured and compiled steps equal plain ones, in a minute"),
+        typer.Option(
+            "--smoke",
+            help="instead check that captured and compiled steps equal plain ones; exit 1 if not",
+        ),
     ] = False,
     param: Annotated[
         list[str] | None, typer.Option(metavar=PARAM_FORMS, help="time these beside normal and wn; default: all")
@@ -381,10 +394,14 @@ def bench(
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Time a step of each parameterization and of a plain PyTorch loop, and compare with the hardware's limit."""
-    check_choice("bench", experiment, (*SETTINGS, "all"))
-    for name in precision or ():
-        check_choice("--precision", name, PRECISIONS)
+    """Time a step of each parameterization and of a plain PyTorch loop, and compare with the hardware's limit.
+
+    Of cvae it times MNIST's model, of dqn Breakout.
+    """
+    choices = {"bench": ([experiment], (*SETTINGS, "all")), "--precision": (precision or (), PRECISIONS)}
+    for option, (given, allowed) in choices.items():
+        if unknown := [one for one in given if one not in allowed]:
+            raise UserError(f"{option} {unknown[0]}: unknown; give one of {', '.join(allowed)}")
     if smoke and precision:
         raise UserError("--precision: --smoke uses each experiment's own; leave out one of them")
     check_results(results)
@@ -512,7 +529,7 @@ def main() -> None:
         complain(f"wnrepro: {error}", error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
-        complain("wnrepro: interrupted; run the same command again", error)
+        complain("\nwnrepro: interrupted; run the same command again", error)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)

@@ -11,6 +11,7 @@ DEBUG = False  # whether an error shows its traceback: --debug
 DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES),
     *(errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
 )
 HINT = "run again with --debug for the traceback"
 

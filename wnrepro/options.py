@@ -11,15 +11,26 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from wnrepro.settings import ABOUT, PARAMS, SCALE_NAMES, SETTINGS, Settings, option, scale_settings
+from wnrepro.settings import (
+    ABOUT,
+    PARAMS,
+    SCALE_NAMES,
+    SETTINGS,
+    PrecisionName,
+    ScaleName,
+    Settings,
+    option,
+    scale_settings,
+)
 
-ScaleName = Literal["paper", "short", "quick"]
-PrecisionName = Literal["fp32", "tf32", "bf16"]
+GPU_PRECISIONS = ", ".join(f"{cls.gpu_precision} for {name}" for name, cls in SETTINGS.items())
 PARAM_FORMS = "|".join([*PARAMS, "all", "FILE.py:CLASS"])
 
 Scale = Annotated[ScaleName, typer.Option(help="how much of the paper to run")]
 Results = Annotated[Path, typer.Option(metavar="DIR", help="folder of runs and reports")]
-DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="folder of the data sets; default: WNREPRO_DATA")]
+DataDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="folder of the data; default: WNREPRO_DATA, or the cache")
+]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="device to compute on")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print nothing but errors")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
@@ -65,23 +76,28 @@ class ReproduceOptions:
     scale: Scale = "paper"
     plan: Annotated[bool, typer.Option("--plan", help="only print the state of every run and the time left")] = False
     engine: Annotated[Literal["local", "ray"], typer.Option(help="this machine, or a Ray cluster")] = "local"
-    address: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="of the Ray cluster's head")] = None
+    address: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="with ray: the cluster's head")] = None
     bring_back: Annotated[
         bool, typer.Option("--bring-back", help="with ray: copy results here after every epoch, as no folder is shared")
     ] = False
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="runs side by side; default: as GPUs, or processors and 4 GB each, allow")
+        int | None,
+        typer.Option(
+            min=1,
+            help="runs side by side; default: as GPUs, or processors and 4 GB each, allow. On a CPU each run has one "
+            "thread, or OMP_NUM_THREADS, whatever their number",
+        ),
     ] = None
     jobs_per_gpu: Annotated[
         int | None,
-        typer.Option(min=1, help="default: the fastest number by `wnrepro bench` that fits its memory, or 1"),
+        typer.Option(min=1, help="default: the fastest by `wnrepro bench` that fits its memory; 1 without it or MPS"),
     ] = None
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="finish within this time, such as 90s, 25m, 8h or 1h30m")
     ] = None
     precision: Annotated[
         PrecisionName | None,
-        typer.Option(help="of all runs; default: fp32, on a GPU that of each experiment's command"),
+        typer.Option(help=f"of all runs; default: fp32; on a GPU {GPU_PRECISIONS}"),
     ] = None
     param: Annotated[
         list[str] | None,

@@ -17,19 +17,16 @@ GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # exist if Linux or WSL has a GPU
 
 
 def import_uninterrupted(*modules: str) -> None:
-    """Import modules with Ctrl-C blocked, as an interruption of torch's C++ code would abort the process."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Import modules, and only then obey Ctrl-C: an exception in torch's C++ code would abort the process."""
+    interruptions: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: interruptions.append(number))
     try:
         for module in modules:
             importlib.import_module(module)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-def check_choice(option: str, value: str | None, choices: Collection[str]) -> None:
-    """Raise UserError unless the value is one of the choices, or None."""
-    if value is not None and value not in choices:
-        raise UserError(f"{option} {value}: unknown; give one of {', '.join(choices)}")
+        signal.signal(signal.SIGINT, before)
+    if interruptions:
+        raise KeyboardInterrupt
 
 
 def check_results(results: Path, must_exist: bool = False) -> None:
@@ -77,7 +74,7 @@ def complete_settings(
     planned: Iterable[Settings], given: Collection[str], on_gpu: bool, data_dir: Path | None, quiet: bool
 ) -> list[Settings]:
     """Return settings with this machine's defaults for values not given: a GPU's precision, MNIST's binarization."""
-    from wnrepro.data.files import present_binarization
+    from wnrepro.data.files import data_root, present_binarization
 
     completed = []
     for settings in planned:
@@ -89,7 +86,8 @@ def complete_settings(
             changes["binarization"] = present_binarization(data_dir) if is_mnist else None
             if changes["binarization"] == "seeded" and not quiet:
                 print(
-                    "Larochelle's binarized MNIST is missing: a seed binarizes it; bounds move 1 to 2 nats",
+                    f"Larochelle's binarized MNIST is not in {data_root(data_dir)}: a seed binarizes MNIST instead; "
+                    "bounds move 1 to 2 nats",
                     file=sys.stderr,
                 )
                 quiet = True

@@ -16,16 +16,25 @@ NAME_WIDTH = 20
 RECENT = 5  # epochs whose median time predicts the next ones
 SETTLED_SECONDS = 10.0  # of training, before its speed predicts the first epoch's time
 
-SHOWN = re.compile(r"(train|test)_.*(?<!_raw)|mean_q|loss|epsilon")  # columns of metrics.csv to show
+SHOWN = re.compile(r"(train|test)_.*(?<!_raw)|episodes|mean_q|loss|epsilon")  # columns of metrics.csv to show
 
 
-def describe(epoch: Epoch, most: int | None = None) -> str:
-    """Format an epoch's row as text, with at most `most` of its first columns."""
+def describe(epoch: Epoch) -> str:
+    """Format an epoch's row as text."""
     parts = []
     for name in filter(SHOWN.fullmatch, epoch.metrics):
         value = epoch.metrics[name]
         parts.append(f"{name.replace('_', ' ')} {f'{value:.2%}' if name.endswith('_error') else f'{value:.5g}'}")
-    return ", ".join(parts[:most])
+    return ", ".join(parts)
+
+
+def brief(epoch: Epoch) -> str:
+    """Format the first test and the first training figure of an epoch: `test 8.3% train 1.2%`."""
+    parts = []
+    for kind in ("test", "train"):
+        for name in [name for name in epoch.metrics if name.startswith(kind)][:1]:
+            parts.append(f"{kind} {epoch.metrics[name]:{'.1%' if name.endswith('_error') else '.4g'}}")
+    return " ".join(parts)
 
 
 def short(name: str) -> str:
@@ -153,7 +162,7 @@ class Show:
             return
         self.time_left.epoch(event.epoch, now)
         if self.task is not None:
-            self.bar.update(self.task, last=describe(event, 2))
+            self.bar.update(self.task, last=brief(event))
         if not self.console.is_terminal:
             left = self.seconds_left() if event.epoch < self.epochs and not event.diverged else None
             ahead = "" if left is None else f", {duration(left)} left"

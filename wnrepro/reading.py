@@ -17,7 +17,7 @@ from wnrepro.errors import UserError
 from wnrepro.runs.directory import read_text
 from wnrepro.settings import NAME, SETTINGS, printable
 
-DEEPEST, LONGEST_NAME, LONGEST_TEXT = 8, 100, 2000  # of JSON: levels, and characters
+DEEPEST, MOST_ENTRIES, LONGEST_NAME, LONGEST_TEXT = 8, 10_000, 100, 2000  # of JSON: levels, and characters
 LARGEST, LARGEST_INT = 1e40, 2**53  # numbers: float32 ends at 3.4e38
 MOST_LAYERS = 1000
 # The integer columns of tables with their bounds. Other columns than `layer` are floats, perhaps not finite.
@@ -205,8 +205,8 @@ def read_json(path: Path, model: type[Model]) -> tuple[Model, dict[str, Any]]:
 
 def clean(value: Any, depth: int = DEEPEST) -> Any:
     """Copy a JSON value with its texts printable and cut. Raises ValueError beyond the bounds."""
-    if isinstance(value, dict | list) and not depth:
-        raise ValueError("nested too deeply")
+    if isinstance(value, dict | list) and (not depth or len(value) > MOST_ENTRIES):
+        raise ValueError("nested too deeply, or with too many entries")
     if isinstance(value, dict):
         return {printable(name, LONGEST_NAME): clean(one, depth - 1) for name, one in value.items()}
     if isinstance(value, list):
@@ -230,25 +230,31 @@ def read_table(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFram
         text = read_text(path)
     except FileNotFoundError:
         text = ""
-    lines = text[: text.rfind("\n") + 1].splitlines() or [",".join(every)]
-    header = lines[0].split(",")
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    header = lines[0].split(",") if lines else every
+    found: dict[str, Any] = {}
     with naming(path):
-        if any(line.count(",") != len(header) - 1 for line in lines):
-            raise ValueError(f"a line has not the header's {len(header)} fields")
+        for number, line in enumerate(lines, 1):
+            if line.count(",") != len(header) - 1:
+                raise ValueError(f"line {number} has not the header's {len(header)} fields")
         for name in every:
             if header.count(name) != 1 and not (name in later and name not in header):
                 raise ValueError(f"not one column {name}")
-        content = io.StringIO("\n".join(lines))
-        table = pd.read_csv(content, dtype=object, na_filter=False, quoting=csv.QUOTE_NONE).reindex(columns=every)
+        # Python parses the numbers below: some versions of pandas' reader round them.
+        texts = pd.DataFrame(columns=every, dtype=object)
+        if lines:
+            content = io.StringIO("\n".join(lines))
+            texts = pd.read_csv(content, dtype=object, na_filter=False, quoting=csv.QUOTE_NONE)
         for name in every:
+            column = texts[name].to_numpy() if name in texts else np.full(len(texts), "nan")
             if name == "layer":
-                table[name] = table[name].map(lambda text: printable(text, LONGEST_NAME)).astype(str)
-                if table[name].nunique() > MOST_LAYERS:
+                found[name] = pd.Series([printable(text, LONGEST_NAME) for text in column], dtype=str)
+                if found[name].nunique() > MOST_LAYERS:
                     raise ValueError(f"more than {MOST_LAYERS} layers")
                 continue
-            # Python parses the numbers: some versions of pandas' reader round them.
-            values = table[name] = table[name].astype(np.int64 if name in INTEGERS else np.float64)
+            values = found[name] = column.astype(np.int64 if name in INTEGERS else np.float64)
             low, high = INTEGERS.get(name, (0, 1) if name in FRACTIONS else (-LARGEST, LARGEST))
-            if not (values.between(low, high) | values.isna() | (np.isinf(values) & (name not in FRACTIONS))).all():
+            outside = (values < low) | (values > high)
+            if (outside & (np.isfinite(values) | (name in FRACTIONS))).any():
                 raise ValueError(f"{name}: a number outside {low:g} to {high:g}")
-    return table
+    return pd.DataFrame(found)

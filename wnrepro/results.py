@@ -27,6 +27,7 @@ from wnrepro.reading import Benchmark, Provenance, RunConfig, RunRecord, StepTim
 from wnrepro.runs.directory import FINISHED, PUBLISHED, read_text, sealed, variant
 from wnrepro.settings import NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
 
+MOST_PROBLEMS = 100  # in a report
 LONGEST_LABEL = 60  # characters of a parameterization's label
 CHOICES = {"precision": PRECISIONS, "binarization": ("larochelle", "seeded")}  # one is judged: the first with runs
 # Settings in which the variants of an experiment differ by design, or that change no number.
@@ -455,17 +456,17 @@ def read_epochs(path: Path, columns: tuple[str, ...], first: int, steps: int = 0
     """Read a table up to its last complete epoch. Each has the layers of the first, `steps` time steps or one row."""
     table = read_table(path, columns)
     key = columns[1] if columns[1] in ("layer", "time_step") else "epoch"
-    keys = {epoch: rows.tolist() for epoch, rows in table.groupby("epoch", sort=False)[key]}
-    last = first + len(keys) - 1
-    every = [*range(1, steps + 1)] or keys.get(first, [])
+    epochs, rows = table["epoch"].tolist(), table[key].tolist()
+    size = steps or (max(1, epochs.count(first)) if key == "layer" else 1)  # rows of an epoch
     with naming(path):
-        if list(keys) != list(range(first, last + 1)):
-            raise ValueError(f"its epochs are not {first}, {first + 1}, {first + 2}, …")
-        for epoch, rows in keys.items():
-            expected = [epoch] if key == "epoch" else every[: len(rows)] if epoch == last else every
-            if rows != expected or len(set(rows)) < len(rows):
+        if len({*rows[:size]}) < len(rows[:size]):
+            raise ValueError(f"a {key} stands twice in an epoch")
+        for place, (epoch, row) in enumerate(zip(epochs, rows, strict=True)):
+            if epoch != first + place // size:
+                raise ValueError(f"its epochs are not {first}, {first + 1}, {first + 2}, … with equal numbers of rows")
+            if row != {"epoch": epoch, "time_step": place % size + 1, "layer": rows[place % size]}[key]:
                 raise ValueError(f"an epoch has not every {key} once, in the order of the others")
-    return table[table["epoch"] != last] if keys and key != "epoch" and len(keys[last]) < len(every) else table
+    return table[: len(table) // size * size]
 
 
 # ------------------------------------------------------------------------------- checking
@@ -477,8 +478,10 @@ def check(results: Path, scale: str) -> list[str]:
 
 
 def problems(results: Results) -> list[str]:
-    """Return the problems that `check` finds."""
-    return [f"{run.name}: {problem}." for run in results.runs for problem in _problems(run)]
+    """Return the problems that `check` finds, at most MOST_PROBLEMS."""
+    found = [f"{run.name}: {problem}." for run in results.runs for problem in _problems(run)]
+    more = len(found) - MOST_PROBLEMS
+    return found if more <= 0 else [*found[:MOST_PROBLEMS], f"And {more} more of the kind."]
 
 
 def _problems(run: Run) -> Iterator[str]:

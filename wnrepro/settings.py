@@ -14,14 +14,15 @@ import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from wnrepro.errors import UserError
 from wnrepro.text import printable
 
 PARAMS = ("normal", "bn", "wn", "wn+mobn")  # the paper's
-PRECISIONS = ("fp32", "tf32", "bf16")
-SCALE_NAMES = ("paper", "short", "quick")
+ScaleName = Literal["paper", "short", "quick"]
+PrecisionName = Literal["fp32", "tf32", "bf16"]
+SCALE_NAMES, PRECISIONS = get_args(ScaleName), get_args(PrecisionName)
 GAMES = ("breakout", "enduro", "seaquest", "space_invaders")
 LARGEST = 2**53  # limit of a setting's value; floats represent every integer up to here
 LONGEST = 1000  # limit of the elements of a tuple setting
@@ -682,7 +683,7 @@ def settings_from(experiment: str, values: dict[str, Any]) -> Settings:
     if not isinstance(values, dict) or not values.keys() <= fields.keys() or "param" not in values:
         names = ", ".join(sorted(set(values) - fields.keys())) if isinstance(values, dict) else ""
         of = printable(str(experiment), 60)
-        raise UserError(f"no job: not the settings of {of} of this version ({printable(names, 60)}); train it again")
+        raise UserError(f"not the settings of {of} of this version ({printable(names, 60)}); train it again")
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     for name, value in plain.items():
         check(fields[name], value)

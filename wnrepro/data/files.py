@@ -5,7 +5,6 @@ Each checksum is verified before a file is unpickled or unpacked. Only a downloa
 
 import contextlib
 import functools
-import gzip
 import hashlib
 import http.client
 import io
@@ -14,7 +13,6 @@ import shutil
 import socket
 import sys
 import tarfile
-import urllib.error
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +20,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from wnrepro.errors import DiskError, UserError
+from wnrepro.errors import DISK_ERRORS, DiskError, UserError
+from wnrepro.preflight import import_uninterrupted
 
 # The files of each data set, below the data folder, and their official checksums. The files of CIFAR-10 and MNIST are
 # torchvision's; binarized MNIST is Larochelle's fixed binarization.
@@ -57,11 +56,8 @@ TIMEOUT_SECONDS = 30.0  # longest wait for a server's answer
 ALTERNATIVES = {
     "binarized_mnist": "give --binarization seeded, which needs nothing but MNIST's own files (`mnist`), or "
 }
-# The errors of a download or a broken archive; any other OSError comes from the disk.
-DOWNLOAD_ERRORS = (
-    *(RuntimeError, urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError),
-    *(tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError),
-)
+# The errors of a download or a broken archive; an OSError may also come from the disk.
+DOWNLOAD_ERRORS = (RuntimeError, http.client.HTTPException, tarfile.TarError, zlib.error, EOFError, OSError)
 
 
 @dataclass(frozen=True)
@@ -176,6 +172,8 @@ def fetch(datasets: Iterable[str], data_dir: Path | None) -> None:
                 try:
                     _download(name, root)
                 except DOWNLOAD_ERRORS as error:
+                    if getattr(error, "errno", None) in DISK_ERRORS:
+                        raise
                     reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
                 if incomplete := _incomplete(name, root):
                     failed += incomplete
@@ -192,7 +190,7 @@ def fetch(datasets: Iterable[str], data_dir: Path | None) -> None:
     if failed:
         raise UserError(
             f"Not every data set could be downloaded ({'; '.join(reasons)}): run the same command again once the "
-            f"network is there, or copy these files to {root}:{_listing(failed, root)}"
+            f"network is there, or copy these files, or the archive with them, to {root}:{_listing(failed, root)}"
         )
 
 
@@ -201,6 +199,7 @@ def _download(dataset: str, root: Path) -> None:
     incomplete = _incomplete(dataset, root)
     if not incomplete:
         return
+    import_uninterrupted("torchvision.datasets")
     from torchvision.datasets import CIFAR10, MNIST
     from torchvision.datasets.utils import download_and_extract_archive, download_url
 
@@ -210,7 +209,9 @@ def _download(dataset: str, root: Path) -> None:
         if dataset == "cifar10":
             download_and_extract_archive(CIFAR10.url, root, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
         elif dataset == "mnist":
-            MNIST(root, download=True)
+            mnist = MNIST.__new__(MNIST)  # its __init__ would unpickle files of old versions, without a checksum
+            mnist.root = str(root)
+            mnist.download()
         else:
             for file in incomplete:
                 download_url(f"{LAROCHELLE}{file.name}", file.path.parent, file.name)

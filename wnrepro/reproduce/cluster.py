@@ -38,7 +38,9 @@ NAMES = re.compile(rf"run\.json|config\.json|checkpoint\.pt|[a-z_]+\.csv|{re.esc
 def changes(folder: Path, seen: dict[str, tuple[int, int]]) -> Files:
     """Read the files of a run's directory that have changed since `seen`, and update `seen`."""
     files = {}
-    for path in (path for pattern in READ_ORDER for path in folder.glob(pattern) if path.is_file()):
+    for path in (path for pattern in READ_ORDER for path in folder.glob(pattern)):
+        if not NAMES.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+            continue
         stat = path.stat()
         if seen.get(path.name) != (stat.st_ino, stat.st_mtime_ns):
             seen[path.name] = stat.st_ino, stat.st_mtime_ns
@@ -98,7 +100,7 @@ class NodeRun:
             with directory if nodes.bring_back else contextlib.nullcontext():
                 if nodes.bring_back:
                     files = changes(directory.folder, {})
-                self.task = nodes.task.remote(job, nodes.token, files)
+                self.task = nodes.task.options(name=directory.name).remote(job, nodes.token, files)
                 for reference in self.task:
                     files, event = ray.get(reference)
                     write(directory.folder, files)
@@ -106,12 +108,12 @@ class NodeRun:
                     if event.outcome:
                         return
             yield Event(text="its Ray task ended without a word", outcome="lost")
+        except ray.exceptions.RayError as error:  # of an error on the node it is also a subclass
+            text = f"its Ray worker or node was lost ({type(error).__name__})"
+            yield Event(text=text, outcome="lost", traceback=f"{error}\n"[-OUTPUT_TAIL:])
         except UserError as error:
             self.kill()
             yield refusal(error)
-        except ray.exceptions.RayError as error:
-            text = f"its Ray worker or node was lost ({type(error).__name__})"
-            yield Event(text=text, outcome="lost", traceback=f"{error}\n"[-OUTPUT_TAIL:])
 
     def kill(self) -> None:
         """End the run's process."""

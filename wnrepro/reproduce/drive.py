@@ -76,8 +76,10 @@ class Driver:
                 for task in self.tasks.values():
                     if self.in_time(task) and self.fits(task):
                         self.begin(task)
-                if received := self.engine.event(timeout=0.2):
+                timeout = 0.2
+                while received := self.engine.event(timeout):
                     self.handle_event(self.tasks[received[0]], received[1])
+                    timeout = 0
         finally:
             self.engine.stop()
 

@@ -4,6 +4,8 @@ import dataclasses
 import os
 import queue
 import threading
+import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Protocol
@@ -64,9 +66,13 @@ class Running(threading.Thread):
         self.has_reported = False  # whether any event has arrived
 
     def run(self) -> None:
-        for event in self.worker.events():
-            self.has_reported = True
-            self.events.put((self, event))
+        try:
+            for event in self.worker.events():
+                self.has_reported = True
+                self.events.put((self, event))
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            self.events.put((self, Event(text=text, outcome="failed", traceback=traceback.format_exc())))
 
 
 Events = queue.SimpleQueue[tuple[Running, Event]]
@@ -104,12 +110,13 @@ class Engine:
 
     def place(self, experiment: str) -> str | None:
         """Return the device with the most room, or None if a run of this experiment may not start there."""
+        if len(self.running) >= self.jobs:
+            return None
         used = dict.fromkeys(self.devices, Fraction(0))
         for run in self.running.values():
             used[run.device] += run.share if run.has_reported or not self.shares else 1
         device = min(self.devices, key=lambda device: used[device])
-        fits = len(self.running) < self.jobs and used[device] + self.shares.get(experiment, 0) <= 1
-        return device if fits else None
+        return device if used[device] + self.shares.get(experiment, 0) <= 1 else None
 
     def start(self, name: str, job: Job) -> None:
         """Start a run on the device from `place`."""
@@ -141,8 +148,9 @@ class Engine:
         ended = [self.running.pop(name) for name in names]
         for run in ended:
             run.worker.kill()
+        until = time.monotonic() + END_SECONDS
         for run in ended:
-            run.join(END_SECONDS)
+            run.join(max(0.0, until - time.monotonic()))
 
     def stop(self) -> None:
         """End every run."""

@@ -25,6 +25,7 @@ STATES = ("done", "diverged", "running", "stopped", "failed", "missing")
 
 DAMAGED = (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # caused by damaged files
 LONGEST_SECONDS = 1e6  # plausible limit for an example
+MOST_ON_A_GPU = 100  # runs
 NEARLY_BEST = 0.95  # of the highest number of steps per second
 CONTEXT_BYTES = 10**9  # GPU memory of a process besides its tensors
 
@@ -238,9 +239,10 @@ def packing(tasks: Sequence[Task], results: Path, device: str, memory_bytes: int
     for _, bench in files(results, "bench/*.json", device):
         for experiment in shared.keys() & bench.keys():
             with contextlib.suppress(*DAMAGED):
-                rates = {int(runs): float(rate) for runs, rate in bench[experiment]["side_by_side"].items()}
+                measured = bench[experiment]["side_by_side"].items()
+                rates = {int(runs): float(rate) for runs, rate in measured if 1 <= int(runs) <= MOST_ON_A_GPU}
                 enough = NEARLY_BEST * max(rates.values())
-                shared[experiment] = max(1, min(runs for runs, rate in rates.items() if rate >= enough))
+                shared[experiment] = min(runs for runs, rate in rates.items() if rate >= enough)
     for task in left:
         if task.estimate.memory_bytes:
             room = memory_bytes // (task.estimate.memory_bytes + CONTEXT_BYTES)

@@ -22,7 +22,7 @@ from pathlib import Path
 from wnrepro.custom import use
 from wnrepro.errors import UserError
 from wnrepro.events import Epoch, Note, Progress
-from wnrepro.progress import describe
+from wnrepro.progress import brief
 from wnrepro.reproduce.grid import Planned
 from wnrepro.runs.directory import LockedError
 from wnrepro.settings import Source
@@ -79,7 +79,7 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
         nonlocal last, text
         now = time.monotonic()
         if isinstance(event, Epoch):
-            text = describe(event, 2)
+            text = brief(event)
             send(Event(event.epoch, text))
         elif isinstance(event, Progress) and event.done < event.total and now - last > PROGRESS_SECONDS:
             last = now
@@ -90,13 +90,11 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
     try:
         if job.source is not None:
             use(job.source, tried=True)
-        device, kind = choose_device(job.device), experiment_class(experiment)
-        kind.check(settings, job.data_dir, device)
+        device, experiment_cls = choose_device(job.device), experiment_class(experiment)
+        experiment_cls.check(settings, job.data_dir, device)
+        load = functools.partial(experiment_cls.load, settings, job.data_dir, device)
         with Run(job.results, experiment, job.run.scale, settings) as run:
-            status = (
-                run.finished()
-                or run.execute(functools.partial(kind.load, settings, job.data_dir, device), show)["status"]
-            )
+            status = run.execute(load, show)["status"]
         send(Event(settings.epochs, text, status))
     except UserError as error:
         send(refusal(error))

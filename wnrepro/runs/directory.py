@@ -57,6 +57,12 @@ def config(experiment: str, scale: str, settings: Settings) -> dict[str, Any]:
     return content | {"hash": config_hash(**content)}
 
 
+def digest(config: dict[str, Any]) -> str:
+    """Return the hash of a config.json's content, whatever its entry `hash` says."""
+    names = ("experiment", "scale", "settings", "parameterization")
+    return config_hash(**{name: config.get(name) for name in names})  # type: ignore[arg-type]
+
+
 # ------------------------------------------------------------------------------- files
 
 
@@ -196,10 +202,11 @@ class RunDirectory:
         config = read_json(path)
         if config is not None:
             if not self.matches(config):
-                raise UserError(
-                    f"{path}: damaged, or of a run with other settings ({self.differing(config)}); remove the file to "
-                    "resume from the run's checkpoint, give another --results, or start over with --fresh"
-                )
+                names = self.differing(config)
+                what, todo = f"of a run with other settings ({names})", "move its folder away"
+                if config.get("hash") != digest(config):
+                    what, todo = f"damaged ({names})", "remove the file to resume from the run's checkpoint"
+                raise UserError(f"{path}: {what}; {todo}, or {self.otherwise}")
             self.config = config
         path = self.folder / "run.json"
         record = read_json(path)
@@ -218,8 +225,7 @@ class RunDirectory:
             return False
         later = {field.name: None for field in dataclasses.fields(self.settings) if field.default is None}
         whole = config | {"settings": later | settings, "hash": self.config["hash"]}
-        digest = config_hash(self.experiment, self.config["scale"], settings, config.get("parameterization"))
-        return whole == self.config and config.get("hash") == digest
+        return whole == self.config and config.get("hash") == digest(config)
 
     def differing(self, config: dict[str, Any]) -> str:
         """Return the names of the settings that differ between a config.json and this run, else `hash`."""
