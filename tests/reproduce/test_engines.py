@@ -100,6 +100,9 @@ def test_events_of_a_run_that_was_ended_are_dropped() -> None:
     told = [engine.event(0.01) for _ in range(5)]
     assert Counter(one[0] for one in told if one) == {"draw 1": 1, "draw 2": 1, "draw 3": 1}
     assert not any(one[1].outcome for one in told if one)
+    engine.running["draw 2"].worker.kill()
+    assert (engine.event(10), engine.place("draw")) == (("draw 2", Event(outcome="done")), "cpu")  # its place is free
+    assert engine.event(0.01) is None
     engine.stop()
 
 
