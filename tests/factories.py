@@ -10,6 +10,7 @@ import json
 import math
 import random
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from html.parser import HTMLParser
@@ -32,12 +33,14 @@ from wnrepro.reproduce.engines import Engine
 from wnrepro.reproduce.grid import Planned
 from wnrepro.reproduce.work import Event, Job
 from wnrepro.results import load, scale_defaults
-from wnrepro.runs.directory import variant
+from wnrepro.runs.directory import RunDirectory, variant
 from wnrepro.runs.run import Run
 from wnrepro.settings import GAMES, PARAMS, SETTINGS, Settings, config_hash, scale_settings
 
 if TYPE_CHECKING:
     from wnrepro.report.claims.claim import Finding
+Hold = Callable[[RunDirectory], "subprocess.Popen[bytes]"]  # the types of fixtures of conftest.py
+Times, Count = Callable[[int, int], int], Callable[[str], None]
 # Text that must show as text, as HTML, Markdown and LaTeX.
 HOSTILE = (
     """<script>window.pwned=1</script> "><img src=x onerror="window.pwned=2"> </td></table><b>&amp;</b> """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import Walk, make_run, stop_walk, walk_run
+from factories import Count, Times, Walk, make_run, stop_walk, walk_run
 
 from wnrepro.errors import DiskError, UserError
 from wnrepro.events import Note
@@ -74,9 +74,7 @@ def fill(folder: Path) -> Path:
 
 @pytest.mark.parametrize("after", range(EPOCHS + 2))
 @pytest.mark.parametrize("reason", ["No space left on device", "Permission denied"])
-def test_full_disk_or_a_lost_permission_ends_a_run_that_resumes(
-    template: Path, small_disk: Path, reason: str, after: int
-) -> None:
+def test_full_or_closed_disk_ends_a_run_that_resumes(template: Path, small_disk: Path, reason: str, after: int) -> None:
     """Before the run, or after one of its events."""
     run, events = walk_run(small_disk / "results", epochs=EPOCHS), 0
     (small_disk / "results").mkdir()
@@ -130,12 +128,7 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["config.json", "run.json", *TABLES, *CHECKPOINTS, "lock"])
 def test_damaged_file_is_named_and_the_run_resumes(
-    template: Path,
-    tmp_path: Path,
-    name: str,
-    damage: str,
-    times: Callable[[int, int], int],
-    count: Callable[[str], None],
+    template: Path, tmp_path: Path, name: str, damage: str, times: Times, count: Count
 ) -> None:
     """The run refuses the file and resumes without it; or says what it found, and resumes from the last good one."""
     draw, refused, said, unused = random.Random(f"{name} {damage}"), 0, 0, 0

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from factories import add_work, make_bench, make_dqn, make_draw, make_run, make_vae, set_scale_short
+from factories import Count, Times, add_work, make_bench, make_dqn, make_draw, make_run, make_vae, set_scale_short
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +35,6 @@ from wnrepro.settings import SETTINGS, printable, scale_settings
 
 LONGEST = 500  # characters of a sentence
 DEVICE = "AMD EPYC, 2 threads"
-Count = Callable[[str], None]
 
 # ---------------------------------------------------------------------------------- inputs
 
@@ -227,9 +226,7 @@ def show(lines: list[plan.Task], top: Path) -> None:
 
 
 @pytest.mark.parametrize(("where", "name"), FILES)
-def test_file_is_read_or_named_by_the_report_a_command_of_its_run_and_the_plan(
-    where: str, name: str, good: dict[str, Path], count: Count
-) -> None:
+def test_any_file_is_read_or_named(where: str, name: str, good: dict[str, Path], count: Count) -> None:
     """But a benchmark of any content leaves a plan."""
     folder, top = good[where], good["results"]
     path = folder / name
@@ -280,9 +277,7 @@ def test_folder_of_any_name_is_read_or_named(good: dict[str, Path], place: Path,
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("drawn", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["texts", "figures"])
-def test_accepted_files_can_be_reported(
-    drawn: bool, good: dict[str, Path], times: Callable[[int, int], int], count: Count
-) -> None:
+def test_accepted_files_can_be_reported(drawn: bool, good: dict[str, Path], times: Times, count: Count) -> None:
     sources = {good[where] / name: (good[where] / name).read_bytes() for where, name in FILES}
     changed = {path: changed_json if path.suffix == ".json" else changed_csv for path in sources}
     examples = st.sampled_from([*sources]).flatmap(

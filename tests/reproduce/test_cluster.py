@@ -148,9 +148,7 @@ def nodes() -> Iterator[Nodes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["bring_back", "shared"])
-def test_runs_that_are_ended_and_whose_workers_and_node_are_killed_resume_without_a_change(
-    tmp_path: Path, nodes: Nodes, mode: str
-) -> None:
+def test_ended_and_killed_runs_resume_without_a_change(tmp_path: Path, nodes: Nodes, mode: str) -> None:
     """Each run is ended after an epoch; killed are a run's process, a Ray worker, and a node with all that is on it."""
     blows = [
         lambda: os.kill(nodes.workers()[0], signal.SIGKILL),
@@ -187,9 +185,7 @@ def test_an_address_where_no_cluster_answers_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_node_sends_the_files_that_changed_or_refuses_where_the_results_are_not_shared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_sends_the_changed_files_or_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class FakeProcess:
         def __init__(self, job: Job) -> None:
             self.job, self.folder = job, job.run.directory(job.results).folder

@@ -183,9 +183,7 @@ def test_on_a_cluster_the_precision_is_that_of_its_nodes(
 # ------------------------------------------------------------------------------- computing
 
 
-def test_a_spent_budget_is_exit_code_0_and_says_so(
-    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_spent_budget_is_exit_code_0(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine(tmp_path, {})
     engine.stop_seconds = 10_000.0
     monkeypatch.setattr(engines, "Local", lambda *_: engine)
@@ -197,9 +195,7 @@ def test_a_spent_budget_is_exit_code_0_and_says_so(
     assert (content["budget_seconds"], content["budget_spent"], content["missing"]) == (5400, True, 5)
 
 
-def test_a_failed_run_is_exit_code_1_and_the_others_are_done(
-    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_run_is_exit_code_1(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driving, "RETRY_SECONDS", 0.0)
     names = [task.name for task in plan(tmp_path, planned("quick", ["draw"]))]
     lives: dict[str, list[list[float | str]]] = {name: [["done"]] for name in names}

@@ -3,7 +3,6 @@
 import gc
 import io
 import random
-import subprocess
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from factories import FakeEngine, put_run, quick_run
+from factories import FakeEngine, Hold, Times, put_run, quick_run
 from rich.console import Console
 
 from wnrepro.errors import UserError
@@ -23,7 +22,6 @@ from wnrepro.reproduce.drive import LOADING_SECONDS, TRIES, drive, seconds_of
 from wnrepro.reproduce.grid import Planned
 from wnrepro.reproduce.plan import Estimate, Task, plan
 from wnrepro.reproduce.work import Event
-from wnrepro.runs.directory import RunDirectory
 
 GIGABYTE = 2**30
 Life = list[float | str]
@@ -100,9 +98,7 @@ def test_runs_side_by_side_fit_the_memory_and_one_too_large_runs_alone(tmp_path:
         ([["uncaptured"]] * 10, 1 + TRIES, "failed"),
     ],
 )
-def test_a_run_is_tried_again_as_long_as_it_makes_progress_and_without_graphs_once_one_was_not_captured(
-    tmp_path: Path, go: Drive, lives: list[Life], starts: int, state: str
-) -> None:
+def test_which_runs_are_tried_again(tmp_path: Path, go: Drive, lives: list[Life], starts: int, state: str) -> None:
     (first, *others), text = plan(tmp_path, seeds(3)), io.StringIO()
     engine = FakeEngine(tmp_path, {first.name: [*lives], **{task.name: [[1, 2, "done"]] for task in others}})
     with Board(Console(file=text), [first, *others], {}, quiet=False) as board:
@@ -116,10 +112,7 @@ def test_a_run_is_tried_again_as_long_as_it_makes_progress_and_without_graphs_on
 
 
 def test_a_run_that_another_process_holds_is_left_to_it(
-    tmp_path: Path,
-    go: Drive,
-    monkeypatch: pytest.MonkeyPatch,
-    hold: Callable[[RunDirectory], "subprocess.Popen[bytes]"],
+    tmp_path: Path, go: Drive, monkeypatch: pytest.MonkeyPatch, hold: Hold
 ) -> None:
     runs, held = seeds(3), Counter[str]()
     for run in runs[:2]:
@@ -166,9 +159,7 @@ def test_budget_is_a_time_or_refused() -> None:
             seconds_of(text)
 
 
-def test_within_a_budget_runs_start_only_where_a_checkpoint_fits_and_stop_after_the_last_one(
-    tmp_path: Path, go: Drive
-) -> None:
+def test_within_a_budget_runs_start_and_stop_where_a_checkpoint_fits(tmp_path: Path, go: Drive) -> None:
     """Where every estimate is right: of random grids, whose runs are all of another size."""
     dice, kinds, loading = random.Random(1), Counter[str](), 3.0
     runs = [quick_run(width=width) for width in range(8, 16)]
@@ -204,7 +195,7 @@ def test_times_of_this_command_count_before_an_estimate(tmp_path: Path, go: Driv
     assert 111 <= engine.clock < 111.5
 
 
-def test_driver_keeps_nothing_of_its_events(tmp_path: Path, go: Drive, times: Callable[[int, int], int]) -> None:
+def test_driver_keeps_nothing_of_its_events(tmp_path: Path, go: Drive, times: Times) -> None:
     parts = times(500, 50_000)
     tasks, sizes = plan(tmp_path, seeds(1, epochs=5)), list[int]()
     life: Life = [part / parts for part in range(5 * parts + 1)]

@@ -110,9 +110,7 @@ WRONG = ("0", "-1", "two", "1e3", "9" * 5000, "²")
 
 
 @pytest.mark.parametrize(("given", "threads"), [("", 1), ("3", 3), ("2,4", 2), *((text, None) for text in WRONG)])
-def test_runs_on_a_cpu_have_one_thread_or_those_of_omp_num_threads_if_it_is_a_number(
-    monkeypatch: pytest.MonkeyPatch, given: str, threads: int | None
-) -> None:
+def test_threads_on_a_cpu_are_omp_num_threads(monkeypatch: pytest.MonkeyPatch, given: str, threads: int | None) -> None:
     monkeypatch.setattr(engines, "cores", lambda: 64)
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     with nullcontext() if threads else pytest.raises(UserError, match="OMP_NUM_THREADS"):

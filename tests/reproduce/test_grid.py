@@ -24,9 +24,7 @@ BOTH, RATES = ("normal", "wn"), paper.LEARNING_RATES
 
 
 @pytest.mark.parametrize("scale", SCALE_NAMES)
-def test_grid_has_every_run_once_for_something_that_exists_beside_what_it_is_compared_with(
-    tmp_path: Path, scale: str
-) -> None:
+def test_grid_has_every_run_once_beside_what_it_is_compared_with(tmp_path: Path, scale: str) -> None:
     runs = planned(scale)
     every = [run.settings for run in runs]
     assert len(runs) == {"paper": 271, "short": 41, "quick": 32}[scale]  # as README.md says
@@ -72,9 +70,7 @@ SOME_OF_DQN = [f"some of dqn {game}" for game in GAMES]
         ("mnist C12 table2", "C12 table2 mnist", ["some of cifar", "cvae cifar10", "draw", *SOME_OF_DQN]),
     ],
 )
-def test_words_are_experiments_or_parts_of_them_claims_tables_and_figures(
-    words: str, names: str, out: list[str]
-) -> None:
+def test_words_are_experiments_parts_of_them_claims_tables_figures(words: str, names: str, out: list[str]) -> None:
     runs = planned("paper", words.split())
     about = {
         run: {run.experiment, run.part, *(name.replace(" ", "") for name in run.serves)} for run in planned("paper")

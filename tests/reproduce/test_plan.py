@@ -5,14 +5,12 @@ import itertools
 import json
 import random
 import re
-import subprocess
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import HERE, put_run, quick_run
+from factories import HERE, Hold, put_run, quick_run
 from rich.console import Console
 
 from wnrepro.report.claims.claim import Claim, Power
@@ -34,7 +32,7 @@ from wnrepro.reproduce.plan import (
     promises,
     totals,
 )
-from wnrepro.runs.directory import PUBLISHED, RunDirectory
+from wnrepro.runs.directory import PUBLISHED
 
 DQN = planned("paper", ["dqn"])[0]
 DQN_SECONDS = 0.2 / 4 * 200 * 250_000  # at 0.2 s a training step
@@ -52,9 +50,7 @@ def estimated(results: Path, *runs: Planned, device: str = HERE) -> list[Task]:
     return tasks
 
 
-def test_plan_tells_the_state_of_every_run(
-    tmp_path: Path, hold: Callable[[RunDirectory], "subprocess.Popen[bytes]"]
-) -> None:
+def test_plan_tells_the_state_of_every_run(tmp_path: Path, hold: Hold) -> None:
     epochs = {"missing": 0, "stopped": 3, "failed": 2, "done": 10, "diverged": 4, "running": 5}
     runs = {name: quick_run(seed=seed) for seed, name in enumerate([*epochs, "starting"])}
     for name in [*epochs][1:]:
@@ -145,9 +141,7 @@ def test_as_many_runs_share_a_gpu_as_were_fastest_together_and_fit_its_memory(tm
     assert shared == [4, 4, 3, 1, 1]
 
 
-def test_plan_promises_the_power_of_the_claims_that_its_runs_serve(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_promises_the_power_of_the_claims_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def power(claim: Claim, n: int) -> Power | None:
         return None if claim.id == "C3" else Power(look(n), 0.805, 0.01, 0.0213, 0.2, "0.4 [points]", 8)
 

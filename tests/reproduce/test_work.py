@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from factories import put_run, same_tables, tiny_cvae, tiny_dqn, tiny_draw, tiny_grid
+from factories import Count, Hold, Times, put_run, same_tables, tiny_cvae, tiny_dqn, tiny_draw, tiny_grid
 
 from wnrepro.cuda_graphs import CaptureError
 from wnrepro.experiments.draw import Draw
@@ -25,7 +25,6 @@ from wnrepro.reproduce.engines import Local
 from wnrepro.reproduce.grid import Planned
 from wnrepro.reproduce.plan import plan
 from wnrepro.reproduce.work import Event, Job, Process
-from wnrepro.runs.directory import RunDirectory
 from wnrepro.settings import PARAMS
 
 Check = Callable[[Path, list[Planned]], None]
@@ -77,9 +76,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, list[Plan
 # ------------------------------------------------------------------------------- one run
 
 
-def test_a_process_tells_how_its_run_goes_and_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Callable[[RunDirectory], "subprocess.Popen[bytes]"]
-) -> None:
+def test_a_process_tells_how_its_run_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Hold) -> None:
     monkeypatch.setattr(work, "PROGRESS_SECONDS", -1.0)
     run, told = Planned("draw", "quick", tiny_draw(epochs=2)), list[Event]()
     there = run.directory(tmp_path)
@@ -101,9 +98,7 @@ def test_a_process_tells_how_its_run_goes_and_ends(
 @pytest.mark.parametrize(
     ("error", "outcome"), [(ZeroDivisionError("by zero"), "failed"), (CaptureError("not permitted"), "uncaptured")]
 )
-def test_a_process_tells_why_its_run_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, outcome: str
-) -> None:
+def test_a_failed_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, outcome: str) -> None:
     def step(*_: object) -> None:
         raise error
 
@@ -127,9 +122,7 @@ def test_a_process_ends_when_its_driver_does_and_tells_how_it_was_killed(tmp_pat
 
 
 @pytest.mark.parametrize(("graphs", "variable"), [(True, "1"), (False, "0")])
-def test_a_process_without_graphs_makes_none_and_one_that_dies_is_lost_with_its_last_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graphs: bool, variable: str
-) -> None:
+def test_graphs_and_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graphs: bool, variable: str) -> None:
     monkeypatch.setenv("WNREPRO_GRAPHS", "1")
     command, popen = [sys.executable, "-c", "import os, sys; sys.exit(os.environ['WNREPRO_GRAPHS'])"], subprocess.Popen
     monkeypatch.setattr("subprocess.Popen", lambda _, **how: popen(command, **how))
@@ -179,8 +172,8 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="fi
 
 @needs_proc
 @pytest.mark.slow
-def test_kills_of_workers_and_drivers_and_copies_change_no_row_and_leave_no_process(
-    tmp_path: Path, check: Check, times: Callable[[int, int], int], count: Callable[[str], None]
+def test_kills_and_copies_change_no_row_and_leave_no_process(
+    tmp_path: Path, check: Check, times: Times, count: Count
 ) -> None:
     """By SIGKILL at random moments, with a copy of each run before one of them; the command is given again."""
     runs, results, copies = tiny_grid(), tmp_path / "results", tmp_path / "copies"
@@ -247,8 +240,8 @@ def test_ctrl_c_ends_the_command_and_its_workers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("drivers", "jobs"), [(1, 1), (1, 8), (4, 2)])
-def test_drivers_and_processes_share_a_grid_and_their_number_changes_no_row(
-    tmp_path: Path, check: Check, times: Callable[[int, int], int], drivers: int, jobs: int
+def test_drivers_share_a_grid_without_a_change(
+    tmp_path: Path, check: Check, times: Times, drivers: int, jobs: int
 ) -> None:
     """Of cvae and dqn, which have other last bits with two threads than with one."""
     settings = [tiny_dqn("wn", epochs=1), *(tiny_cvae(param, epochs=2) for param in PARAMS), tiny_draw(epochs=2)]

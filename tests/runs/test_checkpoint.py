@@ -34,9 +34,7 @@ class Evil:
         return os.system, ("touch evil",)
 
 
-def test_checkpoint_is_a_plain_one_of_torch_that_cannot_run_code(
-    stopped: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoint_is_plain_and_cannot_run_code(stopped: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.load(stopped.folder / CHECKPOINTS[0], weights_only=True)["epoch"] == 2
     monkeypatch.chdir(tmp_path)
     save_checkpoint(stopped.folder, newest(stopped) | {"experiment": Evil()})

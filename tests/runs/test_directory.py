@@ -2,18 +2,16 @@
 
 import contextlib
 import os
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from factories import Walk, walk_run
+from factories import Hold, Walk, walk_run
 
 from wnrepro.errors import DiskError
 from wnrepro.runs import directory
-from wnrepro.runs.directory import LockedError, RunDirectory, config, variant, write_atomic
+from wnrepro.runs.directory import LockedError, config, variant, write_atomic
 from wnrepro.settings import scale_settings
 
 NAMES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -36,9 +34,7 @@ def test_name_has_what_differs_from_the_scale_and_the_hash_everything() -> None:
     assert len(hashes) == 4 * len(NAMES) - 2  # one names its seed
 
 
-def test_second_process_is_told_who_holds_the_run(
-    tmp_path: Path, hold: Callable[[RunDirectory], "subprocess.Popen[bytes]"]
-) -> None:
+def test_second_process_is_told_who_holds_the_run(tmp_path: Path, hold: Hold) -> None:
     made = walk_run(tmp_path)
     holder = hold(made)
     with pytest.raises(LockedError, match=rf"^{made.folder}: process {holder.pid} on [\w.-]+, since "), made:
@@ -56,7 +52,7 @@ def test_second_process_is_told_who_holds_the_run(
 
 
 @pytest.mark.parametrize("hard_links", [True, False])
-def test_kill_before_the_bytes_are_on_the_disk_keeps_the_old_files(
+def test_kill_while_writing_keeps_the_old_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hard_links: bool
 ) -> None:
     path, previous = tmp_path / "file", tmp_path / "previous"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from factories import tiny_run
+from factories import Count, Times, tiny_run
 
 from wnrepro.events import Epoch
 from wnrepro.runs.run import Run
@@ -65,9 +65,7 @@ def growth(folder: Path, experiment: str, epochs: int, leaks: bool = False) -> d
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", SETTINGS)
-def test_long_run_grows_by_no_more_than_its_tables(
-    tmp_path: Path, experiment: str, times: Callable[[int, int], int], count: Callable[[str], None]
-) -> None:
+def test_long_run_grows_by_no_more_than_its_tables(tmp_path: Path, experiment: str, times: Times, count: Count) -> None:
     epochs = times(12, 1000)
     assert growth(tmp_path, experiment, epochs) == {}
     count(f"{experiment}: nothing has grown in {epochs} epochs")

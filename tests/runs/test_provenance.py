@@ -15,9 +15,7 @@ from wnrepro.runs import provenance
         *(("a" * 41, None), ("main-branch", None), ("0123abc\n", None), ("０123abcd", None)),
     ],
 )
-def test_commit_is_gits_and_without_git_the_environments(
-    monkeypatch: pytest.MonkeyPatch, given: str, commit: str | None
-) -> None:
+def test_commit_is_gits_or_the_environments(monkeypatch: pytest.MonkeyPatch, given: str, commit: str | None) -> None:
     inside = provenance.git_state()
     monkeypatch.setenv("WNREPRO_COMMIT", given)
     assert provenance.git_state() == inside

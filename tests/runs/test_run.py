@@ -38,9 +38,7 @@ def finished(tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize("diverges", [0, 3])
-def test_kill_at_any_write_leaves_a_run_that_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diverges: int
-) -> None:
+def test_kill_at_any_write_changes_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diverges: int) -> None:
     """The process ends before or within the n-th write, for every n; then the same command again."""
     shown: list[Any] = []
     with walk_run(tmp_path / "whole") as whole:
@@ -202,9 +200,7 @@ def test_settings_of_another_version_are_named(finished: Run, changed: str) -> N
         open_run(finished.folder)
 
 
-def test_moved_run_is_told_where_it_belongs_unless_all_results_move(
-    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_moved_run_is_told_where_it_belongs(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.move(tmp_path / "results", tmp_path / "archive/of/results")
     there = tmp_path / "archive/of/results" / finished.folder.relative_to(tmp_path / "results")
     monkeypatch.chdir(there)
