@@ -40,7 +40,8 @@ from wnrepro.settings import GAMES, PARAMS, SETTINGS, Settings, config_hash, sca
 if TYPE_CHECKING:
     from wnrepro.report.claims.claim import Finding
 Hold = Callable[[RunDirectory], "subprocess.Popen[bytes]"]  # the types of fixtures of conftest.py
-Times, Count = Callable[[int, int], int], Callable[[str], None]
+Times = Callable[[int, int], int]
+Count = Callable[[str], None]
 # Text that must show as text, as HTML, Markdown and LaTeX.
 HOSTILE = (
     """<script>window.pwned=1</script> "><img src=x onerror="window.pwned=2"> </td></table><b>&amp;</b> """

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,11 +182,8 @@ def made_up_scale() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """A folder in memory, if there is one."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="wnrepro-fuzz-", dir=memory) as folder:
-        yield Path(folder)
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
 
 
 # ---------------------------------------------------------------------------------- results
