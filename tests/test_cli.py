@@ -94,9 +94,12 @@ def test_help_and_the_state_of_the_data_import_no_torch() -> None:
         "    try:\n        main()\n    except SystemExit as stop:\n        assert not stop.code\n"
         "assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    environment = os.environ | {"COLUMNS": "250"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert all(f"wnrepro {name}" in done.stdout for name in names)
+    settings = {field.name for cls in SETTINGS.values() for field in dataclasses.fields(cls)}
+    said = [f"wnrepro {name}" for name in names] + [f"--{name.replace('_', '-')}" for name in settings]
+    assert all(text in done.stdout for text in said)
 
 
 # ------------------------------------------------------------------------------- runs
@@ -204,6 +207,7 @@ MISTAKES = [  # the words, and what the refusal names
     ("cifar --train-examples 999999", "--train-examples 999999"),
     ("cifar --train-examples 100 --batch-size 101", "--batch-size 101"),
     ("cifar --train-examples 100", "--init-examples 500"),
+    ("cifar --importance-samples 3", "--importance-samples"),
     ("cvae --dataset cifar10 --hidden 20", "--hidden 20"),
     ("cvae --dataset cifar10 --binarization seeded", "--binarization seeded"),
     ("cvae --maps 4 --maps 8", "--maps"),

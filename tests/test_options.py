@@ -13,19 +13,6 @@ from wnrepro.settings import PARAMS, SETTINGS, CifarSettings, register
 Command = Callable[..., tuple[int, str, str]]
 
 
-@pytest.mark.parametrize("experiment", SETTINGS)
-def test_every_setting_is_an_option_with_its_source(
-    run: Command, monkeypatch: pytest.MonkeyPatch, experiment: str
-) -> None:
-    monkeypatch.setenv("COLUMNS", "250")
-    code, printed, _ = run(experiment, "--help")
-    text = " ".join(printed.replace("│", "").split())
-    assert code == 0 and "None" not in text
-    for field in dataclasses.fields(SETTINGS[experiment]):
-        assert f"--{field.name.replace('_', '-')}" in text and f"({field.metadata['source']}" in text
-    assert ("--importance-samples" in text) == (experiment == "cvae")
-
-
 @pytest.mark.parametrize(
     ("experiment", "setting", "expected"),
     [
