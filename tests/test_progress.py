@@ -34,7 +34,7 @@ def test_what_is_shown(monkeypatch: pytest.MonkeyPatch, terminal: bool, quiet: b
     if quiet:
         assert shown == ""
     elif terminal:
-        assert all(part in shown for part in (short(NAME), "epoch 2/2", "25.00%", "steps/s", "10 s left"))
+        assert all(part in shown for part in (short(NAME), "epoch 2/2", "25.0%", "steps/s", "10 s left"))
         assert all(f"{NAME}  {note}" in shown for note in ("begun", "halfway"))
     else:  # the time left is that of the ticks' 20 s and the 10 s after them
         row = "train error 25.00%, test error 50.00%, train loss 1.5, test loss 2"

@@ -78,8 +78,11 @@ class Driver:
                         self.begin(task)
                 timeout = 0.2
                 while received := self.engine.event(timeout):
-                    self.handle_event(self.tasks[received[0]], received[1])
+                    name, event = received
+                    self.handle_event(self.tasks[name], event)
                     timeout = 0
+                    if event.outcome:  # its place is free
+                        break
         finally:
             self.engine.stop()
 
