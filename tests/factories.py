@@ -1,5 +1,6 @@
 """What several test modules share: tiny data and settings, and made-up runs and benchmarks."""
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -11,6 +12,7 @@ import math
 import random
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from html.parser import HTMLParser
@@ -39,6 +41,7 @@ from wnrepro.settings import GAMES, PARAMS, SETTINGS, Settings, config_hash, sca
 
 if TYPE_CHECKING:
     from wnrepro.report.claims.claim import Finding
+    from wnrepro.report.serve import Server
 Hold = Callable[[RunDirectory], "subprocess.Popen[bytes]"]  # the types of fixtures of conftest.py
 Times = Callable[[int, int], int]
 Count = Callable[[str], None]
@@ -193,6 +196,28 @@ def same_tables(found: Path, expected: Path) -> None:
     tables = {path.name for path in expected.glob("*.csv")}
     assert {path.name for path in found.glob("*.csv")} == tables >= {"metrics.csv", "layers.csv"}
     assert all(without_seconds(found / name) == without_seconds(expected / name) for name in tables)
+
+
+@contextlib.contextmanager
+def running(results: Path, told: list[str]) -> Iterator["Server"]:
+    """The server of a folder's page of scale short."""
+    from wnrepro.report import live_page
+    from wnrepro.report.serve import Server
+
+    server = Server(results, "short", lambda version: live_page(version, results, "short"), warn=told.append)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def train_on(results: Path) -> None:
+    """One more epoch of `make_run(results, status="running", logged=2)`."""
+    newer = make_run(results / "newer", status="running", logged=3)
+    for name in ("metrics.csv", "layers.csv", "run.json"):
+        (newer / name).replace(results / "short" / "cifar" / "wn_lr0.003" / "seed-1" / name)
 
 
 def small_data(monkeypatch: pytest.MonkeyPatch, dataset: str, root: Path | None = None) -> dict[str, bytes]:

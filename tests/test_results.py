@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from factories import (
-    COMMIT,
     NOISE,
     OTHERS,
     add_work,
@@ -32,7 +31,7 @@ from wnrepro.settings import SETTINGS
 
 pytestmark = pytest.mark.usefixtures("made_up_scale")
 CENTRED, SCALED = OTHERS
-CIFAR, MNIST = (",".join(SETTINGS[name].models[part].metrics) for name, part in (("cifar", None), ("cvae", "mnist")))
+CIFAR = ",".join(SETTINGS["cifar"].models[None].metrics)
 
 
 def refuse(results: Path, *said: str, scale: str = "short") -> None:
@@ -59,32 +58,18 @@ def change(path: Path, **values: Any) -> None:
 # ------------------------------------------------------------------------------- complete and incomplete runs
 
 
-def test_run_has_its_provenance(tmp_path: Path) -> None:
-    make_run(tmp_path, seed=1, record={"created": "2026-11-28T11:41:13Z"})
-    nothing = {"created": None, "git": None, "versions": None, "device_name": None}
-    make_run(tmp_path, seed=2, record=nothing, status="diverged")
-    resumed = [{"at": "2026-11-28T12:00:00Z", "git": COMMIT | {"dirty": True}}]
-    make_run(tmp_path, seed=3, record={"resumed": resumed}, status="running", logged=3)
-    known, unknown, dirty = load(tmp_path, "short").runs
-    assert (known.commit, known.dirty, known.torch) == (COMMIT["commit"], False, "2.13.0")
-    assert (known.created, known.device, known.state) == ("2026-11-28T11:41:13Z", "AMD EPYC, 2 threads", "done")
-    assert (unknown.commit, unknown.dirty, unknown.torch) == ("unknown", False, "unknown")
-    assert (unknown.created, unknown.device, unknown.state) == ("", "unknown device", "diverged, epoch 8 of 8")
-    assert dirty.dirty and dirty.state == "epoch 3 of 8"
-    assert [run.over for run in (known, unknown, dirty)] == [True, True, False]
-
-
 def test_incomplete_rows_and_epochs_are_left_out(tmp_path: Path) -> None:
     folder = make_run(tmp_path, status="running", logged=3)
-    with (folder / "metrics.csv").open("a") as file:
-        file.write("4,101.5,0.2")
-    with (folder / "layers.csv").open("a") as file:
-        file.write("4,conv1,1.5,1.0,2.0,1.0,0.5,1.5\n4,conv2,1.")
-    with (make_draw(tmp_path, status="running", logged=3) / "kl_steps.csv").open("a") as file:
-        file.write("4,1,9.0\n4,2,5.")
-    cifar, draw = load(tmp_path, "short").runs
+    draw = make_draw(tmp_path, status="running", logged=3)
+    for path, rest in (
+        (folder / "metrics.csv", "4,101.5,0.2"),
+        (folder / "layers.csv", "4,conv1,1.5,1.0,2.0,1.0,0.5,1.5\n4,conv2,1."),
+        (draw / "kl_steps.csv", "4,1,9.0\n4,2,5."),
+    ):
+        path.write_text(path.read_text() + rest)
+    cifar, of_draw = load(tmp_path, "short").runs
     assert (cifar.epoch, cifar.layers["epoch"].max()) == (3, 3)
-    assert len(draw.kl_steps) == 3 * 4 and draw.kl_steps["epoch"].max() == 3
+    assert len(of_draw.kl_steps) == 3 * 4 and of_draw.kl_steps["epoch"].max() == 3
 
 
 def test_run_that_has_hardly_begun(tmp_path: Path) -> None:
@@ -97,9 +82,8 @@ def test_run_that_has_hardly_begun(tmp_path: Path) -> None:
 
 
 def test_numbers_are_exact_and_may_be_infinite(tmp_path: Path) -> None:
-    folder = make_run(tmp_path, logged=2, status="failed")
     rows = "1,1e-05,0.1,0.30000000000000004,nan,inf,-inf\n2,1,nan,1,-0.0,1e400,1\n"
-    (folder / "metrics.csv").write_text(f"{CIFAR}\n{rows}")
+    (make_run(tmp_path, logged=2, status="failed") / "metrics.csv").write_text(f"{CIFAR}\n{rows}")
     (run,) = load(tmp_path, "short").runs
     assert run.metrics["test_error"].tolist() == [0.30000000000000004, 1]
     assert run.metrics["test_loss"].tolist() == [math.inf, math.inf] and math.isnan(run.metrics["train_loss"][0])
@@ -113,8 +97,7 @@ def test_files_of_earlier_versions_lack_columns_and_settings(tmp_path: Path) -> 
     change(folder / "config.json", precision=..., decay_from=...)
     now, earlier = load(tmp_path, "short").runs
     assert list(now.noise.columns) == list(earlier.noise.columns) == [*reader.NOISE, *NOISE["bn"]]
-    assert now.noise["noise_size"][0] == 0.25 and len(earlier.noise) == len(now.noise)
-    assert earlier.noise[list(NOISE["bn"])].isna().all(axis=None)
+    assert now.noise["noise_size"][0] == 0.25 and earlier.noise[list(NOISE["bn"])].isna().all(axis=None)
     assert (earlier.precision, earlier.decay_from, earlier.changed) == ("fp32", 4, {})
 
 
@@ -168,57 +151,63 @@ def test_most_exact_precision_that_compares_is_judged(tmp_path: Path) -> None:
         make_run(tmp_path, param, lr=0.001, precision="bf16")
     assert judged(tmp_path)[0] == "bf16"  # a single fp32 run hides nothing
     shutil.rmtree(tmp_path / "short")
-    for param in ("wn", "normal"):
-        make_run(tmp_path, param)
     for param in ("wn", "bn", "normal"):
         make_run(tmp_path, param, precision="bf16")
+        if param != "bn":
+            make_run(tmp_path, param)
     make_vae(tmp_path, precision="tf32")
     assert judged(tmp_path) == ("fp32", {"wn_lr0.003", "normal_lr0.0003"})
     assert judged(tmp_path, part=("cvae", "mnist"))[0] == "tf32" and len(load(tmp_path, "short").notes) == 1
     assert judged(tmp_path, "bf16")[0] == "bf16" and len(judged(tmp_path, "bf16")[1]) == 3
     assert judged(tmp_path, "bf16", ("cvae", "mnist"))[1] == set() and len(load(tmp_path, "short", "bf16").notes) == 2
-
-
-def test_gpu_precision_is_judged_if_a_run_used_a_gpu(tmp_path: Path) -> None:
-    for param in ("wn", "bn"):
-        make_run(tmp_path, param)
-        make_run(tmp_path, param, precision="bf16", record={"device": "cuda:0", "device_name": "NVIDIA H200"})
-    assert judged(tmp_path)[0] == "bf16"
+    make_run(tmp_path, "wn+mobn", precision="bf16", record={"device": "cuda:0"})
+    assert judged(tmp_path)[0] == "bf16"  # that of GPUs, where a run used one
 
 
 def test_two_binarizations_are_never_judged_together(tmp_path: Path) -> None:
-    for seed in (1, 2):
-        make_vae(tmp_path, seed=seed, binarization="seeded")
+    make_vae(tmp_path, binarization="seeded")
     results = load(tmp_path, "short").of("cvae", "mnist")
-    assert (results.binarization, len(results.standard), results.notes) == ("seeded", 2, ())
+    assert (results.binarization, len(results.standard), results.notes) == ("seeded", 1, ())
     make_vae(tmp_path, seed=3)
     results = load(tmp_path, "short").of("cvae", "mnist")
     assert [run.seed for run in results.figure2] == [3] and len(results.notes) == 1
 
 
-def test_part_of_an_experiment_is_no_changed_setting(tmp_path: Path) -> None:
-    make_run(tmp_path)
-    make_vae(tmp_path, dataset="cifar10")
-    make_dqn(tmp_path, "normal")
-    assert all(not run.changed for run in load(tmp_path, "short").runs)
-
-
 def test_published_runs_are_beside_the_users(tmp_path: Path) -> None:
-    published = tmp_path / "published"
-    for seed in (1, 2):
-        make_run(published, seed=seed)
-    make_vae(published)
-    make_bench(published, name="theirs")
+    make_vae(tmp_path / "published")
+    make_bench(tmp_path / "published", name="theirs")
     refuse(tmp_path, "holds no runs")
-    assert scales_with_runs(tmp_path) == [] and scales_with_runs(published) == ["short"]
+    assert scales_with_runs(tmp_path) == [] and scales_with_runs(tmp_path / "published") == ["short"]
     make_run(tmp_path)
     make_run(tmp_path, scale="quick")
     results = load(tmp_path, "short")
     assert len(results.runs) == 1 and results.bench == {} and results.published is not None
-    assert len(results.published.runs) == 3 and set(results.published.bench) == {"theirs"}
-    cifar = results.of("cifar").published
-    assert cifar is not None and len(cifar.standard) == 2 and results.published.published is None
+    assert len(results.published.runs) == 1 and set(results.published.bench) == {"theirs"}
     assert load(tmp_path, "quick").published is None and scales_with_runs(tmp_path) == ["short", "quick"]
+
+
+def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
+    for param, label in ((CENTRED, "weight norm."), (SCALED, " \t")):
+        change(make_run(tmp_path, param) / "config.json", parameterization=OTHERS[param] | {"label": label})
+    make_run(tmp_path, "ws")
+    labels = load(tmp_path, "short").labels
+    assert labels["wn"] == "weight norm." and labels[CENTRED] == f"weight norm. ({CENTRED})"
+    assert labels[SCALED] == SCALED and labels["ws"] == "ws"
+
+
+def test_other_parameterizations_do_not_change_what_is_judged(tmp_path: Path) -> None:
+    for param in ("wn", "normal"):
+        make_vae(tmp_path, param, precision="tf32", binarization="seeded")
+    for param in OTHERS:
+        make_vae(tmp_path, param, record={"device": "cuda:0"})
+        make_vae(tmp_path, param, precision="bf16", record={"device": "cuda:0"})
+    part = load(tmp_path, "short").of("cvae", "mnist")
+    assert (part.precision, part.binarization) == ("tf32", "seeded")
+    shutil.rmtree(tmp_path / "short/cvae")
+    for param in OTHERS:
+        make_vae(tmp_path, param, precision="bf16")
+    part = load(tmp_path, "short").of("cvae", "mnist")
+    assert (part.precision, part.binarization, len(part.standard)) == ("bf16", "larochelle", 2)
 
 
 # ------------------------------------------------------------------------------- malformed files
@@ -232,126 +221,93 @@ def test_results_that_are_no_folder_are_refused(tmp_path: Path, name: str) -> No
             call(tmp_path / name)
 
 
+def make_centred(results: Path) -> Path:
+    return make_run(results, CENTRED)
+
+
+def make_benched(results: Path) -> Path:
+    make_run(results)
+    make_bench(results)
+    return add_work(results).parent
+
+
 LAYERS, INIT, QUARTILES = (",".join(columns) for columns in (reader.LAYERS, reader.INIT, reader.NOISE))
-RECORDS = [
-    '"facts": []',
-    '"resumed": [1]',
-    '"seconds": -1',
-    '"seconds": NaN',
-    '"seconds": true',
-    '"git": 1',
-    '"x": 1e300',
-]
-RECORDS += ['"x": [[[[[[[[[1]]]]]]]]]', f'"x": {10**400}', f'"x": {"9" * 5000}']
-ROWS = [
-    "1,2,x,0.5,1,1,1",
-    "1,2,50,50,1,1,1",
-    "1,2,inf,1,1,1,1",
-    "2,2,0.5,0.5,1,1,1",
-    "1.0,2,0.5,0.5,1,1,1",
-    "1,2,0.5",
-    "",
-]
-ROWS += ["1,2,0.5,0.5,1,1,1,1", "1,2,0.5,0.5,1,1,1e300", f"{10**30},2,0.5,0.5,1,1,1", "1,2,,1,1,1,1", "1,2,NA,1,1,1,1"]
-ROWS += ["nan,2,0.5,0.5,1,1,1", '1,2,"0.5",1,1,1,1', "1,2,\x00,1,1,1,1", "1,2,0.5\r,1,1,1,1"]
-MALFORMED = {
-    "config.json": [
-        *("{", "[]", "[" * 100_000, '{"experiment": "cifar", "scale": "short", "hash": "0"}', "\udcff"),
-        '{"experiment": "x", "scale": "short", "hash": "0", "settings": {}}',
+RECORDS = ['"facts": []', '"resumed": [1]', '"seconds": -1', '"seconds": NaN', '"seconds": true', '"git": 1']
+RECORDS += ['"x": 1e300', '"x": [[[[[[[[[1]]]]]]]]]', f'"x": {10**400}', f'"x": {"9" * 5000}']
+ROWS = ["1,2,x,0.5,1,1,1", "1,2,50,50,1,1,1", "1,2,inf,1,1,1,1", "2,2,0.5,0.5,1,1,1", "1.0,2,0.5,0.5,1,1,1"]
+ROWS += ["1,2,0.5", "", "1,2,0.5,0.5,1,1,1,1", "1,2,0.5,0.5,1,1,1e300", f"{10**30},2,0.5,0.5,1,1,1", "1,2,,1,1,1,1"]
+ROWS += ["1,2,NA,1,1,1,1", "nan,2,0.5,0.5,1,1,1", '1,2,"0.5",1,1,1,1', "1,2,\x00,1,1,1,1", "1,2,0.5\r,1,1,1,1"]
+KL = ["epoch,time_step\n1,1\n", *(f"epoch,time_step,kl_nats\n{rows}\n" for rows in ("1,1,x", "1,1,2\n1,3,2", "2,1,2"))]
+CONFIG = ["{", "[]", "[" * 100_000, '{"experiment": "cifar", "scale": "short", "hash": "0"}', "\udcff"]
+DATASET, EPOCHS, PARAM = '"dataset": "mnist"', '"epochs": 120', '"param": "wn"'
+MALFORMED: dict[tuple[Callable[..., Path], str], list[Any]] = {  # a file's content, or what is changed in it
+    (make_run, "config.json"): [
+        *(*CONFIG, '{"experiment": "x", "scale": "short", "hash": "0", "settings": {}}'),
+        ('"batch_size": 100', '"batch_size": 50'),
+        ('"hash"', f'"parameterization": {json.dumps(OTHERS[CENTRED])}, "hash"'),  # the paper's have none
     ],
-    "run.json": [
+    (make_centred, "config.json"): [
+        *(('"parameterization": {', '"parameterization": [], "x": {'), ('"sha256": "3fa9c1d2', '"sha256": "0fa9c1d2')),
+        *(('"label": "centred weight norm."', '"label": 3'), ('"class": "CentredWN"', '"class": null')),
+        *(('"lr": 0.001, "sha', f'"lr": {lr}, "sha') for lr in ('"fast"', "-1.0", "true", "0")),
+    ],
+    (make_run, "run.json"): [
         *('{"status": "fine", "epoch": 1}', '{"status": "done"}', '{"status": "done", "epoch": true}'),
         *(f'{{"status": "done", "epoch": 8, {rest}}}' for rest in RECORDS),
     ],
-    "metrics.csv": [
+    (make_run, "metrics.csv"): [
         *("epoch,train_error\n1,0.5\n", f"epoch,{CIFAR}\n1,1,2,0.5,0.5,1,1,1\n"),
         *(f"{CIFAR}\n{row}\n" for row in ROWS),
     ],
-    "layers.csv": [
+    (make_run, "layers.csv"): [
         *("epoch,layer\n0,conv1\n", f"{LAYERS}\n" + 2 * "0,a,1,1,1,1,1,1\n"),
         f"{LAYERS}\n0,a,1,1,1,1,1,1\n1,b,1,1,1,1,1,1\n",
     ],
-    "init.csv": [
-        *("\udcff\n", f"{INIT}\n" + 2 * "0,a,1,1,1\n"),
-        f"{INIT}\n" + "".join(f"0,{n},1,1,1\n" for n in range(1001)),
+    (make_run, "init.csv"): [
+        *("\udcff\n", f"{INIT}\n" + 2 * "0,a,1,1,1\n", f"{INIT}\n" + "".join(f"0,{n},1,1,1\n" for n in range(1001))),
     ],
-    "noise.csv": [f"{QUARTILES}\n8,a,3,1,2,50\n", f"{QUARTILES}\n8,a,2,1,3,0\n"],
-    "kl_steps.csv": [
-        "epoch,time_step\n1,1\n",
-        *(f"epoch,time_step,kl_nats\n{rows}\n" for rows in ("1,1,x", "1,1,2\n1,3,2", "2,1,2")),
+    (make_run, "noise.csv"): [f"{QUARTILES}\n8,a,3,1,2,50\n", f"{QUARTILES}\n8,a,2,1,3,0\n"],
+    (make_draw, "kl_steps.csv"): KL,
+    (make_draw, "config.json"): [('"time_steps": 4', '"time_steps": 0')],
+    (make_dqn, "metrics.csv"): [("test_score,", "score,"), ("\n1,1000,", "\n1,-1000,")],
+    (make_dqn, "games.csv"): [("1,1,", "1,x,")],
+    (make_dqn, "config.json"): [
+        *(('"game": "breakout"', f'"game": {game}') for game in ('"pong"', "null")),
+        ('"batch_size": 64', '"batch_size": "64"'),
+    ],
+    (make_vae, "metrics.csv"): [("kl_nats", "kl")],
+    (make_vae, "config.json"): [
+        *((DATASET, f'"dataset": {dataset}') for dataset in ('"svhn"', "[]")),
+        *((EPOCHS, f'"epochs": {epochs}') for epochs in ("0", "7.5")),
+        *(('"lr": 0.002', f'"lr": {lr}') for lr in ("-1", "0", "1e-40", "NaN", "true")),
+        *((PARAM, f'"param": {param}') for param in ('"../wn"', "3", '"wm"')),
+        ('"v_norm_max": null', '"v_norm_max": "x"'),
+    ],
+    (make_benched, "cpu.json"): [
+        *(('"low"', '"lowest"'), ('"median"', '"middle"'), ('"n": 20', '"n": 0.5'), ('"low": 1.07', '"low": 9')),
+        *(('"floor_seconds"', '"floor"'), ('"wn": 1540000000', '"wn": null'), ('"device_name"', '"device"')),
     ],
 }
 
 
-@pytest.mark.parametrize(("name", "content"), [(name, one) for name, every in MALFORMED.items() for one in every])
-def test_malformed_file_is_named(tmp_path: Path, name: str, content: str) -> None:
-    path = (make_draw if name == "kl_steps.csv" else make_run)(tmp_path) / name
-    path.write_bytes(content.encode(errors="surrogateescape"))
-    refuse(tmp_path, str(path))
-
-
 @pytest.mark.parametrize(
-    ("make", "name", "old", "new"),
-    [
-        (make_dqn, "metrics.csv", "test_score,", "score,"),
-        (make_dqn, "metrics.csv", "\n1,1000,", "\n1,-1000,"),
-        (make_dqn, "games.csv", "1,1,", "1,x,"),
-        (make_dqn, "config.json", '"game": "breakout"', '"game": "pong"'),
-        (make_dqn, "config.json", '"game": "breakout"', '"game": null'),
-        (make_dqn, "config.json", '"batch_size": 64', '"batch_size": "64"'),
-        (make_draw, "config.json", '"time_steps": 4', '"time_steps": 0'),
-        (make_run, "config.json", '"batch_size": 100', '"batch_size": 50'),
-        (make_vae, "config.json", '"dataset": "mnist"', '"dataset": "svhn"'),
-        (make_vae, "config.json", '"dataset": "mnist"', '"dataset": []'),
-        (make_vae, "config.json", '"epochs": 120', '"epochs": 0'),
-        (make_vae, "config.json", '"epochs": 120', '"epochs": 7.5'),
-        *((make_vae, "config.json", '"lr": 0.002', f'"lr": {lr}') for lr in ("-1", "0", "1e-40", "NaN", "true")),
-        (make_vae, "config.json", '"v_norm_max": null', '"v_norm_max": "x"'),
-        *((make_vae, "config.json", '"param": "wn"', f'"param": {param}') for param in ('"../wn"', "3", '"wm"')),
-        (make_vae, "metrics.csv", "kl_nats", "kl"),
-    ],
+    ("make", "name", "content"), [(*about, content) for about, every in MALFORMED.items() for content in every]
 )
-def test_changed_file_is_named(tmp_path: Path, make: Callable[..., Path], name: str, old: str, new: str) -> None:
+def test_malformed_file_is_named(tmp_path: Path, make: Callable[..., Path], name: str, content: Any) -> None:
     path = make(tmp_path) / name
-    edit(path, old, new)
+    if isinstance(content, str):
+        path.write_bytes(content.encode(errors="surrogateescape"))
+    else:
+        edit(path, *content)
     refuse(tmp_path, str(path))
-
-
-def test_texts_are_printable_and_short(tmp_path: Path) -> None:
-    hostile = "\x1b[31m\n\u202e\ud800" + "x" * 5000
-    folder = make_run(tmp_path, record={"message": hostile, "device_name": hostile, "versions": {"torch": hostile}})
-    edit(folder / "init.csv", "conv1", "\x1b" * 300)
-    change(folder / "config.json", hash=hostile)
-    (run,) = load(tmp_path, "short").runs
-    texts = [run.record.message, run.device, run.torch, run.config.hash, run.init["layer"][0]]
-    texts += check(tmp_path, "short")
-    assert all(text.isprintable() and len(text) <= 2000 for text in texts)
-    assert len(run.init["layer"][0]) == 100
 
 
 # ------------------------------------------------------------------------------- benchmarks
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        *(('"low"', '"lowest"'), ('"median"', '"middle"'), ('"n": 20', '"n": 0.5'), ('"low": 1.07', '"low": 9')),
-        *(('"floor_seconds"', '"floor"'), ('"wn": 1540000000', '"wn": null'), ('"device_name"', '"device"')),
-    ],
-)
-def test_malformed_benchmark_is_named(tmp_path: Path, old: str, new: str) -> None:
-    make_run(tmp_path)
-    make_bench(tmp_path)
-    path = add_work(tmp_path)
-    edit(path, old, new)
-    refuse(tmp_path, str(path))
-
-
 def test_benchmark_may_lack_experiments(tmp_path: Path) -> None:
-    make_run(tmp_path)
-    make_bench(tmp_path)
-    path = tmp_path / "bench" / "cpu.json"
-    change(path, cifar=None, draw=...)
+    path = make_benched(tmp_path) / "cpu.json"
+    change(path, cifar=None, draw=..., dqn=...)
     (bench,) = load(tmp_path, "short").bench.values()
     assert bench.keys() == {"device_name", "cvae"}
     for name in ("cpu", "copy"):
@@ -364,9 +320,8 @@ def test_sessions_by_device_and_version_oldest_first(tmp_path: Path) -> None:
     for day, bn in ((3, 1.3), (1, 1.1), (2, 1.2)):
         make_bench(tmp_path, bn=bn, name=f"session{4 - day}", device="H200", created=f"2026-12-0{day}T00:00:00Z")
     make_bench(tmp_path, name="newer", device="H200", torch="2.15.0")
-    ratio = {"median": 1.0, "low": 1.0, "high": 1.0, "n": 3}
-    old = {"device_name": "H200", "cifar": {"ratios": {"bn / normal": ratio}}}
-    (tmp_path / "bench" / "old.json").write_text(json.dumps(old))
+    make_bench(tmp_path, name="old", device="H200")
+    change(tmp_path / "bench/old.json", cifar={"ratios": {"bn / normal": {"median": 1, "low": 1, "high": 1, "n": 3}}})
     results = load(tmp_path, "short")
     found = sessions(results, "cifar")
     counts = {"unknown, fp32": 1, "2.15.0, fp32": 1, "2.13.0, fp32": 3}
@@ -375,19 +330,12 @@ def test_sessions_by_device_and_version_oldest_first(tmp_path: Path) -> None:
     assert sessions(results, "dqn") == {}
 
 
-@pytest.mark.parametrize("name", [b"a\nX: rule before all", b"\x1b[31m\xe2\x80\xae", b"\xff"])
-def test_benchmark_needs_a_printable_name(tmp_path: Path, name: bytes) -> None:
-    make_run(tmp_path)
-    make_bench(tmp_path)
-    (tmp_path / "bench/cpu.json").rename(os.fsdecode(os.fsencode(tmp_path / "bench") + b"/" + name + b".json"))
-    refuse(tmp_path, "no benchmark has such a name")
-
-
-def test_copied_benchmark_is_refused(tmp_path: Path) -> None:
-    make_run(tmp_path)
-    make_bench(tmp_path)
-    shutil.copy(tmp_path / "bench" / "cpu.json", tmp_path / "bench" / "copy.json")
-    refuse(tmp_path, "are the same session", "copy.json", "cpu.json")
+@pytest.mark.parametrize("name", [b"a\nX: rule before all", b"\x1b[31m\xe2\x80\xae", b"\xff", b"copy"])
+def test_benchmark_needs_a_printable_name_and_no_copy(tmp_path: Path, name: bytes) -> None:
+    folder = make_benched(tmp_path)
+    shutil.copy(folder / "cpu.json", os.fsdecode(os.fsencode(folder) + b"/" + name + b".json"))
+    said = ("are the same session", "copy.json", "cpu.json") if name == b"copy" else ("no benchmark has such a name",)
+    refuse(tmp_path, *said)
 
 
 # ------------------------------------------------------------------------------- check
@@ -424,66 +372,8 @@ def test_check_finds_each_kind_of_tampering(tmp_path: Path, name: str, old: str,
 
 def test_check_counts_the_games(tmp_path: Path) -> None:
     edit(make_dqn(tmp_path, episodes=2) / "games.csv", "2,1,", "3,3,")
+    path = make_dqn(tmp_path, seed=2, episodes=2, status="running", logged=2) / "games.csv"
+    path.write_text(path.read_text()[:-2])  # killed between the two files
     first, second = check(tmp_path, "short")
     assert first.endswith("games.csv has 1 games of epoch 2, metrics.csv 2.")
     assert second.endswith("games.csv has 3 games of epoch 3, metrics.csv 2.")
-    path = make_dqn(tmp_path, seed=2, episodes=2, status="running", logged=2) / "games.csv"
-    path.write_text(path.read_text()[:-2])  # killed between the two files
-    assert len(check(tmp_path, "short")) == 2
-
-
-# ------------------------------------------------------------------------------- other parameterizations
-
-
-def test_other_parameterizations_follow_the_papers(tmp_path: Path) -> None:
-    for param in (CENTRED, "ws", "wn", "normal"):
-        make_run(tmp_path, param)
-    make_run(tmp_path, CENTRED, lr=0.003)
-    results = load(tmp_path, "short")
-    assert [run.param for run in results.runs] == ["normal", "wn", CENTRED, CENTRED, "ws"]
-    lrs = {(run.param, run.lr) for run in results.of("cifar").figure1}
-    assert lrs == {("normal", 0.0003), ("wn", 0.003), (CENTRED, 0.001), ("ws", 0.003)}  # the entry's lr
-    assert list(results.labels.values())[4:] == ["centred weight norm.", "ws"]
-    assert {run.param for run in results.papers.runs} == {"normal", "wn"} and check(tmp_path, "short") == []
-
-
-def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
-    for param, label in ((CENTRED, "weight norm."), (SCALED, " \t"), ("ws", "")):
-        folder = make_run(tmp_path, param)
-        if label:
-            change(folder / "config.json", parameterization=OTHERS[param] | {"label": label})
-    labels = load(tmp_path, "short").labels
-    assert labels["wn"] == "weight norm." and labels[CENTRED] == f"weight norm. ({CENTRED})"
-    assert labels[SCALED] == SCALED and labels["ws"] == "ws"
-
-
-@pytest.mark.parametrize("param", [CENTRED, "wn"])
-@pytest.mark.parametrize(
-    "entry",
-    [
-        *([], {"label": 3}, {"class": None}, {"sha256": "3fa9c1d2"}, {"sha256": "0" * 64}),
-        *({"lr": lr} for lr in ("fast", -1.0, True, 0)),
-    ],
-)
-def test_bad_entry_of_a_parameterization_is_refused(tmp_path: Path, param: str, entry: Any) -> None:
-    path = make_run(tmp_path, param) / "config.json"
-    change(path, parameterization=OTHERS[CENTRED] | entry if isinstance(entry, dict) else entry)
-    refuse(tmp_path, str(path))
-    if param == "wn":
-        change(path, parameterization=OTHERS[CENTRED])  # the paper's have none
-        refuse(tmp_path, str(path))
-
-
-def test_other_parameterizations_do_not_change_what_is_judged(tmp_path: Path) -> None:
-    for param in ("wn", "normal"):
-        make_vae(tmp_path, param, precision="tf32", binarization="seeded")
-    for param in OTHERS:
-        make_vae(tmp_path, param, record={"device": "cuda:0"})
-        make_vae(tmp_path, param, precision="bf16", record={"device": "cuda:0"})
-    part = load(tmp_path, "short").of("cvae", "mnist")
-    assert (part.precision, part.binarization) == ("tf32", "seeded")
-    shutil.rmtree(tmp_path / "short/cvae")
-    for param in OTHERS:
-        make_vae(tmp_path, param, precision="bf16")
-    part = load(tmp_path, "short").of("cvae", "mnist")
-    assert (part.precision, part.binarization, len(part.standard)) == ("bf16", "larochelle", 2)

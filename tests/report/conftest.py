@@ -1,17 +1,14 @@
 """Results folders of made-up runs, which the tests of the report share; `--write-golden` is in ../conftest.py."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from factories import (
     leave_unrendered,
-    make_draws,
     make_everything,
     make_hostile,
     make_media,
-    make_run,
     set_scale_short,
 )
 
@@ -53,15 +50,3 @@ def read(everything: Path) -> Results:
         results = load(everything, "short")
         assert all(run.defaults for run in results.runs) and results.parts  # kept, whatever the scale is later
         return results
-
-
-@pytest.fixture
-def two(tmp_path: Path, made_up_scale: None) -> tuple[Path, Path]:
-    """Two folders with the same runs."""
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    for seed in (1, 2):
-        make_run(ours, seed=seed, test_error=0.08)
-    make_run(ours, "normal", lr=0.01, status="diverged", logged=2)
-    make_draws(ours)
-    shutil.copytree(ours, theirs)
-    return ours, theirs

@@ -1,33 +1,19 @@
 """`report --serve`: the page renews itself, and answers only what it should, to whom it should."""
 
-import contextlib
 import http.client
 import os
 import socket
 import struct
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from factories import make_run
+from factories import make_run, running, train_on
 
 from wnrepro.errors import UserError
-from wnrepro.report import live_page, serve
+from wnrepro.report import serve
 
 pytestmark = pytest.mark.usefixtures("made_up_scale", "text_only")
 METRICS = "cifar/wn_lr0.003/seed-1/metrics.csv"
-
-
-@contextlib.contextmanager
-def running(results: Path, told: list[str]) -> Iterator[serve.Server]:
-    server = serve.Server(results, "short", lambda version: live_page(version, results, "short"), warn=told.append)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def get(server: serve.Server, path: str, host: str = "localhost") -> tuple[int, str]:
@@ -48,9 +34,7 @@ def test_the_page_is_made_anew_where_a_file_has_changed(
     with running(tmp_path, told) as server:
         _, first = get(server, "/version")
         assert get(server, "/version") == (200, first) and f'data-live="{first}"' in get(server, "/")[1]
-        newer = make_run(tmp_path / "newer", status="running", logged=3)
-        for name in ("metrics.csv", "layers.csv", "run.json"):
-            os.replace(newer / name, tmp_path / "short" / METRICS.replace("metrics.csv", name))
+        train_on(tmp_path)
         _, second = get(server, "/version")
         assert second != first and "3 of 8" in get(server, "/")[1]
         with socket.create_connection(server.server_address) as client:  # leaves before it has read anything
@@ -70,13 +54,13 @@ def test_it_answers_what_the_page_links_to_this_machine_alone(tmp_path: Path) ->
     with running(tmp_path, []) as server:
         code, text = get(server, f"/{METRICS}")
         assert code == 200 and text.startswith("epoch,seconds")
-        absent = [
-            "/run.json",
-            "/cifar/wn_lr0.003/seed-1/run.json",
-            "/../short/report.html",
-            "/cifar/x/seed-1/config.json",
-        ]
-        assert [get(server, path)[0] for path in absent] == [404] * 4
+        for path in (
+            "run.json",
+            METRICS.replace("metrics.csv", "run.json"),
+            "../short/report.html",
+            "cifar/x/config.json",
+        ):
+            assert get(server, f"/{path}")[0] == 404
         hosts = ["evil.example:80", "127.0.0.1.evil.example", "127.0.0.1"]
         assert [get(server, "/", host)[0] for host in hosts] == [403, 403, 200]
         with pytest.raises(UserError, match="--port"):

