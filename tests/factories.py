@@ -536,11 +536,14 @@ def make_everything(results: Path) -> None:
     make_draw(results, epochs=3, seed=4, status="running", logged=2)
     make_dqns(results, ("breakout", "seaquest"))
     make_dqn(results, best=90.0, actors=8)
-    make_run(results, next(iter(OTHERS)))
+    makers: list[Callable[..., Path]] = [make_run, make_vae, make_draw, make_dqn]
+    for make in makers:
+        make(results, next(iter(OTHERS)), lr=0.001)
     lost = make_draw(results, "bn", seed=3, bound=-190.0)
     edit(lost / "metrics.csv", "10,60.5,-201.5,-202.0", "10,60.5,-201.5,nan")
     facts = {"log_likelihood_nats": -80.25, "importance_samples": 128}
     make_vae(results, seed=4, facts=facts, record={"device_name": "NVIDIA H200", "device": "cuda"})
+    edit(results / "short/draw/normal_lr0.0003/seed-3/run.json", "2027-01-01", "2026-01-01")  # before the claim's rule
     for seed in (1, 2):
         make_run(results / "published", seed=seed, test_error=0.1)
         make_draw(results / "published", seed=seed, bound=-90.0)
@@ -575,6 +578,8 @@ def make_hostile(results: Path) -> None:
         edit(make_run(results, param, record=about) / "noise.csv", "conv1", "<b>[l](//x.y)</b>")
     escapes = {"message": ESCAPES, "device_name": ESCAPES, "config_hash": ESCAPES}
     make_run(results, "normal", record=escapes, data=ADDRESSES.replace("/", ""))
+    for param, label in zip(OTHERS, (HOSTILE, ESCAPES), strict=True):
+        edit(make_run(results, param) / "config.json", json.dumps(OTHERS[param]["label"]), json.dumps(label))
     make_vae(results, facts={"data": ADDRESSES, "importance_samples": 5, "log_likelihood_nats": -80.0})
     make_bench(results)
     path = results / "bench" / "cpu.json"

@@ -15,7 +15,6 @@ from factories import (
     OTHERS,
     add_work,
     edit,
-    make_all,
     make_bench,
     make_dqn,
     make_draw,
@@ -53,9 +52,6 @@ def change(path: Path, **values: Any) -> None:
         if value is ...:
             del where[key]
     path.write_text(json.dumps(content))
-
-
-# ------------------------------------------------------------------------------- complete and incomplete runs
 
 
 def test_incomplete_rows_and_epochs_are_left_out(tmp_path: Path) -> None:
@@ -110,9 +106,6 @@ def test_settings_of_later_versions_may_be_in_the_name(tmp_path: Path) -> None:
     assert load(tmp_path, "short").standard == ()
 
 
-# ------------------------------------------------------------------------------- one run per settings and seed
-
-
 @pytest.mark.parametrize(
     "place",
     [
@@ -135,9 +128,6 @@ def test_same_settings_and_seed_twice_are_refused(tmp_path: Path) -> None:
     refuse(tmp_path / "numbers", str(one), str(two), "remove one of the two")
     one, two = (make_dqn(tmp_path / "replay", checkpoint_replay=kept) for kept in (False, True))
     refuse(tmp_path / "replay", str(one), str(two), "remove one of the two")
-
-
-# ------------------------------------------------------------------------------- which runs are judged
 
 
 def judged(results: Path, precision: str | None = None, part: tuple[str, ...] = ("cifar",)) -> tuple[str, set[str]]:
@@ -208,9 +198,6 @@ def test_other_parameterizations_do_not_change_what_is_judged(tmp_path: Path) ->
         make_vae(tmp_path, param, precision="bf16")
     part = load(tmp_path, "short").of("cvae", "mnist")
     assert (part.precision, part.binarization, len(part.standard)) == ("bf16", "larochelle", 2)
-
-
-# ------------------------------------------------------------------------------- malformed files
 
 
 @pytest.mark.parametrize("name", ["absent", "file"])
@@ -302,9 +289,6 @@ def test_malformed_file_is_named(tmp_path: Path, make: Callable[..., Path], name
     refuse(tmp_path, str(path))
 
 
-# ------------------------------------------------------------------------------- benchmarks
-
-
 def test_benchmark_may_lack_experiments(tmp_path: Path) -> None:
     path = make_benched(tmp_path) / "cpu.json"
     change(path, cifar=None, draw=..., dqn=...)
@@ -336,16 +320,6 @@ def test_benchmark_needs_a_printable_name_and_no_copy(tmp_path: Path, name: byte
     shutil.copy(folder / "cpu.json", os.fsdecode(os.fsencode(folder) + b"/" + name + b".json"))
     said = ("are the same session", "copy.json", "cpu.json") if name == b"copy" else ("no benchmark has such a name",)
     refuse(tmp_path, *said)
-
-
-# ------------------------------------------------------------------------------- check
-
-
-def test_check_finds_nothing_in_good_runs(tmp_path: Path) -> None:
-    make_all(tmp_path)
-    make_run(tmp_path, "bn", seed=2, status="running", logged=2, record={"epoch": 1, "metrics_sha256": None})
-    make_dqn(tmp_path, episodes=2)
-    assert check(tmp_path, "short") == []
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from factories import (
-    leave_unrendered,
-    make_everything,
-    make_hostile,
-    make_media,
-    set_scale_short,
-)
+from factories import leave_unrendered, make_everything, make_hostile, make_media, set_scale_short
 
 from wnrepro.results import Results, load
 

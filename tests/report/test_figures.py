@@ -3,7 +3,6 @@
 golden_figures.txt describes those of `factories.make_everything`: `--write-golden` writes it anew.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from factories import edit, make_dqn, make_draw, make_run, make_vae
 
 from wnrepro.report import declared, figures
-from wnrepro.report.canvas import LOOKS, STYLE, Sheet
+from wnrepro.report.canvas import STYLE, Sheet
 from wnrepro.report.claims import findings
 from wnrepro.results import Results, load
 
@@ -70,18 +69,6 @@ def test_figures_are_the_golden_ones(read: Results, request: pytest.FixtureReque
     assert lines == GOLDEN.read_text().splitlines() and all(sheets.values())
 
 
-def test_the_axis_of_a_bound_fits_normal_and_wn(tmp_path: Path) -> None:
-    make_vae(tmp_path, "wn", bound=-84.0)
-    make_vae(tmp_path, "normal", bound=-84.2)
-    limits = sheet_of("figure2", tmp_path).axes[0].get_ylim()
-    make_vae(tmp_path, "bn", bound=-150.0)
-    sheet = sheet_of("figure2", tmp_path)
-    assert sheet.axes[0].get_ylim() == limits and "ends below" in legend(sheet)
-    (mark,) = [line for line in sheet.axes[0].lines if line.get_marker() == "v"]
-    assert (mark.get_color(), float(mark.get_ydata()[0])) == (LOOKS["bn"].colour, limits[0])
-    assert "The y axis fits epoch 7 and later of normal and weight normalization." in sheet.sentences
-
-
 def test_figures_of_diverged_and_hardly_begun_runs(tmp_path: Path) -> None:
     folder = make_vae(tmp_path, status="diverged", logged=3, bound=-1e6)
     edit(folder / "metrics.csv", "nan,-inf,nan,inf,nan", "nan,nan,nan,nan,nan")
@@ -107,22 +94,6 @@ def test_figures_of_diverged_and_hardly_begun_runs(tmp_path: Path) -> None:
     make_draw(draws, "wn", status="running", logged=0)
     make_draw(draws, "normal", status="diverged", logged=1)
     assert drawn(draws) == {"overview", "figure3", "kl_steps"}
-
-
-def test_the_overview_has_every_result_with_its_interval(tmp_path: Path) -> None:
-    for seed, bound in enumerate([-80.0, -81.0, -85.0], start=1):
-        make_draw(tmp_path, "wn", seed=seed, bound=bound)
-    make_draw(tmp_path, "normal", bound=-90.0)
-    make_draw(tmp_path, "bn", status="running", logged=3)
-    make_draw(tmp_path, "wn+mobn", status="diverged", logged=3)
-    make_dqn(tmp_path, "wn", "breakout", best=70.0)
-    draw, dqn = sheet_of("overview", tmp_path).axes
-    assert [label.get_text() for label in draw.get_yticklabels()] == ["normal (n = 1)", "wn (n = 3)"]
-    values = np.array([-80.0, -81.0, -85.0]) - 120 / 10
-    reach = 4.302652729911275 * np.std(values, ddof=1) / math.sqrt(3)
-    (bar,) = [segment for of in draw.collections for segment in of.get_segments()]  # a single run has no interval
-    assert bar == pytest.approx(np.array([[values.mean() - reach, 1], [values.mean() + reach, 1]]))
-    assert [line.get_xydata()[0].tolist() for line in dqn.lines] == [[70.0, 0.0]]  # its best epoch, not its last
 
 
 def test_many_variants_make_no_long_texts(tmp_path: Path) -> None:

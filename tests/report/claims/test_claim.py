@@ -151,6 +151,7 @@ WORLDS: dict[str, tuple[World, World]] = {  # where claims hold, and where they 
     "C18a": (speeds(3, bn=0.6, wn=0.3), speeds(3, bn=0.3, wn=0.6)),
     "C18b": (speeds(3, bn=0.6, wn=0.6, wn_mobn=0.6), speeds(3, bn=0.6, wn=0.1, wn_mobn=0.6)),
 }
+SLOW = ("C4a C4b", "C5a C13", "C11", "C12")  # of many runs
 
 
 def build(results: Path, world: World) -> None:
@@ -163,7 +164,7 @@ def test_every_empirical_claim_is_tried() -> None:
 
 
 @pytest.mark.parametrize("holds", [True, False])
-@pytest.mark.parametrize("claims", WORLDS)
+@pytest.mark.parametrize("claims", [pytest.param(of, marks=pytest.mark.slow) if of in SLOW else of for of in WORLDS])
 def test_verdict_is_that_of_the_runs(tmp_path: Path, claims: str, holds: bool) -> None:
     build(tmp_path, WORLDS[claims][not holds])
     results = load(tmp_path, "paper")
@@ -172,9 +173,6 @@ def test_verdict_is_that_of_the_runs(tmp_path: Path, claims: str, holds: bool) -
         assert found[claim].verdict == (REPRODUCED if holds else NOT_REPRODUCED), found[claim].measured
         assert found[claim].power
         assert short[claim].verdict == NOT_TESTABLE and short[claim].estimates == found[claim].estimates
-
-
-# ------------------------------------------------------------------------------- runs that decide nothing
 
 
 @pytest.mark.parametrize("further", [{"status": "running", "logged": 3}, {"status": "failed", "logged": 3}, {}])
@@ -247,9 +245,6 @@ def test_holms_correction_is_over_all_empirical_claims(tmp_path: Path) -> None:
     finding = find(tmp_path, "C10a")
     assert finding.verdict == REPRODUCED and finding.holm == pytest.approx(min(1, 25 * finding.p_holds))
     assert "does not stand after Holm's correction over 25 claims" in finding.measured
-
-
-# ------------------------------------------------------------------------------- power, and rules fixed beforehand
 
 
 def simulation() -> ModuleType:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from factories import DIVERGED, edit_column, find, make_dqn, make_seeds
 
 from wnrepro.report.claims.claim import INCONCLUSIVE, NOT_RUN
@@ -25,6 +26,7 @@ def test_c11_needs_all_four_games_of_scores_of_any_size(tmp_path: Path) -> None:
     assert finding.verdict == INCONCLUSIVE and "no pair of Enduro" in finding.measured
 
 
+@pytest.mark.slow
 def test_c12_needs_all_rates_both_games_and_a_gain(tmp_path: Path) -> None:
     def add(game: str, *sides: dict[str, Any]) -> None:
         make_seeds(tmp_path, make_dqn, SEEDS, *({"game": game, "episodes": 30} | side for side in sides))
