@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import matplotlib
 import pytest
 
-from wnrepro.report import declared, figures
+from wnrepro.report import canvas, declared, figures
 from wnrepro.report.canvas import PRINT, STYLE, Drawn, Sheet
 from wnrepro.report.claims import findings
 from wnrepro.results import Results
@@ -42,10 +42,6 @@ def every(drawn: dict[str, Drawn]) -> list[tuple[str, ET.Element]]:
     return [(prefix, ET.fromstring(text)) for prefix, text in panels]
 
 
-def panels(sheet: Sheet, caption: str = "What is drawn.") -> list[str]:
-    return sheet.panels("p", caption)
-
-
 def curves(name: str, results: Results, split: bool = True) -> Sheet:
     sheet = figures.curves(name, results, split=split)
     assert sheet is not None
@@ -68,6 +64,12 @@ def test_a_panel_has_nothing_that_acts_or_styles(drawn: dict[str, Drawn]) -> Non
     for one in drawn.values():
         for text in [*one.panels, *(key[1] for key in one.keys)]:
             assert not re.search("nan|inf", text) and "xmlns" not in text and not re.search(r"<\w+:|\s\w+:\w+=", text)
+
+
+def test_a_panel_of_many_lines_holds_them_as_pixels(read: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canvas, "MANY", 2)
+    images = [*ET.fromstring(curves("figure3", read).panels("p", "What is drawn.")[0]).iter("image")]
+    assert images and all(image.attrib["href"].startswith("data:image/png;base64,") for image in images)
 
 
 def test_files_for_print(read: Results) -> None:
