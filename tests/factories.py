@@ -578,7 +578,7 @@ def make_hostile(results: Path) -> None:
         edit(make_run(results, param, record=about) / "noise.csv", "conv1", "<b>[l](//x.y)</b>")
     escapes = {"message": ESCAPES, "device_name": ESCAPES, "config_hash": ESCAPES}
     make_run(results, "normal", record=escapes, data=ADDRESSES.replace("/", ""))
-    for param, label in zip(OTHERS, (HOSTILE, ESCAPES), strict=True):
+    for param, label in zip(OTHERS, ("<script>window.pwned=5</script>", "|`rm`$\\frac{\x1b[31m"), strict=True):
         edit(make_run(results, param) / "config.json", json.dumps(OTHERS[param]["label"]), json.dumps(label))
     make_vae(results, facts={"data": ADDRESSES, "importance_samples": 5, "log_likelihood_nats": -80.0})
     make_bench(results)
