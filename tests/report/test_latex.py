@@ -7,12 +7,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from factories import ADDRESSES, ESCAPES, HOSTILE, set_scale_short
+from factories import ADDRESSES, ESCAPES, HOSTILE, make_run, set_scale_short
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wnrepro.report import declared, write_report
 from wnrepro.report.canvas import Drawn
+from wnrepro.report.claims import CLAIMS
+from wnrepro.report.claims.claim import INCONCLUSIVE, Finding
 from wnrepro.report.tex import ACCENTS, MARKS, SIGNS, tex
 
 GOLDEN = Path(__file__).with_name("golden_latex.tex")  # `--write-golden` writes it anew
@@ -56,6 +58,14 @@ def test_an_export_is_the_golden_one(everything: Path, pytestconfig: pytest.Conf
     if pytestconfig.getoption("--write-golden"):
         GOLDEN.write_text(text)
     assert text == GOLDEN.read_text()
+
+
+def test_a_judged_claim_has_its_p(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path)
+    finding = Finding(INCONCLUSIVE, "measured", "3 seeds", p_holds=0.012, holm=0.3, after_the_fact=True)
+    monkeypatch.setattr("wnrepro.report.findings", lambda results: {claim.id: finding for claim in CLAIMS})
+    said = "(scale short; 3 seeds; p~=~0.012; after Holm's correction 0.3; rule after the fact)"
+    assert said in export(tmp_path)["claims.tex"]
 
 
 @given(st.text(st.one_of(st.characters(), st.sampled_from(string.punctuation + "".join(SIGNS))), max_size=80))
