@@ -173,6 +173,22 @@ def test_a_run_that_fails_or_is_interrupted_continues_later(
     assert [entry["from_epoch"] for entry in record_in(path)["resumed"]] == [1]
 
 
+@pytest.mark.usefixtures("random_images")
+def test_a_killed_run_that_does_not_load_again_fails(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    words = (*CIFAR, "--param", "wn", "--results", tmp_path)
+    run(*words)
+    (folder,) = tmp_path.rglob("seed-1")
+    change_status(folder, "running")
+    monkeypatch.setattr(Cifar, "load", fails)
+    code, printed, error = run(*words)
+    assert (code, printed) == (1, f"{folder}: failed\n") and "out of memory" in error
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_a_process_on_the_bundled_images_cleanly(tmp_path: Path) -> None:
     words = [*CIFAR, "--param", "wn", "--results", str(tmp_path)]
@@ -403,7 +419,9 @@ def test_a_published_run_without_its_checkpoint_is_not_started_over(run: Command
     change_status(folder, "running")
     before = state(folder)
     for words in (("sample", folder), (*VAES["cvae"], "--results", vaes / PUBLISHED)):
-        assert_refused(run(*words), str(folder))
+        refused = run(*words)
+        assert_refused(refused, str(folder))
+        assert "--fresh" not in refused[2]
     assert state(folder) == before
 
 

@@ -220,6 +220,7 @@ def make_benched(results: Path) -> Path:
 
 LAYERS, INIT, QUARTILES = (",".join(columns) for columns in (reader.LAYERS, reader.INIT, reader.NOISE))
 RECORDS = ['"facts": []', '"resumed": [1]', '"seconds": -1', '"seconds": NaN', '"seconds": true', '"git": 1']
+RECORDS += [f'"resumed": [{", ".join(["{}"] * 10_001)}]']
 RECORDS += ['"x": 1e300', '"x": [[[[[[[[[1]]]]]]]]]', f'"x": {10**400}', f'"x": {"9" * 5000}']
 ROWS = ["1,2,x,0.5,1,1,1", "1,2,50,50,1,1,1", "1,2,inf,1,1,1,1", "2,2,0.5,0.5,1,1,1", "1.0,2,0.5,0.5,1,1,1"]
 ROWS += ["1,2,0.5", "", "1,2,0.5,0.5,1,1,1,1", "1,2,0.5,0.5,1,1,1e300", f"{10**30},2,0.5,0.5,1,1,1", "1,2,,1,1,1,1"]
@@ -249,6 +250,7 @@ MALFORMED: dict[tuple[Callable[..., Path], str], list[Any]] = {  # a file's cont
     (make_run, "layers.csv"): [
         *("epoch,layer\n0,conv1\n", f"{LAYERS}\n" + 2 * "0,a,1,1,1,1,1,1\n"),
         f"{LAYERS}\n0,a,1,1,1,1,1,1\n1,b,1,1,1,1,1,1\n",
+        f"{LAYERS}\n" + "".join(f"{epoch},{layer},1,1,1,1,1,1\n" for layer in "ab" for epoch in (0, 1)),
     ],
     (make_run, "init.csv"): [
         *("\udcff\n", f"{INIT}\n" + 2 * "0,a,1,1,1\n", f"{INIT}\n" + "".join(f"0,{n},1,1,1\n" for n in range(1001))),
@@ -287,6 +289,10 @@ def test_malformed_file_is_named(tmp_path: Path, make: Callable[..., Path], name
     else:
         edit(path, *content)
     refuse(tmp_path, str(path))
+
+
+def test_a_huge_number_of_time_steps_takes_no_memory(tmp_path: Path) -> None:
+    assert reader.read_epochs(tmp_path / "kl_steps.csv", reader.KL_STEPS, 1, steps=10**12).empty
 
 
 def test_benchmark_may_lack_experiments(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The data folder: checksums, what an incomplete one is told, downloads by stand-ins for the servers."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -106,6 +107,7 @@ FAULTS: dict[str, Callable[[bytes], bytes | Exception]] = {
     "wrong checksum": lambda content: content + b"?",
     "refused": lambda _: urllib.error.URLError(ConnectionRefusedError("refused")),
     "silent": lambda _: TimeoutError("timed out"),
+    "unreachable": lambda _: OSError(errno.EHOSTUNREACH, "No route to host"),
 }
 
 
@@ -129,6 +131,15 @@ def test_one_failed_set_does_not_keep_the_others_from_download(served: Served, t
     with pytest.raises(UserError, match="cifar10"):
         files.fetch(SETS, tmp_path)
     assert states(tmp_path, "mnist") == states(tmp_path, "binarized_mnist") == {"present"}
+
+
+def test_files_of_old_versions_of_torchvision_are_neither_read_nor_in_the_way(served: Served, tmp_path: Path) -> None:
+    for name in ("training.pt", "test.pt"):
+        path = tmp_path / "MNIST/processed" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"damaged")
+    files.fetch(["mnist"], tmp_path)
+    assert states(tmp_path, "mnist") == {"present"}
 
 
 def test_unknown_set_other_fetch_and_folder_that_is_a_file_are_refused(tmp_path: Path) -> None:

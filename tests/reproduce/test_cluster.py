@@ -215,3 +215,6 @@ def test_files_of_a_node_stay_in_the_runs_folder(tmp_path: Path) -> None:
     outside |= {"..csv", "", "x.csv\n", "évil.csv", "notes.txt", "run.json\0"}
     cluster.write(folder, dict.fromkeys(inside | outside, b"x"))
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == {folder / name for name in inside}
+    (folder / "noise.csv").symlink_to(folder / "metrics.csv")
+    (folder / "My Notes.csv").touch()
+    assert cluster.changes(folder, {}).keys() == inside

@@ -106,6 +106,20 @@ def test_events_of_a_run_that_was_ended_are_dropped() -> None:
     engine.stop()
 
 
+def test_an_error_of_a_worker_ends_its_run_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: FakeProcess) -> Iterator[Event]:
+        raise PermissionError("of a file")
+        yield
+
+    monkeypatch.setattr(FakeProcess, "events", fails)
+    engine = Local(["cpu"], 1, {})
+    start(engine, "draw", heard=False)
+    received = engine.event(10)
+    assert received and received[1].outcome == "failed" and "of a file" in received[1].text
+    assert engine.place("draw") == "cpu"
+    engine.stop()
+
+
 WRONG = ("0", "-1", "two", "1e3", "9" * 5000, "²")
 
 
