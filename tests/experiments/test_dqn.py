@@ -107,6 +107,25 @@ def test_bf16_starts_near_fp32_and_learns_on_fp32_weights() -> None:
     assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in rough.net.parameters())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("param", PARAMS)
+def test_agent_learns_the_rewarded_actions(param: str) -> None:
+    """Dark screens reward action 1, bright ones action 2, and every episode is a single step."""
+    made = experiment(param, lr=0.003, batch_size=32, target_every=20)
+    rng = np.random.default_rng(1)
+    for _ in range(400):
+        bright, action = rng.integers(2), rng.integers(made.actions)
+        screen = np.clip(rng.normal(60 + 120 * bright, 20, (1, SIZE, SIZE)), 0, 255).astype(np.uint8)
+        made.replay.append(screen, np.array([action]), np.array([action == 1 + bright]), np.array([True]))
+    for _ in range(150):
+        made.update()
+    dark, bright = (np.zeros((50, STACK, SIZE, SIZE), np.uint8) for _ in range(2))
+    dark[:, -1], bright[:, -1] = 60, 180
+    made.sync_policy()
+    for states, action in ((dark, 1), (bright, 2)):
+        assert (made.act(states, 0.0, rng) == action).all()
+
+
 # ------------------------------------------------------------------------------- acting and playing
 
 

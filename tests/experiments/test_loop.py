@@ -55,6 +55,16 @@ def test_seed_repeats_and_seeds_differ(model: str) -> None:
     assert one == again != other
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("param", PARAMS)
+@pytest.mark.parametrize("model", MODELS)
+def test_training_improves_the_objective(model: str, param: str) -> None:
+    first, _, last = epochs(make(model, param, epochs=3, **({"lr": 0.01} if model == "draw" else {})))
+    column = next(name for name in first.metrics if name.startswith("train_"))
+    change = last.metrics[column] - first.metrics[column]
+    assert change < 0 if model == "cifar" else change > 0
+
+
 @each_model
 def test_divergence_ends_training(model: str) -> None:
     lr = {"dqn": 1e6, "cifar": 30.0}.get(model, 100.0)

@@ -256,6 +256,28 @@ def test_any_screen_shows_it(
 
 
 @pytest.mark.slow
+def test_only_its_own_script_and_style_have_an_effect(browser: Browser, pages: Any) -> None:
+    page = browser.new_page()
+    page.goto(pages["report"].as_uri())
+    refused: list[str] = []
+    page.on("console", lambda message: refused.append(message.text))
+    page.evaluate(
+        """() => {
+          const script = document.createElement("script");
+          script.textContent = "window.pwned = 1";
+          document.body.append(script);
+          const image = new Image();
+          image.src = "http://127.0.0.1:9/x.png";
+          document.body.append(image);
+        }"""
+    )
+    assert page.evaluate("window.pwned") is None
+    page.wait_for_timeout(100)
+    assert len(refused) == 2 and all("Content Security Policy" in text for text in refused)
+    page.close()
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("made_up_scale", "text_only")
 def test_the_served_page_renews_itself(show: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "SECONDS", 0.1)

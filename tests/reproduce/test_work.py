@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from factories import Count, Hold, Times, put_run, same_tables, tiny_cvae, tiny_dqn, tiny_draw, tiny_grid
+from factories import Count, Hold, Times, put_run, same_tables, tiny_cifar, tiny_cvae, tiny_dqn, tiny_draw, tiny_grid
 
 from wnrepro.cuda_graphs import CaptureError
 from wnrepro.experiments.draw import Draw
@@ -176,7 +176,8 @@ def test_kills_and_copies_change_no_row_and_leave_no_process(
     tmp_path: Path, check: Check, times: Times, count: Count
 ) -> None:
     """By SIGKILL at random moments, with a copy of each run before one of them; the command is given again."""
-    runs, results, copies = tiny_grid(), tmp_path / "results", tmp_path / "copies"
+    cifar = Planned("cifar", "quick", tiny_cifar("wn+mobn", epochs=12))  # each start takes long to load its images
+    runs, results, copies = tiny_grid() + [cifar] * times(0, 1), tmp_path / "results", tmp_path / "copies"
     moments, kills, copied = random.Random(), Counter[str](), list[Planned]()
     while any(task.state == "waiting" for task in plan(results, runs)):
         with start(runs, results, "--jobs", 2) as driver:
