@@ -30,7 +30,8 @@ from wnrepro.reproduce import board, plan
 from wnrepro.reproduce.grid import Planned
 from wnrepro.runs.checkpoint import CHECKPOINTS, COMMENT_BYTES, DamagedError, load_checkpoint, save_checkpoint
 from wnrepro.runs.run import open_run
-from wnrepro.settings import SETTINGS, printable, scale_settings
+from wnrepro.settings import SETTINGS, scale_settings
+from wnrepro.text import printable
 
 LONGEST = 500  # characters of a sentence
 DEVICE = "AMD EPYC, 2 threads"

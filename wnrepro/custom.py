@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from wnrepro.errors import UserError
-from wnrepro.settings import ABOUT, PARAMS, SETTINGS, About, Source, printable, scale_settings
+from wnrepro.settings import ABOUT, PARAMS, SETTINGS, About, Source, scale_settings
+from wnrepro.text import printable
 
 LARGEST = 2**20  # bytes of a user's file
 SMALLEST_LR = 1e-30  # the smallest that a report reads

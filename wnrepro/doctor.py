@@ -5,7 +5,6 @@ import importlib.metadata
 import io
 import os
 import platform
-import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -154,9 +153,8 @@ def disk(name: str, folder: Path) -> Finding:
     """Check the free space of a folder, which may not exist yet, and whether it can be written."""
     there, costs = folder.absolute(), "nothing can be stored there"
     try:
-        while not there.exists():
-            there = there.parent
-        free = shutil.disk_usage(there).free
+        there = files.existing_folder(there)
+        free = files.free_bytes(there)
     except OSError as error:
         return Finding(name, "problem", f"{there}: {error.strerror}", costs, "mend that, or choose another folder")
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):

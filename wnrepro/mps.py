@@ -50,11 +50,8 @@ def mps(devices: Sequence[str], say: Callable[[str], object] = lambda _: None) -
         on = _succeeds([sys.executable, "-c", PROBE], {})
         say("MPS: the daemon that is running lets processes share a GPU" if on else "MPS: the daemon serves no process")
         yield on
-    elif program is None:
-        say(f"no MPS, {missing()}: processes on one GPU take turns")
-        yield False
     else:
-        with _daemon(program) as failure:
+        with _daemon(program) if program else contextlib.nullcontext(missing()) as failure:
             turns = f"no MPS, {failure}: processes on one GPU take turns"
             say(turns if failure else f"MPS: {PROGRAM} started, processes share a GPU")
             yield not failure

@@ -83,11 +83,16 @@ def data_root(data_dir: Path | None) -> Path:
     return Path(os.path.expanduser(given)).absolute() if given else cache_folder()
 
 
-def free_bytes(folder: Path) -> int:
-    """Return the free bytes on the disk of `folder`, which need not exist yet."""
+def existing_folder(folder: Path) -> Path:
+    """Return the folder, or the closest of its parents that exists."""
     while not folder.exists():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes on the disk of `folder`, which need not exist yet."""
+    return shutil.disk_usage(existing_folder(folder)).free
 
 
 def status(data_dir: Path | None) -> list[FileStatus]:

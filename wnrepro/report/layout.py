@@ -18,7 +18,7 @@ from wnrepro.report.declared import FIGURES
 from wnrepro.report.tables import Report
 from wnrepro.results import Results
 from wnrepro.runs.directory import read_bytes
-from wnrepro.settings import printable
+from wnrepro.text import printable
 
 NUMBER = re.compile(r"[+−-]?\d[\d ]*(\.\d+)?(e[+−-]?\d+)?( of \d+| ± \d+(\.\d+)?)?")
 NONE = ("", "–", "not finite")  # texts that a column of numbers may contain

@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 from wnrepro.report.layout import marked
-from wnrepro.settings import printable
+from wnrepro.text import printable
 
 BREAK = "\u200b"  # allows a line break; `printable` removes it from all texts
 WORDS = r"\ textbackslash ^ textasciicircum ~ textasciitilde ` textasciigrave < textless > textgreater | textbar"
