@@ -430,7 +430,7 @@ def test_a_published_run_without_its_checkpoint_is_not_started_over(run: Command
     ("files", "binarization", "fact"),
     [("mnist", "seeded", "binarized once by seed"), ("binarized_mnist", "larochelle", "Larochelle")],
 )
-def test_the_binarization_is_that_of_the_files(
+def test_binarization_follows_the_files(
     run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vae: str, files: str, binarization: str, fact: str
 ) -> None:
     small_data(monkeypatch, files, tmp_path)
@@ -510,7 +510,7 @@ def duration(path: str) -> int:
 # ------------------------------------------------------------------------------- report, data, doctor
 
 
-def test_a_report_is_of_ones_own_runs_or_of_the_published_ones(run: Command, tmp_path: Path, text_only: None) -> None:
+def test_report_covers_own_or_published_runs(run: Command, tmp_path: Path, text_only: None) -> None:
     published = tmp_path / PUBLISHED
     make_run(published)
     for more in ([], ["--scale", "short"], ["--check"]):
@@ -526,7 +526,7 @@ def test_a_report_is_of_ones_own_runs_or_of_the_published_ones(run: Command, tmp
     assert [page.read_bytes() for page in pages] == before
 
 
-def test_check_tells_for_each_claim_whether_its_rule_is_older_than_its_runs(
+def test_check_reports_whether_each_rule_is_older_than_its_runs(
     run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from wnrepro.report.claims import CLAIMS

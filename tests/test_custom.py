@@ -1,4 +1,4 @@
-"""A parameterization of one's own: in all four experiments, its code by content, and what is refused."""
+"""A custom parameterization: in all four experiments, its code by content, and what is refused."""
 
 import json
 import re
@@ -346,7 +346,7 @@ def test_wrong_name_is_a_usage_error(text: str, mine: Callable[..., str], tmp_pa
     assert not (tmp_path / "results").exists()
 
 
-def test_failure_in_one_experiment_is_told_before_anything_is_written(
+def test_failure_in_one_experiment_is_reported_before_anything_is_written(
     mine: Callable[..., str], tmp_path: Path, run: Command
 ) -> None:
     """A layer of one map, which the trial's layers do not have."""

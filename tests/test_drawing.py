@@ -30,7 +30,7 @@ def plain(image: list[list[float]], box: list[float], scale: int) -> Rows:
 
 @given(st.lists(st.tuples(side, side), min_size=1, max_size=3), st.integers(1, 4))
 @example([([1.0, 2.0], [2.0, 9.0]), ([-9.0, 99.0], [-99.0, 9.0]), ([-3.0, -1.0], [0.0, 3.0])], 2)
-def test_outlines_are_those_of_a_loop_over_pixels(sides: list[tuple[list[float], list[float]]], scale: int) -> None:
+def test_outlines_equal_a_loop_over_pixels(sides: list[tuple[list[float], list[float]]], scale: int) -> None:
     images = torch.rand(len(sides), 6, 9, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[*rows, *columns] for rows, columns in sides])
     pictures = outlined(images, boxes, scale)

@@ -79,7 +79,7 @@ def test_mps_ends_with_its_starter_even_by_kill_9(control: Control) -> None:
 
 
 @pytest.mark.parametrize(("code", "probe"), [(1, ""), (0, "1 / 0"), (None, "")])
-def test_mps_that_does_not_start_or_serves_no_process_or_is_not_there_is_none(
+def test_mps_is_not_used_if_it_does_not_start_or_serve(
     control: Control, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, probe: str
 ) -> None:
     asked, said = control(code or 0), list[str]()

@@ -24,7 +24,7 @@ Command = Callable[..., tuple[int, str, str]]
         ("dqn", "lr", "normal 0.0001, bn 0.0003, wn 0.0003, wn+mobn 0.0003"),
     ],
 )
-def test_help_tells_the_default_at_every_scale(experiment: str, setting: str, expected: str | None) -> None:
+def test_help_shows_the_default_at_every_scale(experiment: str, setting: str, expected: str | None) -> None:
     cls = SETTINGS[experiment]
     (field,) = (field for field in dataclasses.fields(cls) if field.name == setting)
     assert default_text(cls, field) == (f"; default: {expected}" if expected else "")

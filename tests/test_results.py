@@ -176,7 +176,7 @@ def test_published_runs_are_beside_the_users(tmp_path: Path) -> None:
     assert load(tmp_path, "quick").published is None and scales_with_runs(tmp_path) == ["short", "quick"]
 
 
-def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
+def test_equal_labels_are_distinguished(tmp_path: Path) -> None:
     for param, label in ((CENTRED, "weight norm."), (SCALED, " \t")):
         change(make_run(tmp_path, param) / "config.json", parameterization=OTHERS[param] | {"label": label})
     make_run(tmp_path, "ws")

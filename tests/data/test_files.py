@@ -169,7 +169,7 @@ def test_hostile_archive_writes_nothing_outside_the_data_folder(
     assert (tmp_path / "outside").read_bytes() == b"untouched"
 
 
-def test_checksums_are_those_of_torchvision() -> None:
+def test_checksums_equal_torchvisions() -> None:
     official = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
     assert files.DATASETS["cifar10"] == {f"{CIFAR10.base_folder}/{name}": f"md5:{md5}" for name, md5 in official}
     assert [f"{Path(path).name}.gz" for path in files.DATASETS["mnist"]] == [name for name, _ in MNIST.resources]

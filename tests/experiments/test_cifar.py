@@ -62,7 +62,7 @@ def test_metrics_are_of_the_whole_epoch_and_of_all_test_images(images: Images) -
 
 
 @pytest.mark.parametrize("variance_too", [True, False])
-def test_noise_is_that_of_every_example(variance_too: bool) -> None:
+def test_noise_equals_a_computation_over_every_example(variance_too: bool) -> None:
     """Its kurtosis is not that of the statistics, which is corrected for its bias: each image has a contrast."""
     draw = np.random.default_rng(0)
     contrast = np.exp(0.5 * draw.standard_normal((40, 25, 1, 1)))  # 40 minibatches of 25, 3 features of 4 pixels

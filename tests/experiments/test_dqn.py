@@ -53,7 +53,7 @@ def rows(event: Epoch) -> dict[str, object]:
 # ------------------------------------------------------------------------------- the net and its updates
 
 
-def test_net_is_that_of_nature() -> None:
+def test_net_equals_that_of_mnih_2015() -> None:
     net = DqnNet(scale_settings("dqn", "paper", "normal"), 4)
     assert sum(p.numel() for p in net.parameters()) == 1_686_180
 
@@ -174,7 +174,7 @@ def test_update_comes_every_four_steps_before_the_last_steps_outcome_is_known(
 
 
 @pytest.mark.slow
-def test_states_acted_on_are_those_in_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_acting_states_equal_those_in_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Dqn(tiny_dqn(replay_steps=1000), CPU)
     made.initialize(states_of(40))
     seen, act = [], made.act

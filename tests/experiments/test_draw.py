@@ -52,7 +52,7 @@ def plain_filters(centre: float, log_delta: float, log_variance: float, count: i
     return filters
 
 
-def test_filter_banks_are_those_of_plain_loops() -> None:
+def test_filter_banks_equal_plain_loops() -> None:
     """Also outside the image, where a filter is nothing and has no gradient; a box goes through its outermost ones."""
     windows = random(6, 2, 5)
     windows[0], windows[1, 0], windows[1, 1], windows[2, 0] = (torch.tensor(w) for w in (INSIDE, FAR, NARROW, NARROW))

@@ -24,7 +24,7 @@ def get(server: serve.Server, path: str, host: str = "localhost") -> tuple[int, 
     return response.status, response.read().decode()
 
 
-def test_the_page_is_made_anew_where_a_file_has_changed(
+def test_page_is_rebuilt_after_a_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(serve, "SECONDS", 0.0)

@@ -118,7 +118,7 @@ def test_constant_values_decide() -> None:
     assert stats.welch_t([1.0, 1.0], [0.0, 0.0]) == math.inf and stats.welch_t([0.0, 0.0], [0.0, 0.0]) == 0
 
 
-def test_interquartile_mean_is_that_of_the_middle_half() -> None:
+def test_interquartile_mean_averages_the_middle_half() -> None:
     value, low, high = stats.interquartile_mean([[0.0, 1.0, 2.0, 100.0], [-50.0, 0.5, 1.5, 3.0]])
     assert value == pytest.approx((0.5 + 1 + 1.5 + 2) / 4) and low < value < high
     assert stats.interquartile_mean([[2.0] * 3, [2.0] * 3]) == (2.0, 2.0, 2.0)

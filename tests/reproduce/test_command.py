@@ -48,7 +48,7 @@ DRAW = ("reproduce", "draw", "--scale", "quick")
         ("--budget 25m --plan", "--budget"),
     ],
 )
-def test_a_mistake_is_told_and_writes_nothing(run: Command, tmp_path: Path, words: str, names: str) -> None:
+def test_mistake_is_reported_and_writes_nothing(run: Command, tmp_path: Path, words: str, names: str) -> None:
     (tmp_path / "file").touch()
     given = words.format(tmp=tmp_path).split()
     code, out, error = run("reproduce", *given, *([] if "--results" in given else ["--results", tmp_path / "no"]))
@@ -168,7 +168,7 @@ def test_on_a_gpu_the_precision_is_that_in_which_each_experiment_is_judged(
 @pytest.mark.parametrize(
     ("device", "nodes", "precision"), [("auto", "cuda", "bf16"), ("auto", "cpu", "fp32"), ("cuda", "", "bf16")]
 )
-def test_on_a_cluster_the_precision_is_that_of_its_nodes(
+def test_cluster_runs_have_the_precision_of_the_nodes(
     run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, nodes: str, precision: str
 ) -> None:
     stopped = []

@@ -80,7 +80,7 @@ def test_runs_share_gpus_by_what_each_takes_of_one(jobs: int | None) -> None:
     assert not engine.running and min(fullest.values()) >= (3 if jobs is None else 2)
 
 
-def test_a_run_on_a_gpu_starts_when_the_one_before_it_has_told_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_run_starts_after_progress_of_the_previous_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeProcess, "at_once", False)
     engine = Local(GPUS, None, {"draw": 4})
     start(engine, "draw 1", "draw 2", heard=False)

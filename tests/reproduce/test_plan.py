@@ -50,7 +50,7 @@ def estimated(results: Path, *runs: Planned, device: str = HERE) -> list[Task]:
     return tasks
 
 
-def test_plan_tells_the_state_of_every_run(tmp_path: Path, hold: Hold) -> None:
+def test_plan_shows_the_state_of_every_run(tmp_path: Path, hold: Hold) -> None:
     epochs = {"missing": 0, "stopped": 3, "failed": 2, "done": 10, "diverged": 4, "running": 5}
     runs = {name: quick_run(seed=seed) for seed, name in enumerate([*epochs, "starting"])}
     for name in [*epochs][1:]:
@@ -107,7 +107,7 @@ def test_estimates_are_from_runs_and_benchmarks_of_this_processor(tmp_path: Path
     assert {task.estimate for task in estimated(tmp_path, *runs, device="A third one, 2 threads")} == {UNKNOWN}
 
 
-def test_totals_are_those_of_the_rows(tmp_path: Path) -> None:
+def test_totals_sum_the_rows(tmp_path: Path) -> None:
     put_run(tmp_path, quick_run(), peak_memory_bytes=3 * 10**9)
     put_run(tmp_path, quick_run(seed=2), "running", epoch=5, seconds=30.0)
     put_bench(tmp_path, dqn={"seconds": {"normal": [0.2]}})
@@ -133,7 +133,7 @@ def test_as_many_runs_share_a_gpu_as_were_fastest_together_and_fit_its_memory(tm
         tmp_path / PUBLISHED, "one", "A GPU", cvae={"side_by_side": {"1": 1, "2": 2}}, draw={"side_by_side": {"1": 9}}
     )
     tasks = plan(tmp_path, planned("quick"))
-    assert packing(tasks, tmp_path, "A GPU", 10**10) == {"cifar": 1, "cvae": 2, "draw": 4, "dqn": 1}  # one's own counts
+    assert packing(tasks, tmp_path, "A GPU", 10**10) == {"cifar": 1, "cvae": 2, "draw": 4, "dqn": 1}
     tasks = [task for task in tasks if task.run.experiment == "draw"]
     tasks[1].estimate = Estimate(memory_bytes=10**9)
     each = 10**9 + CONTEXT_BYTES

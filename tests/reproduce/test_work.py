@@ -76,7 +76,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, list[Plan
 # ------------------------------------------------------------------------------- one run
 
 
-def test_a_process_tells_how_its_run_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Hold) -> None:
+def test_process_reports_the_progress_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Hold) -> None:
     monkeypatch.setattr(work, "PROGRESS_SECONDS", -1.0)
     run, told = Planned("draw", "quick", tiny_draw(epochs=2)), list[Event]()
     there = run.directory(tmp_path)
@@ -110,7 +110,7 @@ def test_a_failed_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert plan(tmp_path, [run])[0].found.name == "failed"
 
 
-def test_a_process_ends_when_its_driver_does_and_tells_how_it_was_killed(tmp_path: Path) -> None:
+def test_process_ends_with_its_driver_and_reports_a_kill(tmp_path: Path) -> None:
     run = Planned("draw", "quick", tiny_draw(epochs=1000))
     orphan, killed = (Process(job_of(run, tmp_path)) for _ in range(2))
     orphan.connection.close()  # as where the driver is killed

@@ -34,7 +34,7 @@ def test_name_has_what_differs_from_the_scale_and_the_hash_everything() -> None:
     assert len(hashes) == 4 * len(NAMES) - 2  # one names its seed
 
 
-def test_second_process_is_told_who_holds_the_run(tmp_path: Path, hold: Hold) -> None:
+def test_second_process_learns_who_holds_the_run(tmp_path: Path, hold: Hold) -> None:
     made = walk_run(tmp_path)
     holder = hold(made)
     with pytest.raises(LockedError, match=rf"^{made.folder}: process {holder.pid} on [\w.-]+, since "), made:

@@ -200,7 +200,7 @@ def test_settings_of_another_version_are_named(finished: Run, changed: str) -> N
         open_run(finished.folder)
 
 
-def test_moved_run_is_told_where_it_belongs(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moved_run_error_names_its_folder(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.move(tmp_path / "results", tmp_path / "archive/of/results")
     there = tmp_path / "archive/of/results" / finished.folder.relative_to(tmp_path / "results")
     monkeypatch.chdir(there)

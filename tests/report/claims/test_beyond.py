@@ -59,7 +59,7 @@ def compared(results: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("text_only")
-def test_comparisons_are_those_of_a_plain_computation(tmp_path: Path) -> None:
+def test_comparisons_equal_a_plain_computation(tmp_path: Path) -> None:
     ours, theirs = [0.070, 0.071, 0.073, 0.074, 0.0725], [0.081, 0.084, 0.0825, 0.083, 0.082]
     seeds, rates, three = range(1, 6), (0.0003, 0.001, 0.003, 0.01), (1, 2, 3)
     scaled = {"param": SCALED, "speed": lambda s: 0.5 + 0.01 * s, "test_error": lambda s: ours[s - 1]}

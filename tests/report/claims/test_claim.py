@@ -165,7 +165,7 @@ def test_every_empirical_claim_is_tried() -> None:
 
 @pytest.mark.parametrize("holds", [True, False])
 @pytest.mark.parametrize("claims", [pytest.param(of, marks=pytest.mark.slow) if of in SLOW else of for of in WORLDS])
-def test_verdict_is_that_of_the_runs(tmp_path: Path, claims: str, holds: bool) -> None:
+def test_verdict_follows_the_runs(tmp_path: Path, claims: str, holds: bool) -> None:
     build(tmp_path, WORLDS[claims][not holds])
     results = load(tmp_path, "paper")
     found, short = findings(results), findings(replace(results, scale="short"))
@@ -276,7 +276,7 @@ def test_power_is_what_the_simulation_gives(claim: Claim) -> None:
         assert (row.assumed, row.without) == (script.SCENARIOS[claim.id].assumed, script.SCENARIOS[claim.id].without)
 
 
-def test_rules_are_those_of_the_last_version() -> None:
+def test_rules_equal_the_last_recorded_version() -> None:
     """A changed rule is a new version, with the commit that fixes it: see `scripts/rules.py`."""
     versions = json.loads((Path(wnrepro.__file__).parent / "report/claims/rules.json").read_text())
     assert versions[-1]["rules"] == {claim.id: claim.hash for claim in CLAIMS}
