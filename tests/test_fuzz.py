@@ -21,7 +21,7 @@ from factories import Count, Times, add_work, make_bench, make_dqn, make_draw, m
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wnrepro import reading, results
+from wnrepro import records, results
 from wnrepro.errors import UserError
 from wnrepro.report import figures, tables
 from wnrepro.report.claims import findings
@@ -235,7 +235,7 @@ def test_any_file_is_read_or_named(where: str, name: str, good: dict[str, Path],
         path.write_bytes(example)
         show(plan.plan(top, [new]), top)
         if where == "bench":
-            return outcome(lambda: reading.read_json(path, reading.Benchmark), name)
+            return outcome(lambda: records.read_model(path, records.Benchmark), name)
         if name.endswith(".json"):
             outcome(lambda: open_run(folder), str(folder))
             outcome(lambda: show(plan.plan(top, [run]), top), str(folder))

@@ -23,8 +23,9 @@ import pandas as pd
 
 from wnrepro import settings
 from wnrepro.errors import UserError
-from wnrepro.reading import Benchmark, Provenance, RunConfig, RunRecord, StepTimes, naming, read_json, read_table
-from wnrepro.runs.directory import FINISHED, PUBLISHED, read_text, sealed, variant
+from wnrepro.reading import read_table
+from wnrepro.records import Benchmark, Provenance, RunConfig, RunRecord, StepTimes, naming, read_model, read_text
+from wnrepro.runs.directory import FINISHED, PUBLISHED, sealed, variant
 from wnrepro.settings import NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
 
 MOST_PROBLEMS = 100  # in a report
@@ -63,7 +64,7 @@ class Session(Measured):
     name: str  # bench/<file name without .json>
     record: StepTimes
     over, data, dataset, seed = True, "", None, None
-    ratios = property(lambda self: {name: ratio.model_dump() for name, ratio in self.record.ratios.items()})
+    ratios = property(lambda self: self.record.ratios)
     precision = property(lambda self: self.record.precision)
 
 
@@ -172,7 +173,7 @@ class Results:
     folder: Path
     scale: str
     runs: tuple[Run, ...]
-    bench: dict[str, dict[str, Any]] = field(default_factory=dict)  # by file name without .json
+    bench: dict[str, dict[str, StepTimes]] = field(default_factory=dict)  # by file name without .json, and experiment
     asked: str | None = None  # the precision to judge
     published: "Results | None" = None  # the runs in this repository at this scale
     labels: dict[str, str] = field(default_factory=dict)  # by parameterization: the paper's, then the others by name
@@ -347,9 +348,9 @@ def read_run(folder: Path) -> Run:
     return _run(folder.parents[2], folder)
 
 
-def _labels(runs: Iterable[Run], bench: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _labels(runs: Iterable[Run], bench: dict[str, dict[str, StepTimes]]) -> dict[str, str]:
     """Return the labels of the paper's parameterizations and of those with runs or step times, made unique."""
-    timed = {name for one in bench.values() for part in one.keys() & SETTINGS for name in one[part]["ratios"]}
+    timed = {name for one in bench.values() for part in one.values() for name in part.ratios}
     names = (name.removesuffix(OVER_NORMAL) for name in timed if name.endswith(OVER_NORMAL))
     found = {name: name for name in names if NAME.fullmatch(name)} | {run.param: run.label for run in runs}
     found |= {param: settings.ABOUT[param].label for param in PARAMS}
@@ -381,7 +382,7 @@ def _run_folders(results: Path, scale: str) -> list[Path]:
 
 def _run(top: Path, folder: Path) -> Run:
     name, path = folder.relative_to(top).as_posix(), folder / "config.json"
-    config, raw_config = read_json(path, RunConfig)
+    config, raw_config = read_model(path, RunConfig)
     with naming(path):
         place = _place(config, name)
     if place != f"{top.name}/{name}":
@@ -391,10 +392,10 @@ def _run(top: Path, folder: Path) -> Run:
         )
     record, raw = RunRecord(status="running", epoch=0), dict[str, Any]()
     if os.path.lexists(folder / "run.json"):
-        record, raw = read_json(folder / "run.json", RunRecord)
+        record, raw = read_model(folder / "run.json", RunRecord)
     cls = SETTINGS[config.experiment]
     columns = tuple(cls.models[_part(config)].metrics)
-    steps = config.settings.model_dump().get("time_steps", 0) if "time_steps" in cls.__dataclass_fields__ else 0
+    steps = getattr(config.settings, "time_steps", 0) if "time_steps" in cls.__dataclass_fields__ else 0
     return Run(
         folder,
         name,
@@ -412,7 +413,7 @@ def _run(top: Path, folder: Path) -> Run:
 
 
 def _part(config: RunConfig) -> Any:
-    return config.settings.model_dump().get(SETTINGS[config.experiment].part or "")
+    return getattr(config.settings, SETTINGS[config.experiment].part or "", None)
 
 
 def _place(config: RunConfig, name: str) -> str:
@@ -513,33 +514,24 @@ def _problems(run: Run) -> Iterator[str]:
 # ------------------------------------------------------------------------------- benchmarks
 
 
-def _benchmarks(results: Path) -> dict[str, dict[str, Any]]:
-    """Read the files of results/bench with ratios of step times: device_name, and content by experiment."""
-    found: dict[str, dict[str, Any]] = {}
+def _benchmarks(results: Path) -> dict[str, dict[str, StepTimes]]:
+    """Read the files of results/bench with ratios of step times."""
+    found: dict[str, dict[str, StepTimes]] = {}
     names: dict[str, str] = {}
     for path in sorted((results / "bench").glob("*.json")):
         if not path.name.isprintable():
             raise UserError(f"{printable(str(path))}: no benchmark has such a name; give it another.")
-        bench, raw = read_json(path, Benchmark)
+        bench, raw = read_model(path, Benchmark)
         if (other := names.setdefault(json.dumps(raw, sort_keys=True), path.name)) != path.name and bench.experiments:
             raise UserError(f"{path} and {other} are the same session: remove one of them.")
         if bench.experiments:
-            found[path.stem] = {"device_name": bench.device_name} | bench.model_dump()["experiments"]
+            found[path.stem] = bench.experiments
     return found
-
-
-def step_works(bench: dict[str, Any], experiment: str) -> dict[str, dict[str, Any]]:
-    """Return what an experiment's training steps need and achieve, by contender; empty if not measured."""
-    return bench[experiment]["work"] if experiment in bench else {}
 
 
 def sessions(results: Results, experiment: str) -> dict[tuple[str, str], list[Session]]:
     """Return the sessions of an experiment, oldest first, by device and by torch version with precision."""
-    every = [
-        Session(f"bench/{name}", StepTimes(**bench[experiment] | {"device_name": bench["device_name"]}))
-        for name, bench in results.bench.items()
-        if experiment in bench
-    ]
+    every = [Session(f"bench/{name}", one[experiment]) for name, one in results.bench.items() if experiment in one]
     found = defaultdict(list)
     for one in sorted(every, key=lambda one: one.created):
         found[one.device, f"{one.torch}, {one.precision}"].append(one)

@@ -99,7 +99,7 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
     results = tmp_path / "results"
     (results / "bench").mkdir(parents=True)
-    bench = {"device_name": "A GPU", "draw": {"side_by_side": {"1": 10, "2": 19, "4": 30}}}
+    bench = {"device_name": "A GPU", "draw": {"ratios": {}, "side_by_side": {"1": 10, "2": 19, "4": 30}}}
     (results / "bench/a-gpu.json").write_text(json.dumps(bench))
     return results
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from factories import Walk, snapshot, tiny_run, walk_run, without_seconds
 
-from wnrepro import results
+from wnrepro import records, results
 from wnrepro.errors import UserError
 from wnrepro.events import Epoch, Note
 from wnrepro.runs import checkpoint, directory, provenance, run
@@ -93,13 +93,13 @@ def test_failed_run_ends_bit_for_bit_as_an_undisturbed_one(tmp_path: Path, model
 
     def fail(event: object) -> None:
         if isinstance(event, Epoch):
-            raise OSError("no power")
+            raise OSError("no power at \udcff")  # a path that is no UTF-8
 
     with Run(tmp_path / "resumed", experiment, "quick", settings) as resumed:
         with pytest.raises(OSError, match="no power"):
             resumed.execute(load, fail)
         record = resumed.record() or {}
-        assert (record["status"], record["message"]) == ("failed", "OSError: no power")
+        assert (record["status"], record["message"]) == ("failed", "OSError: no power at \udcff")
         torch.manual_seed(123)
         record = resumed.execute(load)
     assert (record["message"], [entry["from_epoch"] for entry in record["resumed"]]) == ("", [1])
@@ -182,7 +182,7 @@ def test_folder_without_a_run_is_refused(tmp_path: Path, finished: Run) -> None:
     ],
 )
 def test_foreign_config_is_refused_by_name(finished: Run, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr(directory, "LARGEST", 2**20)
+    monkeypatch.setattr(records, "LARGEST_FILE", 2**20)
     path = finished.folder / "config.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"^{path}: [^\n]+$"):

@@ -570,7 +570,7 @@ def step_time(results: Results, split: bool = False) -> Sheet | None:
         for param, look in [*looks(results.labels).items()][1:]:
             some = [ratio for one in timed if (ratio := one.ratios.get(f"{param}{OVER_NORMAL}"))]
             margin = limit if experiment == "cifar" else ()  # C7's
-            ends = [Estimate("", r["median"] - 1, r["low"] - 1, r["high"] - 1, margin=margin) for r in some]
+            ends = [Estimate("", r.median - 1, r.low - 1, r.high - 1, margin=margin) for r in some]
             rows += [Row(param if param in PARAMS else look.label, look, ends)] if ends or param in PARAMS else []
         if any(row.estimates for row in rows):
             panels[f"{experiment} ({count(len(timed), 'session')}), {device}, torch {torch}"] = rows

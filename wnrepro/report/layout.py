@@ -14,10 +14,10 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from wnrepro.records import read_bytes
 from wnrepro.report.declared import FIGURES
 from wnrepro.report.tables import Report
 from wnrepro.results import Results
-from wnrepro.runs.directory import read_bytes
 from wnrepro.text import printable
 
 NUMBER = re.compile(r"[+−-]?\d[\d ]*(\.\d+)?(e[+−-]?\d+)?( of \d+| ± \d+(\.\d+)?)?")

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from wnrepro.errors import UserError
-from wnrepro.runs.directory import read_bytes
+from wnrepro.records import read_bytes
 
 HOST = "127.0.0.1"
 SECONDS, REST = 5.0, 5  # between two checks of the files; at least this multiple of the time that the page took

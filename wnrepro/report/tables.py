@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wnrepro import paper
-from wnrepro.reading import contender
+from wnrepro.records import StepTimes, contender
 from wnrepro.report import declared, stats
 from wnrepro.report.canvas import Drawn
 from wnrepro.report.claims import CLAIMS
@@ -24,7 +24,7 @@ from wnrepro.report.claims.beyond import comparisons
 from wnrepro.report.claims.claim import COMMON, VERDICTS, Claim, Finding
 from wnrepro.report.claims.dqn import max_score
 from wnrepro.report.figures import PUBLISHED
-from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults, step_works
+from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults
 from wnrepro.settings import PARAMS, SETTINGS, scale_settings
 from wnrepro.text import NOT_FINITE, count, interval, listed, plain, score
 
@@ -446,26 +446,26 @@ def interquartile_means(results: Results) -> Iterator[Row]:
             yield row | {"n": sum(map(len, scores.values())), "epochs": min(epochs)}
 
 
-def _benches(results: Results) -> Iterator[tuple[Row, dict[str, Any]]]:
+def _benches(results: Results) -> Iterator[tuple[Row, StepTimes]]:
     """Yield the benchmarks of each experiment with their experiment and device."""
     for experiment, bench in itertools.product(SETTINGS, results.bench.values()):
-        yield {"experiment": experiment, "device": bench["device_name"]}, bench
+        if experiment in bench:
+            yield {"experiment": experiment, "device": bench[experiment].device_name}, bench[experiment]
 
 
 def step_time(results: Results) -> Iterator[Row]:
     """Yield the ratios of step times."""
     for about, bench in _benches(results):
-        for name, ratio in bench.get(about["experiment"], {"ratios": {}})["ratios"].items():
-            yield ratio | about | {"ratio": name}
+        for name, ratio in bench.ratios.items():
+            yield ratio.model_dump() | about | {"ratio": name}
 
 
 def floors(results: Results) -> Iterator[Row]:
     """Yield the distance of step times from their lower bound."""
     for about, bench in _benches(results):
-        for name, work in step_works(bench, about["experiment"]).items():
-            memory = bench[about["experiment"]]["memory"][contender(name)]
-            seconds = work["floor_seconds"] * work["distance"]
-            yield work | about | {"contender": name, "seconds": seconds, "memory_bytes": memory}
+        for name, work in bench.work.items():
+            more = {"seconds": work.floor_seconds * work.distance, "memory_bytes": bench.memory[contender(name)]}
+            yield work.model_dump() | about | {"contender": name} | more
 
 
 def beyond(results: Results) -> Iterator[Row]:

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from wnrepro.errors import UserError
 from wnrepro.progress import TimeLeft
+from wnrepro.records import Benchmark, RunConfig, RunRecord, StepTimes, read_model
 from wnrepro.reproduce.grid import Planned, seeds
-from wnrepro.runs.directory import FINISHED, PUBLISHED, RunDirectory, read_json
-from wnrepro.settings import PRECISIONS, SETTINGS, scale_settings, settings_from
+from wnrepro.runs.directory import FINISHED, PUBLISHED, RunDirectory
+from wnrepro.settings import PRECISIONS, scale_settings, settings_from
 from wnrepro.text import printable
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 # resume from its last epoch. missing: there is no run.json.
 STATES = ("done", "diverged", "running", "stopped", "failed", "missing")
 
-DAMAGED = (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # caused by damaged files
 LONGEST_SECONDS = 1e6  # plausible limit for an example
 MOST_ON_A_GPU = 100  # runs
 NEARLY_BEST = 0.95  # of the highest number of steps per second
@@ -143,12 +143,15 @@ class Measured(NamedTuple):
     source: str  # "run" or "bench"
 
 
-def files(results: Path, pattern: str, device: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+Model = TypeVar("Model", RunRecord, Benchmark)
+
+
+def files(results: Path, pattern: str, model: type[Model], device: str) -> Iterator[tuple[Path, Model]]:
     """Yield the JSON files from this processor or GPU, the published ones first, except damaged ones."""
     for path in (*sorted((results / PUBLISHED).glob(pattern)), *sorted(results.glob(pattern))):
-        with contextlib.suppress(*DAMAGED):
-            content = read_json(path) or {}
-            if processor(content["device_name"]) == processor(device):
+        with contextlib.suppress(UserError):
+            content, _ = read_model(path, model)
+            if processor(content.device_name) == processor(device):
                 yield path, content
 
 
@@ -160,41 +163,35 @@ def processor(device_name: str) -> str:
 def measured(results: Path, device: str) -> list[Measured]:
     """Return the measurements of the runs and benchmarks in `results` on this processor or GPU."""
     found = []
-    for path, record in files(results, "*/*/*/seed-*/run.json", device):
-        with contextlib.suppress(*DAMAGED):
-            config = read_json(path.with_name("config.json")) or {}
-            run = Planned(
-                config["experiment"], config["scale"], settings_from(config["experiment"], config["settings"])
-            )
-            seconds = record["seconds"] / (record["epoch"] * run.settings.epoch_size)
-            found.append(Measured(run, record["device_name"], seconds, record["peak_memory_bytes"], "run"))
-    for _, bench in files(results, "bench/*.json", device):
-        for experiment in SETTINGS.keys() & bench.keys():
-            with contextlib.suppress(*DAMAGED):
-                found += benchmarked(experiment, bench["device_name"], bench[experiment])
-    return [one for one in found if believable(one)]
+    for path, record in files(results, "*/*/*/seed-*/run.json", RunRecord, device):
+        with contextlib.suppress(UserError):
+            config, _ = read_model(path.with_name("config.json"), RunConfig)
+            settings = settings_from(config.experiment, config.settings.model_dump())
+            run = Planned(config.experiment, config.scale, settings)
+            if record.seconds and record.epoch > 0:
+                seconds = record.seconds / (record.epoch * settings.epoch_size)
+                found.append(Measured(run, record.device_name, seconds, record.peak_memory_bytes, "run"))
+    for _, bench in files(results, "bench/*.json", Benchmark, device):
+        for experiment, figures in bench.experiments.items():
+            with contextlib.suppress(UserError):
+                found += benchmarked(experiment, figures)
+    return [one for one in found if 0 < one.seconds <= LONGEST_SECONDS]
 
 
-def believable(one: Measured) -> bool:
-    """Test whether a measured time and memory are plausible."""
-    memory = one.memory_bytes
-    return 0 < one.seconds <= LONGEST_SECONDS and (memory is None or (type(memory) is int and 0 <= memory <= 2**53))
-
-
-def benchmarked(experiment: str, device: str, figures: dict[str, Any]) -> list[Measured]:
+def benchmarked(experiment: str, figures: StepTimes) -> list[Measured]:
     """Return `bench`'s measurements at the paper's settings. For dqn, the memory includes the full replay."""
-    found, memory = [], figures.get("memory", {})
-    for name, times in figures["seconds"].items():
+    found = []
+    for name, times in figures.seconds.items():
         param, _, precision = name.partition(" ")  # other entries are `plain wn` and `wn, learning`
         precision = precision or PRECISIONS[0]
         if precision not in PRECISIONS:
             continue
         settings = scale_settings(experiment, "paper", param, precision=precision)
-        peak = memory.get(name)
-        if replay := figures.get("replay_memory"):  # valid only for a replay on the same device
-            peak = replay["peak_bytes"] if replay["on"] == figures["device"] else None
+        peak = figures.memory.get(name)
+        if replay := figures.replay_memory:  # valid only for a replay on the same device
+            peak = replay.peak_bytes if replay.on == figures.device else None
         seconds = median(times) / settings.step_size
-        found.append(Measured(Planned(experiment, "paper", settings), device, seconds, peak, "bench"))
+        found.append(Measured(Planned(experiment, "paper", settings), figures.device_name, seconds, peak, "bench"))
     return found
 
 
@@ -236,11 +233,10 @@ def packing(tasks: Sequence[Task], results: Path, device: str, memory_bytes: int
     """
     left = [task for task in tasks if not task.over]
     shared = {task.run.experiment: 1 for task in left}
-    for _, bench in files(results, "bench/*.json", device):
-        for experiment in shared.keys() & bench.keys():
-            with contextlib.suppress(*DAMAGED):
-                measured = bench[experiment]["side_by_side"].items()
-                rates = {int(runs): float(rate) for runs, rate in measured if 1 <= int(runs) <= MOST_ON_A_GPU}
+    for _, bench in files(results, "bench/*.json", Benchmark, device):
+        for experiment in shared.keys() & bench.experiments.keys():
+            measured = bench.experiments[experiment].side_by_side.items()
+            if rates := {runs: rate for runs, rate in measured if 1 <= runs <= MOST_ON_A_GPU}:
                 enough = NEARLY_BEST * max(rates.values())
                 shared[experiment] = min(runs for runs, rate in rates.items() if rate >= enough)
     for task in left:

@@ -20,17 +20,14 @@ from typing import Any, Self
 import filelock
 
 from wnrepro.errors import DiskError, UserError
+from wnrepro.records import RunRecord, clean, read_text
 from wnrepro.settings import Settings, about, config_hash, printable, scale_settings
 
 PUBLISHED = "published"  # the folder in results/ with the repository's runs, without checkpoints
 FINISHED = ("done", "diverged")  # states of a run that needs no more training
-# The entries of run.json: those that resuming needs, and others. Only earlier versions wrote metrics_sha256.
-REQUIRED = {"status": str, "epoch": int, "resumed": list, "facts": dict, "peak_memory_bytes": int, "config_hash": str}
-OPTIONAL = {"message", "epochs", "created", "updated", "seconds", "device", "device_name", "git", "versions"}
-OPTIONAL |= {"graphs", "tables_sha256", "metrics_sha256", "sha256"}
+RESUMABLE = {"resumed", "facts", "peak_memory_bytes", "config_hash"}  # entries of run.json that resuming needs
 SOURCE = "parameterization.py"  # a copy of a custom parameterization's code
 WRITTEN = ("config.json", "run.json", SOURCE, "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # files that a run writes
-LARGEST = 2**24  # bytes; larger files are refused. The tables of the paper's longest runs are far smaller
 REMOVE = "remove the file to resume from the run's checkpoint, or start over with --fresh"
 PATIENCE = 1.0  # seconds to wait for the lock: another process may hold it only to test it
 
@@ -113,30 +110,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return a file's content. Raises FileNotFoundError, or UserError for a folder, a pipe or over LARGEST bytes."""
-    try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path}: is no file; move it away")
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or give another --results") from error
-    if len(content) > LARGEST:
-        raise UserError(f"{path}: larger than {LARGEST >> 20} MiB, which no file of a run is; move it away")
-    return content
-
-
-def read_text(path: Path) -> str:
-    """Return a UTF-8 file's text. Raises as `read_bytes`, and UserError for another encoding."""
-    try:
-        return read_bytes(path).decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 text (byte {error.start}); mend it, or move it away") from error
-
-
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file, or None if there is no file. Raises UserError for other content."""
     try:
@@ -169,9 +142,11 @@ def sealed(record: dict[str, Any]) -> bool:
 
 def is_record(record: object) -> bool:
     """Test whether this is the content of a run.json from which a run can resume."""
-    if not isinstance(record, dict) or not record.keys() <= REQUIRED.keys() | OPTIONAL:
+    try:
+        found = RunRecord.model_validate(clean(record))
+    except ValueError:
         return False
-    return all(isinstance(record.get(name), kind) for name, kind in REQUIRED.items())
+    return not found.model_extra and found.model_fields_set >= RESUMABLE
 
 
 # ------------------------------------------------------------------------------- the directory

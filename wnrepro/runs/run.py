@@ -19,6 +19,7 @@ import torch
 
 from wnrepro.errors import DiskError, UserError
 from wnrepro.events import Epoch, Note, Progress
+from wnrepro.records import read_text
 from wnrepro.runs.checkpoint import (
     CHECKPOINTS,
     DamagedError,
@@ -33,7 +34,6 @@ from wnrepro.runs.directory import (
     RunDirectory,
     now,
     read_json,
-    read_text,
     seal,
     write_atomic,
     write_json,

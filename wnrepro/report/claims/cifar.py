@@ -222,7 +222,7 @@ def step_time(id: str, ours: str, theirs: str, where: str, printed: str, said: s
     names = [f"{param} / normal" for param in (ours, theirs) if param != "normal"]
 
     def log_time(session: Session) -> float:
-        logs = [math.log(session.ratios[name]["median"]) for name in names]
+        logs = [math.log(session.ratios[name].median) for name in names]
         return logs[0] - sum(logs[1:])
 
     @claim(id, where, printed, "step_time", test, a=ours, b=theirs, said=said, none="no step times of cifar in bench/")
