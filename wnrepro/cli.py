@@ -375,7 +375,7 @@ def bench(
         str,
         typer.Argument(metavar="|".join([*SETTINGS, "all"]), help="what to time"),
     ] = "all",
-    rounds: Annotated[int, typer.Option(min=2, help="steps timed of each contender")] = 20,
+    rounds: Annotated[int, typer.Option(min=2, max=10_000, help="steps timed of each contender")] = 20,
     precision: Annotated[
         list[str] | None,
         typer.Option(metavar="|".join(PRECISIONS), help="default: fp32, and those with hardware support on the device"),

@@ -150,21 +150,24 @@ def nodes() -> Iterator[Nodes]:
 @pytest.mark.parametrize("mode", ["bring_back", "shared"])
 def test_ended_and_killed_runs_resume_without_a_change(tmp_path: Path, nodes: Nodes, mode: str) -> None:
     """Each run is ended after an epoch; killed are a run's process, a Ray worker, and a node with all that is on it."""
-    blows = [
-        lambda: os.kill(nodes.workers()[0], signal.SIGKILL),
-        lambda: os.kill(parent(nodes.workers()[0]), signal.SIGKILL),
+    blows: list[Callable[[int], None]] = [
+        lambda worker: os.kill(worker, signal.SIGKILL),
+        lambda worker: os.kill(parent(worker), signal.SIGKILL),
     ]
     if mode == "shared":
-        blows.insert(0, nodes.kill_node)
+        blows.insert(0, lambda _: nodes.kill_node())
     dice, wait, expected = random.Random(), 2, len(blows)
 
     def heard(line: str) -> None:
         nonlocal wait
         wait -= line.startswith("epoch")
         time.sleep(dice.uniform(0, 0.1))
-        if wait <= 0 and blows and len(nodes.workers()) >= (2 if len(blows) == 3 else 1):  # the node has a run
-            blows.pop(0)()
-            wait = dice.randint(1, 4)
+        workers = nodes.workers()
+        if wait <= 0 and blows and len(workers) >= (2 if len(blows) == 3 else 1):  # the node has a run
+            with suppress(ProcessLookupError, FileNotFoundError):  # it has ended meanwhile
+                blows[0](workers[0])
+                del blows[0]
+                wait = dice.randint(1, 4)
 
     lines = nodes.drive(tmp_path, mode, heard)
     assert not blows

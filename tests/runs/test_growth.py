@@ -1,6 +1,8 @@
 """A long run: nothing but its tables grows."""
 
 import gc
+import json
+import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,20 +22,22 @@ COPIES = 9  # of the tables' text in memory, at most: itself and the next, as by
 
 
 def small(experiment: str, epochs: int) -> tuple[str, Settings, Callable[[], Any]]:
-    few: dict[str, Any] = {"train_examples": 100, "test_examples": 100, "batch_size": 50}
+    few: dict[str, Any] = {"epochs": epochs, "train_examples": 100, "test_examples": 100, "batch_size": 50}
     if experiment == "cifar":
         few |= {"width": 2, "init_examples": 50, "decay_from": epochs // 2, "noise_minibatches": 4}
         few |= {"noise_epochs": tuple(range(1, epochs, max(1, epochs // 20)))}
     if experiment == "dqn":
-        few = {"epoch_steps": 20, "replay_steps": 200, "test_steps": 1, "test_games": 1, "epsilon_test": 0.9}
-    model, param = {"cifar": ("cifar", "wn+mobn"), "cvae": ("cvae mnist", "wn")}.get(experiment, (experiment, "wn"))
-    return tiny_run(model, param, epochs=epochs, **few)
+        few = {"epochs": epochs, "epoch_steps": 20, "replay_steps": 200, "test_steps": 1, "test_games": 1}
+        few |= {"epsilon_test": 0.9}
+    param = "wn+mobn" if experiment == "cifar" else "wn"
+    return tiny_run("cvae mnist" if experiment == "cvae" else experiment, param, **few)
 
 
-def growth(folder: Path, experiment: str, epochs: int, leaks: bool = False) -> dict[str, int]:
-    """What grows from the second quarter of a run's epochs to the last, beyond its tables, by kind."""
+def live(folder: Path, experiment: str, epochs: int, leaks: bool) -> None:
+    """Execute a run in a separate process, and writes its resources after each epoch as a line of JSON."""
+    torch.set_num_threads(1)
     _, settings, load = small(experiment, epochs)
-    kept, measured = list[Any](), list[dict[str, int]]()
+    kept: list[Any] = []
     run = Run(folder, experiment, "quick", settings)
 
     def measure(event: object) -> None:
@@ -49,17 +53,28 @@ def growth(folder: Path, experiment: str, epochs: int, leaks: bool = False) -> d
                 objects = gc.get_objects()
                 found["tensors"] = sum(issubclass(type(one), torch.Tensor) for one in objects)
                 found["objects"] = len(objects)
-            measured.append(found)
+            print(json.dumps(found), file=lines, flush=True)
 
-    with run:
+    gc.freeze()  # ignores what exists before the run
+    with (folder / "lines.jsonl").open("w") as lines, run:
         run.execute(load, measure)
-    before, after = measured[epochs // 4 : epochs // 2], measured[-(epochs // 4) :]
+
+
+def growth(folder: Path, experiment: str, epochs: int, leaks: bool = False) -> dict[str, int]:
+    """Measure what grows from the second quarter of a run's epochs to the last, beyond its tables, by kind."""
+    process = multiprocessing.get_context("forkserver").Process(target=live, args=(folder, experiment, epochs, leaks))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    lines = [json.loads(line) for line in (folder / "lines.jsonl").read_text().splitlines()]
+    assert len(lines) == epochs
+    before, after = lines[epochs // 4 : epochs // 2], lines[-(epochs // 4) :]
     tables = sum(path.stat().st_size for path in folder.rglob("*.csv"))
     size = median(one["bytes"] for one in after) - median(one["bytes"] for one in before)
     grown = {"bytes": int(size - COPIES * tables / 2 - (SPARE if epochs > 100 else WARMING_UP))}
     for name in ("descriptors", "threads", "files", "tensors", "objects"):
         first, last = (max(one.get(name, 0) for one in part) for part in (before, after))
-        grown[name] = last - first - (5 + 2 * epochs) * (name == "objects")  # what is measured are objects, too
+        grown[name] = last - first - 5 * (name == "objects")
     return {name: more for name, more in grown.items() if more > 0}
 
 
@@ -73,4 +88,5 @@ def test_long_run_grows_by_no_more_than_its_tables(tmp_path: Path, experiment: s
 
 @pytest.mark.slow
 def test_leak_is_found(tmp_path: Path) -> None:
+    """A tensor and ten megabytes kept in each epoch."""
     assert growth(tmp_path, "draw", 12, leaks=True).keys() >= {"tensors", "bytes"}
