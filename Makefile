@@ -17,7 +17,7 @@ reproduce-quick: install
 	$(BIN)/wnrepro reproduce --scale quick
 	$(BIN)/wnrepro report --scale quick
 
-# The whole of the paper, on GPUs; README says how on several, and on a cluster.
+# The whole of the paper, on GPUs; docs/running.md says how on several, and on a cluster.
 reproduce-all: install
 	$(BIN)/wnrepro reproduce
 	$(BIN)/wnrepro report --scale paper

@@ -1,6 +1,6 @@
 """Records the current rules as a new version in wnrepro/report/claims/rules.json, with the commit that fixes them.
 
-Commit the rules first, then run this, commit rules.json, and tag the commit of the rules: `rules-<version>`.
+Commit the rules first, then run this, and commit rules.json.
 """
 
 import json

@@ -291,6 +291,13 @@ def test_malformed_file_is_named(tmp_path: Path, make: Callable[..., Path], name
     refuse(tmp_path, str(path))
 
 
+def test_runs_of_an_unknown_experiment_are_left_out_by_name(tmp_path: Path) -> None:
+    folder = make_run(tmp_path).parents[1]
+    shutil.copytree(folder, folder.with_name("char_lstm"))
+    read = load(tmp_path, "short")
+    assert (len(read.runs), read.unknown) == (1, ("char_lstm",)) and "char_lstm" in read.notes[0]
+
+
 def test_a_huge_number_of_time_steps_takes_no_memory(tmp_path: Path) -> None:
     assert reader.read_epochs(tmp_path / "kl_steps.csv", reader.KL_STEPS, 1, steps=10**12).empty
 

@@ -108,7 +108,7 @@ def gpu() -> Finding:
         costs = "everything runs on the CPU, hundreds of times slower at scale paper"
         mend = "update the NVIDIA driver, or install a torch built for the CUDA that the driver supports"
         return Finding("gpu", "problem", f"torch cannot use {'; '.join(cards)}", costs, mend)
-    costs = "scale paper would take weeks; short (an afternoon) and quick (minutes) are made for the CPU"
+    costs = "scale paper would take years; short (a day) and quick (minutes) are made for the CPU"
     return Finding("gpu", "note", "no NVIDIA GPU found", costs, "run --scale paper on a machine with one")
 
 

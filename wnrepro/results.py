@@ -26,7 +26,8 @@ from wnrepro.errors import UserError
 from wnrepro.reading import read_table
 from wnrepro.records import Benchmark, Provenance, RunConfig, RunRecord, StepTimes, naming, read_model, read_text
 from wnrepro.runs.directory import FINISHED, PUBLISHED, sealed, variant
-from wnrepro.settings import NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash, printable
+from wnrepro.settings import NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash
+from wnrepro.text import listed, printable
 
 MOST_PROBLEMS = 100  # in a report
 LONGEST_LABEL = 60  # characters of a parameterization's label
@@ -177,6 +178,7 @@ class Results:
     asked: str | None = None  # the precision to judge
     published: "Results | None" = None  # the runs in this repository at this scale
     labels: dict[str, str] = field(default_factory=dict)  # by parameterization: the paper's, then the others by name
+    unknown: tuple[str, ...] = ()  # experiments with runs that are left out, since nothing has registered them
 
     @functools.cached_property
     def papers(self) -> "Results":
@@ -230,8 +232,9 @@ class Results:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence for each part with runs in a precision, or of a binarization, that is not judged."""
-        found = []
+        """A sentence on unknown experiments, and for each part with runs in a precision or binarization not judged."""
+        names = printable(listed(self.unknown), 200)
+        found = [f"left out: runs of {names}, which no file has registered here"] if self.unknown else []
         for (name, part), (setting, choices) in itertools.product(self.parts.items(), CHOICES.items()):
             counts, judged = Counter(getattr(run, setting) for run in part.runs), getattr(part, setting)
             others = [one for one in choices if one in counts and one != judged]
@@ -336,7 +339,8 @@ def load(results: Path, scale: str, precision: str | None = None) -> Results:
     published = load(shown, scale, precision) if shown.is_dir() and _run_folders(shown, scale) else None
     bench = _benchmarks(results)
     labels = _labels([*(published.runs if published else ()), *runs], bench)
-    return Results(results, scale, tuple(runs), bench, precision, published, labels)
+    unknown = tuple(dict.fromkeys(folder.parts[-3] for folder in _run_folders(results, scale, known=False)))
+    return Results(results, scale, tuple(runs), bench, precision, published, labels, unknown)
 
 
 def read_run(folder: Path) -> Run:
@@ -370,12 +374,15 @@ def _order(run: Run) -> tuple[int, tuple[int, str], float, str, int]:
     return model, _papers_first(run.param), run.lr, run.variant, run.seed
 
 
-def _run_folders(results: Path, scale: str) -> list[Path]:
+def _run_folders(results: Path, scale: str, known: bool = True) -> list[Path]:
+    """Return the runs of the registered experiments or, unless `known`, those of others."""
     try:
         if not results.is_dir():
             raise UserError(f"{results} is no folder: name the one that holds the runs with --results.")
         next(results.iterdir(), None)
-        return sorted(config.parent for config in (results / scale).glob("*/*/seed-*/config.json"))
+        names = SETTINGS.keys() if known else {path.name for path in (results / scale).glob("*")} - SETTINGS.keys()
+        configs = (config for name in names for config in (results / scale / name).glob("*/seed-*/config.json"))
+        return sorted(config.parent for config in configs)
     except OSError as error:
         raise UserError(f"{results} cannot be read ({error.strerror}): check its permissions.") from error
 
