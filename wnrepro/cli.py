@@ -196,8 +196,7 @@ def report(
     check: Annotated[
         bool,
         typer.Option(
-            "--check",
-            help="only check the runs' files (exit 1 if they do not fit) and the dates of the rules",
+            "--check", help="only check the runs' files (exit 1 if they do not fit) and the dates of the rules"
         ),
     ] = False,
     compare: Annotated[
@@ -371,10 +370,7 @@ def export(
 
 @app.command()
 def bench(
-    experiment: Annotated[
-        str,
-        typer.Argument(metavar="|".join([*SETTINGS, "all"]), help="what to time"),
-    ] = "all",
+    experiment: Annotated[str, typer.Argument(metavar="|".join([*SETTINGS, "all"]), help="what to time")] = "all",
     rounds: Annotated[int, typer.Option(min=2, max=10_000, help="steps timed of each contender")] = 20,
     precision: Annotated[
         list[str] | None,
@@ -382,10 +378,7 @@ def bench(
     ] = None,
     smoke: Annotated[
         bool,
-        typer.Option(
-            "--smoke",
-            help="instead check that captured and compiled steps equal plain ones; exit 1 if not",
-        ),
+        typer.Option("--smoke", help="instead check that captured and compiled steps equal plain ones; exit 1 if not"),
     ] = False,
     param: Annotated[
         list[str] | None, typer.Option(metavar=PARAM_FORMS, help="time these beside normal and wn; default: all")
@@ -398,10 +391,11 @@ def bench(
 
     Of cvae it times MNIST's model, of dqn Breakout.
     """
-    choices = {"bench": ([experiment], (*SETTINGS, "all")), "--precision": (precision or (), PRECISIONS)}
-    for option, (given, allowed) in choices.items():
-        if unknown := [one for one in given if one not in allowed]:
-            raise UserError(f"{option} {unknown[0]}: unknown; give one of {', '.join(allowed)}")
+    if experiment not in (*SETTINGS, "all"):
+        raise UserError(f"bench {experiment}: unknown; give one of {', '.join(SETTINGS)}, all")
+    for name in precision or ():
+        if name not in PRECISIONS:
+            raise UserError(f"--precision {name}: unknown; give one of {', '.join(PRECISIONS)}")
     if smoke and precision:
         raise UserError("--precision: --smoke uses each experiment's own; leave out one of them")
     check_results(results)

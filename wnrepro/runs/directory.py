@@ -164,7 +164,7 @@ class RunDirectory:
         self.folder = results / scale / experiment / variant(experiment, scale, settings) / f"seed-{settings.seed}"
         self.name = str(self.folder.relative_to(results).parent)
         self.config = config(experiment, scale, settings)
-        self.otherwise = "give another --results" if results.name == PUBLISHED else "start over with --fresh"
+        self.restart_advice = "give another --results" if results.name == PUBLISHED else "start over with --fresh"
         self.lock_path = self.folder / "lock"
         self.lock = filelock.FileLock(self.lock_path, timeout=PATIENCE)
 
@@ -181,7 +181,7 @@ class RunDirectory:
                 what, todo = f"of a run with other settings ({names})", "move its folder away"
                 if config.get("hash") != digest(config):
                     what, todo = f"damaged ({names})", "remove the file to resume from the run's checkpoint"
-                raise UserError(f"{path}: {what}; {todo}, or {self.otherwise}")
+                raise UserError(f"{path}: {what}; {todo}, or {self.restart_advice}")
             self.config = config
         path = self.folder / "run.json"
         record = read_json(path)

@@ -192,7 +192,7 @@ class Run(RunDirectory):
             except DamagedError as error:
                 damaged.append(str(error))
         if damaged:
-            raise UserError(f"{'; '.join(damaged)}; put a good copy there, or {self.otherwise}")
+            raise UserError(f"{'; '.join(damaged)}; put a good copy there, or {self.restart_advice}")
         return None, []
 
     def refuse_without_checkpoint(self, record: dict[str, Any] | None) -> None:
@@ -202,7 +202,7 @@ class Run(RunDirectory):
         if rows > 1 or (record and record["epoch"]):  # a kill before the first checkpoint may leave one row
             raise UserError(
                 f"{self.folder}: has epochs behind it, but no checkpoint to resume from (checkpoints are not "
-                f"committed); put its checkpoint.pt there, or {self.otherwise}"
+                f"committed); put its checkpoint.pt there, or {self.restart_advice}"
             )
 
     def load_state(self, experiment: Experiment, checkpoint: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ class Run(RunDirectory):
         except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{self.folder}: its checkpoint does not fit this version of wnrepro; resume with the version whose "
-                f"commit run.json has, or {self.otherwise}"
+                f"commit run.json has, or {self.restart_advice}"
             ) from error
 
     def add_facts(self, load: Callable[[], Experiment], measure: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
