@@ -3,11 +3,9 @@
 import atexit
 import contextlib
 import dataclasses
-import functools
 import inspect
 import io
 import json
-import operator
 import os
 import shlex
 import signal
@@ -44,6 +42,7 @@ from wnrepro.preflight import (
 )
 from wnrepro.settings import PRECISIONS, SETTINGS, PrecisionName, ScaleName, Settings
 from wnrepro.text import printable
+from wnrepro.train import run_all
 
 app = typer.Typer(
     name="wnrepro",
@@ -95,82 +94,6 @@ def add_experiments() -> None:
 
 
 add_experiments()
-
-
-def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOptions) -> int:
-    """Execute a run for each of these settings, and return the exit code: 0, or 1 if a run failed."""
-    check_results(options.results)
-    import_uninterrupted("torch")
-    from rich.console import Console
-
-    from wnrepro.device import choose_device
-    from wnrepro.experiments import experiment_class
-    from wnrepro.progress import Show
-    from wnrepro.runs.run import Run
-
-    silent = options.quiet or options.as_json
-    console = Console(quiet=silent)
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    device, experiment_cls = choose_device(options.device), experiment_class(cls.name)
-    for settings in planned:
-        experiment_cls.check(settings, options.data_dir, device)
-    check_params((cls.name, settings.param) for settings in planned)
-    runs = [Run(options.results, cls.name, options.scale, settings) for settings in planned]
-    if not options.resume and not options.yes:
-        confirm_removal([str(run.folder) for run in runs if run.folder.exists()])
-
-    records: list[dict[str, Any]] = []
-    for run in runs:
-        load = functools.partial(experiment_cls.load, run.settings, options.data_dir, device)
-        status = run.finished() if options.resume else None
-        if status is None:
-            with run, Show(console, run.name, run.settings.epochs, silent, cls.unit) as show:
-                if not options.resume:
-                    run.clear()
-                status = execute(run, load, show)
-        if options.importance_samples and status == "done":
-            k = options.importance_samples
-            with run, console.status(f"{run.name}: {k} samples for each image"):
-                facts = run.add_facts(load, operator.methodcaller("log_likelihood", k))["facts"]
-            say(f"{run.folder}: log p(x) ≈ {facts['log_likelihood_nats']:.2f} nats, by {k} samples for each image")
-        record, stops = run.record() or {}, status == "uncaptured"
-        status = "failed" if stops else status
-        known = record.get("message") if record.get("status") == status else ""
-        records.append({"run": str(run.folder), **record, "status": status})
-        say(printable(f"{run.folder}: {status}" + (f" ({printable(known, 300)})" if known else "")))
-        if stops:
-            break
-    if options.as_json:
-        print(json.dumps(records, indent=2))
-    return 1 if any(record["status"] == "failed" for record in records) else 0
-
-
-def execute(run: Any, load: Callable[[], Any], show: Any) -> str:
-    """Execute a run and return its status. After `uncaptured`, this process cannot compute any other run."""
-    from wnrepro.cuda_graphs import capture_failed
-
-    try:
-        return str(run.execute(load, show)["status"])
-    except UserError:
-        raise
-    except KeyboardInterrupt:
-        complain(f"wnrepro: {run.folder}: interrupted; run the same command again to continue")
-        raise typer.Exit(130) from None
-    except Exception as error:
-        complain(f"{run.folder}: failed, {describe(error)}", error)
-        return "uncaptured" if capture_failed(error) else "failed"
-
-
-def confirm_removal(folders: list[str]) -> None:
-    """Exit unless the user agrees to remove these folders."""
-    if not folders:
-        return
-    if not (sys.stdin and sys.stdin.isatty()):
-        raise UserError(f"--fresh would remove {', '.join(folders)}: add --yes to do so")
-    try:
-        typer.confirm(f"Remove {', '.join(folders)} and start over?", abort=True)
-    except typer.Abort as error:
-        raise typer.Exit(130 if isinstance(error.__context__, KeyboardInterrupt) else 1) from None
 
 
 # ------------------------------------------------------------------------------- all experiments
