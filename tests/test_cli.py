@@ -218,6 +218,9 @@ MISTAKES = [  # the words, and what the refusal names
     ("cifar --results {tmp}/{long}", "--results {tmp}/{long}"),
     ("cifar --results /proc/no/such", "/proc/no"),
     ("cifar --device tpu", "--device tpu"),
+    ("cifar --seed 4294967296", "--seed 4294967296"),  # on a CPU it would be seed 0
+    ("sample {cifar_run} --seed 4294967296", "--seed"),
+    ("watch {cifar_run} --seed 4294967296", "--seed"),
     ("cifar --precision tf32 --device cpu", "--precision tf32"),
     ("cifar --param normal --g-exp 3", "--g-exp 3"),
     ("cifar --train-examples 999999", "--train-examples 999999"),

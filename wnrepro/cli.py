@@ -40,7 +40,7 @@ from wnrepro.preflight import (
     is_gpu,
     load_params,
 )
-from wnrepro.settings import PRECISIONS, SETTINGS, PrecisionName, ScaleName, Settings
+from wnrepro.settings import LARGEST_SEED, PRECISIONS, SETTINGS, PrecisionName, ScaleName, Settings
 from wnrepro.text import printable
 from wnrepro.train import run_all
 
@@ -230,7 +230,7 @@ def open_trained(folder: Path, method: str, device: str, param: str | None) -> t
 def sample(
     run: RunFolder,
     count: Annotated[int, typer.Option(min=1, max=1000, help="samples, and reconstructions")] = 64,
-    seed: Annotated[int, typer.Option(min=0, max=2**53, help="seed of the latent noise")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="seed of the latent noise")] = 1,
     param: ParamCode = None,
     data_dir: DataDir = None,
     device: Device = "auto",
@@ -251,7 +251,7 @@ def sample(
 @app.command()
 def watch(
     run: RunFolder,
-    seed: Annotated[int, typer.Option(min=0, max=2**53, help="seed of the game and of its ε-greedy play")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="seed of the game and of its ε-greedy play")] = 1,
     seconds: Annotated[int, typer.Option(min=1, max=1800, help="of the game at most")] = 120,
     param: ParamCode = None,
     device: Device = "auto",

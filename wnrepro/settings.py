@@ -26,6 +26,8 @@ SCALE_NAMES, PRECISIONS = get_args(ScaleName), get_args(PrecisionName)
 GAMES = ("breakout", "enduro", "seaquest", "space_invaders")
 LARGEST = 2**53  # limit of a setting's value; floats represent every integer up to here
 LONGEST = 1000  # limit of the elements of a tuple setting
+LARGEST_SEED = 2**32 - 1  # torch's generator of a CPU takes only the low 32 bits of a seed
+PANELS = ("Common", "Model", "Data", "Start", "Output")  # of a command's help
 NAME = re.compile(r"[A-Za-z][\w+.-]{0,79}", re.ASCII)  # of a parameterization, as a part of a folder's name
 
 
@@ -88,39 +90,50 @@ def about(param: str) -> About:
 def setting(default: Any, help: str, source: str, **check: Any) -> Any:
     """Return a dataclass field with its help text, source (paper section, authors' code, our choice) and check.
 
-    check: `choices=(...)`, the allowed values; `above=x` or `least=x`, the bound of a number or of a tuple's elements;
-    `only=d`: the setting belongs to the data set d, and is None for the others.
+    check: `choices=(...)`, the allowed values; `above=x`, `least=x` or `most=x`, bounds of a number or of a tuple's
+    elements; `only=d`: the setting belongs to the data set d, and is None for the others. `panel="Data"` is its panel in
+    the help, by default Model; with `rare=True` only `--help-all` shows it.
     """
     return dataclasses.field(default=default, metadata={"help": help, "source": source, **check})
 
 
 SHARED: dict[str, tuple[Any, str, str, dict[str, Any]]] = {  # settings of several experiments
-    "param": ("wn", "parameterization of every weight layer", "§2 to §4", {"choices": PARAMS}),
-    "seed": (1, "seed of the weights, the data order and the latent noise", "our choice", {"least": 0}),
-    "epochs": (100, "epochs", "our choice", {"least": 1}),
-    "batch_size": (100, "minibatch size", "authors' code", {"least": 2}),
+    "param": ("wn", "parameterization of every weight layer", "§2 to §4", {"choices": PARAMS, "panel": "Common"}),
+    "seed": (
+        1,
+        "seed of the weights, the data order and the latent noise",
+        "our choice",
+        {"least": 0, "most": LARGEST_SEED, "panel": "Common"},
+    ),
+    "epochs": (100, "epochs", "our choice", {"least": 1, "panel": "Common"}),
+    "batch_size": (100, "minibatch size", "authors' code", {"least": 2, "panel": "Data"}),
     "data": (
         "real",
         "`bundled`: images made from what the packages bring along",
         "our choice",
-        {"choices": ("real", "bundled")},
+        {"choices": ("real", "bundled"), "panel": "Data", "rare": True},
     ),
     "binarization": (
         "larochelle",
         "MNIST's pixels: `larochelle` (his fixed binarization), or `seeded` (drawn once from MNIST's grey values)",
         "authors' code",
-        {"choices": ("larochelle", "seeded")},
+        {"choices": ("larochelle", "seeded"), "panel": "Data", "rare": True},
     ),
-    "train_examples": (50_000, "training images, from the first on", "authors' code", {"least": 100}),
-    "test_examples": (10_000, "test images, from the first on", "authors' code", {"least": 100}),
-    "init_examples": (500, "images of the data-dependent init", "our choice", {"least": 2}),
+    "train_examples": (50_000, "training images, from the first on", "authors' code", {"least": 100, "panel": "Data"}),
+    "test_examples": (10_000, "test images, from the first on", "authors' code", {"least": 100, "panel": "Data"}),
+    "init_examples": (
+        500,
+        "images of the data-dependent init",
+        "our choice",
+        {"least": 2, "panel": "Start", "rare": True},
+    ),
     "g_exp": (None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", {"above": 0}),
     "v_norm_max": (None, "hard bound a on every norm ‖v‖; without it no bound", "§6.2", {"above": 0}),
     "precision": (
         "fp32",
         "arithmetic of the matrix products: tf32 needs a GPU",
         "our choice",
-        {"choices": PRECISIONS},
+        {"choices": PRECISIONS, "panel": "Common"},
     ),
 }
 
@@ -237,21 +250,25 @@ class CifarSettings(Settings):
     gpu_precision = "bf16"  # the fastest; it learns as well as fp32 at equal epochs
 
     param: str = shared("param")
-    lr: float = setting(0.003, "Adam's learning rate", "figure 1", above=0)
+    lr: float = setting(0.003, "Adam's learning rate", "figure 1", above=0, panel="Common")
     seed: int = shared("seed", help="seed of the weights, the data order, noise and dropout")
     epochs: int = shared("epochs", default=200, source="§5.1")
     decay_from: int = setting(
         100, "epochs with lr as given and β1 = 0.9; from there lr falls to 0 and β1 is 0.5", "§5.1", least=1
     )
     batch_size: int = shared("batch_size", source="§5.1")
-    dataset: str = setting("cifar10", "images to train on", "§5.1", choices=("cifar10", "bundled"))
+    dataset: str = setting("cifar10", "images to train on", "§5.1", choices=("cifar10", "bundled"), panel="Common")
     train_examples: int = shared("train_examples", source="§5.1")
     test_examples: int = shared("test_examples", source="§5.1")
     width: int = setting(
         96, "feature maps of the first three layers; the next six have twice as many", "table 1", least=1
     )
-    input_noise: float = setting(0.15, "standard deviation of the noise on the whitened input", "table 1", least=0)
-    zca_epsilon: float = setting(1e-5, "added to the eigenvalues of the covariance", "authors' code", above=0)
+    input_noise: float = setting(
+        0.15, "standard deviation of the noise on the whitened input", "table 1", least=0, panel="Data", rare=True
+    )
+    zca_epsilon: float = setting(
+        1e-5, "added to the eigenvalues of the covariance", "authors' code", above=0, panel="Data", rare=True
+    )
     init_examples: int = shared("init_examples", source="authors' code")
     init: str = setting(
         "authors",
@@ -259,6 +276,8 @@ class CifarSettings(Settings):
         "N(0, 0.05²) with the scale folded into w once",
         "authors' code; §3",
         choices=("authors", "folded"),
+        panel="Start",
+        rare=True,
     )
     g_exp: float | None = shared("g_exp")
     v_norm_max: float | None = shared("v_norm_max")
@@ -270,9 +289,15 @@ class CifarSettings(Settings):
     )
     precision: str = shared("precision")
     noise_epochs: tuple[int, ...] = setting(
-        (1, 10, 50, 100, 200), "epochs after which the normalization noise is measured", "our choice"
+        (1, 10, 50, 100, 200),
+        "epochs after which the normalization noise is measured",
+        "our choice",
+        panel="Output",
+        rare=True,
     )
-    noise_minibatches: int = setting(200, "minibatches of such a measurement", "our choice", least=4)
+    noise_minibatches: int = setting(
+        200, "minibatches of such a measurement", "our choice", least=4, panel="Output", rare=True
+    )
 
     scales: ClassVar[Scales] = {
         "paper": {},
@@ -335,8 +360,10 @@ class CvaeSettings(Settings):
     estimates_likelihood = True
 
     param: str = shared("param")
-    dataset: str = setting("mnist", "data set, and with it the model", "§5.2", choices=("mnist", "cifar10"))
-    lr: float = setting(0.002, "Adamax's learning rate α", "§5.2", above=0)
+    dataset: str = setting(
+        "mnist", "data set, and with it the model", "§5.2", choices=("mnist", "cifar10"), panel="Common"
+    )
+    lr: float = setting(0.002, "Adamax's learning rate α", "§5.2", above=0, panel="Common")
     seed: int = shared("seed")
     epochs: int = shared("epochs", source="our choice: §5.2 names no number")
     batch_size: int = shared("batch_size", source="our choice; CIFAR-10: authors' code")
@@ -351,7 +378,9 @@ class CvaeSettings(Settings):
     hidden: int | None = setting(450, "units of the dense layer", "§5.2", least=1, only="mnist")
     latents: int = setting(32, "latent units; CIFAR-10: latent maps of every residual unit", "IAF paper", least=1)
     iaf_depth: int = setting(2, "autoregressive steps of the posterior; 0: a diagonal Gaussian", "IAF paper", least=0)
-    iaf_width: int = setting(320, "units, or maps, of the autoregressive network's hidden layers", "IAF paper", least=1)
+    iaf_width: int = setting(
+        320, "units, or maps, of the autoregressive network's hidden layers", "IAF paper", least=1, rare=True
+    )
     free_bits: float = setting(
         0.0, "nats of KL that a latent unit or map has for free, on the minibatch's average", "authors' code", least=0
     )
@@ -365,6 +394,8 @@ class CvaeSettings(Settings):
         "the authors' classifier, Glorot's standard deviation times a frozen scale",
         "§3",
         choices=("authors", "folded"),
+        panel="Start",
+        rare=True,
     )
     g_exp: float | None = shared("g_exp")
     v_norm_max: float | None = shared("v_norm_max")
@@ -438,7 +469,7 @@ class DrawSettings(Settings):
     )
 
     param: str = shared("param")
-    lr: float = setting(0.0003, "Adam's learning rate", "authors' code", above=0)
+    lr: float = setting(0.0003, "Adam's learning rate", "authors' code", above=0, panel="Common")
     seed: int = shared("seed")
     epochs: int = shared("epochs", source="figure 3")
     batch_size: int = shared("batch_size")
@@ -452,15 +483,18 @@ class DrawSettings(Settings):
     latents: int = setting(100, "latent units of every time step", "authors' code", least=1)
     read_window: int = setting(2, "filters along each side of the read window", "authors' code", least=2)
     write_window: int = setting(5, "filters along each side of the write window", "authors' code", least=2)
-    weight_std: float = setting(0.01, "standard deviation of the weights at the start", "authors' code", above=0)
+    weight_std: float = setting(
+        0.01, "standard deviation of the weights at the start", "authors' code", above=0, panel="Start", rare=True
+    )
     g_start: float | None = setting(
         None,
         "g of every weight vector of wn and wn+mobn at the start; without it ‖v‖, so that wn starts as normal does",
         "our choice",
         above=0,
+        panel="Start",
     )
     gradient_norm_max: float = setting(
-        10.0, "the gradient of all parameters is scaled down to this norm", "authors' code", above=0
+        10.0, "the gradient of all parameters is scaled down to this norm", "authors' code", above=0, rare=True
     )
     precision: str = shared("precision")
 
@@ -508,50 +542,76 @@ class DqnSettings(Settings):
     step_setting = "update_every"
     step_column = "agent_steps"
 
-    game: str = setting("space_invaders", "Atari game", "§5.4", choices=GAMES)
+    game: str = setting("space_invaders", "Atari game", "§5.4", choices=GAMES, panel="Common")
     param: str = shared("param")
-    lr: float = setting(0.0003, "Adamax's learning rate α", "§5.4; bn and wn+mobn: our choice", above=0)
+    lr: float = setting(0.0003, "Adamax's learning rate α", "§5.4; bn and wn+mobn: our choice", above=0, panel="Common")
     seed: int = shared("seed", help="seed of the weights, the games, ε-greedy play and the replay's samples")
     epochs: int = shared("epochs", default=200, source="figure 4")
-    epoch_steps: int = setting(250_000, "agent steps of an epoch (four frames each)", "authors' code", least=1)
+    epoch_steps: int = setting(
+        250_000, "agent steps of an epoch (four frames each)", "authors' code", least=1, panel="Data"
+    )
     test_steps: int = setting(
         125_000,
         "agent steps of the test after every epoch; games begun by then are played to their end",
         "authors' code",
         least=1,
+        panel="Data",
     )
-    test_games: int = setting(8, "games side by side in a test", "our choice", least=1)
+    test_games: int = setting(8, "games side by side in a test", "our choice", least=1, panel="Data", rare=True)
     actors: int = setting(
-        1, "games side by side in training, in lock-step; 1: the paper's sequential agent", "§5.4", least=1
+        1,
+        "games side by side in training, in lock-step; 1: the paper's sequential agent",
+        "§5.4",
+        least=1,
+        panel="Data",
     )
     batch_size: int = shared("batch_size", default=64, help="transitions of a minibatch", source="§5.4")
-    update_every: int = setting(4, "agent steps for one update", "Mnih et al., 2015", least=1)
+    update_every: int = setting(4, "agent steps for one update", "Mnih et al., 2015", least=1, rare=True)
     target_every: int = setting(
         2500,
         "updates after which the target network is renewed; deep_q_rl divides its 10 000 by the 4 agent steps of an "
         "update, the text of Mnih et al. says 10 000 updates",
         "authors' code",
         least=1,
+        rare=True,
     )
-    replay_steps: int = setting(1_000_000, "agent steps that the replay holds", "Mnih et al., 2015", least=100)
+    replay_steps: int = setting(
+        1_000_000, "agent steps that the replay holds", "Mnih et al., 2015", least=100, panel="Data"
+    )
     replay_start: int = setting(
-        50_000, "agent steps of random play before the first update", "Mnih et al., 2015", least=100
+        50_000,
+        "agent steps of random play before the first update",
+        "Mnih et al., 2015",
+        least=100,
+        panel="Data",
+        rare=True,
     )
     checkpoint_replay: bool = setting(
         False,
         "keep the replay in the checkpoint: a resume is then exact; else it first plays to fill the replay again",
         "our choice",
+        panel="Start",
+        rare=True,
     )
-    epsilon_steps: int = setting(1_000_000, "agent steps in which ε falls from 1", "Mnih et al., 2015", least=1)
-    epsilon_last: float = setting(0.1, "ε from then on", "Mnih et al., 2015", least=0)
-    epsilon_test: float = setting(0.05, "ε in tests", "Mnih et al., 2015", least=0)
-    discount: float = setting(0.99, "discount of the next step's value", "Mnih et al., 2015", least=0)
-    beta1: float = setting(0.5, "Adamax's momentum", "§5.4", least=0)
+    epsilon_steps: int = setting(
+        1_000_000, "agent steps in which ε falls from 1", "Mnih et al., 2015", least=1, rare=True
+    )
+    epsilon_last: float = setting(0.1, "ε from then on", "Mnih et al., 2015", least=0, rare=True)
+    epsilon_test: float = setting(0.05, "ε in tests", "Mnih et al., 2015", least=0, rare=True)
+    discount: float = setting(0.99, "discount of the next step's value", "Mnih et al., 2015", least=0, rare=True)
+    beta1: float = setting(0.5, "Adamax's momentum", "§5.4", least=0, rare=True)
     maps: tuple[int, ...] = setting(
         (32, 64, 64), "feature maps of the three convolutions", "Mnih et al., 2015", least=1
     )
     hidden: int = setting(512, "units of the dense layer", "Mnih et al., 2015", least=1)
-    held_out: int = setting(3200, "states of random play on which the mean Q value is logged", "authors' code", least=1)
+    held_out: int = setting(
+        3200,
+        "states of random play on which the mean Q value is logged",
+        "authors' code",
+        least=1,
+        panel="Output",
+        rare=True,
+    )
     init_examples: int = shared("init_examples", help="states of random play for the data-dependent init")
     init: str = setting(
         "authors",
@@ -559,6 +619,8 @@ class DqnSettings(Settings):
         "uniform distribution without an init pass; `authors`, as in the authors' classifier",
         "§3; authors' code",
         choices=("authors", "folded", "deep_q_rl"),
+        panel="Start",
+        rare=True,
     )
     g_exp: float | None = shared("g_exp")
     precision: str = shared("precision")
@@ -655,6 +717,8 @@ def check(field: dataclasses.Field[Any], value: Any) -> None:
             raise UserError(f"{option(field)} {number:g}: give a number above {rules['above']:g}")
         if "least" in rules and not rules["least"] <= number < math.inf:
             raise UserError(f"{option(field)} {number:g}: give a number of at least {rules['least']:g}")
+        if "most" in rules and number > rules["most"]:
+            raise UserError(f"{option(field)} {number}: give a number of at most {rules['most']}")
 
 
 def fits(kind: Any, value: Any) -> bool:
