@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import make_run, make_vae, small_data
+from factories import make_run, make_vae, small_data, snapshot
 from PIL import Image, ImageSequence
 
 from wnrepro.cuda_graphs import CaptureError
@@ -24,6 +24,7 @@ from wnrepro.data.files import DATASETS
 from wnrepro.data.images import Images
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
+from wnrepro.reproduce.grid import planned
 from wnrepro.runs.directory import PUBLISHED, seal
 from wnrepro.runs.run import Run, open_run
 from wnrepro.settings import GAMES, PARAMS, SETTINGS
@@ -303,11 +304,57 @@ def test_a_mistake_is_refused_and_writes_nothing(
     assert state(tmp_path) == before
 
 
+def test_a_link_on_the_way_to_a_run_is_refused_before_training(run: Command, tmp_path: Path) -> None:
+    results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    (results / "quick").mkdir(parents=True)
+    elsewhere.mkdir()
+    (results / "quick/cifar").symlink_to(elsewhere)
+    result = run(*CIFAR, "--param", "wn", "--seed", "3", "--seed", "4", "--results", results)
+    assert_refused(result, str(results / "quick/cifar"))
+    assert result[0] == 2 and [*elsewhere.iterdir()] == []
+    code, _, error = run("reproduce", "cifar", "--scale", "quick", "--plan", "--results", results)
+    assert code == 1 and str(results / "quick/cifar") in error and [*elsewhere.iterdir()] == []
+
+
 def test_results_without_permission_are_refused(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda _, mode: mode == os.R_OK)  # root is allowed everything
     result = run("report", "--results", tmp_path)
     assert_refused(result, f"--results {tmp_path}")
     assert result[0] == 1
+
+
+READER = """
+import sys
+from wnrepro.cli import main
+_, results, *commands = sys.argv
+for words in commands:
+    sys.argv = ["wnrepro", *words.split(), "--results", results]
+    try:
+        main()
+    except SystemExit as stop:
+        print("exit code", stop.code)
+"""
+
+
+@pytest.mark.slow
+def test_reading_needs_no_right_to_write(tmp_path: Path) -> None:
+    prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    if prefix and not shutil.which("setpriv"):
+        pytest.skip("without setpriv, root may write everywhere")
+    results, out = tmp_path / "results", tmp_path / "out"
+    make_run(results, scale="quick", seed=99)  # none of the grid
+    words = ["report --check", f"report --out {out}", "reproduce cifar --scale quick --plan", "report"]
+    with planned("quick", ["cifar"])[-1].directory(results):
+        before, folders = snapshot(results), [results, *results.rglob("*")]
+        for path in folders:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        command = [*prefix, sys.executable, "-c", READER, str(results), *words]
+        done = subprocess.run(command, capture_output=True, text=True)
+        for path in folders:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    assert done.stdout.count(" running ") == 1  # the run that is held
+    assert re.findall("exit code .*", done.stdout) == [f"exit code {code}" for code in (0, 0, 0, 1)], done.stderr
+    assert (out / "quick/report.html").is_file() and snapshot(results) == before
 
 
 @pytest.mark.parametrize(

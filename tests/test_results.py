@@ -34,11 +34,12 @@ CIFAR = ",".join(SETTINGS["cifar"].models[None].metrics)
 
 
 def refuse(results: Path, *said: str, scale: str = "short") -> None:
-    """Check that loading is refused in one printable sentence with these parts, and changes nothing."""
+    """Check that a run or benchmark is left out with one printable sentence with these parts, and nothing changes."""
     before = snapshot(results)
-    with pytest.raises(UserError) as error:
-        load(results, scale)
-    text = str(error.value)
+    try:
+        (text,) = load(results, scale).odd
+    except UserError as error:  # no run is left
+        text = str(error)
     assert text.isprintable() and all(part in text for part in said), text
     assert snapshot(results) == before
 
@@ -90,11 +91,22 @@ def test_files_of_earlier_versions_lack_columns_and_settings(tmp_path: Path) -> 
     folder = make_run(tmp_path, "bn", seed=2)
     lines = (folder / "noise.csv").read_text().splitlines()
     (folder / "noise.csv").write_text("".join(f"{','.join(line.split(',')[:6])}\n" for line in lines))
-    change(folder / "config.json", precision=..., decay_from=...)
+    change(folder / "config.json", precision=..., v_norm_max=...)
     now, earlier = load(tmp_path, "short").runs
     assert list(now.noise.columns) == list(earlier.noise.columns) == [*reader.NOISE, *NOISE["bn"]]
     assert now.noise["noise_size"][0] == 0.25 and earlier.noise[list(NOISE["bn"])].isna().all(axis=None)
-    assert (earlier.precision, earlier.decay_from, earlier.changed) == ("fp32", 4, {})
+    assert (earlier.precision, earlier.settings["v_norm_max"], earlier.changed) == ("fp32", None, {})
+
+
+def test_an_absent_setting_has_the_fields_default_not_the_scales(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    change(folder / "config.json", decay_from=...)  # 100, at scale short 4
+    refuse(tmp_path, "short/cifar/wn_lr0.003_decay_from-100/seed-1; move it there")
+    there = folder.parent.with_name("wn_lr0.003_decay_from-100") / "seed-1"
+    there.parent.mkdir()
+    folder.rename(there)
+    (run,) = load(tmp_path, "short").runs
+    assert run.changed == {"decay_from": 100}
 
 
 def test_settings_of_later_versions_may_be_in_the_name(tmp_path: Path) -> None:
@@ -126,6 +138,7 @@ def test_same_settings_and_seed_twice_are_refused(tmp_path: Path) -> None:
     shutil.copytree(one, two)
     edit(two / "config.json", '"g_exp": 3.0', '"g_exp": 3')
     refuse(tmp_path / "numbers", str(one), str(two), "remove one of the two")
+    assert [run.path for run in load(tmp_path / "numbers", "short").runs] == [two]  # the first by name
     one, two = (make_dqn(tmp_path / "replay", checkpoint_replay=kept) for kept in (False, True))
     refuse(tmp_path / "replay", str(one), str(two), "remove one of the two")
 
@@ -295,7 +308,49 @@ def test_runs_of_an_unknown_experiment_are_left_out_by_name(tmp_path: Path) -> N
     folder = make_run(tmp_path).parents[1]
     shutil.copytree(folder, folder.with_name("char_lstm"))
     read = load(tmp_path, "short")
-    assert (len(read.runs), read.unknown) == (1, ("char_lstm",)) and "char_lstm" in read.notes[0]
+    assert (len(read.runs), read.unknown) == (1, ("char_lstm",)) and "char_lstm" in read.left_out[0]
+
+
+def test_each_malformed_run_is_left_out_alone_and_all_are_told(tmp_path: Path) -> None:
+    good, marked, cut, running = (make_run(tmp_path, seed=seed) for seed in (1, 2, 3, 4))
+    shutil.copytree(good, good.with_name("seed-9"))
+    make_bench(tmp_path)
+    (tmp_path / "bench/other.json").write_text("{")
+    (marked / "metrics.csv").write_bytes(b"\xef\xbb\xbf" + (marked / "metrics.csv").read_bytes())
+    (cut / "run.json").write_text("{")
+    (running / "layers.csv").write_text("epoch,layer\n")
+    edit(good / "metrics.csv", "\n3,101.5,", "\n3,101.6,")
+    read = load(tmp_path, "short")
+    assert ([run.seed for run in read.runs], set(read.bench)) == ([1], {"cpu"})
+    odd = ["seed-2/metrics.csv", "seed-3/run.json", "seed-4/layers.csv", "seed-9", "other.json"]
+    assert len(read.left_out) == 5 and all(name in text for name, text in zip(odd, read.left_out, strict=True))
+    found = check(tmp_path, "short")
+    assert found[:5] == read.left_out and len(found) == 6 and "seed-1: metrics.csv is not the one" in found[5]
+
+
+def test_malformed_published_runs_are_left_out(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    folder = make_run(tmp_path / "published")
+    (folder / "metrics.csv").write_text("x\n1\n")
+    read = load(tmp_path, "short")
+    assert (len(read.runs), read.published) == (1, None)
+    assert str(folder / "metrics.csv") in read.left_out[0] and check(tmp_path, "short") == []
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_run_behind_a_link_is_left_out(tmp_path: Path, level: int) -> None:
+    results = tmp_path / "results"
+    make_run(results, "bn" if level > 2 else "wn", scale="short")
+    folder = make_run(results, seed=2)
+    place = [folder, *folder.parents][4 - level]
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    refuse(results, str(place))
+    results.rename(tmp_path / "disk")
+    results.symlink_to(tmp_path / "disk")
+    place.unlink()
+    (tmp_path / "elsewhere").rename(tmp_path / "disk" / place.relative_to(results))
+    assert len(load(results, "short").runs) == 2  # the results folder may be a link
 
 
 def test_a_huge_number_of_time_steps_takes_no_memory(tmp_path: Path) -> None:

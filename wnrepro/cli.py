@@ -128,17 +128,24 @@ def report(
     export: Annotated[Literal["latex"] | None, typer.Option(help="also write latex/, to \\input into a paper")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="only serve the page here, updated while runs train")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="of --serve; 0: any free port")] = 8000,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="write into DIR/<scale>; default: --results")] = None,
     results: Results = Path("results"),
 ) -> None:
     """Write tables, figures and a verdict on every claim, from your own runs under --results."""
-    check_results(results, must_exist=True)
+    check_results(results, must_exist=True, write=False)
     if [check, serve, compare is not None, export is not None].count(True) > 1:
         raise UserError("--check, --compare, --export and --serve exclude each other; give one of them")
+    if out is not None and (check or serve):
+        raise UserError("--out: --check and --serve write nothing; leave it out")
     import_uninterrupted("wnrepro.report")
     from wnrepro import report as reports
     from wnrepro.reproduce.grid import commands
 
     folder, scales = reported(results, published, scale)
+    if out is not None:
+        check_results(out, option="--out")
+    elif not (check or serve):
+        check_results(folder, instead="add --out DIR")
 
     def commands_of(name: str) -> dict[str, str]:
         """Return the command that computes each claim's runs in the user's own results folder."""
@@ -146,10 +153,12 @@ def report(
         return {claim: command + own for claim, command in commands(name).items()}
 
     if compare is not None:
-        write_comparisons(folder, scales, compare, precision)
+        write_comparisons(folder, scales, compare, precision, out)
     elif check:
-        problems = [problem for name in scales for problem in reports.check(folder, name)]
-        rules = [f"scale {name}, {rule}" for name in scales for rule in reports.rules(folder, name, precision)]
+        problems, rules = [problem for name in scales for problem in reports.check(folder, name)], []
+        for name in scales:
+            with contextlib.suppress(UserError):  # `problems` says why no run can be read
+                rules += [f"scale {name}, {rule}" for rule in reports.rules(folder, name, precision)]
         checked = problems or [f"every run's files are consistent: scale {', '.join(scales)}"]
         print(*map(printable, [*checked, *rules]), sep="\n")
         raise typer.Exit(1 if problems else 0)
@@ -164,7 +173,8 @@ def report(
             server.serve_forever()
     else:
         for name in scales:
-            print(*reports.write_report(folder, name, precision, commands_of(name), export is not None), sep="\n")
+            latex = export is not None
+            print(*reports.write_report(folder, name, precision, commands_of(name), latex, out, complain), sep="\n")
 
 
 def reported(results: Path, published: bool, scale: str | None) -> tuple[Path, list[str]]:
@@ -184,7 +194,9 @@ def reported(results: Path, published: bool, scale: str | None) -> tuple[Path, l
     return folder, scales
 
 
-def write_comparisons(folder: Path, scales: Sequence[str], other: Path, precision: str | None) -> None:
+def write_comparisons(
+    folder: Path, scales: Sequence[str], other: Path, precision: str | None, out: Path | None
+) -> None:
     """Compare with another results folder at every scale that both have."""
     from wnrepro.report import scales_with_runs, write_comparison
 
@@ -194,7 +206,7 @@ def write_comparisons(folder: Path, scales: Sequence[str], other: Path, precisio
     if any(os.path.samefile(folder / name, other / name) for name in both):
         raise UserError(f"--compare {other}: has the same files as {folder}; give another folder")
     for name in both:
-        summary, path = write_comparison(folder, other, name, precision)
+        summary, path = write_comparison(folder, other, name, precision, out)
         print(*map(printable, [f"scale {name}", *summary, str(path)]), sep="\n")
 
 

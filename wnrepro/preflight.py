@@ -29,18 +29,28 @@ def import_uninterrupted(*modules: str) -> None:
         raise KeyboardInterrupt
 
 
-def check_results(results: Path, must_exist: bool = False) -> None:
-    """Raise UserError or DiskError unless runs can be read and written in this folder."""
+def check_results(
+    results: Path,
+    must_exist: bool = False,
+    write: bool = True,
+    option: str = "--results",
+    instead: str = "give another folder",
+) -> None:
+    """Raise UserError or DiskError unless this folder can be read and, if `write`, written.
+
+    instead: what to do if it cannot be written.
+    """
     try:
         exists = results.exists()
     except OSError as error:
-        raise DiskError(f"--results {results}: {error.strerror}; give another folder") from error
+        raise DiskError(f"{option} {results}: {error.strerror}; give another folder") from error
     if exists and not results.is_dir():
-        raise UserError(f"--results {results}: is a file; give a folder")
-    if exists and not os.access(results, os.R_OK | os.W_OK | os.X_OK):
-        raise DiskError(f"--results {results}: no permission to read and write; change it, or give another folder")
+        raise UserError(f"{option} {results}: is a file; give a folder")
+    if exists and not os.access(results, os.R_OK | os.X_OK | (os.W_OK if write else 0)):
+        to = "read and write" if write else "read"
+        raise DiskError(f"{option} {results}: no permission to {to}; change it, or {instead}")
     if must_exist and not exists:
-        raise UserError(f"--results {results}: no such folder; run an experiment first, or give another folder")
+        raise UserError(f"{option} {results}: no such folder; run an experiment first, or give another folder")
 
 
 def load_params(texts: Sequence[str]) -> list[str]:

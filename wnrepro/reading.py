@@ -32,6 +32,8 @@ def read_table(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFram
     header = lines[0].split(",") if lines else every
     found: dict[str, Any] = {}
     with naming(path):
+        if text.startswith("\ufeff"):
+            raise ValueError("it begins with a byte order mark, as a spreadsheet saves it")
         for number, line in enumerate(lines, 1):
             if line.count(",") != len(header) - 1:
                 raise ValueError(f"line {number} has not the header's {len(header)} fields")

@@ -226,10 +226,11 @@ def naming(path: Path) -> Iterator[None]:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "its content"
             text = f"`{place}`: {first['msg'].removeprefix('Value error, ')}"
-        raise UserError(
-            f"{printable(str(path))} is malformed ({printable(text, 200)}): restore it from version control, or move "
-            "its folder out of the results."
-        ) from error
+        todo = "restore it from version control, or move its folder out of the results."
+        if path.with_name("checkpoint.pt").exists():
+            todo = f"{'' if path.suffix == '.csv' else 'remove it and '}give the command that trained the run again, "
+            todo += "which restores it from checkpoint.pt."
+        raise UserError(f"{printable(str(path))} is malformed ({printable(text, 200)}): {todo}") from error
 
 
 def read_model(path: Path, model: type[Model]) -> tuple[Model, dict[str, Any]]:

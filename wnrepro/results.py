@@ -25,7 +25,7 @@ from wnrepro import settings
 from wnrepro.errors import UserError
 from wnrepro.reading import read_table
 from wnrepro.records import Benchmark, Provenance, RunConfig, RunRecord, StepTimes, naming, read_model, read_text
-from wnrepro.runs.directory import FINISHED, PUBLISHED, sealed, variant
+from wnrepro.runs.directory import FINISHED, PUBLISHED, check_place, sealed, variant
 from wnrepro.settings import NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash
 from wnrepro.text import listed, printable
 
@@ -124,8 +124,8 @@ class Run(Measured):
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
-        """All settings. Settings that its version lacked have their defaults."""
-        return self.defaults | self.config.settings.model_dump()
+        """All settings. Settings that its version lacked have their fields' defaults."""
+        return settings.filled(self.experiment, self.config.settings.model_dump())
 
     @functools.cached_property
     def alike(self) -> str:
@@ -179,6 +179,7 @@ class Results:
     published: "Results | None" = None  # the runs in this repository at this scale
     labels: dict[str, str] = field(default_factory=dict)  # by parameterization: the paper's, then the others by name
     unknown: tuple[str, ...] = ()  # experiments with runs that are left out, since nothing has registered them
+    odd: tuple[str, ...] = ()  # a sentence for each run or benchmark that is left out, since it cannot be read
 
     @functools.cached_property
     def papers(self) -> "Results":
@@ -231,10 +232,16 @@ class Results:
         return tuple(run for run in self.runs if (run.precision, run.binarization) == judged)
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """A sentence on unknown experiments, and for each part with runs in a precision or binarization not judged."""
+    def left_out(self) -> list[str]:
+        """A sentence for everything that is left out, and why."""
         names = printable(listed(self.unknown), 200)
-        found = [f"left out: runs of {names}, which no file has registered here"] if self.unknown else []
+        found = [f"Runs of {names}, which no file has registered here."] if self.unknown else []
+        return _most([*found, *self.odd, *(self.published.odd if self.published else ())])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each part with runs in a precision or binarization that is not judged."""
+        found = []
         for (name, part), (setting, choices) in itertools.product(self.parts.items(), CHOICES.items()):
             counts, judged = Counter(getattr(run, setting) for run in part.runs), getattr(part, setting)
             others = [one for one in choices if one in counts and one != judged]
@@ -320,27 +327,42 @@ def scales_with_runs(results: Path) -> list[str]:
 
 
 def load(results: Path, scale: str, precision: str | None = None) -> Results:
-    """Read everything of one scale. Raises UserError if there is nothing, or a file is malformed.
+    """Read everything of one scale, except malformed runs and benchmarks. Raises UserError if no run is left.
 
     precision: of the judged runs; see `Results.precision`.
     """
-    folders = _run_folders(results, scale)
-    if not folders:
+    runs, odd = _runs(results, scale)
+    if not runs:
         raise UserError(
-            f"{results / scale} holds no runs (no <experiment>/<variant>/seed-<n>/config.json): train some "
+            "\n".join(odd)
+            or f"{results / scale} holds no runs (no <experiment>/<variant>/seed-<n>/config.json): train some "
             f"first, for example `wnrepro cifar --param wn --scale {scale}`, or name the folder with --results."
         )
-    runs = sorted((_run(results / scale, folder) for folder in folders), key=_order)
-    alike: dict[str, Run] = {}
-    for run in runs:
-        if (twin := alike.setdefault(run.alike, run)) is not run:
-            raise UserError(f"{run.path} has the settings and the seed of {twin.path}: remove one of the two.")
-    shown = results / PUBLISHED
-    published = load(shown, scale, precision) if shown.is_dir() and _run_folders(shown, scale) else None
-    bench = _benchmarks(results)
+    bench, odd_bench = _benchmarks(results)
+    shown, published = results / PUBLISHED, None
+    try:
+        published = load(shown, scale, precision) if shown.is_dir() and _run_folders(shown, scale) else None
+    except UserError as error:
+        odd += str(error).splitlines()
     labels = _labels([*(published.runs if published else ()), *runs], bench)
     unknown = tuple(dict.fromkeys(folder.parts[-3] for folder in _run_folders(results, scale, known=False)))
-    return Results(results, scale, tuple(runs), bench, precision, published, labels, unknown)
+    return Results(results, scale, tuple(runs), bench, precision, published, labels, unknown, (*odd, *odd_bench))
+
+
+def _runs(results: Path, scale: str) -> tuple[list[Run], list[str]]:
+    """Return the readable runs of a scale in order, and a sentence for each other one. Of two alike, one is read."""
+    runs, odd = [], []
+    for folder in _run_folders(results, scale):
+        try:
+            check_place(results, folder)
+            runs.append(_run(results / scale, folder))
+        except UserError as error:
+            odd.append(str(error))
+    alike: dict[str, Run] = {}
+    for run in sorted(runs, key=_order):
+        if (twin := alike.setdefault(run.alike, run)) is not run:
+            odd.append(f"{run.path} has the settings and the seed of {twin.path}: remove one of the two.")
+    return list(alike.values()), [*dict.fromkeys(odd)]  # a link is named once
 
 
 def read_run(folder: Path) -> Run:
@@ -431,14 +453,13 @@ def _place(config: RunConfig, name: str) -> str:
     """
     if config.experiment not in SETTINGS:
         raise ValueError(f"`experiment` is none of {', '.join(SETTINGS)}")
-    cls, given = SETTINGS[config.experiment], config.settings.model_dump()
-    if (part := given.get(cls.part or "")) not in list(cls.models):
+    cls, given = SETTINGS[config.experiment], settings.filled(config.experiment, config.settings.model_dump())
+    if given.get(cls.part or "") not in list(cls.models):
         raise ValueError(f"`{cls.part}` is none of {', '.join(map(str, cls.models))}")
-    values = scale_defaults(config.experiment, config.scale, part, config.settings.param)
-    further = [f"_{entry}-{value}" for entry, value in given.items() if entry not in values]
+    names = {entry.name for entry in dataclasses.fields(cls)}
+    further = [f"_{entry}-{value}" for entry, value in given.items() if entry not in names]
     try:
-        known = {entry: given[entry] for entry in values.keys() & given}
-        changed = settings.settings_from(config.experiment, values | known)
+        changed = settings.settings_from(config.experiment, {entry: given[entry] for entry in names})
     except UserError as error:
         raise ValueError(str(error)) from error
     entry = config.parameterization
@@ -481,13 +502,21 @@ def read_epochs(path: Path, columns: tuple[str, ...], first: int, steps: int = 0
 
 
 def check(results: Path, scale: str) -> list[str]:
-    """Return a sentence for each inconsistency among the files of a run. Raises as `load` does."""
-    return problems(load(results, scale))
+    """Return a sentence for each malformed file, and for each inconsistency among the files of a run."""
+    runs, odd = _runs(results, scale)
+    return _most([*odd, *_benchmarks(results)[1], *_inconsistent(runs)])
 
 
 def problems(results: Results) -> list[str]:
-    """Return the problems that `check` finds, at most MOST_PROBLEMS."""
-    found = [f"{run.name}: {problem}." for run in results.runs for problem in _problems(run)]
+    """Return a sentence for each inconsistency among the files of a run that is read, at most MOST_PROBLEMS."""
+    return _most(_inconsistent(results.runs))
+
+
+def _inconsistent(runs: Iterable[Run]) -> list[str]:
+    return [f"{run.name}: {problem}." for run in runs for problem in _problems(run)]
+
+
+def _most(found: list[str]) -> list[str]:
     more = len(found) - MOST_PROBLEMS
     return found if more <= 0 else [*found[:MOST_PROBLEMS], f"And {more} more of the kind."]
 
@@ -521,19 +550,24 @@ def _problems(run: Run) -> Iterator[str]:
 # ------------------------------------------------------------------------------- benchmarks
 
 
-def _benchmarks(results: Path) -> dict[str, dict[str, StepTimes]]:
-    """Read the files of results/bench with ratios of step times."""
+def _benchmarks(results: Path) -> tuple[dict[str, dict[str, StepTimes]], list[str]]:
+    """Read the files of results/bench with ratios of step times. Returns also a sentence for each unreadable one."""
     found: dict[str, dict[str, StepTimes]] = {}
+    odd: list[str] = []
     names: dict[str, str] = {}
     for path in sorted((results / "bench").glob("*.json")):
-        if not path.name.isprintable():
-            raise UserError(f"{printable(str(path))}: no benchmark has such a name; give it another.")
-        bench, raw = read_model(path, Benchmark)
-        if (other := names.setdefault(json.dumps(raw, sort_keys=True), path.name)) != path.name and bench.experiments:
-            raise UserError(f"{path} and {other} are the same session: remove one of them.")
-        if bench.experiments:
-            found[path.stem] = bench.experiments
-    return found
+        try:
+            if not path.name.isprintable():
+                raise UserError(f"{printable(str(path))}: no benchmark has such a name; give it another.")
+            bench, raw = read_model(path, Benchmark)
+            other = names.setdefault(json.dumps(raw, sort_keys=True), path.name)
+            if other != path.name and bench.experiments:
+                raise UserError(f"{path} and {other} are the same session: remove one of them.")
+            if bench.experiments:
+                found[path.stem] = bench.experiments
+        except UserError as error:
+            odd.append(str(error))
+    return found, odd
 
 
 def sessions(results: Results, experiment: str) -> dict[tuple[str, str], list[Session]]:

@@ -741,6 +741,17 @@ def kind_name(kind: Any) -> str:
     return {float: "a number", int: "a whole number", bool: "yes or no"}.get(kind, "a word")
 
 
+def filled(experiment: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's settings, with the field's default for each that its version lacked. Tuples are lists."""
+    cls = SETTINGS[experiment]
+    part = values.get(cls.part or "")
+    defaults = {
+        field.name: None if field.metadata.get("only", part) != part else field.default
+        for field in dataclasses.fields(cls)
+    }
+    return json.loads(json.dumps(defaults)) | values
+
+
 def settings_from(experiment: str, values: dict[str, Any]) -> Settings:
     """Return settings from their JSON, where tuples are lists. Raises UserError if they do not fit this version."""
     fields = {field.name: field for field in dataclasses.fields(SETTINGS[experiment])} if experiment in SETTINGS else {}

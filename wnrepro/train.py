@@ -25,6 +25,7 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
     from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
     from wnrepro.progress import Show
+    from wnrepro.runs.directory import check_place
     from wnrepro.runs.run import Run
 
     silent = options.quiet or options.as_json
@@ -35,6 +36,8 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
         experiment_cls.check(settings, options.data_dir, device)
     check_params((cls.name, settings.param) for settings in planned)
     runs = [Run(options.results, cls.name, options.scale, settings) for settings in planned]
+    for run in runs:
+        check_place(options.results, run.folder)
     if not options.resume and not options.yes:
         confirm_removal([str(run.folder) for run in runs if run.folder.exists()])
 

@@ -33,6 +33,7 @@ from wnrepro.reproduce.plan import (
     totals,
 )
 from wnrepro.runs.directory import PUBLISHED
+from wnrepro.settings import config_hash
 
 DQN = planned("paper", ["dqn"])[0]
 DQN_SECONDS = 0.2 / 4 * 200 * 250_000  # at 0.2 s a training step
@@ -65,6 +66,35 @@ def test_plan_shows_the_state_of_every_run(tmp_path: Path, hold: Hold) -> None:
     holder.kill()
     holder.wait()
     assert plan(tmp_path, [runs["running"]])[0].found.name == "stopped"  # a dead process holds nothing
+
+
+def test_an_odd_run_is_planned_beside_the_others(tmp_path: Path) -> None:
+    runs = [quick_run(seed=seed) for seed in range(1, 6)]
+    folders = [put_run(tmp_path, one) for one in runs]
+    (folders[0] / "config.json").write_text((folders[1] / "config.json").read_text())
+    (folders[1] / "run.json").write_text("{")
+    content = json.loads((folders[2] / "run.json").read_text())
+    (folders[2] / "run.json").write_text(json.dumps(content | {"epoch": 11}))
+    folders[3].rename(tmp_path / "elsewhere")
+    folders[3].symlink_to(tmp_path / "elsewhere")
+    tasks = estimated(tmp_path, *runs, quick_run(seed=6))
+    assert [task.found.name for task in tasks] == ["odd"] * 4 + ["done", "missing"]
+    assert [task.state for task in tasks] == ["failed"] * 4 + ["done", "waiting"]
+    places = [folders[0] / "config.json", folders[1] / "run.json", folders[2] / "run.json", folders[3]]
+    assert all(task.text.startswith(f"{place}: ") for task, place in zip(tasks, places, strict=False))
+    assert totals(tasks, {})["odd"] == 4 and tasks[0].seconds_left == 0
+
+
+def test_a_run_without_a_later_setting_is_done(tmp_path: Path) -> None:
+    settings = dict((run := quick_run()).directory(tmp_path).config["settings"])
+    for name, state in (("input_noise", "done"), ("width", "odd")):  # quick has the field's input_noise, another width
+        earlier = {other: value for other, value in settings.items() if other != name}
+        digest = config_hash("cifar", "quick", earlier)
+        folder = put_run(tmp_path, run, config_hash=digest)
+        config = {"experiment": "cifar", "scale": "quick", "settings": earlier, "hash": digest}
+        (folder / "config.json").write_text(json.dumps(config))
+        (task,) = plan(tmp_path, [run])
+        assert (task.found.name, task.directory.config["hash"] == digest) == (state, state == "done")
 
 
 def test_estimate_is_from_what_is_most_alike() -> None:

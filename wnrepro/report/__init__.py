@@ -1,8 +1,9 @@
 """The report, computed from the files in results/ alone. It never imports torch."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -23,15 +24,21 @@ def write_report(
     precision: str | None = None,
     commands: Mapping[str, str] | None = None,
     export: bool = False,
+    out: Path | None = None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
-    """Write report.md, report.html, tables/*.csv and figures/*.{png,pdf} into results/<scale>/.
+    """Write report.md, report.html, tables/*.csv and figures/*.{png,pdf} into <out>/<scale>/, by default of `results`.
 
     Returns the paths of the first two. Reads and draws everything before it writes the first file. precision: of the
     judged runs; None: `load` chooses. commands: by claim, the command that computes its runs. export: also write
-    latex/, and return its report.tex. Raises UserError if there are no runs, a file is malformed or a link leads out of
-    `results`, and DiskError if the folder is not writable.
+    latex/, and return its report.tex. warn: called with a sentence for everything that is left out. Raises UserError if
+    no run can be read or a link leads out of the folder, and DiskError if it is not writable.
     """
-    report = _report(results, scale, precision, commands)
+    out = out or results
+    place = quote(os.path.relpath(os.path.realpath(results / scale), os.path.realpath(out / scale)))
+    report = _report(results, scale, precision, commands)._replace(place=place)
+    for sentence in report.left_out:
+        warn(f"left out: {sentence}")
     files: dict[str, bytes] = {}  # empty content deletes the file of an earlier report
     for name, some in report.tables.items():
         rows = [row for table in some for row in table.values]
@@ -42,8 +49,8 @@ def write_report(
         files |= {f"figures/{name}.{suffix}": drawn.get(suffix, b"") for suffix in ("png", "pdf", "svg")}
     files |= {"report.md": render("page.md.jinja", report=report).encode(), "report.html": page(report).encode()}
     files |= {f"latex/{name}": content for name, content in (latex(report) if export else {}).items()}
-    _write(results, scale, files)
-    return [results / scale / name for name in ("report.md", "report.html", *["latex/report.tex"] * export)]
+    _write(out, scale, files)
+    return [out / scale / name for name in ("report.md", "report.html", *["latex/report.tex"] * export)]
 
 
 def live_page(
@@ -61,15 +68,17 @@ def _report(
     return tables.report(read, found, figures.draw(read, found, printed), commands or {})
 
 
-def write_comparison(results: Path, other: Path, scale: str, precision: str | None = None) -> tuple[list[str], Path]:
-    """Write results/<scale>/comparison.{md,html}, which compares the runs of two folders.
+def write_comparison(
+    results: Path, other: Path, scale: str, precision: str | None = None, out: Path | None = None
+) -> tuple[list[str], Path]:
+    """Write <out>/<scale>/comparison.{md,html}, by default of `results`, which compares the runs of two folders.
 
     Returns its summary and the page's path. precision and errors: see `write_report`. Writes nothing into `other`.
     """
     compared = compare.compare(load(results, scale, precision), load(other, scale, precision))
-    names = ("comparison.md", "comparison.html")
-    _write(results, scale, {name: render(f"{name}.jinja", comparison=compared).encode() for name in names})
-    return compared.summary, results / scale / names[1]
+    names, out = ("comparison.md", "comparison.html"), out or results
+    _write(out, scale, {name: render(f"{name}.jinja", comparison=compared).encode() for name in names})
+    return compared.summary, out / scale / names[1]
 
 
 def _write(results: Path, scale: str, files: Mapping[str, bytes]) -> None:

@@ -117,7 +117,7 @@ def compare(ours: Results, theirs: Results) -> Comparison:
         summary.append(f"{_some(near, 'has', 'have')} a partner of the same model that differs in a setting: {names}.")
     for of, runs in zip((ours, theirs), alone, strict=True):
         summary += [f"{_some(runs, 'is', 'are')} in {of.folder} alone."] if runs else []
-        if found := problems(of):
+        if found := [*of.odd, *problems(of)]:
             names = f"wnrepro report --check --results {of.folder} names them"
             said.append(f"{count(len(found), 'problem')} with the files of {of.folder}: {names}.")
     made = {

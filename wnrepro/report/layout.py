@@ -93,7 +93,7 @@ def _templates() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {use.__name__: use for use in (anchor, figure_name, literal, marked, numeric, short)}
-    environment.filters |= {"digest": _digest, "folder": lambda run: f"./{quote(run)}", "own": Markup}
+    environment.filters |= {"digest": _digest, "quoted": quote, "own": Markup}
     return environment
 
 

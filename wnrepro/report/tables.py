@@ -1,8 +1,8 @@
 """Builds the content of the report: its tables, the claims with their findings, and the sections.
 
 In tables/*.csv, errors are fractions and bounds are in nats per image. Text from a run's files occurs only in tables'
-rows, `Judged` and `Report.problems`. The layouts escape it. All other text is the program's own, and its backticks mark
-`code`.
+rows, `Judged`, `Report.problems` and `Report.left_out`. The layouts escape it. All other text is the program's own, and
+its backticks mark `code`.
 """
 
 import dataclasses
@@ -115,12 +115,14 @@ class Report(NamedTuple):
     results: Results
     warnings: list[str]
     problems: list[str]  # inconsistent files
+    left_out: list[str]  # what cannot be read
     runs: str
     basis: str  # of the verdicts
     claims: dict[str, tuple[dict[str, int], list[Judged]]]  # by heading: number of claims by verdict; claims
     figures: dict[str, Drawn]
     tables: dict[str, list[Table]]
     sections: list[Section]
+    place: str = "."  # of the runs, from the page
 
     @property
     def rows(self) -> dict[str, int]:
@@ -165,6 +167,7 @@ def report(
             *[". ".join(results.notes)] * bool(results.notes),
         ],
         problems=problems(results),
+        left_out=results.left_out,
         runs=f"{count(len(results.runs), 'run')}, {done} done, {diverged} diverged, "
         f"{len(results.runs) - done - diverged} incomplete.",
         basis=f"Scale `{results.scale}` ({'' if results.scale == 'paper' else 'not '}the paper's setting), precision "

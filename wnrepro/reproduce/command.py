@@ -84,7 +84,8 @@ def reproduce(options: ReproduceOptions) -> int:
     failed = [task for task in tasks if task.state == "failed"]
     for task in failed:
         hint = f"; {errors.HINT}" if task.traceback and not errors.DEBUG else ""
-        complain(f"{task.directory.folder}: failed, {printable(task.text, 300)}{hint}", task.traceback)
+        what = "" if task.found.name == "odd" else f"{task.directory.folder}: failed, "
+        complain(f"{what}{printable(task.text, 300)}{hint}", task.traceback)
     return 1 if failed else 0
 
 
@@ -95,7 +96,7 @@ def check(options: ReproduceOptions) -> None:
             raise UserError(f"{option}: needs --engine ray; add that, or leave it out")
     if options.budget and options.plan:
         raise UserError("--budget: --plan starts nothing; leave out one of the two")
-    check_results(options.results)
+    check_results(options.results, write=not options.plan)
 
 
 def connect(options: ReproduceOptions, stack: contextlib.ExitStack) -> "Engine":

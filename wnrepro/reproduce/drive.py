@@ -108,6 +108,9 @@ class Driver:
         found = state(task.directory)
         if found.name in FINISHED:
             self.set_state(task, found.name, "end")
+        elif found.name == "odd":
+            task.text = found.message
+            self.set_state(task, "failed", "end")
         elif found.name == "running":
             self.hold(task)
         else:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from wnrepro.report.claims.claim import Power
 
 # done, diverged, failed: as in run.json. running: a process holds the lock. stopped: no process does, and the run can
-# resume from its last epoch. missing: there is no run.json.
-STATES = ("done", "diverged", "running", "stopped", "failed", "missing")
+# resume from its last epoch. missing: there is no run.json. odd: the folder has other settings, or damaged files.
+STATES = ("done", "diverged", "running", "stopped", "failed", "missing", "odd")
 
 LONGEST_SECONDS = 1e6  # plausible limit for an example
 MOST_ON_A_GPU = 100  # runs
@@ -31,7 +31,7 @@ CONTEXT_BYTES = 10**9  # GPU memory of a process besides its tensors
 
 
 class State(NamedTuple):
-    """A run's state on disk: one of STATES, the completed epochs, and run.json's message."""
+    """A run's state on disk: one of STATES, the completed epochs, and run.json's message or what is odd."""
 
     name: str
     epoch: int = 0
@@ -39,15 +39,17 @@ class State(NamedTuple):
 
 
 def state(directory: RunDirectory) -> State:
-    """Read the state of a run. Raises UserError if its directory has other settings or damaged files."""
-    record = directory.record()
+    """Read the state of a run."""
+    try:
+        record = directory.record()
+    except UserError as error:
+        return State("odd", 0, str(error))
     if record is None:
         return State("running" if directory.locked() else "missing")
     status, epoch = record["status"], record["epoch"]
     if not 0 <= epoch <= directory.epochs:
-        raise UserError(
-            f"{directory.folder / 'run.json'}: its epoch is none of the run's; mend it, or start with --fresh"
-        )
+        path = directory.folder / "run.json"
+        return State("odd", 0, f"{path}: its epoch is none of the run's; mend it, or start with --fresh")
     if status in FINISHED:
         return State(status, epoch)
     if directory.locked():
@@ -92,6 +94,8 @@ class Task:
         self.epochs = float(self.found.epoch)
         if self.found.name in FINISHED:
             self.state = self.found.name
+        elif self.found.name == "odd":
+            self.state, self.text = "failed", self.found.message
 
     @property
     def name(self) -> str:
@@ -120,7 +124,7 @@ class Task:
 
 
 def plan(results: Path, runs: Sequence[Planned]) -> list[Task]:
-    """Return the tasks of these runs, with their states on disk but no estimates. Raises UserError as `state`."""
+    """Return the tasks of these runs, with their states on disk but no estimates."""
     directories = [run.directory(results) for run in runs]
     return [Task(run, one, state(one)) for run, one in zip(runs, directories, strict=True)]
 

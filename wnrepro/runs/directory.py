@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import datetime
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ import filelock
 
 from wnrepro.errors import DiskError, UserError
 from wnrepro.records import RunRecord, clean, read_text
-from wnrepro.settings import Settings, about, config_hash, printable, scale_settings
+from wnrepro.settings import Settings, about, config_hash, filled, printable, scale_settings
 
 PUBLISHED = "published"  # the folder in results/ with the repository's runs, without checkpoints
 FINISHED = ("done", "diverged")  # states of a run that needs no more training
@@ -152,6 +153,17 @@ def is_record(record: object) -> bool:
 # ------------------------------------------------------------------------------- the directory
 
 
+def check_place(results: Path, folder: Path) -> None:
+    """Raise UserError if a run's folder, or one between it and `results`, is a link."""
+    named = folder.relative_to(results)
+    for place in (results / part for part in (*reversed(named.parents[:-1]), named)):
+        if place.is_symlink():
+            raise UserError(
+                f"{printable(str(place))}: is a link, and runs below {printable(str(results))} are not read or written "
+                "through links; move that link away, or make the results folder itself the link"
+            )
+
+
 class LockedError(UserError):
     """Another process executes the run."""
 
@@ -171,8 +183,9 @@ class RunDirectory:
     def record(self) -> dict[str, Any] | None:
         """Return the content of run.json, or None if there is no file.
 
-        Raises UserError if run.json or config.json is damaged or belongs to another run.
+        Raises UserError if run.json or config.json is damaged or belongs to another run, or a link leads there.
         """
+        check_place(self.folder.parents[3], self.folder)
         path = self.folder / "config.json"
         config = read_json(path)
         if config is not None:
@@ -194,18 +207,17 @@ class RunDirectory:
         return record
 
     def matches(self, config: dict[str, Any]) -> bool:
-        """Test whether a config.json is this run's. It may lack newer settings whose default is None."""
+        """Test whether a config.json is this run's. It may lack newer settings if theirs are the fields' defaults."""
         settings = config.get("settings")
         if not isinstance(settings, dict):
             return False
-        later = {field.name: None for field in dataclasses.fields(self.settings) if field.default is None}
-        whole = config | {"settings": later | settings, "hash": self.config["hash"]}
+        whole = config | {"settings": filled(self.experiment, settings), "hash": self.config["hash"]}
         return whole == self.config and config.get("hash") == digest(config)
 
     def differing(self, config: dict[str, Any]) -> str:
         """Return the names of the settings that differ between a config.json and this run, else `hash`."""
         settings = config.get("settings")
-        old = config | (settings if isinstance(settings, dict) else {})
+        old = config | (filled(self.experiment, settings) if isinstance(settings, dict) else {})
         new = self.config | self.config["settings"]
         names = {name for name in old.keys() | new.keys() if old.get(name, old) != new.get(name, new)}
         return printable(", ".join(sorted(names - {"hash", "settings"})), 200) or "hash"
@@ -217,13 +229,13 @@ class RunDirectory:
 
     def locked(self) -> bool:
         """Test whether another process executes the run."""
-        if not self.lock_path.exists():
-            return False
-        try:
-            with filelock.FileLock(self.lock_path, timeout=0):
-                return False
-        except filelock.Timeout:
-            return True
+        if self.lock_path.is_file():
+            with contextlib.suppress(PermissionError), self.lock_path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # needs no permission to write
+                except BlockingIOError:
+                    return True
+        return False
 
     def holder(self) -> str:
         """Return a description of the process that holds the lock, for messages."""
@@ -236,9 +248,8 @@ class RunDirectory:
     def __enter__(self) -> Self:
         """Create the directory if needed and lock it. Raises LockedError, or DiskError if it cannot be written."""
         try:
+            check_place(self.folder.parents[3], self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self.folder.is_symlink() or self.folder.parent.is_symlink():
-                raise UserError(f"{self.folder}: is a link to elsewhere; move it away")
             if self.lock_path.is_symlink() or (self.lock_path.exists() and not self.lock_path.is_file()):
                 raise UserError(f"{self.lock_path}: is no file; move it away")
             self.lock.acquire()

@@ -39,7 +39,7 @@ from wnrepro.runs.directory import (
     write_json,
 )
 from wnrepro.runs.provenance import peak_memory_bytes, provenance
-from wnrepro.settings import ABOUT, PARAMS, about, scale_settings
+from wnrepro.settings import ABOUT, PARAMS, SETTINGS, about, filled, scale_settings
 
 
 class Experiment(Protocol):
@@ -246,6 +246,7 @@ def open_run(folder: Path) -> Run:
         raise UserError(f"{folder}: holds no run (no config.json); give a directory …/<variant>/seed-<n>")
     try:
         experiment, scale, values = content["experiment"], content["scale"], content["settings"]
+        values = filled(experiment, values) if experiment in SETTINGS else values
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         run = Run(folder.parents[3], experiment, scale, scale_settings(experiment, scale, **values))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, UserError) as error:
@@ -259,7 +260,8 @@ def open_run(folder: Path) -> Run:
         )
     if run.folder != folder:
         raise UserError(f"{folder}: its settings belong to {run.folder}; move it there")
-    if run.config["hash"] != content.get("hash"):
+    if not run.matches(content):
         names = run.differing(content)
         raise UserError(f"{path}: its settings are not those of a run of this version ({names}); train it again")
+    run.config = content
     return run
