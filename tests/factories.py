@@ -137,6 +137,8 @@ class Walk:
     """An experiment without a model: a random walk that uses every global generator, and may diverge."""
 
     device = torch.device("cpu")
+    within, saves_within_epochs = None, False
+    log_steps: int | None = None
 
     def __init__(self, epochs: int = 4, diverges: int = 0) -> None:
         torch.manual_seed(0)

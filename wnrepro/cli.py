@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from wnrepro import errors
+from wnrepro import errors, signals
 from wnrepro.errors import DiskError, UserError, complain, describe
 from wnrepro.options import (
     PARAM_FORMS,
@@ -437,7 +437,10 @@ def flush() -> None:
 
 
 def main() -> None:
-    """Run the command line. Exit with 2 after a user's mistake, 1 after another error, 130 after Ctrl-C."""
+    """Run the command line. Exit with 2 after a user's mistake, 1 after another error, 130 after Ctrl-C.
+
+    SIGTERM and SIGHUP end it like Ctrl-C, with exit codes 143 and 129.
+    """
     add_experiments()
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
@@ -449,7 +452,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # for letters that the terminal cannot encode
     try:
         try:
-            app(debug + words, prog_name="wnrepro")
+            with signals.handled():
+                app(debug + words, prog_name="wnrepro")
         finally:
             atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # no traceback after Ctrl-C during the exit
             if sys.stdout is not None:
@@ -457,9 +461,12 @@ def main() -> None:
     except UserError as error:
         complain(f"wnrepro: {error}", error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt as error:
-        complain("\nwnrepro: interrupted; run the same command again", error)
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        cause = getattr(stop.__context__, "__cause__", None) if isinstance(stop, SystemExit) else stop
+        if not isinstance(cause, KeyboardInterrupt):  # else typer has made it an exit
+            raise
+        complain(f"\nwnrepro: {signals.describe(cause)}; run the same command again", cause)
+        sys.exit(signals.exit_code(cause))
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:

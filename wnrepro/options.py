@@ -53,6 +53,9 @@ class RunOptions:
         True
     )
     yes: Annotated[bool, typer.Option("--yes", help="with --fresh: remove a run without asking")] = False
+    log_steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="also log every N-th update, in steps.csv")
+    ] = None
     quiet: Quiet = False
     as_json: Json = False
     importance_samples: Annotated[

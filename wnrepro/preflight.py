@@ -4,12 +4,12 @@ import dataclasses
 import glob
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from wnrepro import signals
 from wnrepro.errors import DiskError, UserError
 from wnrepro.settings import Settings
 
@@ -18,15 +18,9 @@ GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # exist if Linux or WSL has a GPU
 
 def import_uninterrupted(*modules: str) -> None:
     """Import modules, and only then obey Ctrl-C: an exception in torch's C++ code would abort the process."""
-    interruptions: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: interruptions.append(number))
-    try:
+    with signals.handled(), signals.deferred(signals.ALL):
         for module in modules:
             importlib.import_module(module)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if interruptions:
-        raise KeyboardInterrupt
 
 
 def check_results(

@@ -43,7 +43,7 @@ NOISE = ("epoch", "layer", *(QUARTILES[place] for place in (1, 0, 2)), "minibatc
 NOISE_LATER = ("kurtosis_mean", "kurtosis_std", "kurtosis_inverse_std", "noise_size")  # earlier files lack them
 KL_STEPS = ("epoch", "time_step", "kl_nats")
 GAME_SCORES = ("epoch", "game", "score")
-TABLES = ("metrics", "layers", "init", "noise", "kl_steps", "games")
+TABLES = ("metrics", "layers", "init", "noise", "kl_steps", "games", "steps")
 OVER_NORMAL = " / normal"  # end of a ratio's name in a benchmark
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from wnrepro import signals
 from wnrepro.errors import UserError, complain, describe
 from wnrepro.options import RunOptions
 from wnrepro.preflight import check_params, check_results, import_uninterrupted
@@ -49,7 +50,7 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
             with run, Show(console, run.name, run.settings.epochs, silent, cls.unit) as show:
                 if not options.resume:
                     run.clear()
-                status = execute(run, load, show)
+                status = execute(run, load, show, options.log_steps)
         if options.importance_samples and status == "done":
             k = options.importance_samples
             with run, console.status(f"{run.name}: {k} samples for each image"):
@@ -67,17 +68,17 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
     return 1 if any(record["status"] == "failed" for record in records) else 0
 
 
-def execute(run: Any, load: Callable[[], Any], show: Any) -> str:
+def execute(run: Any, load: Callable[[], Any], show: Any, log_steps: int | None) -> str:
     """Execute a run and return its status. After `uncaptured`, this process cannot compute any other run."""
     from wnrepro.cuda_graphs import capture_failed
 
     try:
-        return str(run.execute(load, show)["status"])
+        return str(run.execute(load, show, log_steps)["status"])
     except UserError:
         raise
-    except KeyboardInterrupt:
-        complain(f"wnrepro: {run.folder}: interrupted; run the same command again to continue")
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as error:
+        complain(f"wnrepro: {run.folder}: {signals.describe(error)}; run the same command again to continue")
+        raise typer.Exit(signals.exit_code(error)) from None
     except Exception as error:
         complain(f"{run.folder}: failed, {describe(error)}", error)
         return "uncaptured" if capture_failed(error) else "failed"

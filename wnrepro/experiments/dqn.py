@@ -115,6 +115,7 @@ class Dqn(Experiment[DqnSettings]):
         self.agent_steps = self.updates = 0
         self.epoch_updates = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.losses: list[tuple[int, Tensor]] = []  # of every `log_steps`-th update of the epoch
         self.captured_q = Captured(lambda states: (self.policy(states),), device)
         self.captured_sync = Captured(self.sync_policy, device)
         self.facts = {
@@ -197,9 +198,14 @@ class Dqn(Experiment[DqnSettings]):
     def train_epoch(self) -> Iterator[int]:
         updates = self.updates
         self.loss_sum.zero_()
+        self.losses.clear()
         self.training.begin(self.games_seed(self.epoch))
         yield from self.play(self.settings.epoch_steps, learn=True)
         self.epoch_updates = self.updates - updates
+
+    def step_rows(self, every: int) -> Rows:
+        """Return the epoch's rows of steps.csv: the loss of every `every`-th update, summed over its examples."""
+        return [{"epoch": self.epoch, "update": update, "loss": loss.item()} for update, loss in self.losses]
 
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Rows]]:
         games = self.test(self.settings.epsilon_test)
@@ -279,6 +285,8 @@ class Dqn(Experiment[DqnSettings]):
             parts.append(self.replay.gather_screens(Batch.unpack(parts[0]).rows, pinned=self.device.type == "cuda"))
         (loss,) = self.captured_step(*map(self.to_device, parts))
         self.updates += 1
+        if self.log_steps and self.updates % self.log_steps == 0:
+            self.losses.append((self.updates, loss.clone()))
         if self.updates % self.settings.target_every == 0:
             self.sync_target()
         return loss

@@ -7,6 +7,7 @@ a minibatch, and `evaluate`.
 import abc
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
+from wnrepro import signals
 from wnrepro.compiling import Compilation
 from wnrepro.cuda_graphs import Captured
 from wnrepro.device import keep_memory, set_precision
@@ -40,6 +42,20 @@ def minibatch(rows: Shaped[Tensor, "N H W C"], index: Int[Tensor, " B"]) -> Shap
     return rows[index].permute(0, 3, 1, 2)
 
 
+@dataclass
+class Within:
+    """An epoch in progress.
+
+    tables: the rows of epoch 0; began: on time.perf_counter's clock, without the time between a stop and a resume;
+    order: of the examples; logged: the results of `step` so far.
+    """
+
+    tables: dict[str, Rows]
+    began: float
+    order: Tensor | None = None
+    logged: list[Tensor] = field(default_factory=list)
+
+
 class Experiment(abc.ABC, Generic[S]):
     """An experiment with its settings and data; `train` runs it, and `load_state_dict` resumes it.
 
@@ -47,6 +63,8 @@ class Experiment(abc.ABC, Generic[S]):
 
     facts: facts about the run for run.json: number of parameters, residuals of the identities and more.
     logged: results of `step` in this epoch, (values, minibatches); the first value is the loss or bound, in nats.
+    within: the epoch in progress; None between epochs.
+    log_steps: the number of updates from a row of steps.csv to the next; None: no rows.
     """
 
     net: nn.Module
@@ -64,6 +82,8 @@ class Experiment(abc.ABC, Generic[S]):
             keep_memory()
         self.settings, self.device = settings, device
         self.epoch = 0
+        self.within: Within | None = None
+        self.log_steps: int | None = None
         self.average: PolyakAverage | None = None
         self.compilation: Compilation | None = None
         self.facts: dict[str, Any] = {}
@@ -117,23 +137,24 @@ class Experiment(abc.ABC, Generic[S]):
         yield from self.begin()
         columns = self.settings.models[self.part].metrics
         while self.epoch < self.settings.epochs:
-            began = time.perf_counter()
-            tables: dict[str, Rows] = {}
-            if self.epoch == 0:
-                tables = self.start() | {"layers": layer_rows(self.net, 0)}
-                self.facts |= identity_residuals(self.settings.seed)
+            self.within = within = self.within or self.open_epoch()
             self.schedule()
             self.epoch += 1
             for done in self.train_epoch():
                 yield Progress(self.epoch, done, self.epoch_size)
             metrics, further = self.evaluate()
-            metrics |= {"epoch": self.epoch, "seconds": round(time.perf_counter() - began, 3)}
+            metrics |= {"epoch": self.epoch, "seconds": round(time.perf_counter() - within.began, 3)}
+            if self.log_steps:
+                rate = {name: metrics[name] for name in ("lr",) if name in metrics}
+                further["steps"] = [row | rate for row in self.step_rows(self.log_steps)]
             further["layers"] = layer_rows(self.net, self.epoch)
             diverged = self.divergence(metrics) or first_non_finite(self.net, self.optimizer, further["layers"])
             if not diverged:
                 further |= self.measure()
+            tables = within.tables
             for name, rows in further.items():
                 tables[name] = tables.get(name, []) + rows
+            self.within = None
             yield Epoch(self.epoch, {name: metrics[name] for name in columns}, tables, diverged)
             if diverged:
                 return
@@ -152,6 +173,14 @@ class Experiment(abc.ABC, Generic[S]):
         """Prepare for training, at the start and after a resume, and yield notes."""
         yield from self.compilation.notes if self.compilation else ()
 
+    def open_epoch(self) -> Within:
+        """Begin the next epoch, the first one with the init and the rows of epoch 0."""
+        began, tables = time.perf_counter(), dict[str, Rows]()
+        if self.epoch == 0:
+            tables = self.start() | {"layers": layer_rows(self.net, 0)}
+            self.facts |= identity_residuals(self.settings.seed)
+        return Within(tables, began)
+
     def start(self) -> dict[str, Rows]:
         """Run the init on the first examples of the first epoch, and return the rows of epoch 0."""
         order = torch.randperm(len(self.train_x), generator=self.order.clone_state())
@@ -159,15 +188,32 @@ class Experiment(abc.ABC, Generic[S]):
         return {"init": rows}
 
     def train_epoch(self) -> Iterator[int]:
-        """Train on all full minibatches in a new random order, and yield the number of examples done."""
-        batch_size, logged = self.settings.batch_size, []
-        order = torch.randperm(len(self.train_x), generator=self.order).to(self.device)
+        """Train on all full minibatches in a new random order, and yield the number of examples done.
+
+        A resumed epoch continues after its last minibatch.
+        """
+        assert self.within is not None
+        batch_size, logged = self.settings.batch_size, self.within.logged
+        if self.within.order is None:
+            self.within.order = torch.randperm(len(self.train_x), generator=self.order)
+        order = self.within.order.to(self.device)
         self.net.train()
-        for k, index in enumerate(order[: self.epoch_size].split(batch_size), start=1):
-            logged.append(torch.stack(self.captured_step(index)))
-            if k % PROGRESS_EVERY == 0:
-                yield k * batch_size
+        for start in range(len(logged) * batch_size, self.epoch_size, batch_size):
+            logged.append(torch.stack(self.captured_step(order[start : start + batch_size])))
+            if len(logged) % PROGRESS_EVERY == 0 or signals.wanted():
+                yield len(logged) * batch_size
         self.logged = torch.stack(logged, 1)
+
+    @property
+    def saves_within_epochs(self) -> bool:
+        """Whether `state_dict` is complete between two minibatches: not if a subclass has another `train_epoch`."""
+        return type(self).train_epoch is Experiment.train_epoch
+
+    def step_rows(self, every: int) -> Rows:
+        """Return the epoch's rows of steps.csv: the objective of every `every`-th update, in nats."""
+        name = "loss" if self.objective == "loss" else "bound_nats"
+        values = enumerate(self.logged[0].tolist(), start=1 + (self.epoch - 1) * self.logged.shape[1])
+        return [{"epoch": self.epoch, "update": k, name: value} for k, value in values if k % every == 0]
 
     def divergence(self, metrics: dict[str, Any]) -> str:
         """Return a sentence on how the epoch's objective has diverged, or an empty string if it has not.
@@ -203,9 +249,11 @@ class Experiment(abc.ABC, Generic[S]):
         index = torch.randperm(len(self.train_x), generator=self.order)[: self.settings.batch_size]
         return self.captured_step(index.to(self.device))[0]
 
-    def test_batches(self) -> tuple[Tensor, ...]:
-        """Return minibatches of indices (B,) of all test examples."""
-        return torch.arange(len(self.test_x), device=self.device).split(TEST_BATCH)
+    def test_batches(self) -> Iterator[Tensor]:
+        """Yield minibatches of indices (B,) of all test examples. A waiting signal ends the test."""
+        for index in torch.arange(len(self.test_x), device=self.device).split(TEST_BATCH):
+            signals.check()
+            yield index
 
     def describe(self, source: str) -> None:
         """Initialize `facts` with facts about the data and the model."""
@@ -214,13 +262,17 @@ class Experiment(abc.ABC, Generic[S]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a resume, without torch's global generators."""
-        state = {"epoch": self.epoch, "net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state: dict[str, Any] = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
         state |= {} if self.average is None else {"average": self.average.state_dict()}
-        return state | {"order": self.order.get_state(), "facts": self.facts}
+        state |= {"order": self.order.get_state(), "facts": self.facts}
+        if self.within is None:
+            return state | {"epoch": self.epoch}
+        seconds, logged = time.perf_counter() - self.within.began, torch.stack(self.within.logged, 1)
+        within = {"tables": self.within.tables, "order": self.within.order, "logged": logged, "seconds": seconds}
+        return state | {"within": within | {"epoch": self.epoch - 1}}  # earlier versions refuse it, without `epoch`
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`."""
-        self.epoch = state["epoch"]
         self.facts = state["facts"] | (self.compilation.facts if self.compilation else {})
         self.net.load_state_dict(state["net"])
         if self.average is not None:
@@ -228,3 +280,8 @@ class Experiment(abc.ABC, Generic[S]):
         self.optimizer.load_state_dict(state["optimizer"])
         if "order" in state:  # dqn's checkpoints of earlier versions have none
             self.order.set_state(state["order"])
+        self.within = None
+        if within := state.get("within"):
+            began, logged = time.perf_counter() - within["seconds"], within["logged"].to(self.device)
+            self.within = Within(within["tables"], began, within["order"], list(logged.unbind(1)))
+        self.epoch = (within or state)["epoch"]

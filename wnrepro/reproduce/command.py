@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from wnrepro import errors, mps
+from wnrepro import errors, mps, signals
 from wnrepro.errors import UserError, complain
 from wnrepro.options import ReproduceOptions
 from wnrepro.preflight import (
@@ -64,9 +64,9 @@ def reproduce(options: ReproduceOptions) -> int:
                     ready = time.monotonic()  # reserve the time that loading torch took for unloading it
                     deadline = began + budget - (ready - began)
                     drive(tasks, engine, options.results, options.data_dir, board.show, deadline)
-            except KeyboardInterrupt:
-                complain("wnrepro: interrupted; the same command again continues each run from its last epoch")
-                return 130
+            except KeyboardInterrupt as error:
+                complain(f"wnrepro: {signals.describe(error)}; the same command again continues each run")
+                return signals.exit_code(error)
             after = plan(options.results, runs)
             estimate_all(after, options.results, here)
     left = any(not old.over and not new.over for old, new in zip(tasks, after, strict=True))

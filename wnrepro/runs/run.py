@@ -2,8 +2,9 @@
 
 Every file is written atomically. After each epoch, the run writes its tables, then its checkpoint, then run.json. A
 checkpoint contains everything that resuming needs, including the tables' text and run.json, and its own checksum. The
-previous checkpoint is kept. Therefore a run can be killed and its directory copied at any moment, and a table or
-checkpoint may be damaged. The run resumes from its last good checkpoint and reports what was damaged.
+previous checkpoint is kept. A signal makes the run write a checkpoint within an epoch, too. Therefore a run can be
+killed and its directory copied at any moment, and a table or checkpoint may be damaged. The run resumes from its last
+good checkpoint and reports what was damaged.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
+from wnrepro import signals
 from wnrepro.errors import DiskError, UserError
 from wnrepro.events import Epoch, Note, Progress
 from wnrepro.records import read_text
@@ -43,10 +45,18 @@ from wnrepro.settings import ABOUT, PARAMS, SETTINGS, about, filled, scale_setti
 
 
 class Experiment(Protocol):
-    """What a run executes: train() yields events, and the state dict contains all that resuming needs."""
+    """What a run executes: train() yields events, and the state dict contains all that resuming needs.
+
+    within: the epoch in progress, if there is one; log_steps: the updates from a row of steps.csv to the next.
+    """
 
     device: torch.device
     facts: dict[str, Any]
+    within: Any
+    log_steps: int | None
+
+    @property
+    def saves_within_epochs(self) -> bool: ...
 
     def train(self) -> Iterator[Progress | Epoch | Note]: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -100,16 +110,76 @@ class Tables:
         return {f"{name}.csv": hashlib.sha256(text.encode()).hexdigest() for name, text in self.text.items()}
 
 
+class Training:
+    """A run's experiment, tables and record while this process trains it. diverged: how it has diverged, if it has."""
+
+    def __init__(
+        self, run: "Run", experiment: Experiment, tables: Tables, record: dict[str, Any], diverged: str
+    ) -> None:
+        self.directory, self.experiment, self.tables, self.record, self.diverged = (
+            run,
+            experiment,
+            tables,
+            record,
+            diverged,
+        )
+
+    def run(self, show: Callable[[Progress | Epoch | Note], None]) -> None:
+        """Train to the end, and write a checkpoint after every epoch and when a signal asks for one."""
+        if self.diverged:  # it was killed after the checkpoint of its divergence
+            return
+        saves_within = self.experiment.saves_within_epochs
+        try:
+            with signals.deferred(int(saves_within)):
+                for event in self.experiment.train():
+                    if isinstance(event, Epoch):
+                        self.tables.append(event)
+                        self.diverged = event.diverged
+                        self.save(event.epoch)
+                        self.write(epoch=event.epoch)
+                    elif isinstance(event, Progress) and signals.checkpoint_wanted():
+                        text = "keeps the checkpoint of its last epoch, for its state within an epoch is not saved"
+                        if saves_within:
+                            self.save(self.record["epoch"])
+                            text = f"checkpoint written in epoch {event.epoch}, after {event.done} of {event.total}"
+                        show(Note(text))
+                    show(event)
+                    signals.check()
+        except signals.Pause:
+            if self.experiment.within:
+                self.save(self.record["epoch"])
+            raise
+
+    def save(self, epoch: int) -> None:
+        """Write a checkpoint. epoch: the number of completed epochs."""
+        state = {"epoch": epoch, "diverged": self.diverged, "config_hash": self.directory.config["hash"]}
+        state |= {"tables": self.tables.text, "record": json.dumps(self.record), "rng": rng_state()}
+        save_checkpoint(self.directory.folder, state | {"experiment": self.experiment.state_dict()})
+
+    def write(self, **changes: Any) -> None:
+        """Change the record and write it to run.json."""
+        facts, peak = self.experiment.facts, peak_memory_bytes(self.experiment.device)
+        self.record.update(changes, updated=now(), facts=facts, seconds=self.tables.seconds())
+        self.record["peak_memory_bytes"] = max(self.record["peak_memory_bytes"], peak)
+        if self.record["status"] in FINISHED:
+            self.record["tables_sha256"] = self.tables.sha256()
+        self.directory.write_record(self.record)
+
+
 class Run(RunDirectory):
     """A run directory whose run this process executes or evaluates, while it holds the lock."""
 
     def execute(
-        self, load: Callable[[], Experiment], show: Callable[[Progress | Epoch | Note], None] = lambda _: None
+        self,
+        load: Callable[[], Experiment],
+        show: Callable[[Progress | Epoch | Note], None] = lambda _: None,
+        log_steps: int | None = None,
     ) -> dict[str, Any]:
         """Start or resume the run, train to its end, and return the content of run.json.
 
         show: called with every event of train(). A finished run stays unchanged: another process may just have
-        completed it. An exception sets the status `failed` and is raised; an interruption leaves `running`.
+        completed it. An exception sets the status `failed` and is raised. A signal that ends the run leaves `running`,
+        and a checkpoint of the last minibatch if the experiment saves its state within epochs.
         """
         record = self.record()
         if record and record["status"] in FINISHED:
@@ -118,6 +188,7 @@ class Run(RunDirectory):
         if checkpoint is None:
             self.refuse_without_checkpoint(record)
         experiment = load()
+        experiment.log_steps = log_steps
         if source := about(self.config["settings"]["param"]).source:
             write_atomic(self.folder / SOURCE, source.text.encode())
         write_json(self.folder / "config.json", self.config)
@@ -130,36 +201,19 @@ class Run(RunDirectory):
             record = record or json.loads(checkpoint["record"])
         damaged += [f"{self.folder / name}: not as the checkpoint has it" for name in tables.restore()]
 
-        record = self.new_record(record, experiment, epoch, damaged)
-
-        def write(**changes: Any) -> None:
-            record.update(changes, updated=now(), facts=experiment.facts, seconds=tables.seconds())
-            record["peak_memory_bytes"] = max(record["peak_memory_bytes"], peak_memory_bytes(experiment.device))
-            if record["status"] in FINISHED:
-                record["tables_sha256"] = tables.sha256()
-            self.write_record(record)
-
-        write(status="running", message="", epoch=epoch)
+        training = Training(self, experiment, tables, self.new_record(record, experiment, epoch, damaged), diverged)
+        training.write(status="running", message="", epoch=epoch)
         for sentence in damaged:
             show(Note(f"{sentence}; resuming from the checkpoint of epoch {epoch}"))
         try:
-            # A run that was killed after the checkpoint of its divergence needs no more training.
-            for event in experiment.train() if not diverged else ():
-                if isinstance(event, Epoch):
-                    tables.append(event)
-                    diverged = event.diverged
-                    state = {"epoch": event.epoch, "diverged": diverged, "config_hash": self.config["hash"]}
-                    state |= {"tables": tables.text, "record": json.dumps(record), "rng": rng_state()}
-                    save_checkpoint(self.folder, state | {"experiment": experiment.state_dict()})
-                    write(epoch=event.epoch)
-                show(event)
+            training.run(show)
         except Exception as error:
             with contextlib.suppress(DiskError):  # a full disk may be the error
-                write(status="failed", message=f"{type(error).__name__}: {error}")
+                training.write(status="failed", message=f"{type(error).__name__}: {error}")
             raise
-        write(status="diverged" if diverged else "done", message=diverged)
+        training.write(status="diverged" if training.diverged else "done", message=training.diverged)
         (self.folder / CHECKPOINTS[1]).unlink(missing_ok=True)
-        return record
+        return training.record
 
     def new_record(
         self, record: dict[str, Any] | None, experiment: Experiment, epoch: int, damaged: list[str]
