@@ -1,7 +1,15 @@
-"""The events that an experiment's `train()` yields."""
+"""The events of a run: what an experiment's `train()` yields, and the start of training."""
 
 from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Start:
+    """The start of training: the epochs that a resumed run has completed, else 0, and the content of run.json."""
+
+    reached: int
+    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,3 +39,6 @@ class Note:
     """A message for the user that no table contains."""
 
     text: str
+
+
+News = Start | Progress | Epoch | Note  # of a run, for its display

@@ -1,46 +1,47 @@
-"""The display of a running experiment: a live bar on a terminal, plain lines elsewhere; and the time left."""
+"""The display of a running experiment: a row an epoch, below it a live bar on a terminal; and the time left."""
 
+import os
 import re
+import sys
 import time
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Mapping
 from statistics import median_low
 
 from rich import progress as bars
 from rich.console import Console
 from rich.text import Text
 
-from wnrepro.events import Epoch, Note, Progress
+from wnrepro.events import Epoch, News, Note, Progress, Start
+from wnrepro.text import printable
 
-NAME_WIDTH = 20
+CELL = 8  # characters, the least width of a column
 RECENT = 5  # epochs whose median time predicts the next ones
 SETTLED_SECONDS = 10.0  # of training, before its speed predicts the first epoch's time
 
-SHOWN = re.compile(r"(train|test)_.*(?<!_raw)|episodes|mean_q|loss|epsilon")  # columns of metrics.csv to show
+shown = re.compile(r"(train|test)_.*(?<!_raw)|episodes|mean_q|loss|epsilon").fullmatch  # of metrics.csv's columns
 
 
-def describe(epoch: Epoch) -> str:
-    """Format an epoch's row as text."""
-    parts = []
-    for name in filter(SHOWN.fullmatch, epoch.metrics):
-        value = epoch.metrics[name]
-        parts.append(f"{name.replace('_', ' ')} {f'{value:.2%}' if name.endswith('_error') else f'{value:.5g}'}")
-    return ", ".join(parts)
+def open_console(stderr: bool = False, quiet: bool = False) -> Console:
+    """Return a console that redraws lines only on a terminal that can, whatever FORCE_COLOR says of a file or pipe."""
+    stream = sys.stderr if stderr else sys.stdout
+    dumb = os.environ.get("TERM", "").lower() in ("", "dumb", "unknown")
+    return Console(stderr=stderr, quiet=quiet, force_terminal=stream is not None and stream.isatty() and not dumb)
 
 
-def brief(epoch: Epoch) -> str:
+def figure(name: str, value: float) -> str:
+    """Format a value of metrics.csv."""
+    return f"{value:.2%}" if name.endswith("_error") else f"{value:.5g}"
+
+
+def brief(metrics: Mapping[str, float]) -> str:
     """Format the first test and the first training figure of an epoch: `test 8.3% train 1.2%`."""
     parts = []
     for kind in ("test", "train"):
-        for name in [name for name in epoch.metrics if name.startswith(kind)][:1]:
-            parts.append(f"{kind} {epoch.metrics[name]:{'.1%' if name.endswith('_error') else '.4g'}}")
+        for name in [name for name in metrics if name.startswith(kind)][:1]:
+            parts.append(f"{kind} {metrics[name]:{'.1%' if name.endswith('_error') else '.4g'}}")
     return " ".join(parts)
-
-
-def short(name: str) -> str:
-    """Return a run's name without its scale and experiment, cut to fit beside a bar."""
-    variant = name.rsplit("/", 1)[-1]
-    return variant if len(variant) <= NAME_WIDTH else variant[: NAME_WIDTH - 1] + "…"
 
 
 def duration(seconds: float | None) -> str:
@@ -108,7 +109,7 @@ class TimeLeft:
 
 
 class Pace(bars.ProgressColumn):
-    """A column with the training speed and the run's time left, or finally the process's total time."""
+    """A column with the training speed and the run's time left."""
 
     def __init__(self, show: "Show") -> None:
         super().__init__()
@@ -116,58 +117,63 @@ class Pace(bars.ProgressColumn):
 
     def render(self, task: bars.Task) -> Text:
         speed, left = task.finished_speed or task.speed, self.show.seconds_left()
-        parts = [f"{speed:.0f} {self.show.unit}/s"] if speed else []
-        if task.finished and not left:
-            parts.append(duration(task.elapsed))
-        elif left is not None:
-            parts.append(f"{duration(left)} left")
+        parts = [f"{speed:.0f} {self.show.unit}/s"] if speed and task.total else []
+        parts += [] if left is None else [f"{duration(left)} left"]
         return Text("  ".join(parts))
 
 
 class Show:
-    """A display of a run's events: a context manager to call with every event. `unit`: what Progress counts."""
+    """A display of a run's events: a context manager to call with every event.
 
-    def __init__(self, console: Console, name: str, epochs: int, quiet: bool, unit: str = "images") -> None:
-        self.console, self.name, self.epochs, self.quiet, self.unit = console, name, epochs, quiet, unit
+    title, folder: of the run. unit: what Progress counts.
+    """
+
+    def __init__(
+        self, console: Console, title: str, folder: str, epochs: int, quiet: bool, unit: str = "images"
+    ) -> None:
+        self.console, self.title, self.folder, self.epochs = console, title, folder, epochs
+        self.quiet, self.unit = quiet, unit
         self.bar = bars.Progress(
             bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(bar_width=12),
-            bars.TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+            bars.TextColumn("{task.fields[epoch]}", markup=False),
             Pace(self),
-            bars.TextColumn("{task.fields[last]}", markup=False),
             console=console,
             get_time=time.monotonic,
+            transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self.task: bars.TaskID | None = None
+        self.task = self.bar.add_task("loading", total=None, epoch="")
+        self.columns: list[str] = []  # of the epochs' rows
         self.time_left: TimeLeft | None = None
 
     def __enter__(self) -> "Show":
+        self.line(f"{self.title}\n  folder  {self.folder}")
         self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def __call__(self, event: Progress | Epoch | Note) -> None:
+    def __call__(self, event: News) -> None:
+        now = time.monotonic()
         if isinstance(event, Note):
             self.line(event.text)
-            return
-        now = time.monotonic()
+        elif isinstance(event, Start):
+            self.head(event)
+            self.bar.update(self.task, description="training")
+        elif isinstance(event, Progress):
+            self.left(event, now).tick(event.epoch - 1 + event.done / event.total, now)
+            self.move(event)
+        else:
+            self.left(event, now).epoch(event.epoch, now)
+            self.row(event)
+
+    def left(self, event: Progress | Epoch, now: float) -> TimeLeft:
+        """Return the estimate of the time left, which begins with the first event of training."""
         if self.time_left is None:
             self.time_left = TimeLeft(self.epochs, event.epoch - 1, now)
-        if isinstance(event, Progress):
-            self.time_left.tick(event.epoch - 1 + event.done / event.total, now)
-            self.move(event)
-            return
-        self.time_left.epoch(event.epoch, now)
-        if self.task is not None:
-            self.bar.update(self.task, last=brief(event))
-        if not self.console.is_terminal:
-            left = self.seconds_left() if event.epoch < self.epochs and not event.diverged else None
-            ahead = "" if left is None else f", {duration(left)} left"
-            seconds = f"{event.metrics['seconds']:.1f} s{ahead}"
-            self.line(f"epoch {event.epoch}/{self.epochs}  {describe(event)}  {seconds}")
+        return self.time_left
 
     def seconds_left(self) -> float | None:
         """Return the seconds left of the run, or None if they are not known yet."""
@@ -176,12 +182,45 @@ class Show:
     def line(self, text: str) -> None:
         """Print a line about the run, above the bar if there is one."""
         if not self.quiet:
-            self.console.print(f"{self.name}  {text}", markup=False, highlight=False, soft_wrap=True)
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def head(self, start: Start) -> None:
+        """Print the device, the data, the model's size, and how many epochs there are or which are done."""
+        facts = start.record["facts"]
+        lines = {"device": start.record["device_name"], "data": facts.get("data")}
+        lines["model"] = f"{facts['parameters']:,} parameters".replace(",", " ") if "parameters" in facts else None
+        lines["epochs"] = f"{self.epochs}" + (f", resumes from epoch {start.reached}" if start.reached else "")
+        for name, text in lines.items():
+            if text:
+                self.line(f"  {name:<6}  {printable(str(text), 200)}")
+
+    def row(self, epoch: Epoch) -> None:
+        """Print an epoch's row, before the first one the columns' names. On a terminal only as many as fit."""
+        values = {name.replace("_", " "): figure(name, epoch.metrics[name]) for name in epoch.metrics if shown(name)}
+        ends = {"time": f"{epoch.metrics['seconds']:.1f} s"}
+        if not self.console.is_terminal:  # else the bar has it
+            left = self.seconds_left() if epoch.epoch < self.epochs and not epoch.diverged else None
+            ends["left"] = "" if left is None else duration(left)
+        first = f"epoch {epoch.epoch:>{len(str(self.epochs))}}/{self.epochs}"
+        if not self.columns:
+            names = list(values)
+            while (
+                self.console.is_terminal and len(names) > 1 and self.width(first, [*names, *ends]) > self.console.width
+            ):
+                names.pop()
+            self.columns = [*names, *ends]
+            self.line(" " * len(first) + "".join(f"  {name:>{CELL}}" for name in self.columns))
+        values |= ends
+        self.line((first + "".join(f"  {values[name]:>{max(CELL, len(name))}}" for name in self.columns)).rstrip())
+
+    @staticmethod
+    def width(first: str, columns: list[str]) -> int:
+        """Return the characters of a row."""
+        return len(first) + sum(2 + max(CELL, len(name)) for name in columns)
 
     def move(self, event: Progress) -> None:
         """Move the bar, which begins where the run resumes."""
-        done = (event.epoch - 1) * event.total + event.done
-        if self.task is None:
-            total = self.epochs * event.total
-            self.task = self.bar.add_task(short(self.name), total=total, completed=done, epoch=0, last="")
-        self.bar.update(self.task, completed=done, epoch=event.epoch)
+        done, total = (event.epoch - 1) * event.total + event.done, self.epochs * event.total
+        if self.bar.tasks[0].total is None:
+            self.bar.reset(self.task, total=total, completed=done)
+        self.bar.update(self.task, completed=done, epoch=f"epoch {event.epoch}/{self.epochs}")

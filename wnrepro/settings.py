@@ -187,6 +187,7 @@ class Settings:
     step_setting: ClassVar[str] = "batch_size"  # the setting with an update's number of units
     step_column: ClassVar[str] = "epoch"  # of metrics.csv: the horizontal axis of curves
     estimates_likelihood: ClassVar[bool] = False  # whether its class has `log_likelihood`
+    after: ClassVar[tuple[str, str] | None] = None  # the command that shows what a run has learnt, and what it shows
 
     @property
     def epoch_size(self) -> int:
@@ -342,6 +343,7 @@ class CvaeSettings(Settings):
 
     name = "cvae"
     implementation = "wnrepro.experiments.cvae:Cvae"
+    after = ("sample", "samples and reconstructions")
     part = "dataset"
     models: ClassVar[Models] = {
         "mnist": Model("VAE of MNIST", VAE, "test_bound_nats", BOUND_LABEL),
@@ -455,6 +457,7 @@ class DrawSettings(Settings):
 
     name = "draw"
     implementation = "wnrepro.experiments.draw:Draw"
+    after = ("sample", "samples and reconstructions")
     models: ClassVar[Models] = {
         None: Model(
             "DRAW",
@@ -523,6 +526,7 @@ class DqnSettings(Settings):
 
     name = "dqn"
     implementation = "wnrepro.experiments.dqn:Dqn"
+    after = ("watch", "a film of a test game")
     part = "game"
     models: ClassVar[Models] = {
         game: Model(

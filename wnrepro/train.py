@@ -3,8 +3,10 @@
 import functools
 import json
 import operator
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,6 +15,7 @@ from wnrepro import signals
 from wnrepro.errors import UserError, complain, describe
 from wnrepro.options import RunOptions
 from wnrepro.preflight import check_params, check_results, import_uninterrupted
+from wnrepro.runs.directory import FINISHED, check_place
 from wnrepro.settings import Settings
 from wnrepro.text import printable
 
@@ -21,16 +24,14 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
     """Execute a run for each of these settings, and return the exit code: 0, or 1 if a run failed."""
     check_results(options.results)
     import_uninterrupted("torch")
-    from rich.console import Console
-
     from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
-    from wnrepro.progress import Show
-    from wnrepro.runs.directory import check_place
+    from wnrepro.progress import Show, open_console
+    from wnrepro.runs.outcome import result
     from wnrepro.runs.run import Run
 
     silent = options.quiet or options.as_json
-    console = Console(quiet=silent)
+    console = open_console(quiet=silent)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     device, experiment_cls = choose_device(options.device), experiment_class(cls.name)
     for settings in planned:
@@ -47,9 +48,11 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
         load = functools.partial(experiment_cls.load, run.settings, options.data_dir, device)
         status = run.finished() if options.resume else None
         if status is None:
-            with run, Show(console, run.name, run.settings.epochs, silent, cls.unit) as show:
+            title = f"{cls.name} {run.settings.param}, seed {run.settings.seed}, scale {options.scale}"
+            with run:
                 if not options.resume:
                     run.clear()
+                show = Show(console, title, str(run.folder), run.epochs, silent, cls.unit)
                 status = execute(run, load, show, options.log_steps)
         if options.importance_samples and status == "done":
             k = options.importance_samples
@@ -61,8 +64,12 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
         known = record.get("message") if record.get("status") == status else ""
         records.append({"run": str(run.folder), **record, "status": status})
         say(printable(f"{run.folder}: {status}" + (f" ({printable(known, 300)})" if known else "")))
+        if status in FINISHED and (words := result(run, record)):
+            say(f"  {words}")
         if stops:
             break
+    if not silent:
+        print(*next_steps(cls, options, records), sep="\n")
     if options.as_json:
         print(json.dumps(records, indent=2))
     return 1 if any(record["status"] == "failed" for record in records) else 0
@@ -73,7 +80,8 @@ def execute(run: Any, load: Callable[[], Any], show: Any, log_steps: int | None)
     from wnrepro.cuda_graphs import capture_failed
 
     try:
-        return str(run.execute(load, show, log_steps)["status"])
+        with show:
+            return str(run.execute(load, show, log_steps)["status"])
     except UserError:
         raise
     except KeyboardInterrupt as error:
@@ -82,6 +90,18 @@ def execute(run: Any, load: Callable[[], Any], show: Any, log_steps: int | None)
     except Exception as error:
         complain(f"{run.folder}: failed, {describe(error)}", error)
         return "uncaptured" if capture_failed(error) else "failed"
+
+
+def next_steps(cls: type[Settings], options: RunOptions, records: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the commands that a user may want after these runs."""
+    own = "" if options.results == Path("results") else f" --results {shlex.quote(str(options.results))}"
+    steps = {f"wnrepro report --scale {options.scale}{own}": "tables, figures and verdicts"}
+    done = [record["run"] for record in records if record["status"] == "done"]
+    if done and cls.after:
+        command, what = cls.after
+        steps = {f"wnrepro {command} {shlex.quote(done[-1])}": what} | steps
+    over = any(record["status"] in FINISHED for record in records)
+    return [f"next: {command}  ({what})" for command, what in steps.items()] if over else []
 
 
 def confirm_removal(folders: list[str]) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from wnrepro.custom import use
 from wnrepro.errors import UserError
-from wnrepro.events import Epoch, Note, Progress
+from wnrepro.events import Epoch, News, Progress
 from wnrepro.progress import brief
 from wnrepro.reproduce.grid import Planned
 from wnrepro.runs.directory import LockedError
@@ -75,11 +75,11 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
 
     last, text = 0.0, ""
 
-    def show(event: Progress | Epoch | Note) -> None:
+    def show(event: News) -> None:
         nonlocal last, text
         now = time.monotonic()
         if isinstance(event, Epoch):
-            text = brief(event)
+            text = brief(event.metrics)
             send(Event(event.epoch, text))
         elif isinstance(event, Progress) and event.done < event.total and now - last > PROGRESS_SECONDS:
             last = now

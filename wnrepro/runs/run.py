@@ -20,7 +20,7 @@ import torch
 
 from wnrepro import signals
 from wnrepro.errors import DiskError, UserError
-from wnrepro.events import Epoch, Note, Progress
+from wnrepro.events import Epoch, News, Note, Progress, Start
 from wnrepro.records import read_text
 from wnrepro.runs.checkpoint import (
     CHECKPOINTS,
@@ -172,14 +172,14 @@ class Run(RunDirectory):
     def execute(
         self,
         load: Callable[[], Experiment],
-        show: Callable[[Progress | Epoch | Note], None] = lambda _: None,
+        show: Callable[[News], None] = lambda _: None,
         log_steps: int | None = None,
     ) -> dict[str, Any]:
         """Start or resume the run, train to its end, and return the content of run.json.
 
-        show: called with every event of train(). A finished run stays unchanged: another process may just have
-        completed it. An exception sets the status `failed` and is raised. A signal that ends the run leaves `running`,
-        and a checkpoint of the last minibatch if the experiment saves its state within epochs.
+        show: called with a Start and every event of train(). A finished run stays unchanged: another process may just
+        have completed it. An exception sets the status `failed` and is raised. A signal that ends the run leaves
+        `running`, and a checkpoint of the last minibatch if the experiment saves its state within epochs.
         """
         record = self.record()
         if record and record["status"] in FINISHED:
@@ -203,6 +203,7 @@ class Run(RunDirectory):
 
         training = Training(self, experiment, tables, self.new_record(record, experiment, epoch, damaged), diverged)
         training.write(status="running", message="", epoch=epoch)
+        show(Start(epoch, training.record))
         for sentence in damaged:
             show(Note(f"{sentence}; resuming from the checkpoint of epoch {epoch}"))
         try:
