@@ -187,7 +187,7 @@ def test_a_killed_run_that_does_not_load_again_fails(
     change_status(folder, "running")
     monkeypatch.setattr(Cifar, "load", fails)
     code, printed, error = run(*words)
-    assert (code, printed) == (1, f"{folder}: failed\n") and "out of memory" in error
+    assert code == 1 and printed.endswith(f"{folder}: failed\n") and "out of memory" in error
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_ctrl_c_ends_a_process_on_the_bundled_images_cleanly(tmp_path: Path) -> 
     pipe = subprocess.PIPE
     with subprocess.Popen(command, text=True, env=environment, stdout=pipe, stderr=pipe) as process:
         assert process.stdout is not None and process.stderr is not None
-        assert "epoch 1/2000" in process.stdout.readline()
+        assert any(re.match("epoch +1/2000 ", line) for line in process.stdout)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert "Traceback" not in process.stderr.read()
@@ -407,7 +407,13 @@ def test_a_finished_vae_needs_no_data_and_its_importance_samples_no_training(
     assert before.keys() == {"checkpoint.pt", "config.json", "init.csv", "layers.csv", "metrics.csv", "run.json"}
     with monkeypatch.context() as patched:
         patched.setattr(experiment_class("cvae"), "load", classmethod(lambda *_: pytest.fail("it needs no data")))
-        assert run(*words) == (0, f"{folder}: done\n", "")
+        code, printed, error = run(*words)
+    with (folder / "metrics.csv").open() as file:
+        bound = float(next(csv.DictReader(file))["test_bound_nats"])
+    assert (code, error) == (0, "") and printed.startswith(f"{folder}: done\n")
+    (said,) = re.findall(r"test bound (−[\d.]+) nats after 1 epoch, ", printed)
+    assert float(said.replace("−", "-")) == pytest.approx(bound, rel=1e-4)
+    assert f"wnrepro sample {folder}" in printed and f"wnrepro report --scale quick --results {vaes}" in printed
     assert state(folder) == before
     monkeypatch.setattr(experiment_class("cvae"), "train", lambda _: pytest.fail("it has been trained"))
     code, printed, error = run(*words, "--importance-samples", 3)
@@ -417,8 +423,6 @@ def test_a_finished_vae_needs_no_data_and_its_importance_samples_no_training(
     assert facts == record["facts"] | {"log_likelihood_nats": estimate, "importance_samples": 3}
     after = state(folder)
     assert {name for name in before if before[name][1] != after[name][1]} == {"run.json"}
-    with (folder / "metrics.csv").open() as file:
-        bound = float(next(csv.DictReader(file))["test_bound_nats"])
     code, printed, _ = run(*words, "--importance-samples", 1, "--json")
     (listed,) = json.loads(printed)
     assert code == 0 and listed["facts"]["log_likelihood_nats"] == pytest.approx(bound, abs=0.01) and estimate > bound
@@ -530,7 +534,7 @@ def test_watch_films_a_game_of_a_trained_dqn(run: Command, tmp_path: Path) -> No
     words = ["dqn", "--param", "wn", "--scale", "quick", *play, "--init-examples", "20", "--results", tmp_path]
     code, printed, error = run(*words)
     folder = folder_in(tmp_path, "dqn")
-    assert (code, error) == (0, "") and printed.endswith(f"{folder}: done\n")
+    assert (code, error) == (0, "") and f"{folder}: done\n" in printed
     before = state(folder)
     code, printed, error = run("watch", folder)
     film, says = printed.splitlines()

@@ -72,7 +72,7 @@ def fill(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("after", range(EPOCHS + 2))
+@pytest.mark.parametrize("after", range(EPOCHS + 3))
 @pytest.mark.parametrize("reason", ["No space left on device", "Permission denied"])
 def test_full_or_closed_disk_ends_a_run_that_resumes(template: Path, small_disk: Path, reason: str, after: int) -> None:
     """Before the run, or after one of its events."""

@@ -1,6 +1,7 @@
-"""What a person sees: a bar on a terminal, a line an epoch elsewhere, nothing when quiet; and the time left."""
+"""What a person sees: rows that stay, a bar on a terminal that can, nothing when quiet; and the time left."""
 
 import io
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -8,15 +9,18 @@ import pytest
 from rich.console import Console
 
 from wnrepro import progress
-from wnrepro.events import Epoch, Note, Progress
-from wnrepro.progress import NAME_WIDTH, Show, TimeLeft, describe, duration, short
+from wnrepro.events import Epoch, News, Note, Progress, Start
+from wnrepro.progress import Show, TimeLeft, brief, duration, figure, open_console
 
 ROW = {"epoch": 1, "seconds": 2.5, "train_error": 0.25, "test_error": 0.5, "train_loss": 1.5, "test_loss": 2.0}
-EVENTS: list[Progress | Epoch | Note] = [
-    *(Note("begun"), Progress(1, 50, 100), Progress(1, 100, 100)),
-    *(Epoch(1, ROW), Note("halfway"), Progress(2, 50, 100)),
+FACTS = {"data": "some\nimages", "parameters": 12345}
+EVENTS: list[News] = [
+    *(Start(0, {"device_name": "a processor", "facts": FACTS}), Note("begun"), Progress(1, 50, 100)),
+    *(Progress(1, 100, 100), Epoch(1, ROW), Note("halfway"), Progress(2, 50, 100)),
 ]
-NAME = "quick/cifar/wn_lr0.003_width-16_batch_size-25"
+ABOUT = ("cifar wn, seed 1, scale quick", "results/quick/cifar/wn_lr0.003/seed-1", 2)
+HEADER = f"{ABOUT[0]}\n  folder  {ABOUT[1]}\n"
+HEADER += "  device  a processor\n  data    some images\n  model   12 345 parameters\n"
 NAN, INF = float("nan"), float("inf")
 
 
@@ -25,36 +29,60 @@ def test_what_is_shown(monkeypatch: pytest.MonkeyPatch, terminal: bool, quiet: b
     clock, text = SimpleNamespace(now=0.0), io.StringIO()
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr(progress, "time", clock)
-    with Show(Console(file=text, force_terminal=terminal, width=150), NAME, 2, quiet, unit="steps") as show:
+    with Show(Console(file=text, force_terminal=terminal, width=80), *ABOUT, quiet, unit="steps") as show:
         for event in EVENTS:
             clock.now += 10
             show(event)
-    shown = text.getvalue()
-    assert len(short(NAME)) == NAME_WIDTH
+    written = text.getvalue()
     if quiet:
-        assert shown == ""
+        assert written == ""
     elif terminal:
-        assert all(part in shown for part in (short(NAME), "epoch 2/2", "25.0%", "steps/s", "10 s left"))
-        assert all(f"{NAME}  {note}" in shown for note in ("begun", "halfway"))
+        assert all(part in written for part in ("epoch 2/2", "steps/s", "10 s left", "50.00%", "begun", "halfway"))
+        assert max(map(len, re.sub(r"\x1b\[[?\d;]*[A-Za-z]|\r", "\n", written).splitlines())) <= 80
     else:  # the time left is that of the ticks' 20 s and the 10 s after them
-        row = "train error 25.00%, test error 50.00%, train loss 1.5, test loss 2"
-        assert shown == f"{NAME}  begun\n{NAME}  epoch 1/2  {row}  2.5 s, 30 s left\n{NAME}  halfway\n"
+        columns = "           train error  test error  train loss  test loss      time      left\n"
+        row = "epoch 1/2       25.00%      50.00%         1.5          2     2.5 s      30 s\n"
+        assert written == f"{HEADER}  epochs  2\nbegun\n{columns}{row}halfway\n"
 
 
-def test_the_bar_of_a_resumed_run_starts_where_it_resumes() -> None:
-    with Show(Console(file=io.StringIO(), force_terminal=True), NAME, 10, quiet=False) as show:
+@pytest.mark.parametrize(("width", "names"), [(80, 4), (58, 3), (45, 2), (20, 1)])
+def test_a_row_fits_a_terminal(width: int, names: int) -> None:
+    text = io.StringIO()
+    with Show(Console(file=text, force_terminal=True, width=width), *ABOUT, quiet=False) as show:
+        show(Epoch(1, ROW))
+    (columns,) = (line for line in text.getvalue().splitlines() if "train error" in line)
+    found = re.findall(r"\w+ error|\w+ loss|time", columns)
+    assert found == [*["train error", "test error", "train loss", "test loss"][:names], "time"]
+
+
+def test_a_resumed_run_says_where_and_its_bar_starts_there() -> None:
+    text = io.StringIO()
+    with Show(Console(file=text, force_terminal=True), *ABOUT[:2], 10, quiet=False) as show:
+        show(Start(5, {"device_name": "a processor", "facts": {}}))
         show(Progress(6, 50, 100))
         (task,) = show.bar.tasks
         assert (task.completed, task.total) == (550, 1000)
         assert show.seconds_left() is None  # no speed yet: what others did is not this process's
+    assert "10, resumes from epoch 5" in text.getvalue()
 
 
-def test_epochs_and_times_in_words() -> None:
-    rows: dict[str, dict[str, float]] = {
-        "train bound nats -98.765": {"train_bound_nats": -98.7654, "test_bound_nats_raw": -97.3, "kl_nats": 24.1},
-        "test bound nats -inf, test bits per dim nan": {"test_bound_nats": -INF, "test_bits_per_dim": NAN},
-    }
-    assert [describe(Epoch(3, row)) for row in rows.values()] == [*rows]
+@pytest.mark.parametrize(
+    ("terminal", "term", "live"), [(True, "xterm", True), (True, "dumb", False), (True, "", False), (False, "x", False)]
+)
+def test_only_a_terminal_that_can_is_redrawn(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, term: str, live: bool
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: terminal, encoding="utf-8"))
+    assert open_console().is_terminal == live
+
+
+def test_figures_and_times_in_words() -> None:
+    assert [figure(*one) for one in (("test_error", 0.5), ("test_bound_nats", -98.7654), ("loss", NAN))] == [
+        *("50.00%", "-98.765", "nan")
+    ]
+    assert brief({"train_bound_nats": -98.7654, "test_bound_nats": -INF}) == "test -inf train -98.77"
     seconds = [None, 0.4, 89, 95, 500, 600, 5300, 5500, 86400 * 2.9, 86400 * 4]
     said = ["–", "0 s", "89 s", "1.6 min", "8.3 min", "10 min", "88 min", "1.5 h", "69.6 h", "4 days"]
     assert [duration(one) for one in seconds] == said

@@ -68,8 +68,8 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
             say(f"  {words}")
         if stops:
             break
-    if not silent:
-        print(*next_steps(cls, options, records), sep="\n")
+    for step in next_steps(cls, options, records):
+        say(step)
     if options.as_json:
         print(json.dumps(records, indent=2))
     return 1 if any(record["status"] == "failed" for record in records) else 0

@@ -44,6 +44,7 @@ def test_kill_at_any_write_changes_no_row(tmp_path: Path, monkeypatch: pytest.Mo
     with walk_run(tmp_path / "whole") as whole:
         expected = whole.execute(lambda: Walk(4, diverges), shown.append)
         assert whole.execute(Walk, shown.append) == expected == json.loads((whole.folder / "run.json").read_text())
+    assert shown.pop(0).reached == 0
     assert [getattr(event, "epoch", event) for event in shown] == [Note("from 0"), *range(1, 1 + (diverges or 4))]
     assert expected["seconds"] == pytest.approx(0.1 * (diverges or 4)) and expected["peak_memory_bytes"] > 0
     write, stop, killed = directory.write_atomic, 0, True
