@@ -87,7 +87,7 @@ def state(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def test_help_and_the_state_of_the_data_import_no_torch() -> None:
     names = [*SETTINGS, "sample", "watch", "export", "reproduce", "report", "bench"]
-    commands = [["--help"], ["data", "status"], *([name, "--help"] for name in names)]
+    commands = [["--help"], ["data", "status"], *([name, "--help-all"] for name in names)]
     code = (
         "import sys\nfrom wnrepro.cli import main\n"
         f"for words in {commands}:\n"
@@ -95,8 +95,7 @@ def test_help_and_the_state_of_the_data_import_no_torch() -> None:
         "    try:\n        main()\n    except SystemExit as stop:\n        assert not stop.code\n"
         "assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"
     )
-    environment = os.environ | {"COLUMNS": "250"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     settings = {field.name for cls in SETTINGS.values() for field in dataclasses.fields(cls)}
     said = [f"wnrepro {name}" for name in names] + [f"--{name.replace('_', '-')}" for name in settings]
@@ -123,6 +122,19 @@ def test_finished_runs_are_skipped_and_only_started_over_with_consent(
     now = state(tmp_path)
     changed = {name for name in now if now[name] != before[name]}
     assert any(name.endswith("metrics.csv") for name in changed) and all("/wn_" in name for name in changed)
+
+
+def test_several_seeds_are_several_runs(run: Command, random_images: None, tmp_path: Path) -> None:
+    words = (*CIFAR, "--param", "wn", "--seed", 1, "--seed", 2, "--results", tmp_path)
+    code, printed, error = run(*words, "--json")
+    assert (code, error) == (0, "")
+    assert [(Path(one["run"]).name, one["status"]) for one in json.loads(printed)] == [
+        (f"seed-{n}", "done") for n in (1, 2)
+    ]
+    tables = [path.read_text() for path in tmp_path.rglob("metrics.csv")]
+    assert len({*tables}) == 2
+    code, printed, _ = run(*words)
+    assert code == 0 and all(f"seed-{n}" in printed for n in (1, 2))
 
 
 def test_divergence_is_a_result_and_a_changed_file_a_problem(
@@ -272,12 +284,12 @@ MISTAKES = [  # the words, and what the refusal names
 
 
 def assert_refused(result: tuple[int, str, str], named: str) -> None:
-    """The command ended with a sentence, or the parser's, that names the option or file."""
+    """The command ended with a sentence that names the option or file."""
     code, printed, error = result
     assert (code in (1, 2), printed) == (True, "")
-    assert named in error.replace("│\n│ ", "")
+    assert named in error
     assert "Traceback" not in error and "--debug" not in error
-    assert re.fullmatch(r"(Usage: (.*\n)*|wnrepro( \w+)?: .*\n(  .*\n)*)", error)
+    assert re.fullmatch(r"wnrepro( \w+)?: .*\n(  .*\n)*", error)
 
 
 @pytest.mark.parametrize(("words", "named"), MISTAKES)

@@ -14,20 +14,25 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize(
-    ("experiment", "setting", "expected"),
+    ("experiment", "setting", "named", "expected"),
     [
-        ("cifar", "param", None),
-        ("cifar", "precision", "fp32, on a GPU bf16"),
-        ("cvae", "init", "folded"),
-        ("cvae", "maps", "mnist 16 32 32, quick 4 8 8; cifar10 160, short 32, quick 16"),
-        ("cvae", "hidden", "450, quick 64"),
-        ("dqn", "lr", "normal 0.0001, bn 0.0003, wn 0.0003, wn+mobn 0.0003"),
+        ("cifar", "param", (), None),
+        ("cifar", "precision", (), "fp32, on a GPU bf16"),
+        ("cvae", "init", (), "folded"),
+        ("cvae", "maps", (), "mnist 16 32 32, cifar10 160"),
+        ("cvae", "maps", ("quick",), "mnist 4 8 8, cifar10 16"),
+        ("cvae", "maps", ("quick", ["cifar10"]), "16"),
+        ("cvae", "hidden", ("short",), "450"),
+        ("cvae", "binarization", ("quick",), None),
+        ("dqn", "lr", (), "normal 0.0001, bn 0.0003, wn 0.0003, wn+mobn 0.0003"),
+        ("dqn", "lr", ("short", [], ["normal"]), "0.0001"),
+        ("draw", "lr", ("quick",), "0.001"),
     ],
 )
-def test_help_shows_the_default_at_every_scale(experiment: str, setting: str, expected: str | None) -> None:
+def test_help_shows_the_default_of_a_scale(experiment: str, setting: str, named: Any, expected: str | None) -> None:
     cls = SETTINGS[experiment]
     (field,) = (field for field in dataclasses.fields(cls) if field.name == setting)
-    assert default_text(cls, field) == (f"; default: {expected}" if expected else "")
+    assert default_text(cls, field, *named) == (f"; default: {expected}" if expected else "")
 
 
 def test_several_values_are_several_runs() -> None:

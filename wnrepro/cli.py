@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from wnrepro import errors, signals
+from wnrepro.configs import printed, selected
 from wnrepro.errors import DiskError, UserError, complain, describe
 from wnrepro.options import (
     PARAM_FORMS,
@@ -29,7 +30,10 @@ from wnrepro.options import (
     RunFolder,
     RunOptions,
     command_parameters,
-    given_settings,
+    complete,
+    complete_dataset,
+    complete_param,
+    expanded,
     set_options,
 )
 from wnrepro.preflight import (
@@ -43,23 +47,36 @@ from wnrepro.preflight import (
 from wnrepro.settings import LARGEST_SEED, PRECISIONS, SETTINGS, PrecisionName, ScaleName, Settings
 from wnrepro.text import printable
 from wnrepro.train import run_all
+from wnrepro.usage import SETTINGS_OF_TYPER, Command, Group, version
 
 app = typer.Typer(
     name="wnrepro",
+    cls=Group,
     help="Reproduce the experiments of “Weight Normalization” (Salimans & Kingma 2016).",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **SETTINGS_OF_TYPER,
 )
-data_app = typer.Typer(help="The data sets: their state, and downloads.", no_args_is_help=True)
+data_app = typer.Typer(
+    cls=Group, help="The data sets: their state, and downloads.", no_args_is_help=True, **SETTINGS_OF_TYPER
+)
 app.add_typer(data_app, name="data")
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        print(version())
+        raise typer.Exit
 
 
 @app.callback()
 def common(
     debug: Annotated[
         bool, typer.Option("--debug", help="also show an error's traceback; allowed anywhere in a command")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="show the versions and the commit", callback=print_version, is_eager=True),
     ] = False,
 ) -> None:
     errors.DEBUG = debug
@@ -75,10 +92,15 @@ def experiment_command(cls: type[Settings]) -> Callable[..., None]:
         names = {field.name for field in dataclasses.fields(RunOptions)}
         options = RunOptions(**{name: given.pop(name) for name in names & given.keys()})
         given = {name: value for name, value in given.items() if value not in (None, [])}
-        given["param"] = load_params(given["param"])
-        planned = list(given_settings(cls, options.scale, given))
-        on_gpu = "precision" not in given and is_gpu(options.device)
-        planned = complete_settings(planned, given, on_gpu, options.data_dir, options.quiet or options.as_json)
+        if "param" in given:
+            given["param"] = load_params(given["param"])
+        scale, planned, names = selected(cls, options.scale, given, options.config)
+        options = dataclasses.replace(options, scale=scale)
+        on_gpu = "precision" not in names and is_gpu(options.device)
+        planned = complete_settings(planned, names, on_gpu, options.data_dir, options.quiet or options.as_json)
+        if options.print_config:
+            print(printed(cls.name, scale, planned))
+            raise typer.Exit
         raise typer.Exit(run_all(cls, planned, options))
 
     command.__doc__ = cls.__doc__
@@ -90,7 +112,7 @@ def add_experiments() -> None:
     known = {command.name for command in app.registered_commands}
     for name, cls in SETTINGS.items():
         if name not in known:
-            app.command(name)(experiment_command(cls))
+            app.command(name, cls=Command)(experiment_command(cls))
 
 
 add_experiments()
@@ -106,10 +128,10 @@ def reproduce(**given: Any) -> None:
     raise typer.Exit(reproduce(ReproduceOptions(**given)))
 
 
-app.command()(set_options(reproduce, inspect.signature(ReproduceOptions).parameters.values()))
+app.command(cls=Command)(set_options(reproduce, inspect.signature(ReproduceOptions).parameters.values()))
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     scale: Annotated[ScaleName | None, typer.Option(help="default: every scale with runs")] = None,
     precision: Annotated[
@@ -123,12 +145,14 @@ def report(
         ),
     ] = False,
     compare: Annotated[
-        Path | None, typer.Option(metavar="OTHER", help="only compare with another results folder")
+        Path | None, typer.Option(metavar="DIR", help="only compare with another results folder", callback=expanded)
     ] = None,
     export: Annotated[Literal["latex"] | None, typer.Option(help="also write latex/, to \\input into a paper")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="only serve the page here, updated while runs train")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="of --serve; 0: any free port")] = 8000,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="write into DIR/<scale>; default: --results")] = None,
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="of --serve; 0: any free port")] = 8000,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", callback=expanded, help="write into DIR/<scale>; default: --results")
+    ] = None,
     results: Results = Path("results"),
 ) -> None:
     """Write tables, figures and a verdict on every claim, from your own runs under --results."""
@@ -238,11 +262,11 @@ def open_trained(folder: Path, method: str, device: str, param: str | None) -> t
     return run, experiment_cls, settings, torch_device
 
 
-@app.command()
+@app.command(cls=Command)
 def sample(
     run: RunFolder,
-    count: Annotated[int, typer.Option(min=1, max=1000, help="samples, and reconstructions")] = 64,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="seed of the latent noise")] = 1,
+    count: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="samples, and reconstructions")] = 64,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=LARGEST_SEED, help="seed of the latent noise")] = 1,
     param: ParamCode = None,
     data_dir: DataDir = None,
     device: Device = "auto",
@@ -260,11 +284,13 @@ def sample(
         print(*write_pictures(opened.folder, trained.pictures(count, seed)), sep="\n")
 
 
-@app.command()
+@app.command(cls=Command)
 def watch(
     run: RunFolder,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="seed of the game and of its ε-greedy play")] = 1,
-    seconds: Annotated[int, typer.Option(min=1, max=1800, help="of the game at most")] = 120,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=LARGEST_SEED, help="seed of the game and of its ε-greedy play")
+    ] = 1,
+    seconds: Annotated[int, typer.Option(metavar="N", min=1, max=1800, help="of the game at most")] = 120,
     param: ParamCode = None,
     device: Device = "auto",
 ) -> None:
@@ -283,11 +309,14 @@ def watch(
     print(f"{path}\n{last.score:.0f} points{end}")
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     run: RunFolder,
     tensorboard: Annotated[
-        Path, typer.Option(metavar="DIR", help="write an event file into DIR/<experiment>/<variant>/seed-N")
+        Path,
+        typer.Option(
+            metavar="DIR", help="write an event file into DIR/<experiment>/<variant>/seed-N", callback=expanded
+        ),
     ],
 ) -> None:
     """Convert a run's metrics, layers, KL by time step and settings for TensorBoard.
@@ -303,10 +332,15 @@ def export(
 # ------------------------------------------------------------------------------- bench, data, doctor
 
 
-@app.command()
+@app.command(cls=Command)
 def bench(
-    experiment: Annotated[str, typer.Argument(metavar="|".join([*SETTINGS, "all"]), help="what to time")] = "all",
-    rounds: Annotated[int, typer.Option(min=2, max=10_000, help="steps timed of each contender")] = 20,
+    experiment: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join([*SETTINGS, "all"]), help="what to time", autocompletion=complete([*SETTINGS, "all"])
+        ),
+    ] = "all",
+    rounds: Annotated[int, typer.Option(metavar="N", min=2, max=10_000, help="steps timed of each contender")] = 20,
     precision: Annotated[
         list[str] | None,
         typer.Option(metavar="|".join(PRECISIONS), help="default: fp32, and those with hardware support on the device"),
@@ -316,7 +350,12 @@ def bench(
         typer.Option("--smoke", help="instead check that captured and compiled steps equal plain ones; exit 1 if not"),
     ] = False,
     param: Annotated[
-        list[str] | None, typer.Option(metavar=PARAM_FORMS, help="time these beside normal and wn; default: all")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"time these of {PARAM_FORMS} beside normal and wn; default: all",
+            autocompletion=complete_param,
+        ),
     ] = None,
     device: Device = "auto",
     results: Results = Path("results"),
@@ -371,7 +410,7 @@ def bench(
         print(json.dumps(measured, indent=2))
 
 
-@data_app.command("status")
+@data_app.command("status", cls=Command)
 def data_status(data_dir: DataDir = None, as_json: Json = False) -> None:
     """List the data sets' files, with their checksums verified, and the free space."""
     from wnrepro.data import files
@@ -389,9 +428,12 @@ def data_status(data_dir: DataDir = None, as_json: Json = False) -> None:
         print("`wnrepro data fetch` downloads missing and corrupt files")
 
 
-@data_app.command("fetch")
+@data_app.command("fetch", cls=Command)
 def data_fetch(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="data sets; default: all")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="data sets; default: all", autocompletion=complete_dataset),
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Download missing and corrupt files, and verify them."""
@@ -401,7 +443,7 @@ def data_fetch(
     print(f"{', '.join(names or files.DATASETS)}: complete in {files.data_root(data_dir)}, checksums verified")
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json: Json = False) -> None:
     """Check Python, torch, GPU, data, ROMs, disk and memory, and say how to repair what is wrong."""
     from wnrepro.doctor import diagnose

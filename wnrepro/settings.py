@@ -91,8 +91,8 @@ def setting(default: Any, help: str, source: str, **check: Any) -> Any:
     """Return a dataclass field with its help text, source (paper section, authors' code, our choice) and check.
 
     check: `choices=(...)`, the allowed values; `above=x`, `least=x` or `most=x`, bounds of a number or of a tuple's
-    elements; `only=d`: the setting belongs to the data set d, and is None for the others. `panel="Data"` is its panel in
-    the help, by default Model; with `rare=True` only `--help-all` shows it.
+    elements; `only=d`: the setting belongs to the data set d, and is None for the others. `panel="Data"` is its panel
+    in the help, by default Model; with `rare=True` only `--help-all` shows it.
     """
     return dataclasses.field(default=default, metadata={"help": help, "source": source, **check})
 

@@ -1,4 +1,4 @@
-"""What computed a run: device, commit and package versions; and its peak memory."""
+"""What computed a run: device, commit and package versions; and its peak memory. Torch is imported only if needed."""
 
 import contextlib
 import importlib.metadata
@@ -8,11 +8,10 @@ import re
 import resource
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from wnrepro.cuda_graphs import graphs_allowed
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("wnrepro", "torch", "torchvision", "numpy", "scikit-learn")
 
@@ -34,8 +33,10 @@ def git_state() -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain", "--", ".") != ""}
 
 
-def device_name(device: torch.device, threads: int | None = None) -> str:
+def device_name(device: "torch.device", threads: int | None = None) -> str:
     """Return the GPU's name, or the processor's name and the number of threads (default: this process's)."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
@@ -45,8 +46,10 @@ def device_name(device: torch.device, threads: int | None = None) -> str:
     return f"{name}, {threads or torch.get_num_threads()} threads"
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(device: "torch.device") -> dict[str, Any]:
     """Return the device, the commit, the package versions, and whether steps may be CUDA graphs."""
+    from wnrepro.cuda_graphs import graphs_allowed
+
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -60,8 +63,10 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-def peak_memory_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: "torch.device") -> int:
     """Return the peak memory in bytes so far: reserved by the GPU's allocator, or resident in this process."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if platform.system() == "Linux" else 1)

@@ -1,0 +1,233 @@
+"""How the command line explains itself: help in panels, examples, the version, and refusals in one sentence."""
+
+import contextlib
+import copy
+import importlib.metadata
+import platform
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from wnrepro.errors import UserError
+from wnrepro.options import setting_help
+from wnrepro.settings import PANELS, SETTINGS
+from wnrepro.text import count, printable
+
+HELP, HELP_ALL = ("-h", "--help"), "--help-all"
+MANY = 12  # options, in panels
+WORDS = "wnrepro.words"  # in a context's meta: the words after the command
+PARAMETER_ERROR: Any = typer.BadParameter
+USAGE_ERROR: Any = PARAMETER_ERROR.__base__
+SETTINGS_OF_TYPER: dict[str, Any] = {
+    "rich_markup_mode": None,  # rich's tables cut long names
+    "context_settings": {"help_option_names": [*HELP, HELP_ALL], "max_content_width": 120},
+}
+
+EXAMPLES: dict[str, tuple[str, str, str]] = {  # of every command; a test parses them
+    "wnrepro": ("wnrepro cifar --param wn --scale quick", "wnrepro reproduce --plan", "wnrepro report --published"),
+    "cifar": (
+        "wnrepro cifar --param all --scale quick",
+        "wnrepro cifar --param wn --lr 0.001 --lr 0.003 --seed 1 --seed 2",
+        "wnrepro cifar --param my_norms.py:CentredWN --scale short",
+    ),
+    "cvae": (
+        "wnrepro cvae --param wn --scale quick",
+        "wnrepro cvae --param wn --param normal --dataset cifar10 --scale short",
+        "wnrepro cvae --param wn --importance-samples 100",
+    ),
+    "draw": (
+        "wnrepro draw --param wn --scale quick",
+        "wnrepro draw --param wn --no-attention --epochs 20",
+        "wnrepro draw --param wn --g-start 1 --seed 1 --seed 2",
+    ),
+    "dqn": (
+        "wnrepro dqn --param wn --scale quick",
+        "wnrepro dqn --param all --game breakout --game seaquest --scale short",
+        "wnrepro dqn --param bn --game breakout --batch-size 512",
+    ),
+    "reproduce": (
+        "wnrepro reproduce --scale quick",
+        "wnrepro reproduce C10 figure1 --plan",
+        "wnrepro reproduce cifar --scale short --jobs 2 --budget 8h",
+    ),
+    "report": ("wnrepro report", "wnrepro report --published --check", "wnrepro report --scale quick --serve"),
+    "sample": (
+        "wnrepro sample results/quick/draw/wn_lr0.001/seed-1",
+        "wnrepro sample results/quick/cvae/mnist_wn_lr0.002/seed-1 --count 100",
+        "wnrepro sample results/quick/draw/wn_lr0.001/seed-1 --seed 2 --device cpu",
+    ),
+    "watch": (
+        "wnrepro watch results/quick/dqn/space_invaders_wn_lr0.0003/seed-1",
+        "wnrepro watch results/paper/dqn/breakout_wn_lr0.0003/seed-1 --seconds 30",
+        "wnrepro watch results/paper/dqn/breakout_wn_lr0.0003/seed-1 --seed 2",
+    ),
+    "export": (
+        "wnrepro export results/quick/draw/wn_lr0.001/seed-1 --tensorboard logs",
+        "wnrepro export results/paper/cifar/wn_lr0.003/seed-1 --tensorboard ~/logs",
+        "wnrepro export results/quick/cvae/mnist_wn_lr0.002/seed-1 --tensorboard logs",
+    ),
+    "bench": ("wnrepro bench cifar", "wnrepro bench all --precision fp32 --rounds 50", "wnrepro bench --smoke"),
+    "status": (
+        "wnrepro data status",
+        "wnrepro data status --json",
+        "wnrepro data status --data-dir ~/data",
+    ),
+    "fetch": (
+        "wnrepro data fetch",
+        "wnrepro data fetch cifar10 mnist",
+        "wnrepro data fetch binarized_mnist --data-dir ~/data",
+    ),
+    "data": ("wnrepro data status", "wnrepro data fetch", "wnrepro data fetch cifar10 --data-dir ~/data"),
+    "doctor": ("wnrepro doctor", "wnrepro doctor --json", "wnrepro doctor --data-dir ~/data --results ~/results"),
+}
+
+
+def examples(name: str) -> tuple[str, ...]:
+    """Return three commands that show what a command does; those of an experiment of the user's are general."""
+    general = f"wnrepro {name} --param wn"
+    return EXAMPLES.get(name, (f"{general} --scale quick", f"{general} --print-config", f"{general} --seed 1 --seed 2"))
+
+
+class Parts:
+    """What the help of commands and of groups have in common: panels that are never cut, and examples."""
+
+    name: str | None
+    get_params: Any
+    make_context: Any
+    make_parser: Any
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        ctx.meta[WORDS] = list(args)
+        try:
+            if not ctx.resilient_parsing:
+                self.refuse_repetition(ctx)
+            return super().parse_args(ctx, args)  # type: ignore[misc]
+        except USAGE_ERROR as error:
+            error.ctx = error.ctx or ctx
+            raise
+
+    def refuse_repetition(self, ctx: Any) -> None:
+        """Refuse an option that takes one value and is given twice, of which the parser would drop the first."""
+        _, _, order = self.make_parser(ctx).parse_args(list(ctx.meta[WORDS]))
+        for param, times in Counter(order).items():
+            takes_one = param.param_type_name == "option" and not param.multiple and not param.is_flag
+            if takes_one and times > 1:
+                raise PARAMETER_ERROR("takes one value; give it once", ctx=ctx, param=param)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        words = ctx.meta[WORDS]
+        rest = [word for word in words if word not in (*HELP, HELP_ALL)]
+        given = self.make_context(ctx.info_name, rest, parent=ctx.parent, resilient_parsing=True).params
+        panels: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", *PANELS, "Options")}
+        rare, many = 0, len(self.get_params(ctx)) > MANY
+        for param in self.get_params(ctx):
+            if getattr(param, "hidden", False) and HELP_ALL not in words:
+                rare += 1
+            elif HELP_ALL not in param.opts:
+                default = "Arguments" if param.param_type_name == "argument" else "Options"
+                panel = (many and getattr(param, "rich_help_panel", None)) or default
+                panels.setdefault(panel, []).append(self.record(param, ctx, given))
+        more = f"; {HELP_ALL}: also {count(rare, 'rare option')}" if rare else ""
+        panels["Output" if panels["Output"] else "Options"].append((", ".join(HELP), f"show this help{more}"))
+        for name, rows in panels.items():
+            if rows:
+                with formatter.section(typer.style(name, bold=True)):
+                    formatter.write_dl([(typer.style(names, fg="cyan"), text) for names, text in rows])
+
+    def record(self, param: Any, ctx: Any, given: dict[str, Any]) -> tuple[str, str]:
+        """Return an option's names and help, with the default of the scale and part that the command line names."""
+        shown = copy.copy(param)
+        shown.hidden = False
+        cls = SETTINGS.get(self.name or "")
+        field = cls.__dataclass_fields__.get(param.name) if cls else None
+        if cls and field:
+            part, params = given.get(cls.part or ""), given.get("param")
+            shown.help = setting_help(cls, field, given.get("scale") or "paper", part or (), params or ())
+        names, text = shown.get_help_record(ctx)
+        return re.sub("[<>]", "", names if param.param_type_name == "option" else names.split(" <")[0]), text
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section(typer.style("Examples", bold=True)):
+            for line in examples(self.name or ""):
+                formatter.write(f"  {line}\n")
+
+
+class Command(Parts, TyperCommand):
+    """A command."""
+
+
+class Group(Parts, TyperGroup):
+    """A group of commands, whose help has the first paragraph of each. A wrong word is a UserError."""
+
+    def make_context(self, *given: Any, **more: Any) -> Any:
+        with one_sentence():
+            return super().make_context(*given, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        with one_sentence():
+            return super().invoke(ctx)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        super().format_options(ctx, formatter)
+        shown = [command for command in self.commands.values() if not command.hidden]
+        with formatter.section(typer.style("Commands", bold=True)):
+            formatter.write_dl(
+                [(typer.style(one.name or "", fg="cyan"), (one.help or "").split("\n\n")[0]) for one in shown]
+            )
+
+
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn a parser's error into a UserError. Without any word, the parser shows the help."""
+    try:
+        yield
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        raise UserError(refusal(error)) from error
+
+
+def refusal(error: Any) -> str:
+    """Return a parser's error as one sentence: what, where, and what to do."""
+    ctx, param, option = error.ctx, getattr(error, "param", None), getattr(error, "option_name", None)
+    command = ctx.command_path
+    text = re.sub(r"^(Value error, |Input |Option '[^']*' )", "", error.message or "is missing")
+    text = text.split(", unable to")[0].rstrip(".").replace(". Did", ", did")
+    what, todo = command.removeprefix("wnrepro").strip(), f"`{command} --help` has examples"
+    if option is not None:
+        nearest = getattr(error, "possibilities", None) or ()
+        what, todo = option, f"`{command} {HELP_ALL}` lists the options"
+        if hasattr(error, "possibilities"):
+            text = (
+                f"no such option{', did you mean ' * bool(nearest)}{' or '.join(sorted(nearest))}{'?' * bool(nearest)}"
+            )
+    elif param is not None:
+        given = ctx.command.make_parser(ctx).parse_args(list(ctx.meta[WORDS]))[0].get(param.name)
+        values = given if isinstance(given, list | tuple) else [given]
+        name = param.opts[0] if param.param_type_name == "option" else param.metavar or param.name
+        what = " ".join(str(one) for one in (name, *values) if isinstance(one, str))
+    else:
+        text = text[:1].lower() + text[1:]
+    sentence = f"{what}: {text}" if what else text
+    return printable(f"{sentence}{'' if text.endswith('?') else ';'} {todo}", 500)
+
+
+def version() -> str:
+    """Return the versions of wnrepro, Python and torch, and the commit."""
+    from wnrepro.runs.provenance import git_state
+
+    found = git_state()
+    commit = f", commit {found['commit'][:9]}{' with changes' if found['dirty'] else ''}" if found["commit"] else ""
+    packages = ", ".join(f"{name} {installed(name)}" for name in ("torch", "torchvision"))
+    return f"wnrepro {installed('wnrepro')}{commit}\nPython {platform.python_version()}, {packages}"
+
+
+def installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
