@@ -49,11 +49,14 @@ def smoke_settings(experiment: str, param: str, device: torch.device, **part: st
 
 def check_again(experiment: Any) -> Compilation:
     """Check the compiled function again with the network in training mode, without recompilation."""
+    compilation: Compilation = experiment.compilation
+    assert compilation.function
     try:
         with torch.compiler.set_stance("fail_on_recompile"):
-            return check_gradients(experiment.compilation.function, experiment.gradients, experiment.settings.precision)
-    except RuntimeError as error:
+            again = check_gradients(compilation.function, experiment.gradients, experiment.settings.precision)
+    except Exception as error:
         return Compilation(refused=f"the network trains otherwise ({' '.join(str(error).split())[:200]})")
+    return compilation if compilation.refused else again
 
 
 def compare(settings: Settings, device: torch.device) -> tuple[dict[str, Step], dict[str, Any]]:

@@ -28,6 +28,7 @@ from scipy.stats import quantile_test
 from wnrepro.bench.counting import COPIED_BYTES, COPY, PRODUCT, PRODUCT_SIZE, WHOLE, Step, Steps, ceilings, count_work
 from wnrepro.bench.ours import AGENT_STEPS, LEARNING, our_steps
 from wnrepro.bench.plain import plain_steps
+from wnrepro.compiling import cache_fault
 from wnrepro.custom import use
 from wnrepro.device import available_memory, set_precision
 from wnrepro.experiments.atari import Replay
@@ -98,6 +99,7 @@ def run_contender(
     """
     torch.set_num_threads(threads)
     set_precision(settings.precision, device)
+    cache_fault()
     if source is not None:
         use(source, tried=True)
     steps, facts = prepare(settings, device)

@@ -164,7 +164,10 @@ class Cifar(Experiment[CifarSettings]):
         """Compute `gradients_of` the first minibatch; layers: replaces `Net.layers` unless it is None."""
         set_precision(precision, self.device)
         index = torch.arange(self.settings.batch_size, device=self.device)
-        return gradients_of(self.net, lambda: self.loss(index, layers, precision)[0], self.device)
+        try:
+            return gradients_of(self.net, lambda: self.loss(index, layers, precision)[0], self.device)
+        finally:
+            set_precision(self.settings.precision, self.device)
 
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Rows]]:
         losses, errors = self.logged

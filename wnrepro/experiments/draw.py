@@ -310,6 +310,7 @@ class Draw(Experiment[DrawSettings]):
             return gradients_of(net, lambda: self.loss(index), self.device)
         finally:
             net.compiled, net.precision = before
+            set_precision(self.settings.precision, self.device)
 
     def terms(self, x: Shaped[Tensor, "B 1 28 28"]) -> tuple[Float[Tensor, " B"], Float[Tensor, "T B"]]:
         """Compute log p(x|z) and KL for one sample z per image."""

@@ -16,7 +16,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from wnrepro import signals
-from wnrepro.compiling import Compilation
+from wnrepro.compiling import Compilation, cache_fault
 from wnrepro.cuda_graphs import Captured
 from wnrepro.device import keep_memory, set_precision
 from wnrepro.events import Epoch, Note, Progress
@@ -78,6 +78,7 @@ class Experiment(abc.ABC, Generic[S]):
     def __init__(self, settings: S, device: torch.device) -> None:
         """Seed torch's global generators with `settings.seed`."""
         set_precision(settings.precision, device)
+        cache_fault()
         if device.type == "cpu":
             keep_memory()
         self.settings, self.device = settings, device
@@ -140,8 +141,12 @@ class Experiment(abc.ABC, Generic[S]):
             self.within = within = self.within or self.open_epoch()
             self.schedule()
             self.epoch += 1
+            refused = self.compilation.refused if self.compilation else ""
             for done in self.train_epoch():
                 yield Progress(self.epoch, done, self.epoch_size)
+            if self.compilation and self.compilation.refused != refused:
+                self.facts |= self.compilation.facts
+                yield from self.compilation.notes
             metrics, further = self.evaluate()
             metrics |= {"epoch": self.epoch, "seconds": round(time.perf_counter() - within.began, 3)}
             if self.log_steps:
@@ -273,7 +278,8 @@ class Experiment(abc.ABC, Generic[S]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`."""
-        self.facts = state["facts"] | (self.compilation.facts if self.compilation else {})
+        facts = {name: fact for name, fact in state["facts"].items() if name != "not_compiled"}
+        self.facts = facts | (self.compilation.facts if self.compilation else {})
         self.net.load_state_dict(state["net"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
