@@ -46,11 +46,19 @@ def test_torch_that_does_not_load_is_a_problem_and_exit_code_1(
     run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "diagnose", lambda *_: [doctor.Finding("gpu", "note", "none", "time", "buy one")])
-    assert run("doctor")[::2] == (0, "")
+    code, printed, error = run("doctor")
+    assert (code, error, printed.splitlines()[-1]) == (0, "", "1 note: gpu")
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr(doctor, "diagnose", lambda *_: [doctor.torch_build()])
     code, printed, error = run("doctor")
-    assert (code, error) == (1, "") and "torch" in printed
+    assert (code, error, printed.splitlines()[-1]) == (1, "", "1 problem: torch")
+
+
+def test_summary_counts_and_names_what_is_wrong() -> None:
+    states = {"python": "ok", "torch": "problem", "gpu": "note", "roms": "problem"}
+    findings = [doctor.Finding(name, state, "") for name, state in states.items()]
+    assert doctor.summary(findings) == "2 problems: torch, roms; 1 note: gpu"
+    assert doctor.summary(findings[:1]) == "no problem in 1 check"
 
 
 @pytest.mark.parametrize(

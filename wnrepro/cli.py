@@ -296,11 +296,10 @@ def watch(
 ) -> None:
     """Film a test game of a trained DQN, in colour and with its score, as game.gif in the run's directory."""
     opened, experiment_cls, settings, torch_device = open_trained(run, "film", device, param)
-    from rich.console import Console
-
+    from wnrepro.progress import open_console
     from wnrepro.runs.media import write_film
 
-    with opened, Console(stderr=True).status("playing"):
+    with opened, open_console(stderr=True).status("playing"):
         trained = experiment_cls.load(settings, None, torch_device)
         opened.restore(trained)
         title = f"{trained.settings.game} {trained.settings.param}"
@@ -374,14 +373,13 @@ def bench(
         raise UserError("--precision: --smoke uses each experiment's own; leave out one of them")
     check_results(results)
     import_uninterrupted("torch")
-    from rich.console import Console
-
     from wnrepro.bench import plain, timing
     from wnrepro.bench import smoke as smoke_test
     from wnrepro.bench.ours import timed_settings
     from wnrepro.device import choose_device, set_precision
+    from wnrepro.progress import open_console
 
-    console, torch_device = Console(stderr=True), choose_device(device)
+    console, torch_device = open_console(stderr=True), choose_device(device)
     names = list(SETTINGS) if experiment == "all" else [experiment]
     params = load_params(param or ["all"])
     check_params((name, one) for name in names for one in params)
@@ -424,8 +422,7 @@ def data_status(data_dir: DataDir = None, as_json: Json = False) -> None:
     print(f"{root} ({free / 1e9:.1f} GB free)")
     for file in statuses:
         print(f"  {file.dataset:<16} {file.name:<28} {file.state:<8} {file.bytes / 1e6:8.1f} MB  {file.checksum}")
-    if any(file.state != "present" for file in statuses):
-        print("`wnrepro data fetch` downloads missing and corrupt files")
+    print(files.summary(statuses, data_dir))
 
 
 @data_app.command("fetch", cls=Command)
@@ -446,7 +443,7 @@ def data_fetch(
 @app.command(cls=Command)
 def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json: Json = False) -> None:
     """Check Python, torch, GPU, data, ROMs, disk and memory, and say how to repair what is wrong."""
-    from wnrepro.doctor import diagnose
+    from wnrepro.doctor import diagnose, summary
 
     with contextlib.suppress(ImportError, OSError):  # `diagnose` reports it
         import_uninterrupted("torch")
@@ -460,6 +457,7 @@ def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json
                 print(f"         costs: {finding.costs}")
             if finding.mend:
                 print(f"         mend:  {finding.mend}")
+        print(summary(findings))
     raise typer.Exit(1 if any(finding.state == "problem" for finding in findings) else 0)
 
 

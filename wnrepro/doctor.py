@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from wnrepro.data import files
 from wnrepro.errors import UserError
 from wnrepro.settings import GAMES
+from wnrepro.text import count
 
 MEMORY_BYTES = 4e9  # whitened CIFAR-10 (0.8 GB), its pixels, torch, one minibatch's activations, and a reserve
 DISK_BYTES = 5e9  # a checkpoint of the paper's CIFAR-10 VAE has 0.7 GB, and the next is written beside it
@@ -55,6 +56,13 @@ def diagnose(data_dir: Path | None, results_dir: Path) -> list[Finding]:
         *data_sets(data_dir),
         roms(),
     ]
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """Return one line with the number of problems and notes, and their names."""
+    found = {state: [one.name for one in findings if one.state == state] for state in ("problem", "note")}
+    parts = [f"{count(len(names), state)}: {', '.join(names)}" for state, names in found.items() if names]
+    return "; ".join(parts) or f"no problem in {count(len(findings), 'check')}"
 
 
 def unmet(package: str) -> Iterator[tuple[str, str]]:

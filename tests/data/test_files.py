@@ -225,6 +225,20 @@ def test_damaged_file_is_named_before_anything_is_parsed(
     assert parsed == []
 
 
+def test_summary_says_which_sets_are_complete_and_completes_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a folder"
+    for name in files.DATASETS:
+        small_data(monkeypatch, name, folder)
+    assert files.summary(files.status(folder), folder) == "all 3 data sets complete"
+    (folder / "MNIST/raw/train-labels-idx1-ubyte").unlink()
+    (folder / "MNIST/raw/t10k-labels-idx1-ubyte").write_bytes(b"?")
+    said = files.summary(files.status(folder), folder)
+    assert said.startswith("2 of 3 data sets complete; incomplete: mnist (1 missing, 1 corrupt)")
+    assert f"`wnrepro data fetch mnist --data-dir '{folder}'`" in said
+
+
 def test_file_is_hashed_once_and_again_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents = small_data(monkeypatch, "binarized_mnist", tmp_path)
     hashed, digest = list[str](), hashlib.file_digest

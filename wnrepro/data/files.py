@@ -9,12 +9,14 @@ import hashlib
 import http.client
 import io
 import os
+import shlex
 import shutil
 import socket
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from wnrepro.errors import DISK_ERRORS, DiskError, UserError
 from wnrepro.preflight import import_uninterrupted
+from wnrepro.text import count
 
 # The files of each data set, below the data folder, and their official checksums. The files of CIFAR-10 and MNIST are
 # torchvision's; binarized MNIST is Larochelle's fixed binarization.
@@ -98,6 +101,24 @@ def free_bytes(folder: Path) -> int:
 def status(data_dir: Path | None) -> list[FileStatus]:
     """Return the status of every file of every data set, after verifying its checksum."""
     return [file for dataset in DATASETS for file in _files(dataset, data_root(data_dir))]
+
+
+def summary(statuses: Sequence[FileStatus], data_dir: Path | None) -> str:
+    """Return one line: which data sets are complete, and the command that completes the others."""
+    there = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
+    wrong = {name: Counter(file.state for file in statuses if file.dataset == name) for name in DATASETS}
+    lacks = {name: states for name, states in wrong.items() if states.keys() - {"present"}}
+    if not lacks:
+        return f"all {count(len(DATASETS), 'data set')} complete"
+    parts = [
+        f"{name} ({', '.join(f'{number} {state}' for state, number in states.items() if state != 'present')})"
+        for name, states in lacks.items()
+    ]
+    text = (
+        f"{len(DATASETS) - len(lacks)} of {count(len(DATASETS), 'data set')} complete; incomplete: {', '.join(parts)}"
+    )
+    text = f"{complete}; incomplete: {', '.join(parts)}"
+    return f"{text}; `wnrepro data fetch {' '.join(lacks)}{there}` downloads what is missing or corrupt"
 
 
 def _files(dataset: str, root: Path) -> list[FileStatus]:
