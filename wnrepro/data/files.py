@@ -114,9 +114,7 @@ def summary(statuses: Sequence[FileStatus], data_dir: Path | None) -> str:
         f"{name} ({', '.join(f'{number} {state}' for state, number in states.items() if state != 'present')})"
         for name, states in lacks.items()
     ]
-    text = (
-        f"{len(DATASETS) - len(lacks)} of {count(len(DATASETS), 'data set')} complete; incomplete: {', '.join(parts)}"
-    )
+    complete = f"{len(DATASETS) - len(lacks)} of {count(len(DATASETS), 'data set')} complete"
     text = f"{complete}; incomplete: {', '.join(parts)}"
     return f"{text}; `wnrepro data fetch {' '.join(lacks)}{there}` downloads what is missing or corrupt"
 
