@@ -66,6 +66,7 @@ class TimeLeft:
     def __init__(self, epochs: int, reached: int, now: float) -> None:
         """Start the estimate for a process that resumes a run of `epochs` epochs after `reached` of them."""
         self.epochs, self.reached, self.since = epochs, reached, now
+        self.resumed, self.began = reached, now
         self.first = True  # whether this is the process's first epoch
         self.ticks: list[tuple[float, float]] = []  # in the first epoch: the completed share and the clock
         self.recent: deque[float] = deque(maxlen=RECENT)  # seconds of the latest epochs
@@ -96,6 +97,10 @@ class TimeLeft:
         (begin, _), (share, clock) = self.ticks[0], self.ticks[-1]
         middle, passed = self.ticks[bisect_right(self.ticks, ((begin + share) / 2, clock)) - 1]
         return (clock - passed) / (share - middle)
+
+    def start(self) -> float:
+        """Return the process's seconds outside its completed epochs, of which some have a known time."""
+        return max(self.since - self.began - (self.reached - self.resumed) * median_low(self.recent), 0.0)
 
     def seconds(self, now: float) -> float | None:
         """Return the seconds left of the run, or None if they are not known yet."""

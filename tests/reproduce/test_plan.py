@@ -111,6 +111,12 @@ def test_estimate_is_from_what_is_most_alike() -> None:
         assert estimate(other, HERE, known) == UNKNOWN
 
 
+@pytest.fixture
+def nothing_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wnrepro.reproduce.costs.costs", tuple)
+
+
+@pytest.mark.usefixtures("nothing_shipped")
 def test_estimates_are_from_runs_and_benchmarks_of_this_processor(tmp_path: Path) -> None:
     put_run(tmp_path, quick_run(), seconds=150.0, peak_memory_bytes=3 * 10**9)  # 0.01 s an example
     for place, seed in ((tmp_path, 2), (tmp_path / PUBLISHED, 7)):
@@ -133,11 +139,13 @@ def test_estimates_are_from_runs_and_benchmarks_of_this_processor(tmp_path: Path
     runs = [quick_run(seed=2), quick_run(train_examples=3000, seed=2), quick_run("draw"), DQN]
     tasks = estimated(tmp_path, *runs)
     assert [task.estimate.source for task in tasks] == ["3 runs", "3 runs", "", "1 bench"]
+    assert [task.estimate.seconds for task in tasks] == pytest.approx([150.0, 300.0, None, DQN_SECONDS])
     assert [task.seconds_left for task in tasks] == pytest.approx([75.0, 300.0, None, DQN_SECONDS])
     assert [task.estimate.memory_bytes for task in tasks] == [3 * 10**9, 3 * 10**9, None, 7]
     assert {task.estimate for task in estimated(tmp_path, *runs, device="A third one, 2 threads")} == {UNKNOWN}
 
 
+@pytest.mark.usefixtures("nothing_shipped")
 def test_totals_sum_the_rows(tmp_path: Path) -> None:
     put_run(tmp_path, quick_run(), peak_memory_bytes=3 * 10**9)
     put_run(tmp_path, quick_run(seed=2), "running", epoch=5, seconds=30.0)
@@ -149,7 +157,7 @@ def test_totals_sum_the_rows(tmp_path: Path) -> None:
     assert [sums[name] for name in ("runs", "done", "stopped", "missing")] == [5, 1, 1, 3]
     assert [row["seconds_left"] for row in content["grid"]] == [0, 30, 60, None, DQN_SECONDS]
     assert (sums["hours_left_known_for"], sums["side_by_side"]) == (3, together)
-    hours = [(90 + DQN_SECONDS) / 3600, (90 / 2 + DQN_SECONDS / 3) / 3600]  # there are 3 runs left
+    hours = [(90 + DQN_SECONDS) / 3600, (30 + DQN_SECONDS) / 3600]  # DQN's begins when the first of two ends
     assert [sums["hours_left"], sums["hours_left_side_by_side"]] == pytest.approx(hours, abs=1e-3)
     text = summary(tasks, together)
     assert all(part in text for part in ("1 done, 1 stopped, 3 missing", "2 to 8", "3 of 4", "3.0 GB"))

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wnrepro.progress import duration
-from wnrepro.reproduce.plan import Promise, Task, hours_together, totals
+from wnrepro.reproduce.plan import Promise, Task, time_left, totals
 from wnrepro.text import printable
 
 ORDER = ("running", "held", "failed", "waiting", "stopped", "diverged", "done")  # of states, from the top of the table
@@ -84,10 +84,9 @@ class Board:
                 Text(printable(task.text)),
             )
         more = [task.state for task in tasks[len(shown) :]]
-        left = [(task.run.experiment, task.seconds_left) for task in self.tasks if not task.over]
-        known = [(experiment, seconds) for experiment, seconds in left if seconds is not None]
-        hours, than = hours_together(known, self.side_by_side), "about" if known == left else "more than"
-        about = f"; {than} {duration(3600 * hours)} left" if hours else ""
+        left = time_left(self.tasks, self.side_by_side)
+        than = "about" if left.runs == sum(not task.over for task in self.tasks) else "more than"
+        about = f"; {than} {duration(left.seconds)} left" if left.seconds else ""
         lines = [Text(f"and {counts(more)}", style="dim")] if more else []
         return Group(table, *lines, Text(f"{counts([task.state for task in self.tasks])}{about}"))
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from wnrepro.errors import UserError
 from wnrepro.progress import TimeLeft
-from wnrepro.reproduce.plan import Task, cost, state
+from wnrepro.reproduce.costs import Speeds, cost
+from wnrepro.reproduce.plan import Task, state
 from wnrepro.reproduce.work import Event, Job
 from wnrepro.runs.directory import FINISHED
 from wnrepro.settings import about
@@ -58,7 +59,7 @@ def drive(
 
 
 class Driver:
-    """The state of `drive`, and the longest times that this command's processes have taken."""
+    """The state of `drive`, the longest times that this command's processes have taken, and their speeds."""
 
     def __init__(
         self, tasks: Sequence[Task], engine: "Engine", results: Path, data_dir: Path | None, show: Show, until: float
@@ -67,6 +68,7 @@ class Driver:
         self.results, self.data_dir = results.absolute(), data_dir and data_dir.absolute()
         self.loading: dict[str, float] = {}  # seconds until a process's first event, by experiment
         self.example: dict[tuple[Any, ...], float] = {}  # seconds of an example or agent step, by `cost`
+        self.speeds, self.starts = Speeds(), Speeds()  # of epochs and of starts, beside their estimates
 
     def run(self) -> None:
         try:
@@ -91,8 +93,10 @@ class Driver:
         if task.state not in ("waiting", "held"):
             return False
         settings, example = task.run.settings, self.example.get(cost(task.run))
-        epoch = (task.estimate.seconds or 0.0) / settings.epochs if example is None else example * settings.epoch_size
-        loading = self.loading.get(task.run.experiment, LOADING_SECONDS if task.estimate.seconds or example else 0.0)
+        known = not task.estimate.shipped or self.speeds.recent  # another machine's speed is none
+        whole = (task.estimate.seconds or 0.0) * task.pace if known else 0.0
+        epoch = whole / settings.epochs if example is None else example * settings.epoch_size
+        loading = self.loading.get(task.run.experiment, LOADING_SECONDS if epoch else 0.0)
         return time.monotonic() + loading + epoch <= self.until
 
     def fits(self, task: Task) -> bool:
@@ -138,10 +142,29 @@ class Driver:
         task.tries = 0
         seconds = task.time_left.epoch(task.reached, now)
         self.example[cost(run)] = max(self.example.get(cost(run), 0.0), seconds / run.settings.epoch_size)
+        self.learn(task)
         self.show(task, "epoch")
         if task.reached < run.settings.epochs and now + seconds > self.until:
             self.engine.end(task.name)
             self.set_state(task, "stopped", "stop")
+
+    def learn(self, task: Task) -> None:
+        """Update the estimates of all runs by the epoch that a run has just completed."""
+        run, pace = task.run, task.time_left
+        if pace is None or not pace.recent:
+            return
+        if task.estimate.seconds is None:
+            whole = pace.recent[-1] / run.settings.epoch_size
+            for other in self.tasks.values():
+                if other.estimate.seconds is None and cost(other.run) == cost(run):
+                    size = other.run.settings.epochs * other.run.settings.epoch_size
+                    other.estimate = other.estimate._replace(seconds=whole * size, source="this command")
+        self.speeds.add(run, pace.recent[-1] * run.settings.epochs / (task.estimate.seconds or math.inf))
+        if len(pace.recent) == 2 and task.estimate.start:
+            self.starts.add(run, pace.start() / task.estimate.start)
+        for other in self.tasks.values():
+            other.pace = self.speeds.ratio(other.run)
+            other.start_pace = self.starts.ratio(other.run, other.pace)
 
     def handle_outcome(self, task: Task, event: Event) -> None:
         """Update a task whose run's process has ended or did not start."""

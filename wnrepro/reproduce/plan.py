@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from wnrepro.errors import UserError
 from wnrepro.progress import TimeLeft
 from wnrepro.records import Benchmark, RunConfig, RunRecord, StepTimes, read_model
+from wnrepro.reproduce.costs import Speeds, cost, prior, processor, together
 from wnrepro.reproduce.grid import Planned, seeds
 from wnrepro.runs.directory import FINISHED, PUBLISHED, RunDirectory
+from wnrepro.runs.provenance import processor_name
 from wnrepro.settings import PRECISIONS, scale_settings, settings_from
 from wnrepro.text import printable
 
@@ -59,11 +61,16 @@ def state(directory: RunDirectory) -> State:
 
 
 class Estimate(NamedTuple):
-    """The time and memory of a whole run on this device (None: unknown), and the source of the estimate."""
+    """The time and memory of a whole run on this device (None: unknown), and the source of the estimate.
+
+    seconds: of all its epochs; start: those that its process needs besides; shipped: whether they are not from here.
+    """
 
     seconds: float | None = None
     memory_bytes: int | None = None
     source: str = ""
+    start: float = 0.0
+    shipped: bool = False
 
 
 UNKNOWN = Estimate()
@@ -89,6 +96,8 @@ class Task:
     not_before: float = 0.0  # on time.monotonic's clock, like `began`
     began: float = 0.0  # the start of its current process
     time_left: TimeLeft | None = None  # of its current process
+    pace: float = 1.0  # of the estimated time of its epochs, by the epochs of all runs of this command
+    start_pace: float = 1.0  # of the estimated time of its start
 
     def __post_init__(self) -> None:
         self.epochs = float(self.found.epoch)
@@ -119,8 +128,12 @@ class Task:
             seconds = self.time_left.seconds(time.monotonic())
             if seconds is not None:
                 return seconds
-        whole = self.estimate.seconds
-        return None if whole is None else whole * (1 - self.epochs / self.run.settings.epochs)
+        if self.estimate.seconds is None:
+            return None
+        start = self.estimate.start * self.start_pace
+        if self.state == "running":
+            start = 0.0 if self.time_left else max(start - (time.monotonic() - self.began), 0.0)
+        return self.estimate.seconds * self.pace * (1 - self.epochs / self.run.settings.epochs) + start
 
 
 def plan(results: Path, runs: Sequence[Planned]) -> list[Task]:
@@ -130,11 +143,6 @@ def plan(results: Path, runs: Sequence[Planned]) -> list[Task]:
 
 
 # ------------------------------------------------------------------------------- estimates
-
-
-def cost(run: Planned) -> tuple[Any, ...]:
-    """Return the settings, except param, that determine the time of an example (of dqn: an agent step)."""
-    return run.experiment, *(getattr(run.settings, name) for name in run.settings.cost)
 
 
 class Measured(NamedTuple):
@@ -157,11 +165,6 @@ def files(results: Path, pattern: str, model: type[Model], device: str) -> Itera
             content, _ = read_model(path, model)
             if processor(content.device_name) == processor(device):
                 yield path, content
-
-
-def processor(device_name: str) -> str:
-    """Return the device's name without the number of threads."""
-    return device_name.rsplit(", ", 1)[0]
 
 
 def measured(results: Path, device: str) -> list[Measured]:
@@ -222,11 +225,41 @@ def estimate(run: Planned, device: str, known: Sequence[Measured]) -> Estimate:
     return Estimate(seconds, max((one.memory_bytes or 0 for one in memory), default=0) or None, source)
 
 
+def from_prior(run: Planned, device: str, here: Speeds) -> Estimate:
+    """Estimate a run from the shipped costs, by the speed of this device beside them if it is another."""
+    found = prior(run, device)
+    if found is None:
+        return UNKNOWN
+    ratio = 1.0 if processor(found.device) == processor(device) else here.ratio(run)
+    seconds = ratio * found.example * run.settings.epochs * run.settings.epoch_size
+    source = f"shipped, {processor(found.device)}{'' if ratio == 1 else f' × {ratio:.2g}'}"
+    return Estimate(seconds, None, source, ratio * found.start, shipped=True)
+
+
+def estimates(runs: Sequence[Planned], results: Path, device: str) -> list[Estimate]:
+    """Estimate runs on this device (a `device_name` as in run.json), from what was measured on it, or as shipped."""
+    known, here, found = measured(results, device), Speeds(), []
+    for one in known:
+        if expected := prior(one.run, device):
+            here.add(one.run, one.seconds / expected.example)
+    for run in runs:
+        own, shipped = estimate(run, device, known), from_prior(run, device, here)
+        found.append(shipped if own.seconds is None else own._replace(start=shipped.start))
+    return found
+
+
 def estimate_all(tasks: Sequence[Task], results: Path, device: str) -> None:
-    """Estimate each task's run on this device (a `device_name` as in run.json)."""
-    known = measured(results, device)
-    for task in tasks:
-        task.estimate = estimate(task.run, device, known)
+    """Estimate each task's run on this device."""
+    for task, one in zip(tasks, estimates([task.run for task in tasks], results, device), strict=True):
+        task.estimate = one
+
+
+def expected(runs: Sequence[Planned], results: Path, device: str | None = None) -> Estimate:
+    """Estimate these runs, one after another, before anything ran. device: by default one thread of this processor."""
+    found = estimates(runs, results, device or f"{processor_name()}, 1 threads")
+    seconds = [one.seconds + one.start for one in found if one.seconds is not None]
+    sources = "; ".join(dict.fromkeys(one.source for one in found if one.source))
+    return Estimate(sum(seconds) if len(seconds) == len(runs) else None, source=sources)
 
 
 def packing(tasks: Sequence[Task], results: Path, device: str, memory_bytes: int) -> dict[str, int]:
@@ -272,20 +305,29 @@ def promises(tasks: Sequence[Task], scale: str) -> list[Promise]:
     return [Promise(claim.id, counts[claim.id], found) for claim in served if (found := claim.power(counts[claim.id]))]
 
 
-def hours_together(left: Sequence[tuple[str, float]], side_by_side: Mapping[str, int]) -> float:
-    """Return the hours of runs (experiment, seconds) with this number of parallel runs of each experiment."""
-    return sum(seconds / min(side_by_side.get(experiment, 1), len(left)) for experiment, seconds in left) / 3600
+class Left(NamedTuple):
+    """The time until a grid's last run ends (None: no run's is known), and the number of runs that it counts."""
+
+    seconds: float | None
+    runs: int
+
+
+def time_left(tasks: Sequence[Task], side_by_side: Mapping[str, int]) -> Left:
+    """Return the time left of a grid with this number of parallel runs of each experiment."""
+    order = sorted((task for task in tasks if not task.over), key=lambda task: task.state != "running")
+    known = [(task.run.experiment, seconds) for task in order if (seconds := task.seconds_left) is not None]
+    return Left(together(known, side_by_side) if known or not order else None, len(known))
 
 
 def totals(tasks: Sequence[Task], side_by_side: Mapping[str, int]) -> dict[str, Any]:
     """Return the number of runs by state, the hours left of runs with a known time, and the largest memory."""
     left = [task for task in tasks if not task.over]
-    known = [(task.run.experiment, task.seconds_left) for task in left if task.seconds_left is not None]
+    known = [seconds for task in left if (seconds := task.seconds_left) is not None]
     return {
         "runs": len(tasks),
         **{name: sum(task.found.name == name for task in tasks) for name in STATES},
-        "hours_left": round(sum(seconds for _, seconds in known) / 3600, 3),
-        "hours_left_side_by_side": round(hours_together(known, side_by_side), 3),
+        "hours_left": round(sum(known) / 3600, 3),
+        "hours_left_side_by_side": round((time_left(tasks, side_by_side).seconds or 0.0) / 3600, 3),
         "hours_left_known_for": len(known),
         "side_by_side": {task.run.experiment: side_by_side.get(task.run.experiment, 1) for task in left},
         "memory_bytes_most": max((task.estimate.memory_bytes or 0 for task in left), default=0) or None,

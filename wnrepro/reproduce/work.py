@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class Event:
     text: str = ""  # the last epoch's figures, or the reason for the outcome
     outcome: str = ""
     traceback: str = ""
+    processor: float = field(default_factory=time.process_time, compare=False)  # seconds of its process so far
 
 
 def refusal(error: UserError) -> Event:

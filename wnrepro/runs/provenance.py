@@ -33,17 +33,22 @@ def git_state() -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain", "--", ".") != ""}
 
 
+def processor_name() -> str:
+    """Return the name of this machine's processor."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return name
+
+
 def device_name(device: "torch.device", threads: int | None = None) -> str:
     """Return the GPU's name, or the processor's name and the number of threads (default: this process's)."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return f"{name}, {threads or torch.get_num_threads()} threads"
+    return f"{processor_name()}, {threads or torch.get_num_threads()} threads"
 
 
 def provenance(device: "torch.device") -> dict[str, Any]:
