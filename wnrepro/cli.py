@@ -45,7 +45,7 @@ from wnrepro.preflight import (
     load_params,
 )
 from wnrepro.settings import LARGEST_SEED, PRECISIONS, SETTINGS, PrecisionName, ScaleName, Settings
-from wnrepro.text import printable
+from wnrepro.text import count, printable
 from wnrepro.train import run_all
 from wnrepro.usage import SETTINGS_OF_TYPER, Command, Group, version
 
@@ -304,8 +304,8 @@ def watch(
         opened.restore(trained)
         title = f"{trained.settings.game} {trained.settings.param}"
         path, last = write_film(opened.folder, trained.film(seed, float(seconds)), title)
-    end = f", {last.steps} steps, game over" if last.over else f" after {seconds} s of play, game not over"
-    print(f"{path}\n{last.score:.0f} points{end}")
+    end = f", {count(last.steps, 'step')}, game over" if last.over else f" after {seconds} s of play, game not over"
+    print(f"{path}\n{count(round(last.score), 'point')}{end}")
 
 
 @app.command(cls=Command)

@@ -135,7 +135,7 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     lines = dict(line.replace("\t", "").partition(":")[::2] for line in text.splitlines() if ":" in line)
-    detail = f"{lines.get('model name', platform.machine()).strip()}, {threads} threads"
+    detail = f"{lines.get('model name', platform.machine()).strip()}, {count(threads, 'thread')}"
     flags = set(lines.get("flags", lines.get("Features", "")).split())
     if not flags:
         return Finding("cpu", "ok", f"{detail}; its instructions are not known on this system")

@@ -7,11 +7,12 @@ torch nor pandas.
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from wnrepro.errors import UserError
 from wnrepro.settings import NAME, SETTINGS
@@ -43,6 +44,8 @@ def _amount(value: Any) -> Any:
 
 
 Amount = Annotated[float, PlainValidator(_amount)]
+# Earlier versions wrote `1 threads`; the names of one device must be equal.
+DeviceName = Annotated[str, AfterValidator(lambda name: re.sub(r", 1 threads$", ", 1 thread", name))]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=1e-30, allow_inf_nan=False)]
 
@@ -62,7 +65,7 @@ class Provenance(Content):
     created: str = ""
     git: GitState = GitState()
     versions: Versions = Versions()
-    device_name: str = "unknown device"
+    device_name: DeviceName = "unknown device"
 
 
 class Facts(Content):
@@ -168,7 +171,7 @@ def contender(entry: str) -> str:
 class Benchmark(Content):
     """The content of a file of results/bench/."""
 
-    device_name: str
+    device_name: DeviceName
     experiments: dict[str, StepTimes]
 
     @model_validator(mode="before")

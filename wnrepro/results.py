@@ -27,7 +27,7 @@ from wnrepro.reading import read_table
 from wnrepro.records import Benchmark, Provenance, RunConfig, RunRecord, StepTimes, naming, read_model, read_text
 from wnrepro.runs.directory import FINISHED, PUBLISHED, check_place, sealed, variant
 from wnrepro.settings import NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash
-from wnrepro.text import listed, printable
+from wnrepro.text import count, listed, printable
 
 MOST_PROBLEMS = 100  # in a report
 LONGEST_LABEL = 60  # characters of a parameterization's label
@@ -538,13 +538,13 @@ def _problems(run: Run) -> Iterator[str]:
         yield f"{name} is not the one that run.json has the sha256 of"
     behind = 1 if run.status == "running" else 0  # perhaps killed between writing both files
     if abs(run.epoch - run.record.epoch) > behind:
-        yield f"metrics.csv has {run.epoch} epochs, run.json {run.record.epoch}"
+        yield f"metrics.csv has {count(run.epoch, 'epoch')}, run.json {run.record.epoch}"
     if run.done and run.epoch != run.epochs:
-        yield f"done, with {run.epoch} of {run.epochs} epochs"
+        yield f"done, with {run.epoch} of {count(run.epochs, 'epoch')}"
     games = Counter(run.games["epoch"])
     for epoch, episodes in zip(run.metrics["epoch"], run.metrics.get("episodes", ()), strict=False):
         if games[epoch] != episodes and epoch <= run.epoch - behind:
-            yield f"games.csv has {games[epoch]} games of epoch {epoch}, metrics.csv {episodes}"
+            yield f"games.csv has {count(games[epoch], 'game')} of epoch {epoch}, metrics.csv {episodes}"
 
 
 # ------------------------------------------------------------------------------- benchmarks

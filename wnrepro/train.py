@@ -17,7 +17,7 @@ from wnrepro.options import RunOptions
 from wnrepro.preflight import check_params, check_results, import_uninterrupted
 from wnrepro.runs.directory import FINISHED, check_place
 from wnrepro.settings import Settings
-from wnrepro.text import printable
+from wnrepro.text import count, printable
 
 
 def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOptions) -> int:
@@ -56,9 +56,12 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
                 status = execute(run, load, show, options.log_steps)
         if options.importance_samples and status == "done":
             k = options.importance_samples
-            with run, console.status(f"{run.name}: {k} samples for each image"):
+            with run, console.status(f"{run.name}: {count(k, 'sample')} for each image"):
                 facts = run.add_facts(load, operator.methodcaller("log_likelihood", k))["facts"]
-            say(f"{run.folder}: log p(x) ≈ {facts['log_likelihood_nats']:.2f} nats, by {k} samples for each image")
+            say(
+                f"{run.folder}: log p(x) ≈ {facts['log_likelihood_nats']:.2f} nats, by "
+                f"{count(k, 'sample')} for each image"
+            )
         record, stops = run.record() or {}, status == "uncaptured"
         status = "failed" if stops else status
         known = record.get("message") if record.get("status") == status else ""

@@ -5,6 +5,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from wnrepro.records import Benchmark, RunRecord
 from wnrepro.runs import provenance
 
 
@@ -33,3 +34,13 @@ def test_graphs_and_reserved_memory_of_a_gpu_are_recorded(monkeypatch: pytest.Mo
     monkeypatch.setenv("WNREPRO_GRAPHS", "0")
     assert not provenance.provenance(gpu)["graphs"]
     assert provenance.peak_memory_bytes(gpu) == 3 < provenance.peak_memory_bytes(cpu)
+
+
+def test_a_device_is_the_same_whichever_version_has_named_it() -> None:
+    names = [provenance.device_name(torch.device("cpu"), threads) for threads in (1, 2, 11)]
+    assert [name.rsplit(", ", 1)[1] for name in names] == ["1 thread", "2 threads", "11 threads"]
+    for now in names:
+        for then in (now, now.replace(" 1 thread", " 1 threads")):
+            record = {"status": "done", "epoch": 1, "device_name": then}
+            assert RunRecord.model_validate(record).device_name == now
+            assert Benchmark.model_validate({"device_name": then, "cifar": {"ratios": {}}}).device_name == now

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from wnrepro.progress import duration
 from wnrepro.reproduce.plan import Promise, Task, time_left, totals
-from wnrepro.text import printable
+from wnrepro.text import count, printable
 
 ORDER = ("running", "held", "failed", "waiting", "stopped", "diverged", "done")  # of states, from the top of the table
 STYLES = {"done": "green", "diverged": "yellow", "failed": "bold red", "running": "cyan", "held": "cyan"}
@@ -138,7 +138,7 @@ def claims_table(promised: Sequence[Promise]) -> Table:
 def summary(tasks: Sequence[Task], side_by_side: Mapping[str, int]) -> str:
     """Describe the state of the grid, and the time and memory that its remaining runs need."""
     sums = totals(tasks, side_by_side)
-    text = f"{sums['runs']} runs: {counts([task.found.name for task in tasks])}."
+    text = f"{count(sums['runs'], 'run')}: {counts([task.found.name for task in tasks])}."
     left = sum(not task.over for task in tasks)
     if not left:
         return text

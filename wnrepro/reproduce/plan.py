@@ -256,7 +256,7 @@ def estimate_all(tasks: Sequence[Task], results: Path, device: str) -> None:
 
 def expected(runs: Sequence[Planned], results: Path, device: str | None = None) -> Estimate:
     """Estimate these runs, one after another, before anything ran. device: by default one thread of this processor."""
-    found = estimates(runs, results, device or f"{processor_name()}, 1 threads")
+    found = estimates(runs, results, device or f"{processor_name()}, 1 thread")
     seconds = [one.seconds + one.start for one in found if one.seconds is not None]
     sources = "; ".join(dict.fromkeys(one.source for one in found if one.source))
     return Estimate(sum(seconds) if len(seconds) == len(runs) else None, source=sources)

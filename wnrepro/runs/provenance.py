@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wnrepro.text import count
+
 if TYPE_CHECKING:
     import torch
 
@@ -48,7 +50,7 @@ def device_name(device: "torch.device", threads: int | None = None) -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{processor_name()}, {threads or torch.get_num_threads()} threads"
+    return f"{processor_name()}, {count(threads or torch.get_num_threads(), 'thread')}"
 
 
 def provenance(device: "torch.device") -> dict[str, Any]:
