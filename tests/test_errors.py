@@ -185,6 +185,34 @@ def test_ctrl_c_before_the_command_line_is_there(monkeypatch: pytest.MonkeyPatch
     assert stop.value.code == 130
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_idle_threads_sleep_soon_unless_the_user_says_otherwise(
+    given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("wnrepro.cli.main", lambda: None)
+    wnrepro.__main__.main()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+@pytest.mark.parametrize("error", ["ImportError('libcudart.so.13: no such file')", "OSError('libgomp.so: too old')"])
+@pytest.mark.parametrize("command", [["cifar", "--param", "wn", "--scale", "quick"], ["bench"], ["reproduce"]])
+def test_torch_that_does_not_load_ends_a_command_with_one_line(command: list[str], error: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(f"raise {error}")
+    code = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom wnrepro.__main__ import main\nmain()"
+    words = [sys.executable, "-c", code, *command, "--results", str(tmp_path / "results")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done.stderr
+    assert not (tmp_path / "results").exists()
+
+
 BEGIN = "import os\nfrom wnrepro.__main__ import main\nos.write(1, b'.')\nmain()"  # Python itself has begun
 
 

@@ -18,7 +18,7 @@ import typer
 
 from wnrepro import errors, signals
 from wnrepro.configs import printed, selected
-from wnrepro.errors import DiskError, UserError, complain, describe
+from wnrepro.errors import DiskError, InstallError, UserError, complain, describe
 from wnrepro.options import (
     PARAM_FORMS,
     DataDir,
@@ -445,7 +445,7 @@ def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json
     """Check Python, torch, GPU, data, ROMs, disk and memory, and say how to repair what is wrong."""
     from wnrepro.doctor import diagnose, summary
 
-    with contextlib.suppress(ImportError, OSError):  # `diagnose` reports it
+    with contextlib.suppress(InstallError):  # `diagnose` reports it
         import_uninterrupted("torch")
     findings = diagnose(data_dir, results)
     if as_json:

@@ -22,6 +22,12 @@ class UserError(Exception):
     exit_code = 2
 
 
+class InstallError(UserError):
+    """A package that is installed but does not load, or is missing."""
+
+    exit_code = 1
+
+
 class DiskError(UserError):
     """A disk that is full, or a folder that cannot be written."""
 

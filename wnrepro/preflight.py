@@ -10,17 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from wnrepro import signals
-from wnrepro.errors import DiskError, UserError
+from wnrepro.errors import DiskError, InstallError, UserError
 from wnrepro.settings import Settings
 
 GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # exist if Linux or WSL has a GPU
 
 
 def import_uninterrupted(*modules: str) -> None:
-    """Import modules, and only then obey Ctrl-C: an exception in torch's C++ code would abort the process."""
+    """Import modules, and only then obey Ctrl-C: an exception in torch's C++ code would abort the process.
+
+    Raises InstallError if a module does not load.
+    """
     with signals.handled(), signals.deferred(signals.ALL):
         for module in modules:
-            importlib.import_module(module)
+            try:
+                importlib.import_module(module)
+            except (ImportError, OSError) as error:
+                raise InstallError(f"{module} does not load ({error}); `wnrepro doctor` says how to mend it") from error
 
 
 def check_results(
