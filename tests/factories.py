@@ -765,5 +765,5 @@ class FakeEngine(Engine):
             self.ended[name] = self.clock
             self.due = [one for one in self.due if one[2] != name]
 
-    def stop(self) -> None:
+    def stop(self, seconds: float = 0.0) -> None:
         self.stopped = True

@@ -22,7 +22,7 @@ GPUS = ["cuda:0", "cuda:1"]
 class FakeProcess:
     """Stands for a run's process, which tells of progress at once, or when told to, and ends when told to."""
 
-    at_once = True
+    at_once, saved = True, False
 
     def __init__(self, job: Job) -> None:
         self.progress, self.over = threading.Event(), threading.Event()
@@ -38,6 +38,11 @@ class FakeProcess:
     def kill(self) -> None:
         self.over.set()
         self.progress.set()
+
+    end = kill
+
+    def save(self) -> None:
+        self.saved = True
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from factories import Count, Hold, Times, put_run, same_tables, tiny_cifar, tiny_cvae, tiny_dqn, tiny_draw, tiny_grid
 
 from wnrepro.cuda_graphs import CaptureError
@@ -119,6 +120,18 @@ def test_process_ends_with_its_driver_and_reports_a_kill(tmp_path: Path) -> None
     killed.kill()
     (event,) = killed.events()
     assert event.outcome == "lost" and "signal 9" in event.text
+
+
+@pytest.mark.slow
+def test_ended_process_first_writes_a_checkpoint(tmp_path: Path) -> None:
+    run = Planned("draw", "quick", tiny_draw(epochs=1000, time_steps=40))
+    process, path = Process(job_of(run, tmp_path)), run.directory(tmp_path).folder / "checkpoint.pt"
+    events = process.events()
+    assert next(events).epochs > 0
+    process.end()
+    *_, event = events
+    assert event.outcome == "lost" and "code 143" in event.text
+    assert 0 < torch.load(path)["experiment"]["within"]["logged"].shape[1] <= 10
 
 
 @pytest.mark.parametrize(("graphs", "variable"), [(True, "1"), (False, "0")])
@@ -237,6 +250,34 @@ def test_ctrl_c_ends_the_command_and_its_workers(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert (process.returncode, len(there), gone(there), error.count("\n")) == (130, 2, True, 1)
+
+
+def descendants(process: int) -> list[int]:
+    children = workers(process)
+    return [*children, *(further for child in children for further in descendants(child))]
+
+
+@needs_proc
+@pytest.mark.slow
+def test_preempted_grid_continues_within_its_epochs(tmp_path: Path, check: Check) -> None:
+    """SIGTERM to every process at once, as from Slurm."""
+    runs = [Planned("draw", "quick", tiny_draw(param, epochs=2, train_examples=2000)) for param in ("wn", "normal")]
+    folders = [run.directory(tmp_path).folder for run in runs]
+    with start(runs, tmp_path, "--jobs", 2) as process:
+        while not all((folder / "run.json").exists() for folder in folders):
+            time.sleep(0.01)
+        time.sleep(0.3)
+        there = [process.pid, *descendants(process.pid)]
+        for one in there:
+            os.kill(one, signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, gone(there), error.count("\n")) == (143, True, 1)
+    assert any("within" in torch.load(path)["experiment"] for path in tmp_path.rglob("checkpoint.pt"))
+    with start(runs, tmp_path, "--jobs", 2) as again:
+        again.communicate()
+    assert again.returncode == 0
+    assert all((run.directory(tmp_path).record() or {})["resumed"] for run in runs)
+    check(tmp_path, runs)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -115,6 +116,13 @@ class NodeRun:
             self.kill()
             yield refusal(error)
 
+    def end(self) -> None:
+        """End the run's process, without a checkpoint."""
+        self.kill()
+
+    def save(self) -> None:
+        """Do nothing: the run keeps the checkpoint of its last epoch."""
+
     def kill(self) -> None:
         """End the run's process."""
         if self.task:
@@ -179,9 +187,9 @@ class Cluster(Engine):
             self.shared.touch()
         return NodeRun(self, job)
 
-    def stop(self) -> None:
+    def stop(self, seconds: float = 0.0) -> None:
         """End every run, and leave the cluster."""
-        super().stop()
+        super().stop(seconds)
         if self.shared:
             self.shared.unlink(missing_ok=True)
         self.ray.shutdown()
@@ -194,7 +202,9 @@ def connect(ray: Any, address: str | None) -> None:
         if address != "auto":  # without an answer, ray.init would wait for minutes and end the process
             command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
             subprocess.run(command, check=True, capture_output=True, timeout=CONNECT_SECONDS)
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        signal.signal(signal.SIGTERM, handler)  # not Ray's
     except (subprocess.SubprocessError, OSError, RuntimeError, ValueError) as error:
         where = "on this machine" if address == "auto" else f"at {address}"
         raise UserError(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wnrepro import signals
 from wnrepro.errors import UserError
 from wnrepro.progress import TimeLeft
 from wnrepro.reproduce.costs import Speeds, cost
@@ -25,6 +26,7 @@ MEMORY_EACH = 4 * 2**30  # bytes that a run on a CPU is assumed to need if there
 TRIES = 3  # of a run, without a new epoch between them
 RETRY_SECONDS = 2.0
 HELD_SECONDS = 5.0  # between two checks of a run that another process executes
+CHECKPOINT_SECONDS = 10.0  # for the checkpoints of all runs after a signal that ends the command
 LOADING_SECONDS = 5.0  # from a process's start to its first event, if none has been measured
 
 Show = Callable[[Task, str], None]  # receives a task and its news: start, progress, epoch, retry, held, stop or end
@@ -50,7 +52,8 @@ def drive(
     """Execute these runs, in this order as far as the engine has room.
 
     A run whose process fails or is lost resumes from its checkpoint, until TRIES starts in a row gave no new epoch. If
-    a step could not be captured, the run resumes without CUDA graphs. The engine's processes always end with this call.
+    a step could not be captured, the run resumes without CUDA graphs. The engine's processes always end with this call;
+    after an interruption, they first write checkpoints.
 
     deadline: the time, on time.monotonic's clock, when all runs must have ended. A run starts if its next checkpoint is
     expected before then, or its speed is unknown. It stops when the next one is not, and frees its place.
@@ -73,6 +76,8 @@ class Driver:
     def run(self) -> None:
         try:
             while time.monotonic() < self.until:
+                if signals.checkpoint_wanted():
+                    self.engine.save()
                 if not any(task.state == "running" or self.in_time(task) for task in self.tasks.values()):
                     return
                 for task in self.tasks.values():
@@ -85,6 +90,9 @@ class Driver:
                     timeout = 0
                     if event.outcome:  # its place is free
                         break
+        except KeyboardInterrupt:
+            self.engine.stop(CHECKPOINT_SECONDS)
+            raise
         finally:
             self.engine.stop()
 

@@ -54,6 +54,8 @@ class Worker(Protocol):
     """A process that computes a run, here or on another machine."""
 
     def events(self) -> Iterator[Event]: ...
+    def end(self) -> None: ...
+    def save(self) -> None: ...
     def kill(self) -> None: ...
 
 
@@ -152,9 +154,22 @@ class Engine:
         for run in ended:
             run.join(max(0.0, until - time.monotonic()))
 
-    def stop(self) -> None:
-        """End every run."""
-        self.end(*self.running)
+    def save(self) -> None:
+        """Let every run that has begun write a checkpoint."""
+        for run in self.running.values():
+            if run.has_reported:
+                run.worker.save()
+
+    def stop(self, seconds: float = END_SECONDS / 2) -> None:
+        """End every run, and give them this time to write a checkpoint."""
+        until = time.monotonic() + seconds
+        try:
+            for run in self.running.values():
+                run.worker.end()
+            for run in self.running.values():
+                run.join(max(0.0, until - time.monotonic()))
+        finally:
+            self.end(*self.running)
 
 
 class Local(Engine):

@@ -1,7 +1,8 @@
 """One run of the grid in a separate process: the code of that process, and `Process` for its driver.
 
 The process receives a Job on a socket, and sends Events back. It ends at once when the driver closes the socket or
-dies, so no run outlives its driver. The run can then resume from its last epoch. Only that process imports torch.
+dies, so no run outlives its driver. The run can then resume from its last epoch. After SIGTERM it first writes a
+checkpoint. Only that process imports torch.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from wnrepro import signals
 from wnrepro.custom import use
 from wnrepro.errors import UserError
 from wnrepro.events import Epoch, News, Progress
@@ -94,7 +96,7 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
         device, experiment_cls = choose_device(job.device), experiment_class(experiment)
         experiment_cls.check(settings, job.data_dir, device)
         load = functools.partial(experiment_cls.load, settings, job.data_dir, device)
-        with Run(job.results, experiment, job.run.scale, settings) as run:
+        with signals.handled(), Run(job.results, experiment, job.run.scale, settings) as run:
             status = run.execute(load, show)["status"]
         send(Event(settings.epochs, text, status))
     except UserError as error:
@@ -115,7 +117,10 @@ def main(descriptor: int) -> None:
         os._exit(ORPHANED)
 
     threading.Thread(target=end_with_the_driver, daemon=True).start()
-    work(job, driver.send)
+    try:
+        work(job, driver.send)
+    except KeyboardInterrupt as error:
+        sys.exit(signals.exit_code(error))
 
 
 class Process:
@@ -156,6 +161,14 @@ class Process:
             self.connection.close()
             self.process.wait()
             self.printed.close()
+
+    def end(self) -> None:
+        """Let the process write a checkpoint and end."""
+        self.process.terminate()
+
+    def save(self) -> None:
+        """Let the process write a checkpoint."""
+        self.process.send_signal(signals.CHECKPOINT)
 
     def kill(self) -> None:
         """Kill the process. The run can resume from its last epoch."""
