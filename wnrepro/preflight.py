@@ -9,10 +9,14 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from wnrepro import signals
 from wnrepro.errors import DiskError, InstallError, UserError
 from wnrepro.settings import Settings
+from wnrepro.text import count
 
+LONG = 86_400  # seconds of computing that on a terminal begin only after a question
 GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # exist if Linux or WSL has a GPU
 
 
@@ -103,3 +107,33 @@ def complete_settings(
                 quiet = True
         completed.append(dataclasses.replace(settings, **changes))
     return completed
+
+
+def ask(question: str) -> None:
+    """Exit unless the user agrees."""
+    try:
+        typer.confirm(question, abort=True)
+    except typer.Abort as error:
+        raise typer.Exit(130 if isinstance(error.__context__, KeyboardInterrupt) else 1) from None
+
+
+def on_terminal() -> bool:
+    """Test whether a user can read a question and answer it."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
+def announce(runs: int, seconds: float | None, yes: bool) -> None:
+    """Say how long runs at scale paper take without a GPU. On a terminal, ask before more than a day of them begins.
+
+    seconds: None if unknown. yes: do not ask.
+    """
+    from wnrepro.progress import duration
+
+    time = f"about {duration(seconds)}" if seconds is not None else "a time that is not known"
+    needs = "needs" if runs == 1 else "need"
+    print(
+        f"without a GPU {count(runs, 'run')} at scale paper {needs} {time} here; --scale quick takes minutes",
+        file=sys.stderr,
+    )
+    if (seconds is None or seconds > LONG) and not yes and on_terminal():
+        ask("Start anyway?")

@@ -14,7 +14,7 @@ import typer
 from wnrepro import signals
 from wnrepro.errors import UserError, complain, describe
 from wnrepro.options import RunOptions
-from wnrepro.preflight import check_params, check_results, import_uninterrupted
+from wnrepro.preflight import announce, ask, check_params, check_results, import_uninterrupted
 from wnrepro.runs.directory import FINISHED, check_place
 from wnrepro.settings import Settings
 from wnrepro.text import count, printable
@@ -42,6 +42,7 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
         check_place(options.results, run.folder)
     if not options.resume and not options.yes:
         confirm_removal([str(run.folder) for run in runs if run.folder.exists()])
+    announce_time(cls, planned, options, device.type)
 
     records: list[dict[str, Any]] = []
     for run in runs:
@@ -113,7 +114,20 @@ def confirm_removal(folders: list[str]) -> None:
         return
     if not (sys.stdin and sys.stdin.isatty()):
         raise UserError(f"--fresh would remove {', '.join(folders)}: add --yes to do so")
-    try:
-        typer.confirm(f"Remove {', '.join(folders)} and start over?", abort=True)
-    except typer.Abort as error:
-        raise typer.Exit(130 if isinstance(error.__context__, KeyboardInterrupt) else 1) from None
+    ask(f"Remove {', '.join(folders)} and start over?")
+
+
+def announce_time(cls: type[Settings], planned: Sequence[Settings], options: RunOptions, device: str) -> None:
+    """Say how long runs at scale paper take on this processor, and ask on a terminal before days begin."""
+    from wnrepro.reproduce.grid import Planned
+    from wnrepro.reproduce.plan import expected, plan
+
+    if options.scale != "paper" or device != "cpu" or options.quiet or options.as_json:
+        return
+    tasks = plan(options.results, [Planned(cls.name, options.scale, settings) for settings in planned])
+    left = [task for task in tasks if not (options.resume and task.over)]
+    done = [task.epochs / task.run.settings.epochs if options.resume else 0.0 for task in left]
+    whole = [expected([task.run], options.results).seconds for task in left]
+    known = [seconds * (1 - share) for seconds, share in zip(whole, done, strict=True) if seconds is not None]
+    if left:
+        announce(len(left), sum(known) if len(known) == len(left) else None, options.yes)

@@ -15,6 +15,7 @@ from wnrepro import errors, mps, signals
 from wnrepro.errors import UserError, complain
 from wnrepro.options import ReproduceOptions
 from wnrepro.preflight import (
+    announce,
     check_params,
     check_results,
     complete_settings,
@@ -25,7 +26,7 @@ from wnrepro.preflight import (
 from wnrepro.reproduce.board import Board, print_plan, summary
 from wnrepro.reproduce.drive import drive, seconds_of
 from wnrepro.reproduce.grid import Planned, left_out, planned
-from wnrepro.reproduce.plan import Task, as_json, estimate_all, packing, plan, promises
+from wnrepro.reproduce.plan import Task, as_json, estimate_all, packing, plan, promises, time_left
 from wnrepro.text import printable
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ def reproduce(options: ReproduceOptions) -> int:
             say(f"left out: {', '.join(others)}")
         after, side_by_side = tasks, engine.side_by_side if engine else {}
         if engine and not options.plan and not all(task.over for task in tasks):
+            if options.scale == "paper" and options.local and not on_gpus and not quiet:
+                seconds = min(time_left(tasks, side_by_side).seconds or math.inf, budget)
+                number = sum(not task.over for task in tasks)
+                announce(number, None if seconds == math.inf else seconds, options.yes)
             try:
                 with Board(console, tasks, side_by_side, quiet) as board:
                     ready = time.monotonic()  # reserve the time that loading torch took for unloading it
