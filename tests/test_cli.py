@@ -468,7 +468,7 @@ def test_sample_writes_pictures_into_the_run(
     drawn = {path: after.pop(path.name)[1] for path in paths}
     assert after == before
     with monkeypatch.context() as patched:
-        patched.setattr("wnrepro.runs.run.open_run", opened_in_tf32)  # a CPU shows what a GPU has trained
+        patched.setattr("wnrepro.trained.open_run", opened_in_tf32)  # a CPU shows what a GPU has trained
         run("sample", folder, "--count", 6, "--device", "cpu")
     assert {path: path.read_bytes() for path in paths} == drawn, "the same seed, the same pictures"
     run("sample", folder, "--seed", 2)

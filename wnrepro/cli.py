@@ -24,6 +24,7 @@ from wnrepro.options import (
     DataDir,
     Device,
     Json,
+    Out,
     ParamCode,
     ReproduceOptions,
     Results,
@@ -237,51 +238,25 @@ def write_comparisons(
 # ------------------------------------------------------------------------------- one run
 
 
-def open_trained(folder: Path, method: str, device: str, param: str | None) -> tuple[Any, type[Any], Settings, Any]:
-    """Return a trained run, its experiment's class, its settings on this device, and the device.
-
-    Raises UserError if the class has no such method, or the run diverged.
-    """
-    import_uninterrupted("torch")
-    from wnrepro.device import choose_device
-    from wnrepro.experiments import experiment_class
-    from wnrepro.runs.run import open_run
-
-    if param is not None:
-        load_params([param])
-    run = open_run(folder)
-    experiment_cls, torch_device = experiment_class(run.experiment), choose_device(device)
-    if not hasattr(experiment_cls, method):
-        others = " or ".join(name for name in SETTINGS if hasattr(experiment_class(name), method))
-        raise UserError(f"{folder}: {run.experiment} has no {method}; give a run of {others}")
-    if run.finished() == "diverged":
-        raise UserError(f"{folder}: the run diverged and has no {method}; give another run")
-    settings = run.settings
-    if settings.precision == "tf32" and torch_device.type == "cpu":  # a CPU has no tf32
-        settings = dataclasses.replace(settings, precision="fp32")
-    return run, experiment_cls, settings, torch_device
-
-
 @app.command(cls=Command)
 def sample(
     run: RunFolder,
     count: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="samples, and reconstructions")] = 64,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=LARGEST_SEED, help="seed of the latent noise")] = 1,
+    out: Out = None,
     param: ParamCode = None,
     data_dir: DataDir = None,
     device: Device = "auto",
 ) -> None:
-    """Write samples and reconstructions of a trained model as PNG files into the run's directory; for DRAW also a GIF
-    of samples being drawn.
-    """
-    opened, experiment_cls, settings, torch_device = open_trained(run, "pictures", device, param)
+    """Write samples and reconstructions of a trained model as PNG files; for DRAW also a GIF of samples being drawn."""
+    import_uninterrupted("torch")
     from wnrepro.runs.media import write_pictures
+    from wnrepro.trained import open_trained
 
-    experiment_cls.check(settings, data_dir, torch_device)
-    with opened:
-        trained = experiment_cls.load(settings, data_dir, torch_device)
-        opened.restore(trained)
-        print(*write_pictures(opened.folder, trained.pictures(count, seed)), sep="\n")
+    trained = open_trained(run, "pictures", device, param, data_dir)
+    pictures = trained.load().pictures(count, seed)
+    with trained.output(out) as folder:
+        print(*write_pictures(folder, pictures), sep="\n")
 
 
 @app.command(cls=Command)
@@ -291,41 +266,96 @@ def watch(
         int, typer.Option(metavar="N", min=0, max=LARGEST_SEED, help="seed of the game and of its ε-greedy play")
     ] = 1,
     seconds: Annotated[int, typer.Option(metavar="N", min=1, max=1800, help="of the game at most")] = 120,
+    out: Out = None,
     param: ParamCode = None,
     device: Device = "auto",
 ) -> None:
-    """Film a test game of a trained DQN, in colour and with its score, as game.gif in the run's directory."""
-    opened, experiment_cls, settings, torch_device = open_trained(run, "film", device, param)
+    """Film a test game of a trained DQN, in colour and with its score, as game.gif."""
+    import_uninterrupted("torch")
     from wnrepro.progress import open_console
     from wnrepro.runs.media import write_film
+    from wnrepro.trained import open_trained
 
-    with opened, open_console(stderr=True).status("playing"):
-        trained = experiment_cls.load(settings, None, torch_device)
-        opened.restore(trained)
-        title = f"{trained.settings.game} {trained.settings.param}"
-        path, last = write_film(opened.folder, trained.film(seed, float(seconds)), title)
+    trained = open_trained(run, "film", device, param)
+    agent = trained.load()
+    title = f"{agent.settings.game} {agent.settings.param}"
+    with trained.output(out) as folder, open_console(stderr=True).status("playing"):
+        path, last = write_film(folder, agent.film(seed, float(seconds)), title)
     end = f", {count(last.steps, 'step')}, game over" if last.over else f" after {seconds} s of play, game not over"
     print(f"{path}\n{count(round(last.score), 'point')}{end}")
+
+
+@app.command(cls=Command)
+def evaluate(
+    run: RunFolder,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="of cifar: classify the images of DIR, or of DIR/<class>/, instead of the test images",
+            callback=expanded,
+        ),
+    ] = None,
+    param: ParamCode = None,
+    data_dir: DataDir = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compute the test metrics of a run's newest checkpoint or of its published weights."""
+    import_uninterrupted("torch")
+    from wnrepro import trained
+
+    opened = trained.open_trained(run, "test_metrics" if data is None else "classify", device, param, data_dir)
+    result = trained.evaluate(opened) if data is None else trained.classify(opened, data)
+    print(json.dumps(result, indent=2) if as_json else "\n".join(trained.lines_of(result)))
 
 
 @app.command(cls=Command)
 def export(
     run: RunFolder,
     tensorboard: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            metavar="DIR", help="write an event file into DIR/<experiment>/<variant>/seed-N", callback=expanded
+            metavar="DIR",
+            help="write an event file into DIR/<experiment>/<variant>/seed-N; a step is an epoch, of dqn an agent step",
+            callback=expanded,
         ),
-    ],
+    ] = None,
+    form: Annotated[
+        Literal["torch", "onnx", "safetensors", "weights"] | None,
+        typer.Option("--format", help="write the trained model as plain layers; weights: those for a published run"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="of --format; default: model.pt2, .onnx or .safetensors where `sample` would write",
+            callback=expanded,
+        ),
+    ] = None,
+    param: ParamCode = None,
+    data_dir: DataDir = None,
 ) -> None:
-    """Convert a run's metrics, layers, KL by time step and settings for TensorBoard.
+    """Write a run's tables and settings for TensorBoard, or its trained model for use without wnrepro."""
+    if (tensorboard is None) == (form is None):
+        raise UserError("export: give either --tensorboard DIR or --format torch, onnx, safetensors or weights")
+    if out is not None and form in (None, "weights"):
+        raise UserError("--out: belongs to --format torch, onnx and safetensors; leave it out")
+    if tensorboard is not None:
+        import_uninterrupted("wnrepro.export")
+        from wnrepro.export import write_events
 
-    A step is an epoch, for dqn an agent step.
-    """
-    import_uninterrupted("wnrepro.export")
-    from wnrepro.export import write_events
+        print(write_events(run, tensorboard))
+        return
+    import_uninterrupted("torch")
+    from wnrepro import trained
 
-    print(write_events(run, tensorboard))
+    if form == "weights":
+        print(trained.write_weights(run, param))
+    else:
+        opened = trained.open_trained(run, "exported", "cpu", param, data_dir, precision="fp32")
+        path, difference = trained.export(opened, str(form), out)
+        print(f"{path}\nits outputs differ by at most {difference:.2g} from those of the run's network")
 
 
 # ------------------------------------------------------------------------------- bench, data, doctor

@@ -74,6 +74,16 @@ Device = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="print nothing but errors", rich_help_panel=OUTPUT)]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for a script", rich_help_panel=OUTPUT)]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N", callback=expanded)]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="folder to write into; default: the run's directory or, if it has no checkpoint or cannot be written, a "
+        "folder here with the run's name",
+        callback=expanded,
+        rich_help_panel=OUTPUT,
+    ),
+]
 ParamCode = Annotated[
     str | None,
     typer.Option("--param", metavar="FILE.py:CLASS", help="code of the run's parameterization, if it is custom"),

@@ -90,6 +90,7 @@ class RunRecord(Provenance):
     resumed: list[Provenance] = []
     metrics_sha256: str | None = None  # in files of earlier versions
     tables_sha256: dict[str, Any] = {}
+    weights_sha256: str | None = None
     sha256: str | None = None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from wnrepro.data.files import cache_folder, data_root
 from wnrepro.data.images import Images, load_images
@@ -61,6 +61,23 @@ class Zca:
         return white
 
 
+class Whitening(nn.Module):
+    """A whitening as a layer, in float32: images (N, 3, H, W) in 0..1 → whitened images."""
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, zca: Zca) -> None:
+        super().__init__()
+        self.register_buffer("mean", zca.mean.float())
+        self.register_buffer("matrix", zca.matrix.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = (255 * x - 127.5) / 128
+        white: Tensor = (pixels.flatten(1) - self.mean) @ self.matrix
+        return white.view_as(x)
+
+
 def fit_cached(x: Tensor, epsilon: float, device: str) -> Zca:
     """Fit a whitening, or read it from the user's cache folder, where its key is a hash of the images.
 
@@ -103,6 +120,11 @@ def load_whitened(settings: CifarSettings, data_dir: Path | None, device: torch.
     """
     s = settings
     return _whitened(s.dataset, data_root(data_dir), s.zca_epsilon, s.train_examples, s.test_examples, str(device))
+
+
+def load_zca(settings: CifarSettings, data_dir: Path | None, device: torch.device | str) -> Zca:
+    """Return the whitening of the settings' data set."""
+    return fit_cached(load_images(settings.dataset, data_dir).train_x, settings.zca_epsilon, str(device))
 
 
 @functools.lru_cache(maxsize=1)

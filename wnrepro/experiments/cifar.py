@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, UInt8
 from torch import Tensor, nn
 
 from wnrepro.compiling import Compilation, compiled, gradients_of
 from wnrepro.cuda_graphs import Captured
 from wnrepro.data.files import require
-from wnrepro.data.images import SIZES, Images, check_sizes, random_images
-from wnrepro.data.whitening import load_whitened
+from wnrepro.data.images import SIZES, Images, check_sizes, load_images, random_images
+from wnrepro.data.whitening import Whitening, load_whitened, load_zca
 from wnrepro.device import autocast, set_precision
-from wnrepro.experiments.loop import Experiment, Rows, minibatch, to_rows
+from wnrepro.experiments.loop import COMPARED, TEST_BATCH, Experiment, Exported, Rows, minibatch, to_rows
 from wnrepro.experiments.measurements import measured_init
 from wnrepro.optim import Adam, PolyakAverage
-from wnrepro.parameterization import Conv2d, Linear, layers, parameterization
+from wnrepro.parameterization import Conv2d, Linear, fold, layers, parameterization
 from wnrepro.settings import CifarSettings
 
 SLOPE = 0.1  # negative slope of the leaky ReLU, authors' code
@@ -171,10 +171,12 @@ class Cifar(Experiment[CifarSettings]):
 
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Rows]]:
         losses, errors = self.logged
-        test_error, test_loss = self.test()
-        metrics = {"train_error": errors.sum().item() / self.epoch_size, "train_loss": losses.mean().item()}
-        metrics |= {"test_error": test_error, "test_loss": test_loss}
+        tested = self.test_metrics()
+        metrics = {"train_error": errors.sum().item() / self.epoch_size, "train_loss": losses.mean().item()} | tested
         return metrics | {"lr": self.optimizer.param_groups[0]["lr"].item()}, {}
+
+    def test_metrics(self) -> dict[str, float]:
+        return dict(zip(("test_error", "test_loss"), self.test(), strict=True))
 
     @torch.no_grad()
     def test(self) -> tuple[float, float]:
@@ -192,6 +194,26 @@ class Cifar(Experiment[CifarSettings]):
         with autocast(self.settings.precision, self.device):
             logits = self.tested(minibatch(self.test_x, index))
         return (logits.argmax(1) != y).sum(), F.cross_entropy(logits.float(), y, reduction="sum")
+
+    @torch.no_grad()
+    def classify(self, x: UInt8[Tensor, "N 3 32 32"], data_dir: Path | None) -> Float[Tensor, "N 10"]:
+        """Compute the classes' probabilities of images, whitened as the training images are."""
+        white = to_rows(load_zca(self.settings, data_dir, self.device).apply(x), self.device)
+        self.tested.eval()
+        with autocast(self.settings.precision, self.device):
+            logits = [
+                self.tested(minibatch(white, index)).float()
+                for index in torch.arange(len(white), device=self.device).split(TEST_BATCH)
+            ]
+        return torch.cat(logits).softmax(1).cpu()
+
+    @torch.no_grad()
+    def exported(self, data_dir: Path | None) -> Exported:
+        """Return the whitening and the classifier as one model, from images in 0..1 to logits."""
+        white = minibatch(self.test_x[:COMPARED], torch.arange(COMPARED, device=self.device))
+        model = nn.Sequential(Whitening(load_zca(self.settings, data_dir, self.device)), fold(self.tested.eval()))
+        images = load_images(self.settings.dataset, data_dir).test_x[:COMPARED] / 255
+        return Exported(model, images, self.tested(white), ("images", "logits"))
 
     def measure(self) -> dict[str, Rows]:
         return {"noise": self.noise_rows()} if self.statistics and self.epoch in self.settings.noise_epochs else {}

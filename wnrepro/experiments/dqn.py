@@ -22,7 +22,7 @@ from wnrepro.device import autocast, available_memory, set_precision
 from wnrepro.errors import UserError
 from wnrepro.events import Note
 from wnrepro.experiments.atari import SIZE, STACK, STEPS_A_SECOND, Batch, Games, History, Replay, Scene, check_rom
-from wnrepro.experiments.loop import Experiment, Rows
+from wnrepro.experiments.loop import COMPARED, Experiment, Exported, Rows
 from wnrepro.experiments.measurements import measured_init
 from wnrepro.optim import Adamax
 from wnrepro.parameterization import Conv2d, Linear, fold, layers, refold
@@ -209,18 +209,23 @@ class Dqn(Experiment[DqnSettings]):
 
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Rows]]:
         games = self.test(self.settings.epsilon_test)
-        scores = [row["score"] for row in games]
         metrics = {
             "agent_steps": self.agent_steps,
             "updates": self.updates,
-            "episodes": len(scores),
-            "test_score": float(np.mean(scores)),
-            "test_score_max": float(np.max(scores)),
-            "mean_q": self.mean_q(),
             "loss": self.loss_sum.item() / self.epoch_updates if self.epoch_updates else math.nan,
             "epsilon": self.epsilon(),
         }
-        return metrics, {"games": games}
+        return metrics | self.score(games), {"games": games}
+
+    def test_metrics(self) -> dict[str, float]:
+        self.held_out = self.random_states(max(self.settings.held_out, self.settings.init_examples))
+        return self.score(self.test(self.settings.epsilon_test))
+
+    def score(self, games: Rows) -> dict[str, float]:
+        """Return the metrics of the rows of `test`."""
+        scores = [row["score"] for row in games]
+        means = {"test_score": float(np.mean(scores)), "mean_q": self.mean_q()}
+        return {"episodes": len(scores), "test_score_max": float(np.max(scores))} | means
 
     def divergence(self, metrics: dict[str, Any]) -> str:
         """Return a sentence if the loss is not finite or the mean Q value is impossibly large, else an empty string."""
@@ -403,6 +408,16 @@ class Dqn(Experiment[DqnSettings]):
         self.rng.bit_generator.state = json.loads(state["rng"])
         if "replay" in state:
             self.replay.load_state_dict({name: part.numpy() for name, part in state["replay"].items()})
+
+    def load_weights(self, weights: dict[str, Tensor], epoch: int) -> None:
+        super().load_weights(weights, epoch)
+        self.sync_policy()
+
+    @torch.no_grad()
+    def exported(self, data_dir: Path | None) -> Exported:
+        """Return the policy's network, from states of grey levels 0..255 to Q values."""
+        states = self.random_states(COMPARED).to(self.device)
+        return Exported(fold(self.net.eval()), states, self.net(states), ("states", "q_values"))
 
     def film(self, seed: int, seconds: float) -> Iterator[Scene]:
         """Play a game as in a test, for at most `seconds`, and yield a Scene before the first step and after each step.

@@ -21,8 +21,9 @@ from wnrepro.cuda_graphs import Captured
 from wnrepro.data.images import Pixels, check_pixels, load_pixels, random_pixels
 from wnrepro.device import random_generators, set_precision
 from wnrepro.drawing import outlined
-from wnrepro.experiments.loop import Experiment, Rows
-from wnrepro.parameterization import Linear, LSTMCell, elsewhere, layers, updated
+from wnrepro.errors import UserError
+from wnrepro.experiments.loop import COMPARED, Experiment, Exported, Rows
+from wnrepro.parameterization import Linear, LSTMCell, elsewhere, fold, layers, updated
 from wnrepro.settings import DrawSettings
 
 SIZE = 28
@@ -247,6 +248,56 @@ class DrawNet(nn.Module):
         return x_glimpse, x_glimpse - read(drawn, banks)  # reading is linear
 
 
+class Generator(nn.Module):
+    """The decoder of a `DrawNet` as plain layers: noise (B, T, L) of N(0, 1) → images (B, 1, SIZE, SIZE) in 0..1.
+
+    `factor` and `offset` (T, 4·U) are those of the decoder's input-to-hidden products at every time step, which have
+    separate batch statistics.
+    """
+
+    factor: Tensor
+    offset: Tensor
+
+    @torch.no_grad()
+    def __init__(self, net: DrawNet) -> None:
+        super().__init__()
+        s, cell = net.settings, net.decoder
+        if not all(layer.norm.affine for _, layer in layers(cell)):
+            raise UserError(f"--format: {s.param} is no affine function in evaluation, so it has no plain layers")
+        self.time_steps, self.units, self.attention = s.time_steps, s.units, s.attention
+        self.register_buffer("offset", self.outputs(cell.input, 0.0))
+        self.register_buffer("factor", self.outputs(cell.input, 1.0) - self.offset)
+        self.input = nn.Linear(s.latents, 4 * s.units, bias=False)
+        self.input.weight.copy_(cell.input.w())
+        self.recurrent, self.heads = fold(cell.recurrent), fold(net.heads)
+        if s.attention:
+            self.grid = Grid((s.write_window,))
+
+    def outputs(self, layer: Linear, value: float) -> Tensor:
+        """Compute the layer's outputs (T, units) at every time step where its products have this value."""
+        products = layer.v.new_full((1, layer.units), value)
+        return torch.cat([layer.norm.output(layer, products, time) for time in range(self.time_steps)])
+
+    def forward(self, noise: Tensor) -> Tensor:
+        h = c = noise.new_zeros(noise.shape[0], self.units)
+        canvas = noise.new_zeros(noise.shape[0], SIZE, SIZE)
+        for time in range(self.time_steps):
+            gates = self.input(noise[:, time]) * self.factor[time] + self.offset[time] + self.recurrent(h)
+            i, f, g, o = gates.chunk(4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            canvas = canvas + self.stroke(self.heads(h))
+        return torch.sigmoid(canvas).unsqueeze(1)
+
+    def stroke(self, heads: Tensor) -> Tensor:
+        """Compute what the heads add to the canvas (B, SIZE, SIZE)."""
+        if not self.attention:
+            return heads.view(-1, SIZE, SIZE)
+        patch, windows = heads.split([heads.shape[1] - 2 * WINDOW, 2 * WINDOW], 1)
+        (banks,) = filter_banks(windows[:, None, :WINDOW], self.grid)
+        return write(patch, banks)
+
+
 # ------------------------------------------------------------------------------- the experiment
 
 
@@ -322,15 +373,17 @@ class Draw(Experiment[DrawSettings]):
         bounds, norms = self.logged
         self.facts.setdefault("start_bound_nats", bounds[0].item())
         reconstruction, kls = self.test()
-        metrics = {
-            "train_bound_nats": bounds.mean().item(),
-            "test_bound_nats": reconstruction - sum(kls),
-            "reconstruction_nats": reconstruction,
-            "kl_nats": sum(kls),
-            "gradient_norm": norms.mean().item(),
-        }
+        metrics = {"train_bound_nats": bounds.mean().item(), "gradient_norm": norms.mean().item()}
         rows = [{"epoch": self.epoch, "time_step": t, "kl_nats": kl} for t, kl in enumerate(kls, start=1)]
-        return metrics, {"kl_steps": rows}
+        return metrics | self.bound(reconstruction, kls), {"kl_steps": rows}
+
+    def test_metrics(self) -> dict[str, float]:
+        return self.bound(*self.test())
+
+    def bound(self, reconstruction: float, kls: list[float]) -> dict[str, float]:
+        """Return the metrics of the result of `test`."""
+        terms = {"reconstruction_nats": reconstruction, "kl_nats": sum(kls)}
+        return {"test_bound_nats": reconstruction - sum(kls)} | terms
 
     @torch.no_grad()
     def test(self) -> tuple[float, list[float]]:
@@ -373,6 +426,15 @@ class Draw(Experiment[DrawSettings]):
             "reconstructions": torch.cat([x, reconstructed], 3).cpu(),
             "drawing": torch.stack(frames).cpu(),
         }
+
+    @torch.no_grad()
+    def exported(self, data_dir: Path | None) -> Exported:
+        """Return the generator: from noise (B, T, L) of N(0, 1) to images in 0..1."""
+        s, net = self.settings, self.net.eval()
+        with random_generators(s.seed, self.device):
+            noise = torch.randn(COMPARED, s.time_steps, s.latents, device=self.device)
+        expected = net.unroll(noise.transpose(0, 1), None)[0][-1].sigmoid().unsqueeze(1)
+        return Exported(Generator(net), noise, expected, ("noise", "images"))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         capturable = self.device.type == "cuda"  # even if the checkpoint has another device

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Int, Shaped
@@ -30,6 +30,7 @@ E = TypeVar("E", bound="Experiment[Any]")
 Rows = list[dict[str, Any]]  # the rows of a table
 PROGRESS_EVERY = 5  # minibatches between two Progress events
 TEST_BATCH = 500
+COMPARED = 100  # inputs on which an exported model is compared
 
 
 def to_rows(images: Shaped[Tensor, "N C H W"], device: torch.device) -> Shaped[Tensor, "N H W C"]:
@@ -54,6 +55,18 @@ class Within:
     began: float
     order: Tensor | None = None
     logged: list[Tensor] = field(default_factory=list)
+
+
+class Exported(NamedTuple):
+    """A model of plain layers for export, with the outputs that the run's own network has for some inputs.
+
+    names: of the input and of the output.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    expected: Tensor
+    names: tuple[str, str]
 
 
 class Experiment(abc.ABC, Generic[S]):
@@ -82,7 +95,7 @@ class Experiment(abc.ABC, Generic[S]):
         if device.type == "cpu":
             keep_memory()
         self.settings, self.device = settings, device
-        self.epoch = 0
+        self.epoch, self.weights_only = 0, False
         self.within: Within | None = None
         self.log_steps: int | None = None
         self.average: PolyakAverage | None = None
@@ -291,3 +304,10 @@ class Experiment(abc.ABC, Generic[S]):
             began, logged = time.perf_counter() - within["seconds"], within["logged"].to(self.device)
             self.within = Within(within["tables"], began, within["order"], list(logged.unbind(1)))
         self.epoch = (within or state)["epoch"]
+
+    def load_weights(self, weights: dict[str, Tensor], epoch: int) -> None:
+        """Restore only the weights that tests use, after this epoch."""
+        self.epoch, self.weights_only = epoch, True
+        self.net.load_state_dict(weights)
+        if self.average is not None:
+            self.average.module.load_state_dict(weights)

@@ -5,7 +5,7 @@ Shapes: B examples, L latent units (MNIST) or maps (CIFAR-10), H×W pixels. All 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from wnrepro.parameterization import Conv2d, ConvTranspose2d, Linear, MaskedConv2d
+from wnrepro.parameterization import Conv2d, ConvTranspose2d, Linear, MaskedConv2d, fold
 from wnrepro.parameterization.layer import V_STD
 from wnrepro.settings import CvaeSettings
 
@@ -238,8 +238,20 @@ class MnistVae(nn.Module):
 
     def sample(self, count: int) -> Float[Tensor, "count 1 28 28"]:
         """Compute the pixels' probabilities for z from the prior."""
-        z = torch.randn(count, self.latents, device=next(self.parameters()).device)
+        return self.generate(torch.randn(count, self.latents, device=next(self.parameters()).device))
+
+    @property
+    def noise_size(self) -> int:
+        """The numbers of N(0, 1) that an image is generated from."""
+        return self.latents
+
+    def generate(self, z: Float[Tensor, "B L"]) -> Float[Tensor, "B 1 28 28"]:
+        """Compute the pixels' probabilities for these z."""
         return torch.sigmoid(self.decoder(z))
+
+    def generator(self) -> nn.Module:
+        """Return `generate` as plain layers."""
+        return nn.Sequential(fold(self.decoder), nn.Sigmoid())
 
     def reconstruct(self, x: Shaped[Tensor, "B 1 28 28"]) -> Float[Tensor, "B 1 28 28"]:
         """Compute the pixels' probabilities for one z from the posterior of each x."""
@@ -277,15 +289,19 @@ class LadderUnit(nn.Module):
             h = F.avg_pool2d(h, 2)
         return h + RESIDUAL * self.up2(F.elu(own)), (STATISTICS * mean, STATISTICS * log_std, context)
 
-    def down(self, h: Tensor, posterior: tuple[Tensor, Tensor, Tensor] | None) -> tuple[Tensor, Tensor | None]:
+    def down(
+        self, h: Tensor, posterior: tuple[Tensor, Tensor, Tensor] | None, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Compute the maps for the unit below, and the KL (B, L) summed over pixels.
 
-        Without a posterior, z is drawn from the prior, and there is no KL.
+        Without a posterior, z is drawn from the prior, by the noise if there is any, and there is no KL.
         """
         own, prior_mean, prior_log_std, mean, log_std, context = self.down1(F.elu(h)).split(self.down_sizes, 1)
         prior = STATISTICS * prior_mean, STATISTICS * prior_log_std
         kl = None
-        if posterior is None:
+        if noise is not None:
+            z = prior[0] + torch.exp(prior[1]) * noise
+        elif posterior is None:
             z, _ = sample_normal(*prior)
         else:
             up_mean, up_log_std, up_context = posterior
@@ -336,12 +352,15 @@ class LadderVae(nn.Module):
         log_p_x = log_discretized_logistic(x.float(), mean, self.log_scale).sum((1, 2, 3))
         return log_p_x, torch.cat(kl, 1)
 
-    def descend(self, count: int, posteriors: list[Any]) -> tuple[Tensor, list[Any]]:
+    def descend(
+        self, count: int, posteriors: list[Any], noise: Sequence[Tensor | None] = ()
+    ) -> tuple[Tensor, list[Any]]:
         """Run the top-down pass; return the pixels' means (count, 3, 32, 32) in 0..1 and the units' KL, top first."""
         h = self.top.view(1, -1, 1, 1).expand(count, -1, self.top_size, self.top_size)
         kls = []
-        for unit, posterior in zip(reversed(self.units), reversed(posteriors), strict=True):
-            h, kl = unit.down(h, posterior)
+        noise = noise or [None] * len(posteriors)  # top first
+        for unit, posterior, of_unit in zip(reversed(self.units), reversed(posteriors), noise, strict=True):
+            h, kl = unit.down(h, posterior, of_unit)
             kls.append(kl)
         mean = RESIDUAL * F.pixel_shuffle(self.last(F.elu(h)), 2).float() + 0.5
         return mean.clamp(0.5 / PIXEL_VALUES, 1 - 0.5 / PIXEL_VALUES), kls
@@ -350,6 +369,30 @@ class LadderVae(nn.Module):
         """Compute the pixels' means in 0..1 for z from the prior."""
         return self.descend(count, [None] * len(self.units))[0]
 
+    def noise_shapes(self) -> list[tuple[int, int, int]]:
+        """Return the shapes (L, H, W) of the units' latent maps, top first."""
+        shapes, size = [], self.top_size
+        for unit in reversed(self.units):
+            shapes.append((unit.down_sizes[1], size, size))
+            size *= 2 if unit.halve else 1
+        return shapes
+
+    @property
+    def noise_size(self) -> int:
+        """The numbers of N(0, 1) that an image is generated from."""
+        return sum(map(math.prod, self.noise_shapes()))
+
+    def generate(self, noise: Float[Tensor, "B N"]) -> Float[Tensor, "B 3 32 32"]:
+        """Compute the pixels' means in 0..1 for z from the prior, by this noise."""
+        shapes = self.noise_shapes()
+        parts = noise.split([*map(math.prod, shapes)], 1)
+        maps = [part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+        return self.descend(noise.shape[0], [None] * len(self.units), maps)[0]
+
+    def generator(self) -> nn.Module:
+        """Return `generate` as plain layers."""
+        return LadderGenerator(self)
+
     def reconstruct(self, x: Shaped[Tensor, "B 3 32 32"]) -> Float[Tensor, "B 3 32 32"]:
         """Compute the pixels' means in 0..1 for one z from the posterior of each x."""
         return self.descend(len(x), self.encode(x))[0]
@@ -357,3 +400,19 @@ class LadderVae(nn.Module):
     def show(self, x: Tensor) -> Tensor:
         """Convert images to values in 0..1."""
         return (x + 0.5) / PIXEL_VALUES
+
+
+class LadderGenerator(nn.Module):
+    """`LadderVae.generate` as plain layers, without those that only encode."""
+
+    def __init__(self, net: LadderVae) -> None:
+        super().__init__()
+        plain: Any = fold(net)
+        del plain.first, plain.log_scale
+        for unit in plain.units:
+            del unit.up1, unit.up2, unit.steps
+        self.net = plain
+
+    def forward(self, noise: Float[Tensor, "B N"]) -> Float[Tensor, "B 3 32 32"]:
+        images: Tensor = self.net.generate(noise)
+        return images

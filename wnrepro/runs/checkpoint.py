@@ -10,16 +10,19 @@ import json
 import random
 import re
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wnrepro.runs.directory import is_record, write_atomic
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt")  # newest first
 FIELDS = {"epoch": int, "diverged": str, "rng": dict, "experiment": dict, "tables": dict, "record": str}
+HALF_ERROR = 1e-3  # largest error of a tensor in half precision, relative to its norm
 COMMENT_BYTES = 2 + len("sha256:") + 64  # the comment and its length field, at the end of the archive
 
 
@@ -70,10 +73,20 @@ def _comment(digest: str) -> bytes:
     return len(text).to_bytes(2, "little") + text
 
 
-def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
+def resumable(state: dict[str, Any]) -> bool:
+    """Test whether a checkpoint has all that resuming needs."""
+    fits = all(isinstance(state.get(name), kind) for name, kind in FIELDS.items())
+    names = fits and all(isinstance(name, str) and re.fullmatch(r"[a-z_]+", name) for name in state["tables"])
+    texts = names and all(isinstance(text, str) for text in state["tables"].values())
+    return texts and is_record(json.loads(state["record"]))
+
+
+def load_checkpoint(
+    path: Path, digest: str, complete: Callable[[dict[str, Any]], bool] = resumable
+) -> dict[str, Any] | None:
     """Return the checkpoint at `path`, or None if there is no file.
 
-    Raises DamagedError if it is damaged, or its config hash is not `digest`.
+    Raises DamagedError if it is damaged or not `complete`, or its config hash is not `digest`.
     """
     try:
         if not path.exists():
@@ -90,10 +103,7 @@ def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         if state["config_hash"] != digest:
             raise ValueError("of a run with other settings")
-        fits = all(isinstance(state.get(name), kind) for name, kind in FIELDS.items())
-        names = all(isinstance(name, str) and re.fullmatch(r"[a-z_]+", name) for name in state["tables"])
-        texts = all(isinstance(text, str) for text in state["tables"].values())
-        if not (fits and names and texts and is_record(json.loads(state["record"]))):
+        if not complete(state):
             raise ValueError("not of this version")
         return state
     except Exception as error:
@@ -110,3 +120,44 @@ def _intact(file: BinaryIO) -> bool:
         digest.update(block)
         left -= len(block)
     return left == 0 and file.read() == _comment(digest.hexdigest())
+
+
+# ------------------------------------------------------------------------------- the weights alone
+
+
+def tested_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that tests use from an experiment's state: the averaged ones if there are any."""
+    averaged: dict[str, Tensor] = state.get("average", {})
+    named = {name.removeprefix("module."): value for name, value in averaged.items() if name.startswith("module.")}
+    return named or dict(state["net"])
+
+
+def halved(value: Tensor) -> Tensor:
+    """Return a tensor in half precision unless that changes it by more than HALF_ERROR, as tiny numbers would be."""
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    return half if (half.float() - value).norm() <= HALF_ERROR * value.norm() else value
+
+
+def weights_archive(state: dict[str, Any]) -> bytes:
+    """Return the content of a file with the weights of a checkpoint alone, in half precision, with its checksum."""
+    content = io.BytesIO()
+    weights = {name: halved(value.cpu()).clone() for name, value in tested_weights(state["experiment"]).items()}
+    torch.save({"config_hash": state["config_hash"], "epoch": state["epoch"], "weights": weights}, content)
+    add_checksum(content)
+    return content.getvalue()
+
+
+def load_weights(path: Path, digest: str) -> dict[str, Any] | None:
+    """Return `epoch` and `weights` of the file that `weights_archive` made, or None; raises as `load_checkpoint`."""
+
+    def complete(state: dict[str, Any]) -> bool:
+        weights, epoch = state.get("weights"), state.get("epoch")
+        return (
+            isinstance(weights, dict)
+            and isinstance(epoch, int)
+            and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items())
+        )
+
+    return load_checkpoint(path, digest, complete)

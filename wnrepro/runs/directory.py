@@ -28,7 +28,9 @@ PUBLISHED = "published"  # the folder in results/ with the repository's runs, wi
 FINISHED = ("done", "diverged")  # states of a run that needs no more training
 RESUMABLE = {"resumed", "facts", "peak_memory_bytes", "config_hash"}  # entries of run.json that resuming needs
 SOURCE = "parameterization.py"  # a copy of a custom parameterization's code
-WRITTEN = ("config.json", "run.json", SOURCE, "checkpoint*.pt", "*.csv", "*.png", "*.gif")  # files that a run writes
+WEIGHTS = "weights.pt"  # the weights alone, in half precision, of a published run
+# files that a run writes
+WRITTEN = ("config.json", "run.json", SOURCE, "checkpoint*.pt", WEIGHTS, "model.*", "*.csv", "*.png", "*.gif")
 REMOVE = "remove the file to resume from the run's checkpoint, or start over with --fresh"
 PATIENCE = 1.0  # seconds to wait for the lock: another process may hold it only to test it
 

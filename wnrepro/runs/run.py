@@ -26,13 +26,16 @@ from wnrepro.runs.checkpoint import (
     CHECKPOINTS,
     DamagedError,
     load_checkpoint,
+    load_weights,
     rng_state,
     save_checkpoint,
     set_rng_state,
+    weights_archive,
 )
 from wnrepro.runs.directory import (
     FINISHED,
     SOURCE,
+    WEIGHTS,
     RunDirectory,
     now,
     read_json,
@@ -199,6 +202,7 @@ class Run(RunDirectory):
             self.load_state(experiment, checkpoint)
             epoch, diverged, tables.text = checkpoint["epoch"], checkpoint["diverged"], checkpoint["tables"]
             record = record or json.loads(checkpoint["record"])
+        (self.folder / WEIGHTS).unlink(missing_ok=True)  # soon of an earlier epoch
         damaged += [f"{self.folder / name}: not as the checkpoint has it" for name in tables.restore()]
 
         training = Training(self, experiment, tables, self.new_record(record, experiment, epoch, damaged), diverged)
@@ -224,6 +228,7 @@ class Run(RunDirectory):
         if record:
             found = {"damaged": damaged} if damaged else {}
             record["resumed"].append({"at": now(), "from_epoch": epoch, **here, **found})
+            record.pop("weights_sha256", None)
             return record
         first = {"status": "running", "message": "", "epoch": 0, "epochs": self.epochs}
         first |= {"config_hash": self.config["hash"], "created": now(), "peak_memory_bytes": 0, **here, "resumed": []}
@@ -256,15 +261,21 @@ class Run(RunDirectory):
         rows = len(read_text(path).splitlines()) - 1 if path.exists() else 0
         if rows > 1 or (record and record["epoch"]):  # a kill before the first checkpoint may leave one row
             raise UserError(
-                f"{self.folder}: has epochs behind it, but no checkpoint to resume from (checkpoints are not "
-                f"committed); put its checkpoint.pt there, or {self.restart_advice}"
+                f"{self.folder}: has epochs behind it, but no checkpoint to resume from (they are not committed, "
+                f"and {WEIGHTS} holds too little); put its checkpoint.pt there, or {self.restart_advice}"
             )
 
     def load_state(self, experiment: Experiment, checkpoint: dict[str, Any]) -> None:
         """Restore the experiment and the random generators from a checkpoint. Raises UserError if it does not fit."""
-        try:
+        with self.fitting():
             experiment.load_state_dict(checkpoint["experiment"])
             set_rng_state(checkpoint["rng"])
+
+    @contextlib.contextmanager
+    def fitting(self) -> Iterator[None]:
+        """Turn the errors of a checkpoint that does not fit into a UserError."""
+        try:
+            yield
         except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{self.folder}: its checkpoint does not fit this version of wnrepro; resume with the version whose "
@@ -275,20 +286,49 @@ class Run(RunDirectory):
         """Measure the experiment at its newest checkpoint, add the result to run.json's facts, and return run.json."""
         record, experiment = self.record(), load()
         assert record is not None
-        self.restore(experiment)
+        self.load_state(experiment, self.newest())
         record["facts"] |= measure(experiment)
         self.write_record(record)
         return record
 
-    def restore(self, experiment: Experiment) -> None:
-        """Restore the experiment from the run's newest checkpoint. Raises UserError if it is damaged or missing."""
-        try:
-            checkpoint = load_checkpoint(self.folder / CHECKPOINTS[0], self.config["hash"])
-        except DamagedError as error:
-            raise UserError(f"{error}; put a good copy there, or train the run again with --fresh") from error
+    def newest(self) -> dict[str, Any]:
+        """Return the run's newest checkpoint. Raises UserError if it is damaged or missing."""
+        checkpoint = self.stored(load_checkpoint, CHECKPOINTS[0])
         if checkpoint is None:
             raise UserError(f"{self.folder}: has no checkpoint.pt (they are not committed); train the run first")
-        self.load_state(experiment, checkpoint)
+        return checkpoint
+
+    def stored(self, read: Callable[[Path, str], dict[str, Any] | None], name: str) -> dict[str, Any] | None:
+        """Read a checkpoint, or return None if there is none. Raises UserError if it is damaged."""
+        try:
+            return read(self.folder / name, self.config["hash"])
+        except DamagedError as error:
+            raise UserError(f"{error}; put a good copy there, or train the run again with --fresh") from error
+
+    def restore(self, experiment: Any) -> str:
+        """Restore the experiment from the newest checkpoint or, without one, from the weights; return the file's name.
+
+        Raises UserError if the file is damaged, or there is neither.
+        """
+        if (checkpoint := self.stored(load_checkpoint, CHECKPOINTS[0])) is not None:
+            self.load_state(experiment, checkpoint)
+            return CHECKPOINTS[0]
+        if (stored := self.stored(load_weights, WEIGHTS)) is None:
+            raise UserError(f"{self.folder}: has neither {CHECKPOINTS[0]} nor {WEIGHTS}; train the run first")
+        with self.fitting():
+            experiment.load_weights(stored["weights"], stored["epoch"])
+        return WEIGHTS
+
+    def write_weights(self) -> Path:
+        """Write the weights of the newest checkpoint beside it, and their sha256 into run.json."""
+        record, checkpoint = self.record(), self.newest()
+        assert record is not None
+        if "within" in checkpoint["experiment"]:
+            raise UserError(f"{self.folder}: stopped within an epoch; resume it until the epoch's end first")
+        content = weights_archive(checkpoint)
+        write_atomic(self.folder / WEIGHTS, content)
+        self.write_record(record | {"weights_sha256": hashlib.sha256(content).hexdigest()})
+        return self.folder / WEIGHTS
 
 
 def open_run(folder: Path) -> Run:
