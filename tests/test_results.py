@@ -311,6 +311,13 @@ def test_runs_of_an_unknown_experiment_are_left_out_by_name(tmp_path: Path) -> N
     assert (len(read.runs), read.unknown) == (1, ("char_lstm",)) and "char_lstm" in read.left_out[0]
 
 
+def test_a_seed_of_33_bits_counts_as_no_further_seed(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, speed=0.4 / (1 + 0.01 * seed), seed=seed) for seed in (1, 2**32 + 1)]  # one on a CPU
+    read = load(tmp_path, "short")
+    (text,) = read.left_out
+    assert [run.seed for run in read.runs] == [1] and str(runs[1]) in text and "--seed 4294967297" in text
+
+
 def test_each_malformed_run_is_left_out_alone_and_all_are_told(tmp_path: Path) -> None:
     good, marked, cut, running = (make_run(tmp_path, seed=seed) for seed in (1, 2, 3, 4))
     shutil.copytree(good, good.with_name("seed-9"))
