@@ -65,10 +65,15 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {  # of every command; a test parses
         "wnrepro watch results/paper/dqn/breakout_wn_lr0.0003/seed-1 --seconds 30",
         "wnrepro watch results/paper/dqn/breakout_wn_lr0.0003/seed-1 --seed 2",
     ),
+    "evaluate": (
+        "wnrepro evaluate results/quick/draw/wn_lr0.001/seed-1",
+        "wnrepro evaluate results/paper/cifar/wn_lr0.003/seed-1 --data my_images",
+        "wnrepro evaluate results/quick/cvae/mnist_wn_lr0.002/seed-1 --json",
+    ),
     "export": (
         "wnrepro export results/quick/draw/wn_lr0.001/seed-1 --tensorboard logs",
-        "wnrepro export results/paper/cifar/wn_lr0.003/seed-1 --tensorboard ~/logs",
-        "wnrepro export results/quick/cvae/mnist_wn_lr0.002/seed-1 --tensorboard logs",
+        "wnrepro export results/paper/cifar/wn_lr0.003/seed-1 --format onnx",
+        "wnrepro export results/quick/draw/wn_lr0.001/seed-1 --format torch --out model.pt2",
     ),
     "bench": ("wnrepro bench cifar", "wnrepro bench all --precision fp32 --rounds 50", "wnrepro bench --smoke"),
     "status": (
