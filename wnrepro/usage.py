@@ -73,7 +73,7 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {  # of every command; a test parses
     "export": (
         "wnrepro export results/quick/draw/wn_lr0.001/seed-1 --tensorboard logs",
         "wnrepro export results/paper/cifar/wn_lr0.003/seed-1 --format onnx",
-        "wnrepro export results/quick/draw/wn_lr0.001/seed-1 --format torch --out model.pt2",
+        "wnrepro export results/quick/draw/wn_lr0.001/seed-1 --format torch",
     ),
     "bench": ("wnrepro bench cifar", "wnrepro bench all --precision fp32 --rounds 50", "wnrepro bench --smoke"),
     "status": (
