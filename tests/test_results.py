@@ -86,6 +86,13 @@ def test_numbers_are_exact_and_may_be_infinite(tmp_path: Path) -> None:
     assert run.metrics["test_loss"].tolist() == [math.inf, math.inf] and math.isnan(run.metrics["train_loss"][0])
 
 
+def test_facts_that_were_not_finite_are_nan(tmp_path: Path) -> None:
+    make_run(tmp_path, facts={"init_loss": None, "parameters": math.nan})
+    (run,) = load(tmp_path, "short").runs
+    assert all(math.isnan(run.facts[name]) for name in ("init_loss", "parameters"))
+    assert "importance_samples" not in run.facts and run.facts["eq3_residual"] == 1e-16
+
+
 def test_files_of_earlier_versions_lack_columns_and_settings(tmp_path: Path) -> None:
     make_run(tmp_path, "bn", noise={"noise_size": 0.25})
     folder = make_run(tmp_path, "bn", seed=2)
@@ -116,6 +123,13 @@ def test_settings_of_later_versions_may_be_in_the_name(tmp_path: Path) -> None:
     plain, odd, red = load(tmp_path, "short").runs
     assert (plain.changed, red.changed, odd.binarization) == ({"taste": "salt"}, {"colour": "red"}, None)
     assert load(tmp_path, "short").standard == ()
+
+
+def test_runs_with_too_many_settings_for_a_name_are_read(tmp_path: Path) -> None:
+    folders = [make_dqn(tmp_path, seed=seed, maps=[10] * 80) for seed in (1, 2)]
+    assert len({folder.parent.name for folder in folders}) == 1 and len(folders[0].parent.name) < 50
+    assert [run.path for run in load(tmp_path, "short").runs] == folders
+    assert check(tmp_path, "short") == []
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import inspect
 import io
-import json
 import os
 import shlex
 import signal
@@ -46,7 +45,7 @@ from wnrepro.preflight import (
     load_params,
 )
 from wnrepro.settings import LARGEST_SEED, PRECISIONS, SETTINGS, PrecisionName, ScaleName, Settings
-from wnrepro.text import count, printable
+from wnrepro.text import count, json_text, printable
 from wnrepro.train import run_all
 from wnrepro.usage import SETTINGS_OF_TYPER, Command, Group, version
 
@@ -416,7 +415,7 @@ def bench(
     if smoke:
         with console.status("") as status:
             rows = smoke_test.smoke(names, torch_device, status.update, params)
-        print(json.dumps(rows, indent=2) if as_json else smoke_test.table(rows))
+        print(json_text(rows) if as_json else smoke_test.table(rows))
         raise typer.Exit(0 if all(row["good"] for row in rows) else 1)
     precisions = precision or timing.fast_precisions(torch_device)
     for name in precisions:
@@ -435,7 +434,7 @@ def bench(
         if not as_json:
             print(f"{name}\n{timing.table(measured[name])}\nwritten to {path}", flush=True)
     if as_json:
-        print(json.dumps(measured, indent=2))
+        print(json_text(measured))
 
 
 @data_app.command("status", cls=Command)
@@ -447,7 +446,7 @@ def data_status(data_dir: DataDir = None, as_json: Json = False) -> None:
     statuses = files.status(data_dir)
     if as_json:
         rows = [dataclasses.asdict(file) | {"path": str(file.path)} for file in statuses]
-        print(json.dumps({"folder": str(root), "free_bytes": free, "files": rows}, indent=2))
+        print(json_text({"folder": str(root), "free_bytes": free, "files": rows}))
         return
     print(f"{root} ({free / 1e9:.1f} GB free)")
     for file in statuses:
@@ -479,7 +478,7 @@ def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json
         import_uninterrupted("torch")
     findings = diagnose(data_dir, results)
     if as_json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        print(json_text([dataclasses.asdict(finding) for finding in findings]))
     else:
         for finding in findings:
             print(printable(f"{finding.state:<8} {finding.name}: {finding.detail}"))

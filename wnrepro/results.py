@@ -152,8 +152,9 @@ class Run(Measured):
 
     @property
     def facts(self) -> dict[str, float]:
-        """The numbers among run.json's facts."""
-        return {name: float(value) for name, value in self.record.facts if isinstance(value, int | float)}
+        """The numbers among run.json's facts. null is one that was not finite."""
+        found = {name: math.nan for name, value in (self.record.facts.model_extra or {}).items() if value is None}
+        return found | {name: float(value) for name, value in self.record.facts if isinstance(value, int | float)}
 
     def final(self, column: str) -> float:
         """Return the last epoch's value, or nan before the first epoch."""

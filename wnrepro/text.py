@@ -1,8 +1,10 @@
 """Formats numbers, intervals and lists for reports, and makes foreign text safe to print."""
 
 import functools
+import json
 import math
 from collections.abc import Iterable
+from typing import Any
 
 NOT_FINITE = "not finite"
 
@@ -46,3 +48,17 @@ def printable(text: str, most: int | None = None) -> str:
         letters = (" " if letter.isspace() else letter for letter in text)
         text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in letters)
     return text if most is None or len(text) <= most else f"{text[: most - 1]}…"
+
+
+def finite(value: Any) -> Any:
+    """Copy a JSON value with null for numbers that are not finite, which JSON cannot express."""
+    if isinstance(value, dict):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON, indented; see `finite`."""
+    return json.dumps(finite(value), indent=2, allow_nan=False)

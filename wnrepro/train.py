@@ -1,7 +1,6 @@
 """The command of an experiment: it trains the runs that its options select, one after another."""
 
 import functools
-import json
 import operator
 import shlex
 import sys
@@ -17,7 +16,7 @@ from wnrepro.options import RunOptions
 from wnrepro.preflight import announce, ask, check_params, check_results, import_uninterrupted
 from wnrepro.runs.directory import FINISHED, check_place
 from wnrepro.settings import Settings
-from wnrepro.text import count, printable
+from wnrepro.text import count, json_text, printable
 
 
 def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOptions) -> int:
@@ -47,7 +46,7 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
     records: list[dict[str, Any]] = []
     for run in runs:
         load = functools.partial(experiment_cls.load, run.settings, options.data_dir, device)
-        status = run.finished() if options.resume else None
+        status = finished(run) if options.resume else None
         if status is None:
             title = f"{cls.name} {run.settings.param}, seed {run.settings.seed}, scale {options.scale}"
             with run:
@@ -75,8 +74,16 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
     for step in next_steps(cls, options, records):
         say(step)
     if options.as_json:
-        print(json.dumps(records, indent=2))
+        print(json_text(records))
     return 1 if any(record["status"] == "failed" for record in records) else 0
+
+
+def finished(run: Any) -> str | None:
+    """Return the status of a finished run after restoring its tables if they were changed, else None."""
+    status: str | None = run.finished()
+    for sentence in run.repair() if status else ():
+        complain(printable(sentence))
+    return status
 
 
 def execute(run: Any, load: Callable[[], Any], show: Any, log_steps: int | None) -> str:

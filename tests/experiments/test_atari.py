@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from factories import tiny_dqn
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wnrepro.bench.plain import PlainDqn
 from wnrepro.experiments.atari import NO_OPS, SIZE, STACK, Batch, Games, Replay
 from wnrepro.experiments.dqn import Dqn
 from wnrepro.settings import GAMES
@@ -53,6 +55,17 @@ class Plain:
     @staticmethod
     def reduce(screen: np.ndarray) -> np.ndarray:
         return area(screen.shape[0]).T @ screen @ area(screen.shape[1])
+
+
+def test_games_print_nothing_where_the_roms_have_a_folder(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALE_ROMS_DIR", str(Path(roms.__file__).parent))
+    roms.get_rom_path("breakout")
+    assert capfd.readouterr().out  # else there is nothing to hide
+    Games("breakout", 1, seed=1)
+    PlainDqn(tiny_dqn(), torch.device("cpu"))
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 """The run directory: its name, lock and files."""
 
 import contextlib
+import hashlib
+import json
+import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -32,6 +36,27 @@ def test_name_has_what_differs_from_the_scale_and_the_hash_everything() -> None:
         assert variant(experiment, "quick", each[0]) == name
         hashes |= {config(experiment, scale, one)["hash"] for one in each for scale in ("quick", "paper")}
     assert len(hashes) == 4 * len(NAMES) - 2  # one names its seed
+
+
+def test_a_name_too_long_for_a_folder_tells_settings_apart_but_not_seeds() -> None:
+    def name(count: int, **changes: Any) -> str:
+        return variant("dqn", "quick", scale_settings("dqn", "quick", "wn", maps=(10,) * count, **changes))
+
+    assert (name(74), len(name(75, seed=2))) == (f"space_invaders_wn_lr0.0003_maps-{'-'.join(['10'] * 74)}", 43)
+    assert name(75, seed=2) == name(75, seed=3) != name(76)
+    assert re.fullmatch("breakout_wn_lr0.1_[0-9a-f]{16}", name(80, game="breakout", lr=0.1))
+
+
+def test_numbers_that_are_not_finite_are_null_in_json(tmp_path: Path) -> None:
+    record: dict[str, Any] = {"facts": {"loss": math.nan, "rest": [math.inf, 1.5]}, "seconds": -math.inf}
+    directory.seal(record)
+    directory.write_json(tmp_path / "run.json", record)
+    text = (tmp_path / "run.json").read_text()
+    content = json.loads(text, parse_constant=pytest.fail)  # called for NaN and Infinity
+    assert content["facts"] == {"loss": None, "rest": [None, 1.5]} and content["seconds"] is None
+    earlier: dict[str, Any] = {"seconds": math.nan}  # as earlier versions sealed and wrote it
+    digest = hashlib.sha256(b'{"seconds": NaN}').hexdigest()
+    assert directory.sealed(content) and directory.sealed(earlier | {"sha256": digest})
 
 
 def test_second_process_learns_who_holds_the_run(tmp_path: Path, hold: Hold) -> None:

@@ -159,6 +159,23 @@ def test_config_without_a_later_setting_has_its_default(finished: Run) -> None:
         other.finished()
 
 
+def test_tables_of_a_finished_run_are_restored_from_its_checkpoint(finished: Run) -> None:
+    before, own = snapshot(finished.folder), finished.folder / "own.csv"
+    own.write_text("mine")
+    assert finished.repair() == []
+    (finished.folder / "metrics.csv").write_bytes(b"\xef\xbb\xbf" + before["metrics.csv"])
+    (finished.folder / "halves.csv").unlink()
+    assert len(finished.repair()) == 2 and snapshot(finished.folder) | {"lock": b""} == before | {
+        "lock": b"",
+        "own.csv": b"mine",
+    }
+    (finished.folder / "checkpoint.pt").unlink()
+    (finished.folder / "halves.csv").write_bytes(b"")
+    after = snapshot(finished.folder) | {"lock": b""}
+    (sentence,) = finished.repair()
+    assert str(finished.folder / "halves.csv") in sentence and snapshot(finished.folder) | {"lock": b""} == after
+
+
 # ------------------------------------------------------------------------------- open_run
 
 

@@ -1,7 +1,9 @@
 """Plain PyTorch training loops, as most people write them, to compare the experiments' step times with."""
 
+import contextlib
 import copy
 import importlib.util
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -228,10 +230,11 @@ class PlainDqn:
         self.rng = np.random.default_rng(s.seed)
         ALEInterface.setLoggerMode(LoggerMode.Error)
         name = f"ALE/{s.game.title().replace('_', '')}-v5"
-        game: Any = gymnasium.make(name, frameskip=1, repeat_action_probability=0.0, full_action_space=False)
-        game = AtariPreprocessing(game, noop_max=NO_OPS, frame_skip=4, screen_size=SCREEN_SIZE, grayscale_obs=True)
-        self.env = FrameStackObservation(game, STACK)
-        self.state, info = self.env.reset(seed=s.seed)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints if ALE_ROMS_DIR is set
+            game: Any = gymnasium.make(name, frameskip=1, repeat_action_probability=0.0, full_action_space=False)
+            game = AtariPreprocessing(game, noop_max=NO_OPS, frame_skip=4, screen_size=SCREEN_SIZE, grayscale_obs=True)
+            self.env = FrameStackObservation(game, STACK)
+            self.state, info = self.env.reset(seed=s.seed)
         self.lives = info["lives"]
         self.actions = int(game.action_space.n)
 

@@ -80,25 +80,26 @@ class Games:
         from gymnasium.vector import AutoresetMode
 
         height, width = SCREEN if colour else (SIZE, SIZE)
-        self.env = AtariVectorEnv(
-            game,
-            count,
-            max_num_frames_per_episode=MOST_FRAMES,
-            repeat_action_probability=0.0,
-            full_action_space=False,
-            autoreset_mode=AutoresetMode.SAME_STEP,
-            img_height=height,
-            img_width=width,
-            grayscale=not colour,
-            stack_num=1,
-            frameskip=4,
-            maxpool=True,
-            noop_max=NO_OPS + 1,  # it draws from 0 to noop_max − 1
-            episodic_life=False,  # True would begin a new game at a lost life
-            life_loss_info=False,  # True would report a lost life like the end of a game
-            reward_clipping=False,
-            use_fire_reset=False,
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # see check_rom
+            self.env = AtariVectorEnv(
+                game,
+                count,
+                max_num_frames_per_episode=MOST_FRAMES,
+                repeat_action_probability=0.0,
+                full_action_space=False,
+                autoreset_mode=AutoresetMode.SAME_STEP,
+                img_height=height,
+                img_width=width,
+                grayscale=not colour,
+                stack_num=1,
+                frameskip=4,
+                maxpool=True,
+                noop_max=NO_OPS + 1,  # it draws from 0 to noop_max − 1
+                episodic_life=False,  # True would begin a new game at a lost life
+                life_loss_info=False,  # True would report a lost life like the end of a game
+                reward_clipping=False,
+                use_fire_reset=False,
+            )
         self.count = count
         self.actions = len(self.env.ale.get_action_set())
         self.begin(seed)

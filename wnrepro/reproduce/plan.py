@@ -1,7 +1,6 @@
 """The state of the grid's runs, and estimates of what the remaining ones need. This module does not import torch."""
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from wnrepro.reproduce.grid import Planned, seeds
 from wnrepro.runs.directory import FINISHED, PUBLISHED, RunDirectory
 from wnrepro.runs.provenance import processor_name
 from wnrepro.settings import PRECISIONS, scale_settings, settings_from
-from wnrepro.text import printable
+from wnrepro.text import json_text, printable
 
 if TYPE_CHECKING:
     from wnrepro.report.claims.claim import Power
@@ -366,4 +365,4 @@ def as_json(
         for claim, number, power in promised
     ]
     content = {"scale": scale, **more, **totals(tasks, side_by_side), "claims": claims, "grid": rows}
-    return json.dumps(content, indent=2)
+    return json_text(content)

@@ -23,6 +23,7 @@ import filelock
 from wnrepro.errors import DiskError, UserError
 from wnrepro.records import RunRecord, clean, read_text
 from wnrepro.settings import Settings, about, config_hash, filled, printable, scale_settings
+from wnrepro.text import finite, json_text
 
 PUBLISHED = "published"  # the folder in results/ with the repository's runs, without checkpoints
 FINISHED = ("done", "diverged")  # states of a run that needs no more training
@@ -32,20 +33,27 @@ WEIGHTS = "weights.pt"  # the weights alone, in half precision, of a published r
 # files that a run writes
 WRITTEN = ("config.json", "run.json", SOURCE, "checkpoint*.pt", WEIGHTS, "model.*", "*.csv", "*.png", "*.gif")
 REMOVE = "remove the file to resume from the run's checkpoint, or start over with --fresh"
+LONGEST_NAME = 255  # letters of a folder's name
 PATIENCE = 1.0  # seconds to wait for the lock: another process may hold it only to test it
 
 
 def variant(experiment: str, scale: str, settings: Settings) -> str:
-    """Return the run's name: its part (data set or game), parameterization, learning rate, non-default settings."""
+    """Return the run's name: its part (data set or game), parameterization, learning rate, non-default settings.
+
+    A name too long for a folder has the start of its sha256 in place of the settings.
+    """
     named: dict[str, str] = {settings.part: getattr(settings, settings.part)} if settings.part else {}
     default = scale_settings(experiment, scale, settings.param, **named)
-    parts = [*named.values(), settings.param, f"lr{settings.lr:g}"]
+    parts = first = [*named.values(), settings.param, f"lr{settings.lr:g}"]
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if field.name not in ("param", "lr", "seed") and value != getattr(default, field.name):
             text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            parts.append(f"{field.name}-{text}")
-    return "_".join(parts)
+            parts = [*parts, f"{field.name}-{text}"]
+    name = "_".join(parts)
+    if len(name) > LONGEST_NAME:
+        name = "_".join([*first, hashlib.sha256(name.encode()).hexdigest()[:16]])
+    return name
 
 
 def config(experiment: str, scale: str, settings: Settings) -> dict[str, Any]:
@@ -110,7 +118,7 @@ def write_atomic(path: Path, content: bytes | memoryview, keep: Path | None = No
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomic(path, (json_text(content) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -129,8 +137,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def seal(record: dict[str, Any]) -> None:
-    """Add the content's sha256 to the content of a run.json."""
-    record["sha256"] = _sha256(record)
+    """Add the content's sha256, as `write_json` writes it, to the content of a run.json."""
+    record["sha256"] = _sha256(finite(record))
 
 
 def _sha256(record: dict[str, Any]) -> str:

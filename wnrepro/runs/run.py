@@ -21,7 +21,7 @@ import torch
 from wnrepro import signals
 from wnrepro.errors import DiskError, UserError
 from wnrepro.events import Epoch, News, Note, Progress, Start
-from wnrepro.records import read_text
+from wnrepro.records import RunSettings, read_bytes, read_text
 from wnrepro.runs.checkpoint import (
     CHECKPOINTS,
     DamagedError,
@@ -220,6 +220,29 @@ class Run(RunDirectory):
         (self.folder / CHECKPOINTS[1]).unlink(missing_ok=True)
         return training.record
 
+    def repair(self) -> list[str]:
+        """Restore the tables of a finished run from its checkpoint, and return a sentence for each changed one."""
+        sha256 = (self.record() or {}).get("tables_sha256") or {}
+        damaged = [name for name in sha256 if not self.has(name, sha256[name])]
+        if not damaged:
+            return []
+        with self, contextlib.suppress(UserError):
+            checkpoint, _ = self.last_checkpoint()
+            tables = Tables(self.folder, checkpoint["tables"] if checkpoint else {})
+            if tables.sha256() == sha256:
+                for name in damaged:
+                    write_atomic(self.folder / name, tables.text[name.removesuffix(".csv")].encode())
+                return [f"{self.folder / name}: was changed; restored from the checkpoint" for name in damaged]
+        todo = "and no checkpoint of the finished run is there to restore it from; put one there, or train again"
+        return [f"{self.folder / name}: was changed, {todo} with --fresh" for name in damaged]
+
+    def has(self, name: str, sha256: str) -> bool:
+        """Test whether a file of the run has this sha256."""
+        try:
+            return hashlib.sha256(read_bytes(self.folder / name)).hexdigest() == sha256
+        except (FileNotFoundError, UserError):
+            return False
+
     def new_record(
         self, record: dict[str, Any] | None, experiment: Experiment, epoch: int, damaged: list[str]
     ) -> dict[str, Any]:
@@ -341,6 +364,7 @@ def open_run(folder: Path) -> Run:
         raise UserError(f"{folder}: holds no run (no config.json); give a directory …/<variant>/seed-<n>")
     try:
         experiment, scale, values = content["experiment"], content["scale"], content["settings"]
+        values |= {name: values[name] for name in RunSettings.model_fields}  # every version has these
         values = filled(experiment, values) if experiment in SETTINGS else values
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         run = Run(folder.parents[3], experiment, scale, scale_settings(experiment, scale, **values))
