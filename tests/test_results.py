@@ -438,5 +438,5 @@ def test_check_counts_the_games(tmp_path: Path) -> None:
     path = make_dqn(tmp_path, seed=2, episodes=2, status="running", logged=2) / "games.csv"
     path.write_text(path.read_text()[:-2])  # killed between the two files
     first, second = check(tmp_path, "short")
-    assert first.endswith("games.csv has 1 games of epoch 2, metrics.csv 2.")
+    assert first.endswith("games.csv has 1 game of epoch 2, metrics.csv 2.")
     assert second.endswith("games.csv has 3 games of epoch 3, metrics.csv 2.")
