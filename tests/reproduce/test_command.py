@@ -1,7 +1,6 @@
 """`wnrepro reproduce`: mistakes, plans, devices, budget, failures; and what is shown of a grid on its way."""
 
 import contextlib
-import io
 import json
 import re
 import subprocess
@@ -13,12 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from factories import FakeEngine, put_run
-from rich.console import Console
 
 from wnrepro import mps, preflight
 from wnrepro.reproduce import command, engines
 from wnrepro.reproduce import drive as driving
-from wnrepro.reproduce.board import Board
 from wnrepro.reproduce.engines import Engine, Local
 from wnrepro.reproduce.grid import planned
 from wnrepro.reproduce.plan import Task, plan
@@ -206,20 +203,3 @@ def test_a_failed_run_is_exit_code_1(run: Command, tmp_path: Path, monkeypatch: 
     assert (out.count("  done"), out.count("it is failed; resumes")) == (len(names) - 1, driving.TRIES - 1)
     rows = json.loads(run(*DRAW, "--plan", "--json", "--results", tmp_path)[1])["grid"]
     assert Counter(row["state"] for row in rows) == {"done": len(names) - 1, "missing": 1}
-
-
-# ------------------------------------------------------------------------------- what a person sees
-
-
-@pytest.mark.parametrize(("width", "height"), [(80, 20), (200, 20), (80, 6)])
-def test_the_table_fits_the_terminal_and_counts_what_it_leaves_out(tmp_path: Path, width: int, height: int) -> None:
-    tasks = plan(tmp_path, planned("paper")[:100])
-    states = ["done"] * 70 + ["diverged"] * 4 + ["waiting"] * 18 + ["stopped"] * 2 + ["failed"] * 2
-    for task, state in zip(tasks, [*states, "held", *["running"] * 3], strict=True):
-        task.state = state
-    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
-    picture = Board(console, tasks, {"cifar": 4}, quiet=False).picture()
-    lines = ["".join(part.text for part in line) for line in console.render_lines(picture)]
-    assert len(lines) <= height and "running" in lines[1] and "3 running" in " ".join(lines[-2:])
-    left_out = sum(map(int, re.findall(r"(\d+) \w", next(line for line in lines if line.startswith("and ")))))
-    assert left_out == 100 - sum(bool(re.search(r"\d+/\d+", line)) for line in lines)

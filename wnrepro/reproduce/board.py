@@ -1,11 +1,12 @@
-"""The display of the grid: a live table on a terminal, plain lines elsewhere; and the printed plan."""
+"""The display of the grid: live rows on a terminal, plain lines elsewhere; and the printed plan."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -13,15 +14,25 @@ from wnrepro.progress import duration
 from wnrepro.reproduce.plan import Promise, Task, time_left, totals
 from wnrepro.text import count, printable
 
-ORDER = ("running", "held", "failed", "waiting", "stopped", "diverged", "done")  # of states, from the top of the table
+ORDER = ("done", "diverged", "failed", "stopped", "running", "held", "waiting")  # of states, within a line
+SHOWN = ("running", "held", "failed")  # the states whose runs have a row, from the top
 STYLES = {"done": "green", "diverged": "yellow", "failed": "bold red", "running": "cyan", "held": "cyan"}
 FILE_WIDTH = 250  # columns without a terminal, so that no part of a plan is cut
-MARGIN = 4  # lines of the terminal besides the rows: header, rule, number of hidden rows, totals
+DETAILS = 62  # characters of a row beside the run's name
+BAR = 12
+SERVES = 32  # characters, at least, of the plan's column `serves`
+TEXT = 60  # characters of a plan's text about a run
 
 
 def gigabytes(size: int | None) -> str:
     """Format bytes as `1.6 GB`, or as a dash if the size is unknown."""
     return f"{size / 1e9:.1f} GB" if size else "–"
+
+
+def bar(share: float, width: int = BAR) -> Text:
+    """Draw a bar of which this share is full."""
+    full = min(width, math.floor(share * width))
+    return Text.assemble(("━" * full, "green"), ("─" * (width - full), "dim"))
 
 
 def counts(states: Sequence[str]) -> str:
@@ -38,6 +49,9 @@ class Board:
         self.live = Live(console=console, get_renderable=self.picture, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "Board":
+        for task in self.tasks:
+            if task.over:
+                self.line(f"{task.name}  {task.state} before{f', {task.text}' if task.text else ''}")
         if self.on_terminal:
             self.live.start()
         return self
@@ -57,38 +71,63 @@ class Board:
         }
         if not self.on_terminal:
             lines["start"] = f"resumes {at}" if task.reached else "begins"
-        if news in lines and not self.quiet:
+        if news in lines:
             over = sum(one.over for one in self.tasks)
-            text = printable(f"{over}/{len(self.tasks)}  {task.name}  {lines[news]}")
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.line(f"{over}/{len(self.tasks)}  {task.name}  {lines[news]}")
+
+    def line(self, text: str) -> None:
+        """Print a line, above the rows if there are any."""
+        if not self.quiet:
+            self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def picture(self) -> Group:
-        """Draw a row for each run that fits on the terminal, and the totals of all."""
-        tasks = sorted(self.tasks, key=lambda task: ORDER.index(task.state))
-        shown = tasks[: max(1, self.console.height - MARGIN)]
-        table = Table(box=None, expand=True, pad_edge=False)
-        table.add_column("run", overflow="ellipsis", no_wrap=True, ratio=3)
-        table.add_column("state", no_wrap=True)
-        table.add_column("epochs", no_wrap=True, justify="right")
-        table.add_column("", width=12)
-        table.add_column("left", no_wrap=True, justify="right")
-        table.add_column("last epoch", overflow="ellipsis", no_wrap=True, ratio=2)
-        for task in shown:
-            epochs = task.run.settings.epochs
-            table.add_row(
-                Text(task.name),
-                Text(task.state, style=STYLES.get(task.state, "")),
-                f"{task.reached}/{epochs}",
-                ProgressBar(total=epochs, completed=task.epochs, width=12),
-                "" if task.over else duration(task.seconds_left),
-                Text(printable(task.text)),
-            )
-        more = [task.state for task in tasks[len(shown) :]]
+        """Draw a row for each run at work, a line for each experiment, and a bar for all: no more than fits."""
+        console, experiments = self.console, self.experiments()
+        if len(experiments) + 2 > console.height:
+            experiments = []
+        tasks = sorted((task for task in self.tasks if task.state in SHOWN), key=lambda task: SHOWN.index(task.state))
+        abreast = max((len(task.name) for task in tasks), default=0) + DETAILS <= console.width
+        rows: list[Text] = []
+        for task in tasks:
+            row = self.row(task, abreast)
+            lines = sum(math.ceil(len(line) / console.width) for line in row)
+            if len(rows) + lines + len(experiments) + 1 > console.height:
+                break
+            rows += [part for line in row for part in line.wrap(console, console.width)]
+        return Group(*rows, *experiments, self.total())
+
+    def row(self, task: Task, abreast: bool) -> list[Text]:
+        """Return a run's name and details, abreast or one below the other. The name is never cut."""
+        left = "" if task.over else f"{duration(task.seconds_left)} left"
+        details = Text.assemble(
+            (f"{task.state:<8}", STYLES[task.state]),
+            f"{task.reached}/{task.run.settings.epochs}".rjust(7) + "  ",
+            *(bar(task.epochs / task.run.settings.epochs), f"{left:>13}  ", printable(task.text)),
+        )
+        width = max(len(one.name) for one in self.tasks if one.state in SHOWN) if abreast else 0
+        details.truncate(self.console.width - (width + 2), overflow="ellipsis")
+        if abreast:
+            return [Text.assemble(f"{task.name:<{width}}  ", details)]
+        return [Text(task.name), Text.assemble("  ", details)]
+
+    def experiments(self) -> list[Text]:
+        """Return a line for each experiment: how many of its runs are in each state."""
+        states: dict[str, list[str]] = {}
+        for task in sorted(self.tasks, key=lambda task: ORDER.index(task.state)):
+            states.setdefault(task.run.experiment, []).append(task.state)
+        names = dict.fromkeys(task.run.experiment for task in self.tasks)
+        return [Text(f"{name:<{max(map(len, names))}}  {counts(states[name])}", no_wrap=True) for name in names]
+
+    def total(self) -> Text:
+        """Return a bar for all runs, how many are over, and the time left."""
         left = time_left(self.tasks, self.side_by_side)
         than = "about" if left.runs == sum(not task.over for task in self.tasks) else "more than"
-        about = f"; {than} {duration(left.seconds)} left" if left.seconds else ""
-        lines = [Text(f"and {counts(more)}", style="dim")] if more else []
-        return Group(table, *lines, Text(f"{counts([task.state for task in self.tasks])}{about}"))
+        about = f", {than} {duration(left.seconds)} left" if left.seconds else ""
+        over = sum(task.over for task in self.tasks)
+        share = sum(1.0 if task.over else task.epochs / task.run.settings.epochs for task in self.tasks)
+        text = Text.assemble(bar(share / len(self.tasks)), f"  {over} of {len(self.tasks)} runs over{about}")
+        text.no_wrap = True
+        return text
 
 
 def print_plan(
@@ -97,25 +136,41 @@ def print_plan(
     """Print a plan: a table of its runs, a table of what its claims can show, and a summary."""
     if not console.is_terminal:
         console.width = FILE_WIDTH
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run", overflow="fold", ratio=2)
-    for name in ("state", "epochs", "left", "memory", "estimated from"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("serves", overflow="fold", ratio=1)
-    for task in tasks:
-        found, estimate = task.found, task.estimate
-        left = duration(task.seconds_left), gigabytes(estimate.memory_bytes), estimate.source or "–"
-        table.add_row(
-            Text(task.name),
-            Text(found.name, style=STYLES.get(found.name, "")),
-            f"{found.epoch}/{task.run.settings.epochs}",
-            *(("", "", "") if task.over else left),
-            "; ".join(task.run.serves),
-        )
-    console.print(table)
+    if sum(max(map(len, cells)) + 2 for cells in zip(*map(plan_cells, tasks), strict=True)) + SERVES <= console.width:
+        console.print(plan_table(tasks))
+    else:
+        for task in tasks:
+            name, state, epochs, *about = plan_cells(task)
+            left, memory, source, last = about
+            parts = [last, left and f"{left} left", memory, source and f"by {source}"]
+            console.print(Text(name))
+            details = f"{state:<8}{epochs:>8}  {', '.join(part for part in parts if part not in ('', '–'))}"
+            console.print(Padding(Text(details), (0, 0, 0, 2)))
+            console.print(Padding(Text(f"for {'; '.join(task.run.serves)}", style="dim"), (0, 0, 0, 4)))
     if promised:
         console.print(claims_table(promised))
     console.print(summary(tasks, side_by_side), highlight=False, soft_wrap=True)
+
+
+def plan_cells(task: Task) -> tuple[str, ...]:
+    """Return a run's name, state, epochs, time left, memory, source of the estimate and last epoch's figures."""
+    estimate = task.estimate
+    left = duration(task.seconds_left), gigabytes(estimate.memory_bytes), estimate.source or "–"
+    epochs = f"{task.found.epoch}/{task.run.settings.epochs}"
+    return (task.name, task.found.name, epochs, *(("", "", "") if task.over else left), printable(task.text, TEXT))
+
+
+def plan_table(tasks: Sequence[Task]) -> Table:
+    """Return a table with a row for each run."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "state", "epochs", "left", "memory", "estimated from", "last epoch"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("serves", overflow="fold", min_width=SERVES - 2)
+    for task in tasks:
+        run, state, *cells = map(Text, plan_cells(task))
+        state.stylize(STYLES.get(task.found.name, ""))
+        table.add_row(run, state, *cells, "; ".join(task.run.serves))
+    return table
 
 
 def claims_table(promised: Sequence[Promise]) -> Table:

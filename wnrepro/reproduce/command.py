@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from wnrepro import errors, mps, signals
 from wnrepro.errors import UserError, complain
 from wnrepro.options import ReproduceOptions
@@ -23,6 +21,7 @@ from wnrepro.preflight import (
     is_gpu,
     load_params,
 )
+from wnrepro.progress import open_console
 from wnrepro.reproduce.board import Board, print_plan, summary
 from wnrepro.reproduce.drive import drive, seconds_of
 from wnrepro.reproduce.grid import Planned, left_out, planned
@@ -39,7 +38,7 @@ def reproduce(options: ReproduceOptions) -> int:
     check(options)
     budget = math.inf if options.budget is None else seconds_of(options.budget)
     quiet = options.quiet or options.as_json
-    console = Console(quiet=quiet)
+    console = open_console(quiet=quiet)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     params = load_params(options.param or ["all"])
     precision = {"precision": options.precision} if options.precision else {}

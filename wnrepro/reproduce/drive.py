@@ -17,6 +17,7 @@ from wnrepro.reproduce.costs import Speeds, cost
 from wnrepro.reproduce.plan import Task, state
 from wnrepro.reproduce.work import Event, Job
 from wnrepro.runs.directory import FINISHED
+from wnrepro.runs.outcome import last_figures
 from wnrepro.settings import about
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Driver:
         """Start a run, unless another process executes it or has finished it."""
         found = state(task.directory)
         if found.name in FINISHED:
+            task.epochs, task.text = float(found.epoch), last_figures(task.directory.folder)
             self.set_state(task, found.name, "end")
         elif found.name == "odd":
             task.text = found.message
@@ -142,7 +144,7 @@ class Driver:
         if task.time_left is None:
             self.loading[run.experiment] = max(self.loading.get(run.experiment, 0.0), now - task.began)
             task.time_left = TimeLeft(run.settings.epochs, reached, task.began)
-        task.epochs, task.text = event.epochs, event.text
+        task.epochs, task.text = event.epochs, event.text or task.text
         if task.reached == reached:
             task.time_left.tick(event.epochs, now)
             self.show(task, "progress")

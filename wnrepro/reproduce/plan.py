@@ -14,6 +14,7 @@ from wnrepro.records import Benchmark, RunConfig, RunRecord, StepTimes, read_mod
 from wnrepro.reproduce.costs import Speeds, cost, prior, processor, together
 from wnrepro.reproduce.grid import Planned, seeds
 from wnrepro.runs.directory import FINISHED, PUBLISHED, RunDirectory
+from wnrepro.runs.outcome import last_figures
 from wnrepro.runs.provenance import processor_name
 from wnrepro.settings import PRECISIONS, scale_settings, settings_from
 from wnrepro.text import json_text, printable
@@ -104,6 +105,8 @@ class Task:
             self.state = self.found.name
         elif self.found.name == "odd":
             self.state, self.text = "failed", self.found.message
+        if self.found.epoch:
+            self.text = last_figures(self.directory.folder)
 
     @property
     def name(self) -> str:
