@@ -45,6 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "draw": {"train_examples": 600, "test_examples": 100},
     "dqn": {"epoch_steps": 500, "test_steps": 250, "replay_steps": 2000, "replay_start": 200, "held_out": 100},
 }
+LARGER, KEPT = 20, ("init_examples", "noise_epochs")  # on a GPU the others are so many times as large
 Row = dict[str, Any]
 
 
@@ -53,9 +54,10 @@ def models(scale: str, words: list[str], params: list[str], device: str) -> list
     found: dict[Any, Planned] = {}
     for run in expand(scale, params):
         settings = run.settings
+        small = {} if scale == "quick" else SMALL.get(f"{run.experiment} {run.part}", SMALL.get(run.experiment, {}))
         if device != "cpu":
             settings = dataclasses.replace(settings, precision=SETTINGS[run.experiment].gpu_precision)
-        small = {} if scale == "quick" else SMALL.get(f"{run.experiment} {run.part}", SMALL.get(run.experiment, {}))
+            small = {name: value if name in KEPT else LARGER * value for name, value in small.items()}
         settings = dataclasses.replace(settings, epochs=EPOCHS, **small)
         if not words or run.names & {*words}:
             one = dataclasses.replace(run, settings=settings)
