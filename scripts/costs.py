@@ -43,7 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cvae mnist": {"train_examples": 600, "test_examples": 100, "init_examples": 100},
     "cvae cifar10": {"train_examples": 48, "test_examples": 10, "init_examples": 32},
     "draw": {"train_examples": 600, "test_examples": 100},
-    "dqn": {"epoch_steps": 500, "test_steps": 250, "replay_steps": 2000, "replay_start": 200, "held_out": 100},
+    "dqn": {"epoch_steps": 500, "test_steps": 250, "replay_steps": 2000, "replay_start": 600, "held_out": 100},
 }
 LARGER, KEPT = 20, ("init_examples", "noise_epochs")  # on a GPU the others are so many times as large
 Row = dict[str, Any]
