@@ -306,7 +306,7 @@ def evaluate(
 
     opened = trained.open_trained(run, "test_metrics" if data is None else "classify", device, param, data_dir)
     result = trained.evaluate(opened) if data is None else trained.classify(opened, data)
-    print(json.dumps(result, indent=2) if as_json else "\n".join(trained.lines_of(result)))
+    print(json_text(result) if as_json else "\n".join(trained.lines_of(result)))
 
 
 @app.command(cls=Command)

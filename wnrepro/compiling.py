@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from wnrepro.device import random_generators
+from wnrepro.device import float64_device, random_generators
 from wnrepro.events import Note
 
 # Largest relative error of a compiled function's gradients and buffers against the plain ones in fp32: the norm of the
@@ -137,7 +137,7 @@ def check_gradients(faster: Callable[..., Any], gradients: Gradients, precision:
 
 def norm(x: Tensor) -> Tensor:
     """Compute the 2-norm of all elements (), in float64."""
-    result: Tensor = torch.linalg.vector_norm(x.double())
+    result: Tensor = torch.linalg.vector_norm(x.to(float64_device(x.device)).double())
     return result
 
 

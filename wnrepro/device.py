@@ -15,15 +15,20 @@ CONVOLUTIONS_TRIED = 4  # algorithms that cuDNN tries for each convolution, the 
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device named `auto`, `cpu`, `cuda` or `cuda:N`. Raises UserError if it does not exist."""
+    """Return the device named `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. Raises UserError if it does not exist.
+
+    `auto` is never Apple's GPU, on which nothing was tried.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name}: no such device; give auto, cpu, cuda or cuda:N")
+    if device.type not in ("cpu", "cuda") and name != "mps":
+        raise UserError(f"--device {name}: no such device; give auto, cpu, cuda, cuda:N or mps")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: torch sees no Apple GPU here; give auto or cpu")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"--device {name}: torch sees no GPU here; `wnrepro doctor` says why, or use cpu")
@@ -34,12 +39,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def set_precision(precision: str, device: torch.device) -> None:
-    """Allow or forbid tf32 in matrix products, and select the GPU. Raises UserError for tf32 on a CPU.
+    """Allow or forbid tf32 in matrix products, and select the GPU. Raises UserError if the device lacks the precision.
 
     The experiments use bf16 through `autocast`.
     """
     if precision == "tf32" and device.type != "cuda":
         raise UserError("--precision tf32: only a GPU has it; give fp32 or bf16")
+    if precision != "fp32" and device.type == "mps":
+        raise UserError(f"--precision {precision}: not on mps; give fp32")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if device.index is not None and device.type == "cuda":
@@ -55,10 +62,30 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return contextlib.nullcontext()
 
 
+def float64_device(device: torch.device) -> torch.device:
+    """Return where to compute this device's float64 values: Apple's GPU has none, so on the CPU for it."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def image_format(device: torch.device) -> torch.memory_format:
+    """Return the memory format of images and weights: channels_last, the fastest, but for Apple's GPU.
+
+    There the gradient of batch normalization is wrong in channels_last (pytorch issue 175189).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+@contextlib.contextmanager
+def kept_generators(device: torch.device) -> Iterator[None]:
+    """Restore torch's global generators after the block."""
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        yield
+
+
 @contextlib.contextmanager
 def random_generators(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators within the block and restore them after it."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with kept_generators(device):
         torch.manual_seed(seed)
         yield
 

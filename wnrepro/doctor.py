@@ -112,6 +112,9 @@ def gpu() -> Finding:
         if torch.cuda.is_available():
             names = [torch.cuda.get_device_name(k) for k in range(0 if cards else torch.cuda.device_count())]
             return Finding("gpu", "ok", "; ".join(cards or names))
+        if torch.backends.mps.is_available():
+            costs = "nothing was tried on it, and scale paper would take long; the CPU is the default"
+            return Finding("gpu", "note", "Apple's GPU", costs, "give --device mps to use it, for fp32 only")
     if cards:
         costs = "everything runs on the CPU, hundreds of times slower at scale paper"
         mend = "update the NVIDIA driver, or install a torch built for the CUDA that the driver supports"

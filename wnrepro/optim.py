@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from wnrepro.device import float64_device
+
 Tensors: TypeAlias = list[Tensor]
 
 
@@ -50,9 +52,9 @@ class Adam(MomentOptimizer):
         self.rates_to_device()
 
     def rates_to_device(self) -> None:
-        """Make each group's lr, β1 and step count float64 tensors on its parameters' device."""
+        """Make each group's lr, β1 and step count float64 tensors on its parameters' device, if it has float64."""
         for group in self.param_groups:
-            device = group["params"][0].device
+            device = float64_device(group["params"][0].device)
             for name in ("lr", "beta1", "step"):
                 group[name] = torch.as_tensor(group[name], dtype=torch.float64).to(device, copy=True)
 
@@ -114,7 +116,7 @@ class PolyakAverage(AveragedModel):
     def __init__(self, model: nn.Module, updates: float) -> None:
         super().__init__(model, use_buffers=True)
         self.decay = 1 - 1 / max(updates, 1)
-        self.n_averaged: Tensor = self.n_averaged.to(next(model.parameters()).device)
+        self.n_averaged: Tensor = self.n_averaged.to(float64_device(next(model.parameters()).device))
         self.copied = [
             f"{prefix}.{buffer}".lstrip(".")
             for prefix, module in model.named_modules()

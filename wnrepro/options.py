@@ -65,7 +65,7 @@ DataDir = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        metavar="auto|cpu|cuda[:N]",
+        metavar="auto|cpu|cuda[:N]|mps",
         help="device to compute on",
         autocompletion=complete(["auto", "cpu", "cuda"]),
         rich_help_panel=COMMON,

@@ -94,7 +94,7 @@ def open_trained(
 def for_tests(settings: Any, device: torch.device) -> Settings:
     """Return the settings for tests: as few training images and as small a replay as possible, a CPU's precision."""
     changes: dict[str, Any] = {}
-    if settings.precision == "tf32" and device.type == "cpu":
+    if device.type == "mps" or (settings.precision == "tf32" and device.type == "cpu"):
         changes["precision"] = "fp32"
     if settings.epoch_setting == "train_examples":
         changes["train_examples"] = max(settings.batch_size, getattr(settings, "init_examples", 0))

@@ -16,7 +16,7 @@ from wnrepro.settings import Settings
 Step = Callable[[], object]
 WHOLE = "end to end"
 PRODUCT, COPY = "product", "copy"
-PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}  # rows and columns
+PRODUCT_SIZE = {"cpu": 2048, "mps": 4096, "cuda": 8192}  # rows and columns
 COPIED_BYTES = 2**29  # larger than the caches
 
 

@@ -38,8 +38,8 @@ def models(experiments: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]
 
 
 def smoke_settings(experiment: str, param: str, device: torch.device, **part: str) -> Settings:
-    """Return the paper's settings in the GPU's default precision. On a CPU, return the settings of scale quick."""
-    if device.type == "cpu":
+    """Return the paper's settings in the GPU's default precision. Without CUDA, return the settings of scale quick."""
+    if device.type != "cuda":
         small = {"replay_start": 200, "replay_steps": 200} if experiment == "dqn" else {}
         return scale_settings(experiment, "quick", param, **part, **small)
     changes = CHANGES.get(experiment, {}) | {"precision": SETTINGS[experiment].gpu_precision} | part

@@ -38,7 +38,7 @@ from wnrepro.runs.directory import now, read_json, write_json
 from wnrepro.runs.provenance import peak_memory_bytes, provenance
 from wnrepro.settings import PARAMS, PRECISIONS, DqnSettings, Settings, Source, about
 
-WARM_UP_STEPS = {"cpu": 1, "cuda": 5}  # after the counted step; on a GPU the first steps are not yet a graph
+WARM_UP_STEPS = {"cpu": 1, "mps": 5, "cuda": 5}  # after the counted step; on a GPU the first steps are not yet a graph
 PLAIN = "plain wn"
 BASE = PARAMS[0]  # the denominator of the ratios
 SIDE_SECONDS = 10.0  # duration of a measurement of processes side by side
@@ -46,7 +46,7 @@ MOST_ON_A_GPU = 8  # largest number of processes side by side on a GPU
 CONTEXT_BYTES = 10**9  # GPU memory that a process needs besides its tensors
 FULL_REPLAY = DqnSettings.replay_steps
 SPARE_BYTES = 2 * 10**9  # memory that a run of DQN needs besides its replay
-STEPS_TOGETHER = {"cpu": 1, "cuda": 20}  # steps between two waits for the device, as in training
+STEPS_TOGETHER = {"cpu": 1, "mps": 20, "cuda": 20}  # steps between two waits for the device, as in training
 
 Show = Callable[[str], None]
 Prepare = Callable[[Any, torch.device], tuple[dict[str, Step], dict[str, Any]]]  # steps to time, facts
@@ -56,6 +56,8 @@ def fast_precisions(device: torch.device) -> list[str]:
     """Return the precisions for which the device has hardware multiplication."""
     if device.type == "cuda":
         return list(PRECISIONS)
+    if device.type == "mps":
+        return ["fp32"]
     return ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["fp32"]
 
 
@@ -64,7 +66,8 @@ def fast_precisions(device: torch.device) -> list[str]:
 
 def step_seconds(step: Step, device: torch.device, at_least: float = 0.0) -> float:
     """Measure the mean seconds of a step, with the device's work, over STEPS_TOGETHER steps and `at_least` seconds."""
-    wait = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    waits = {"cuda": functools.partial(torch.cuda.synchronize, device), "mps": torch.mps.synchronize}
+    wait = waits.get(device.type, lambda: None)
     wait()
     began, count = time.perf_counter(), 0
     while not count or time.perf_counter() - began < at_least:

@@ -1,6 +1,6 @@
 """CIFAR-10 classification (§5.1, tables 1 and 2, figure 1); settings in `settings.CifarSettings`.
 
-Shapes: B examples, C features of a layer. Images are (B, 3, 32, 32) in memory format channels_last.
+Shapes: B examples, C features of a layer. Images are (B, 3, 32, 32), in the memory format of `image_format`.
 """
 
 import copy
@@ -19,7 +19,7 @@ from wnrepro.cuda_graphs import Captured
 from wnrepro.data.files import require
 from wnrepro.data.images import SIZES, Images, check_sizes, load_images, random_images
 from wnrepro.data.whitening import Whitening, load_whitened, load_zca
-from wnrepro.device import autocast, set_precision
+from wnrepro.device import autocast, float64_device, image_format, kept_generators, set_precision
 from wnrepro.experiments.loop import COMPARED, TEST_BATCH, Experiment, Exported, Rows, minibatch, to_rows
 from wnrepro.experiments.measurements import measured_init
 from wnrepro.optim import Adam, PolyakAverage
@@ -69,7 +69,7 @@ class Net(nn.Module):
 
         def mask(maps: int, size: int) -> Tensor:
             keep = torch.empty(
-                (len(x), maps, size, size), dtype=dtype, device=x.device, memory_format=torch.channels_last
+                (len(x), maps, size, size), dtype=dtype, device=x.device, memory_format=image_format(x.device)
             )
             return keep.bernoulli_(1 - DROPOUT).div_(1 - DROPOUT)
 
@@ -106,7 +106,7 @@ class Cifar(Experiment[CifarSettings]):
         super().__init__(settings, device)
         self.train_x, self.test_x = (to_rows(x, device) for x in (images.train_x, images.test_x))
         self.train_y, self.test_y = images.train_y.to(device), images.test_y.to(device)
-        self.net = Net(settings).to(device).to(memory_format=torch.channels_last)
+        self.net = Net(settings).to(device).to(memory_format=image_format(device))
         self.statistics = parameterization(settings.param).batch_statistics
         self.optimizer = Adam(self.net.parameters(), settings.lr)
         updates = len(self.train_x) // settings.batch_size
@@ -132,7 +132,7 @@ class Cifar(Experiment[CifarSettings]):
 
     @classmethod
     def load(cls, settings: CifarSettings, data_dir: Path | None, device: torch.device) -> "Cifar":
-        return cls(settings, load_whitened(settings, data_dir, device), device)
+        return cls(settings, load_whitened(settings, data_dir, float64_device(device)), device)
 
     @torch.no_grad()
     def initialize(self, index: Tensor) -> Rows:
@@ -198,7 +198,7 @@ class Cifar(Experiment[CifarSettings]):
     @torch.no_grad()
     def classify(self, x: UInt8[Tensor, "N 3 32 32"], data_dir: Path | None) -> Float[Tensor, "N 10"]:
         """Compute the classes' probabilities of images, whitened as the training images are."""
-        white = to_rows(load_zca(self.settings, data_dir, self.device).apply(x), self.device)
+        white = to_rows(load_zca(self.settings, data_dir, float64_device(self.device)).apply(x), self.device)
         self.tested.eval()
         with autocast(self.settings.precision, self.device):
             logits = [
@@ -211,7 +211,9 @@ class Cifar(Experiment[CifarSettings]):
     def exported(self, data_dir: Path | None) -> Exported:
         """Return the whitening and the classifier as one model, from images in 0..1 to logits."""
         white = minibatch(self.test_x[:COMPARED], torch.arange(COMPARED, device=self.device))
-        model = nn.Sequential(Whitening(load_zca(self.settings, data_dir, self.device)), fold(self.tested.eval()))
+        model = nn.Sequential(
+            Whitening(load_zca(self.settings, data_dir, float64_device(self.device))), fold(self.tested.eval())
+        )
         images = load_images(self.settings.dataset, data_dir).test_x[:COMPARED] / 255
         return Exported(model, images, self.tested(white), ("images", "logits"))
 
@@ -231,7 +233,7 @@ class Cifar(Experiment[CifarSettings]):
         for name, layer in normalized.items():
             layer.t.register_forward_hook(lambda _t, _x, t, name=name: moments[name].append(raw_moments(t)))
         draw = torch.Generator().manual_seed(s.seed)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with kept_generators(self.device):
             torch.manual_seed(s.seed + self.epoch)
             for _ in range(s.noise_minibatches):
                 index = torch.randperm(len(self.train_x), generator=draw)[: s.batch_size].to(self.device)
@@ -252,7 +254,8 @@ def raw_moments(t: Float[Tensor, "B C *pixels"]) -> Float64[Tensor, "4 C"]:
     rows = t.movedim(1, -1).reshape(-1, t.shape[1])
     square = rows.square()
     powers = (rows, square, square * rows, square.square())
-    return torch.stack([power.mean(0, dtype=torch.float64) for power in powers])
+    device = float64_device(t.device)
+    return torch.stack([power.to(device).mean(0, dtype=torch.float64) for power in powers])
 
 
 def quartiles(values: Float64[Tensor, " C"]) -> list[float]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wnrepro.cuda_graphs import Captured
 from wnrepro.data.images import Pixels, check_pixels, load_pixels, random_pixels
-from wnrepro.device import autocast, random_generators, set_precision
+from wnrepro.device import autocast, float64_device, image_format, random_generators, set_precision
 from wnrepro.errors import UserError
 from wnrepro.experiments.loop import COMPARED, Experiment, Exported, Rows, minibatch, to_rows
 from wnrepro.experiments.measurements import measured_init
@@ -43,7 +43,7 @@ class Cvae(Experiment[CvaeSettings]):
         super().__init__(settings, device)
         self.train_x, self.test_x = (to_rows(x, device) for x in (pixels.train_x, pixels.test_x))
         model = MnistVae if settings.dataset == "mnist" else LadderVae
-        self.net = model(settings).to(device).to(memory_format=torch.channels_last)
+        self.net = model(settings).to(device).to(memory_format=image_format(device))
         self.limit = -DIVERGED_FACTOR * self.net.guess_nats
         self.optimizer = Adamax(self.net.parameters(), settings.lr)
         self.average = PolyakAverage(self.net, settings.polyak_epochs * (len(self.train_x) // settings.batch_size))
@@ -126,7 +126,7 @@ class Cvae(Experiment[CvaeSettings]):
         Separate generators, the same at every epoch, leave the run unchanged.
         """
         with random_generators(self.settings.seed, self.device):
-            terms = [torch.stack(pair).double().sum(1) for pair in self.test_terms(net)]
+            terms = [torch.stack(pair).to(float64_device(self.device)).double().sum(1) for pair in self.test_terms(net)]
         log_p_x, kl = (torch.stack(terms).sum(0) / len(self.test_x)).tolist()
         return log_p_x, kl
 
@@ -138,7 +138,8 @@ class Cvae(Experiment[CvaeSettings]):
                 torch.cat([log_p_x - kl for log_p_x, kl in self.test_terms(self.average.module)])
                 for _ in range(samples)
             ]
-        estimate = log_mean_exp(torch.stack(weights).double()).mean().item()
+        log_weights = torch.stack(weights).to(float64_device(self.device)).double()
+        estimate = log_mean_exp(log_weights).mean().item()
         return {"log_likelihood_nats": estimate, "importance_samples": samples}
 
     @torch.no_grad()

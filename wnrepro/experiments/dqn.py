@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from wnrepro.cuda_graphs import Captured
-from wnrepro.device import autocast, available_memory, set_precision
+from wnrepro.device import autocast, available_memory, float64_device, image_format, set_precision
 from wnrepro.errors import UserError
 from wnrepro.events import Note
 from wnrepro.experiments.atari import SIZE, STACK, STEPS_A_SECOND, Batch, Games, History, Replay, Scene, check_rom
@@ -77,7 +77,7 @@ class DqnNet(nn.Module):
 
     def forward(self, states: UInt8[Tensor, "B 4 84 84"]) -> Float[Tensor, "B actions"]:
         dtype = torch.bfloat16 if torch.is_autocast_enabled(states.device.type) else torch.float32
-        x = states.to(dtype, memory_format=torch.channels_last)
+        x = states.to(dtype, memory_format=image_format(states.device))
         for conv in self.convs:
             x = F.relu(conv(x), inplace=True)
         q: Tensor = self.out(F.relu(self.hidden(x.flatten(1)), inplace=True))
@@ -114,7 +114,7 @@ class Dqn(Experiment[DqnSettings]):
         self.replay = Replay(s.replay_steps, s.actors, device=replay_device(s.replay_steps, device))
         self.agent_steps = self.updates = 0
         self.epoch_updates = 0
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=float64_device(device))
         self.losses: list[tuple[int, Tensor]] = []  # of every `log_steps`-th update of the epoch
         self.captured_q = Captured(lambda states: (self.policy(states),), device)
         self.captured_sync = Captured(self.sync_policy, device)
@@ -316,7 +316,7 @@ class Dqn(Experiment[DqnSettings]):
         td_target = rewards + self.settings.discount * value
         loss = F.huber_loss(q, td_target, reduction="sum", delta=HUBER)
         self.optimize(loss)
-        self.loss_sum += loss.detach()
+        self.loss_sum += loss.detach().to(self.loss_sum.device)
         return (loss.detach(),)
 
     def sync_policy(self) -> tuple[()]:
@@ -380,7 +380,7 @@ class Dqn(Experiment[DqnSettings]):
             self.policy(states.to(self.device)).max(1).values
             for states in self.held_out[: self.settings.held_out].split(256)
         ]
-        return torch.cat(q).double().mean().item()
+        return torch.cat(q).to(float64_device(self.device)).double().mean().item()
 
     @torch.no_grad()
     def initialize(self, states: UInt8[Tensor, "B 4 84 84"]) -> Rows:

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from wnrepro.compiling import Compilation, compiled, gradients_of
 from wnrepro.cuda_graphs import Captured
 from wnrepro.data.images import Pixels, check_pixels, load_pixels, random_pixels
-from wnrepro.device import random_generators, set_precision
+from wnrepro.device import float64_device, random_generators, set_precision
 from wnrepro.drawing import outlined
 from wnrepro.errors import UserError
 from wnrepro.experiments.loop import COMPARED, Experiment, Exported, Rows
@@ -318,7 +318,7 @@ class Draw(Experiment[DrawSettings]):
         self.captured_terms = Captured(self.test_terms, device)
         time_steps = settings.epochs * (len(self.train_x) // settings.batch_size) * settings.time_steps
         self.compilation = Compilation()
-        if time_steps >= COMPILED_FROM:
+        if time_steps >= COMPILED_FROM and device.type != "mps":  # its compiler is a prototype
             self.compilation = compiled(self.net.time_step, self.gradients, settings.precision)
         self.net.compiled = self.compilation.function
         self.describe(pixels.source)
@@ -392,7 +392,7 @@ class Draw(Experiment[DrawSettings]):
         Separate generators, the same at every epoch, leave the run unchanged.
         """
         self.net.eval()
-        total = torch.zeros(1 + self.settings.time_steps, dtype=torch.float64, device=self.device)
+        total = torch.zeros(1 + self.settings.time_steps, dtype=torch.float64, device=float64_device(self.device))
         with random_generators(self.settings.seed, self.device):
             for index in self.test_batches():
                 total += self.captured_terms(index)[0]
@@ -402,7 +402,7 @@ class Draw(Experiment[DrawSettings]):
     def test_terms(self, index: Int[Tensor, " B"]) -> tuple[Float64[Tensor, " sums"]]:
         """Compute the sums of log p(x|z) and of every time step's KL over the test images of this index."""
         log_p_x, kl = self.terms(self.test_x[index])
-        return (torch.cat([log_p_x[None], kl]).double().sum(1),)
+        return (torch.cat([log_p_x[None], kl]).to(float64_device(self.device)).double().sum(1),)
 
     @torch.no_grad()
     def pictures(self, count: int, seed: int) -> dict[str, Float[Tensor, "..."]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wnrepro import signals
 from wnrepro.compiling import Compilation, cache_fault
 from wnrepro.cuda_graphs import Captured
-from wnrepro.device import keep_memory, set_precision
+from wnrepro.device import image_format, keep_memory, set_precision
 from wnrepro.events import Epoch, Note, Progress
 from wnrepro.experiments.measurements import first_non_finite, identity_residuals, layer_rows
 from wnrepro.optim import PolyakAverage
@@ -39,8 +39,8 @@ def to_rows(images: Shaped[Tensor, "N C H W"], device: torch.device) -> Shaped[T
 
 
 def minibatch(rows: Shaped[Tensor, "N H W C"], index: Int[Tensor, " B"]) -> Shaped[Tensor, "B C H W"]:
-    """Return the images with these indices, in channels_last format."""
-    return rows[index].permute(0, 3, 1, 2)
+    """Return the images with these indices, in the device's format."""
+    return rows[index].permute(0, 3, 1, 2).contiguous(memory_format=image_format(rows.device))
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wnrepro.device import kept_generators
 from wnrepro.parameterization import Linear, bound_v_norm, data_dependent_init, layers, weight_norm
 
 EXAMPLES, INPUTS, UNITS = 64, 12, 5  # sizes of the layer for the identities
@@ -23,7 +24,7 @@ def measured_init(model: nn.Module, x: Tensor, v_norm_max: float | None = None) 
     Returns the second pass's output and the rows of init.csv: by layer the largest |mean| and the smallest and largest
     variance of its units' pre-activations. Both passes use the same random numbers, which are consumed only once.
     """
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+    with kept_generators(x.device):
         data_dependent_init(model, x)
     if v_norm_max is not None:
         bound_v_norm(model, v_norm_max)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from wnrepro.device import image_format
 from wnrepro.parameterization import Conv2d, ConvTranspose2d, Linear, MaskedConv2d, fold
 from wnrepro.parameterization.layer import V_STD
 from wnrepro.settings import CvaeSettings
@@ -230,7 +231,7 @@ class MnistVae(nn.Module):
         return autoregress(self.steps, *sample_normal(mean, log_std), context)
 
     def forward(self, x: Shaped[Tensor, "B 1 28 28"]) -> tuple[Float[Tensor, " B"], Float[Tensor, "B L"]]:
-        x = x.to(torch.float32, memory_format=torch.channels_last)  # one map does not determine the strides
+        x = x.to(torch.float32, memory_format=image_format(x.device))  # one map does not determine the strides
         z, log_q = self.encode(x)
         logits = self.decoder(z).float()
         log_p_x = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((1, 2, 3))

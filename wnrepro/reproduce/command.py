@@ -136,7 +136,7 @@ def prepare(
     if options.local and not options.plan:
         check_all([task.run for task in left], options.data_dir, names[0])
     per_gpu = {task.run.experiment: options.jobs_per_gpu or 1 for task in left}
-    if names[0] != "cpu":
+    if names[0].startswith("cuda"):
         if options.jobs_per_gpu is None:
             here = device_name(choose_device(names[0]))
             estimate_all(tasks, options.results, here)

@@ -180,7 +180,9 @@ class Local(Engine):
     """
 
     def __init__(self, devices: Sequence[str], jobs: int | None, per_gpu: Mapping[str, int]) -> None:
-        if devices[0] == "cpu":
+        if devices[0] == "mps":
+            super().__init__(devices, jobs or 1, threads(cores()))
+        elif devices[0] == "cpu":
             memory = available_memory()
             super().__init__(devices, jobs or jobs_on_cpus(cores(), memory), threads(1), memory_bytes=memory)
         else:

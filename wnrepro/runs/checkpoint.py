@@ -31,11 +31,12 @@ class DamagedError(Exception):
 
 
 def rng_state() -> dict[str, Any]:
-    """Return the states of the random generators of torch, CUDA, NumPy and Python, in types that torch can load."""
+    """Return the states of the generators of torch, its GPUs, NumPy and Python, in types that torch can load."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
         "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         "python": random.getstate(),
     }
@@ -45,6 +46,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
     """Set the random generators to states from `rng_state`."""
     torch.set_rng_state(state["torch"])
     torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+    if torch.backends.mps.is_available() and state.get("mps") is not None:  # checkpoints of earlier versions have none
+        torch.mps.set_rng_state(state["mps"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     version, internal, gauss = state["python"]

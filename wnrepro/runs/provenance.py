@@ -50,6 +50,8 @@ def device_name(device: "torch.device", threads: int | None = None) -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"Apple GPU of {platform.machine()}, macOS {platform.mac_ver()[0]}"
     return f"{processor_name()}, {count(threads or torch.get_num_threads(), 'thread')}"
 
 
@@ -76,4 +78,6 @@ def peak_memory_bytes(device: "torch.device") -> int:
 
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()  # the present use, as Metal has no record of its peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if platform.system() == "Linux" else 1)
