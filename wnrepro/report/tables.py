@@ -197,7 +197,7 @@ def _judged(
         unit = claim.unit_of(e)
         ends = interval(unit.shown(e.low), unit.shown(e.high), unit.digits, unit.factor, unit.sign) or "–"
         p = "–" if claim.check else f"{min(e.p_holds, e.p_fails):.2g}"
-        parts.append([e.name or claim.id, unit.number(e.value) if e.n else "–", ends, str(e.n), p])
+        parts.append([e.name or claim.id, unit.number(e.value) if e.n >= claim.fewest else "–", ends, str(e.n), p])
     said = f"{claim.claim} {claim.rule} {' '.join(e.name for e in finding.estimates)}".replace("ean-only", "wn+mobn")
     params = [param for param in PARAMS if re.search(rf"(?<![\w+]){re.escape(param)}(?![\w+])", said)]
     figure = claim.figure if claim.figure in drawn else ""

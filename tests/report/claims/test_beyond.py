@@ -125,6 +125,15 @@ def test_divergence_is_worse_and_two_seeds_decide_nothing(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("text_only")
+def test_a_bound_that_is_never_reached_has_no_number_but_a_remark(tmp_path: Path) -> None:
+    sides = {"param": SCALED, "bound": lambda s: -79.0 if s == 1 else -90.0}, {"param": "wn", "bound": -80.0}
+    make_seeds(tmp_path, make_draw, (1, 2, 3), *sides)
+    row = compared(tmp_path)["faster: epochs to the other's test bound, draw", "wn"]
+    assert (row["estimate"], row["n"], row["result"]) == ("", "0", INCONCLUSIVE)
+    assert row["remarks"] == f"{SCALED} does not reach wn's bound in 2 of 3 seeds"
+
+
+@pytest.mark.usefixtures("text_only")
 @pytest.mark.parametrize("label", ["_hidden", "重み" * 5000, "$^$"])
 def test_any_label_is_text_and_in_the_legend(tmp_path: Path, label: str) -> None:
     edit(make_run(tmp_path, CENTRED) / "config.json", json.dumps(LABEL), json.dumps(label))

@@ -227,9 +227,24 @@ def test_mixed_provenance_and_a_younger_rule_are_marked(tmp_path: Path) -> None:
     assert finding.warnings == (
         "Mixed commits: 0123456, fffffff.",
         "Mixed torch versions: 2.11.0, 2.13.0.",
-        "Mixed devices: AMD EPYC, 2 threads, NVIDIA H200.",
+        "Mixed devices: AMD EPYC, NVIDIA H200.",
         "Uncommitted changes: draw/wn_lr0.0003/seed-2.",
     )
+
+
+def test_one_processor_with_other_threads_is_no_other_device(tmp_path: Path) -> None:
+    build(tmp_path, draws(1.8))
+    for seed, name in ((1, "AMD EPYC, 1 threads"), (2, "AMD EPYC, 1 thread")):  # earlier versions wrote the first
+        path = tmp_path / f"paper/draw/wn_lr0.0003/seed-{seed}/run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"device_name": name}))
+    assert find(tmp_path, "C10a").warnings == ("Mixed numbers of threads: 1, 2.",)
+
+
+def test_a_standard_deviation_needs_two_seeds(tmp_path: Path) -> None:
+    for seeds, said in (((1,), "needs 2 seeds (n = 1)"), ((2,), "(n = 2)")):
+        make_seeds(tmp_path, make_vae, seeds, WN | {"bound": about(-84, 0.1)}, NORMAL | {"bound": about(-85, 0.1)})
+        measured = find(tmp_path, "C9b").measured
+        assert said in measured and "not finite" not in measured
 
 
 def test_a_number_that_is_not_finite_leaves_the_claim_open(tmp_path: Path) -> None:

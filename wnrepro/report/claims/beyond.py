@@ -11,12 +11,12 @@ from typing import Any
 from wnrepro import paper
 from wnrepro.report.claims import cifar, cvae, dqn, draw
 from wnrepro.report.claims.claim import NOT_REPRODUCED, REPRODUCED, Claim, Collect, Finding, MarginTest
-from wnrepro.report.claims.evidence import Evidence, at_look, select, shared_epochs
+from wnrepro.report.claims.evidence import Evidence, at_look, select
 from wnrepro.report.claims.units import DIFFERENCE, POINTS
 from wnrepro.report.stats import LEVEL, Estimate, fisher, t_test, tost, welch
 from wnrepro.results import Results, Run
 from wnrepro.settings import PARAMS
-from wnrepro.text import named
+from wnrepro.text import count, named
 
 BESIDE = ("wn", "normal")
 BETTER, WORSE, SAME = "better", "worse", "no difference beyond the margin"
@@ -52,10 +52,16 @@ def _either(estimates: Sequence[Estimate]) -> tuple[float, float]:
     return min(e.p_holds for e in estimates), estimates[0].p_fails
 
 
-def _log_epochs(ours: Run, theirs: Run) -> float:
-    """Return `draw.log_epochs`, or nan if ours never reaches the other's bound, since the ratio is then unknown."""
-    mine, others = (run.metrics["test_bound_nats"][: shared_epochs(ours, theirs)] for run in (ours, theirs))
-    return draw.log_epochs(ours, theirs) if mine.max() >= others.iloc[-1] else math.nan
+def _log_epochs(evidence: Evidence, ours: Sequence[Run], theirs: Sequence[Run]) -> None:
+    """Collect `draw.log_epochs`, or no number if a run of ours never reaches the other's bound: the ratio is unknown."""
+    if (pairs := evidence.pairs(ours, theirs)) is None:
+        return
+    if never := sum(math.isinf(draw.epochs_needed(*pair)[0]) for pair in pairs):
+        evidence.values[""] = []
+        of = f"{never} of {count(len(pairs), 'seed')}"
+        evidence.remarks.append(f"{pairs[0][0].param} does not reach {pairs[0][1].param}'s bound in {of}")
+    else:
+        evidence.values[""] = [evidence.finite(draw.log_epochs(*pair), *pair) for pair in pairs]
 
 
 def _both_sides(test: MarginTest) -> dict[str, Any]:
@@ -78,6 +84,9 @@ def _rules(results: Results, ours: str, theirs: str) -> Iterator[Claim]:
 
     def pairs(part: str, number: Callable[..., float]) -> Collect:
         return lambda evidence, _: evidence.collect("", number, *parts[part])
+
+    def epochs(part: str) -> Collect:
+        return lambda evidence, _: _log_epochs(evidence, *parts[part])
 
     def errors(evidence: Evidence, _: Results) -> None:
         if all(parts["cifar"]):
@@ -105,7 +114,7 @@ def _rules(results: Results, ours: str, theirs: str) -> Iterator[Claim]:
     for part, test in ((part, test) for part, test in GAINS.items() if part in parts):
         yield rule(f"better: final test bound, {part}", collect=pairs(part, cvae.gain), **_both_sides(test))
         reached = f"faster: epochs to the other's test bound, {part}"
-        yield rule(reached, collect=pairs(part, _log_epochs), **_both_sides(draw.TEST))
+        yield rule(reached, collect=epochs(part), **_both_sides(draw.TEST))
     ratio = "better: log ratio of maximum scores, dqn"
     yield rule(ratio, collect=scores, judge=lambda values: [t_test("", *values.values())])
     for part in parts:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import inspect
 import json
+import re
 from collections import defaultdict, namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ COMMON = (
     "binarization, apart from what it compares. Each claim has its own verdict; beside it stands whether this stands "
     "after Holm's correction over all empirical claims. A claim that needs a number that is not finite is inconclusive."
 )
+
+THREADS = re.compile(r"(.*?)(?:, (\d+) threads?)?", re.DOTALL)  # of a device's name
 
 Values = Mapping[str, Any]  # numbers by part
 Combine = Callable[[Sequence[Estimate]], tuple[float, float]]
@@ -132,6 +135,7 @@ class Claim:
     figure: str = ""
     none: str = "no seed with both"
     seeds: int = LOOKS[0]  # the fewest that allow a verdict
+    fewest: int = 1  # seeds that its number needs
     tests: tuple[MarginTest, ...] = ()
     check: bool = False
 
@@ -156,6 +160,11 @@ class Claim:
             return SHARE
         return next((test.unit for test in self.tests if test.name == e.name), self.unit)
 
+    def words(self, e: Estimate) -> str:
+        """Format an estimate, or say how many seeds its number needs."""
+        few = 0 < e.n < self.fewest and not e.name.endswith(" diverged")
+        return f"needs {count(self.fewest, 'seed')} (n = {e.n})" if few else self.unit_of(e).words(e)
+
     def find(self, results: Results) -> Finding:
         """Return the finding before Holm's correction over all claims."""
         evidence = Evidence()
@@ -164,7 +173,7 @@ class Claim:
             return Finding(NOT_RUN, "; ".join((*evidence.remarks, self.none)))
         judged, used = self.judge(evidence.values) if evidence.values else [], tuple(evidence.used.values())
         estimates = (*judged, *evidence.diverged)
-        words = [self.unit_of(e).words(e) for e in estimates] + evidence.remarks
+        words = [self.words(e) for e in estimates] + evidence.remarks
         words += [f"{NOT_FINITE}: {named(evidence.non_finite)}"] if evidence.non_finite else []
         verdict, p_holds, p_fails = self._verdict(evidence, judged, results.scale)
         return Finding(
@@ -213,7 +222,9 @@ def mixed(used: Sequence[Run | Session]) -> tuple[str, ...]:
     for run in used:
         facts["commits"].add(run.commit[:7])
         facts["torch versions"].add(run.torch)
-        facts["devices"].add(run.device)
+        device, threads = THREADS.fullmatch(run.device).groups()  # type: ignore[union-attr]
+        facts["devices"].add(device)
+        facts["numbers of threads"] |= {threads} - {None}
         facts["precisions"].add(run.precision)
         facts[f"data of {run.dataset}" if run.dataset else "data"].add(str(run.data))
     said = [f"Mixed {fact}: {named(sorted(values))}." for fact, values in facts.items() if len(values) > 1]

@@ -43,6 +43,7 @@ def better(evidence: Evidence, results: Results) -> None:
     judge=lambda values: [pitman_morgan("", *values[""])],
     unit=FACTOR,
     seeds=PAIRS,
+    fewest=2,
 )
 def steady(evidence: Evidence, results: Results) -> None:
     """CVAE: wn has a lower variance over seeds than normal, on MNIST
