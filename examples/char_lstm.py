@@ -19,8 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wnrepro.__main__ import main
-from wnrepro.data.images import check_sizes
-from wnrepro.device import autocast, set_precision
+from wnrepro.data.sizes import check_sizes
+from wnrepro.device import autocast
 from wnrepro.experiments.loop import Experiment, Rows
 from wnrepro.optim import Adam
 from wnrepro.parameterization import Linear, LSTMCell, elsewhere
@@ -53,6 +53,11 @@ class CharLstmSettings(Settings):
     time_steps: int = setting(32, "characters of a sequence", "our choice", least=1)
     units: int = setting(128, "units of the LSTM", "our choice", least=1)
     precision: str = shared("precision")
+
+    def check(self, data_dir: Path | None, device: str) -> None:
+        super().check(data_dir, device)
+        train_x, test_x, _ = sequences(self.time_steps + 1)
+        check_sizes(self, (len(train_x), len(test_x)), ("batch_size",))
 
     scales: ClassVar[Scales] = {
         "paper": {},
@@ -103,12 +108,6 @@ class CharLstm(Experiment[CharLstmSettings]):
         self.net = CharNet(settings, characters).to(device)
         self.optimizer = Adam(self.net.parameters(), settings.lr)
         self.describe("scikit-learn's descriptions of its data sets")
-
-    @staticmethod
-    def check(settings: CharLstmSettings, data_dir: Path | None, device: torch.device) -> None:
-        set_precision(settings.precision, device)
-        train_x, test_x, _ = sequences(settings.time_steps + 1)
-        check_sizes(settings, (len(train_x), len(test_x)), ("batch_size",))
 
     @classmethod
     def load(cls, settings: CharLstmSettings, data_dir: Path | None, device: torch.device) -> "CharLstm":

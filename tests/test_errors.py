@@ -85,7 +85,7 @@ def test_a_failed_run_of_the_grid_shows_its_traceback_with_debug_only(
 # ------------------------------------------------------------------------------- exit codes
 
 COMMANDS = [  # a command's words, and what it calls on its way
-    ("cifar --param wn --scale quick --results {tmp}/new", "wnrepro.train.check_results"),
+    ("cifar --param wn --scale quick --results {tmp}/new", "wnrepro.cli.check_results"),
     ("reproduce draw --scale quick --plan --results {tmp}/new", "wnrepro.reproduce.command.check_results"),
     ("report --results {tmp}", "wnrepro.report.write_report"),
     ("report --check --results {tmp}", "wnrepro.report.check"),

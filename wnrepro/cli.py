@@ -18,6 +18,7 @@ import typer
 from wnrepro import errors, signals
 from wnrepro.configs import printed, selected
 from wnrepro.errors import DiskError, InstallError, UserError, complain, describe
+from wnrepro.machine import may_be_gpu
 from wnrepro.options import (
     PARAM_FORMS,
     DataDir,
@@ -43,6 +44,7 @@ from wnrepro.preflight import (
     import_uninterrupted,
     is_gpu,
     load_params,
+    load_torch,
 )
 from wnrepro.settings import LARGEST_SEED, PRECISIONS, SETTINGS, PrecisionName, ScaleName, Settings
 from wnrepro.text import count, json_text, printable
@@ -92,12 +94,15 @@ def experiment_command(cls: type[Settings]) -> Callable[..., None]:
         names = {field.name for field in dataclasses.fields(RunOptions)}
         options = RunOptions(**{name: given.pop(name) for name in names & given.keys()})
         given = {name: value for name, value in given.items() if value not in (None, [])}
+        quiet = options.quiet or options.as_json
+        check_results(options.results)
+        may_be_gpu(options.device)
         if "param" in given:
-            given["param"] = load_params(given["param"])
+            given["param"] = load_params(given["param"], quiet)
         scale, planned, names = selected(cls, options.scale, given, options.config)
         options = dataclasses.replace(options, scale=scale)
-        on_gpu = "precision" not in names and is_gpu(options.device)
-        planned = complete_settings(planned, names, on_gpu, options.data_dir, options.quiet or options.as_json)
+        on_gpu = "precision" not in names and is_gpu(options.device, quiet)
+        planned = complete_settings(planned, names, on_gpu, options.data_dir, quiet)
         if options.print_config:
             print(printed(cls.name, scale, planned))
             raise typer.Exit
@@ -248,7 +253,7 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Write samples and reconstructions of a trained model as PNG files; for DRAW also a GIF of samples being drawn."""
-    import_uninterrupted("torch")
+    load_torch()
     from wnrepro.runs.media import write_pictures
     from wnrepro.trained import open_trained
 
@@ -270,7 +275,7 @@ def watch(
     device: Device = "auto",
 ) -> None:
     """Film a test game of a trained DQN, in colour and with its score, as game.gif."""
-    import_uninterrupted("torch")
+    load_torch()
     from wnrepro.progress import open_console
     from wnrepro.runs.media import write_film
     from wnrepro.trained import open_trained
@@ -301,7 +306,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Compute the test metrics of a run's newest checkpoint or of its published weights."""
-    import_uninterrupted("torch")
+    load_torch()
     from wnrepro import trained
 
     opened = trained.open_trained(run, "test_metrics" if data is None else "classify", device, param, data_dir)
@@ -346,7 +351,7 @@ def export(
 
         print(write_events(run, tensorboard))
         return
-    import_uninterrupted("torch")
+    load_torch()
     from wnrepro import trained
 
     if form == "weights":
@@ -401,7 +406,8 @@ def bench(
     if smoke and precision:
         raise UserError("--precision: --smoke uses each experiment's own; leave out one of them")
     check_results(results)
-    import_uninterrupted("torch")
+    may_be_gpu(device)
+    load_torch(as_json)
     from wnrepro.bench import plain, timing
     from wnrepro.bench import smoke as smoke_test
     from wnrepro.bench.ours import timed_settings
@@ -475,7 +481,7 @@ def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json
     from wnrepro.doctor import diagnose, summary
 
     with contextlib.suppress(InstallError):  # `diagnose` reports it
-        import_uninterrupted("torch")
+        load_torch(as_json)
     findings = diagnose(data_dir, results)
     if as_json:
         print(json_text([dataclasses.asdict(finding) for finding in findings]))

@@ -1,15 +1,14 @@
-"""The compute device: its selection, precision, memory, cores and random generators."""
+"""The compute device: its selection, precision, memory and random generators."""
 
 import contextlib
 import ctypes
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from wnrepro.errors import UserError
+from wnrepro.machine import check_device_name, check_precision
 
 CONVOLUTIONS_TRIED = 4  # algorithms that cuDNN tries for each convolution, the best by its estimate
 
@@ -21,21 +20,16 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda") and name != "mps":
-        raise UserError(f"--device {name}: no such device; give auto, cpu, cuda, cuda:N or mps")
+    check_device_name(name)
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: torch sees no Apple GPU here; give auto or cpu")
-    if device.type == "cuda":
+    if name.startswith("cuda"):
         if not torch.cuda.is_available():
             raise UserError(f"--device {name}: torch sees no GPU here; `wnrepro doctor` says why, or use cpu")
-        if (device.index or 0) >= torch.cuda.device_count():
+        if int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
             last = torch.cuda.device_count() - 1
             raise UserError(f"--device {name}: there is no such GPU; give one of cuda:0 to cuda:{last}")
-    return device
+    return torch.device(name)
 
 
 def set_precision(precision: str, device: torch.device) -> None:
@@ -43,10 +37,7 @@ def set_precision(precision: str, device: torch.device) -> None:
 
     The experiments use bf16 through `autocast`.
     """
-    if precision == "tf32" and device.type != "cuda":
-        raise UserError("--precision tf32: only a GPU has it; give fp32 or bf16")
-    if precision != "fp32" and device.type == "mps":
-        raise UserError(f"--precision {precision}: not on mps; give fp32")
+    check_precision(precision, device.type)
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if device.index is not None and device.type == "cuda":
@@ -100,18 +91,3 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: map no blocks separately
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: return none
-
-
-def cores() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def available_memory() -> int | None:
-    """Return the bytes of memory that are available (Linux), or None."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(kilobytes[0]) if kilobytes else None

@@ -1,10 +1,10 @@
 """A command's checks and choices before it computes. Torch is imported only if needed."""
 
 import dataclasses
-import glob
 import importlib
 import os
 import sys
+import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import typer
 
 from wnrepro import signals
 from wnrepro.errors import DiskError, InstallError, UserError
+from wnrepro.machine import may_be_gpu
 from wnrepro.settings import Settings
 from wnrepro.text import count
 
 LONG = 86_400  # seconds of computing that on a terminal begin only after a question
-GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # exist if Linux or WSL has a GPU
 
 
 def import_uninterrupted(*modules: str) -> None:
@@ -31,6 +31,20 @@ def import_uninterrupted(*modules: str) -> None:
                 importlib.import_module(module)
             except (ImportError, OSError) as error:
                 raise InstallError(f"{module} does not load ({error}); `wnrepro doctor` says how to mend it") from error
+
+
+def load_torch(quiet: bool = False) -> None:
+    """Import torch, which takes seconds, and say so on standard error; on a terminal only as long as it takes."""
+    if "torch" in sys.modules or quiet or sys.stderr is None:
+        import_uninterrupted("torch")
+        return
+    erased = sys.stderr.isatty()
+    print("loading torch…", end="" if erased else "\n", file=sys.stderr, flush=True)
+    try:
+        import_uninterrupted("torch")
+    finally:
+        if erased:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def check_results(
@@ -55,12 +69,18 @@ def check_results(
         raise DiskError(f"{option} {results}: no permission to {to}; change it, or {instead}")
     if must_exist and not exists:
         raise UserError(f"{option} {results}: no such folder; run an experiment first, or give another folder")
+    if write and not exists:
+        above = next(parent for parent in results.absolute().parents if parent.exists())
+        try:
+            os.rmdir(tempfile.mkdtemp(prefix=".wnrepro-", dir=above))
+        except OSError as error:
+            raise DiskError(f"{option} {results}: cannot be made ({error.strerror}); {instead}") from error
 
 
-def load_params(texts: Sequence[str]) -> list[str]:
+def load_params(texts: Sequence[str], quiet: bool = False) -> list[str]:
     """Return the parameterizations of `--param`, and load the custom ones. Only these need torch."""
     if any(":" in text for text in texts):
-        import_uninterrupted("torch")
+        load_torch(quiet)
     from wnrepro.custom import params
 
     return params(texts)
@@ -74,14 +94,19 @@ def check_params(models: Iterable[tuple[str, str]]) -> None:
         try_in(experiment, param)
 
 
-def is_gpu(device: str) -> bool:
-    """Test whether the device is a GPU. Torch is imported only if the machine may have one."""
-    if device == "cpu" or not any(map(glob.glob, GPU_FILES)):
-        return False
-    import_uninterrupted("torch")
+def is_gpu(device: str, quiet: bool = False) -> bool:
+    """Test whether the device is a GPU with CUDA. See `device_type`."""
+    return device_type(device, quiet) == "cuda"
+
+
+def device_type(device: str, quiet: bool = False) -> str:
+    """Return `cpu`, `cuda` or `mps`. Raises UserError if the device does not exist. Imports torch if it may be a GPU."""
+    if not may_be_gpu(device):
+        return "cpu"
+    load_torch(quiet)
     from wnrepro.device import choose_device
 
-    return choose_device(device).type == "cuda"
+    return choose_device(device).type
 
 
 def complete_settings(

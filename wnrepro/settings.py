@@ -14,9 +14,11 @@ import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from wnrepro.errors import UserError
+from wnrepro.machine import check_precision
 from wnrepro.text import printable
 
 PARAMS = ("normal", "bn", "wn", "wn+mobn")  # the paper's
@@ -199,6 +201,13 @@ class Settings:
         """The number of examples (of dqn: agent steps) in an update."""
         return int(getattr(self, self.step_setting))
 
+    def check(self, data_dir: Path | None, device: str) -> None:
+        """Raise UserError if a run cannot start: settings that do not fit together, missing data, too little memory.
+
+        device: `cpu`, or `cuda` for any GPU. Nothing is written, and nothing is computed.
+        """
+        check_precision(self.precision, device)
+
     @classmethod
     def scale_changes(cls, scale: str, part: str | None = None, param: str | None = None) -> dict[str, Any]:
         """Return the defaults that a scale changes for a part (default: the first), and those that `param` changes."""
@@ -299,6 +308,12 @@ class CifarSettings(Settings):
     noise_minibatches: int = setting(
         200, "minibatches of such a measurement", "our choice", least=4, panel="Output", rare=True
     )
+
+    def check(self, data_dir: Path | None, device: str) -> None:
+        from wnrepro.experiments.checks import check_cifar
+
+        super().check(data_dir, device)
+        check_cifar(self, data_dir)
 
     scales: ClassVar[Scales] = {
         "paper": {},
@@ -403,6 +418,12 @@ class CvaeSettings(Settings):
     v_norm_max: float | None = shared("v_norm_max")
     precision: str = shared("precision")
 
+    def check(self, data_dir: Path | None, device: str) -> None:
+        from wnrepro.experiments.checks import check_cvae
+
+        super().check(data_dir, device)
+        check_cvae(self, data_dir)
+
     scales: ClassVar[Scales] = {
         "paper": {},
         "short": {"epochs": 4},
@@ -500,6 +521,12 @@ class DrawSettings(Settings):
         10.0, "the gradient of all parameters is scaled down to this norm", "authors' code", above=0, rare=True
     )
     precision: str = shared("precision")
+
+    def check(self, data_dir: Path | None, device: str) -> None:
+        from wnrepro.experiments.checks import check_pixels
+
+        super().check(data_dir, device)
+        check_pixels(self, data_dir, ("batch_size",))
 
     scales: ClassVar[Scales] = {
         "paper": {},
@@ -628,6 +655,12 @@ class DqnSettings(Settings):
     )
     g_exp: float | None = shared("g_exp")
     precision: str = shared("precision")
+
+    def check(self, data_dir: Path | None, device: str) -> None:
+        from wnrepro.experiments.checks import check_dqn
+
+        super().check(data_dir, device)
+        check_dqn(self, device)
 
     scales: ClassVar[Scales] = {
         "paper": {},

@@ -6,53 +6,78 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from wnrepro import signals
 from wnrepro.errors import UserError, complain, describe
 from wnrepro.options import RunOptions
-from wnrepro.preflight import announce, ask, check_params, check_results, import_uninterrupted
-from wnrepro.runs.directory import FINISHED, check_place
+from wnrepro.preflight import announce, ask, check_params, device_type, load_torch
+from wnrepro.runs.directory import FINISHED, RunDirectory, check_place
 from wnrepro.settings import Settings
 from wnrepro.text import count, json_text, printable
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Say = Callable[[str], object]
+
 
 def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOptions) -> int:
-    """Execute a run for each of these settings, and return the exit code: 0, or 1 if a run failed."""
-    check_results(options.results)
-    import_uninterrupted("torch")
-    from wnrepro.device import choose_device
-    from wnrepro.experiments import experiment_class
-    from wnrepro.progress import Show, open_console
-    from wnrepro.runs.outcome import result
-    from wnrepro.runs.run import Run
+    """Execute a run for each of these settings, and return the exit code: 0, or 1 if a run failed.
+
+    What needs no torch comes first: mistakes are reported, and finished runs too if there are no others.
+    """
+    from wnrepro.progress import open_console
 
     silent = options.quiet or options.as_json
     console = open_console(quiet=silent)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    device, experiment_cls = choose_device(options.device), experiment_class(cls.name)
-    for settings in planned:
-        experiment_cls.check(settings, options.data_dir, device)
-    check_params((cls.name, settings.param) for settings in planned)
-    runs = [Run(options.results, cls.name, options.scale, settings) for settings in planned]
+    runs = [RunDirectory(options.results, cls.name, options.scale, settings) for settings in planned]
     for run in runs:
         check_place(options.results, run.folder)
-    if not options.resume and not options.yes:
-        confirm_removal([str(run.folder) for run in runs if run.folder.exists()])
-    announce_time(cls, planned, options, device.type)
+    states = [run.finished() if options.resume else None for run in runs]
+    if all(states) and not options.importance_samples and not any(run.changed_tables() for run in runs):
+        records = [ended(run, str(status), say) for run, status in zip(runs, states, strict=True)]
+    else:
+        device = device_type(options.device, silent)
+        for settings in planned:
+            settings.check(options.data_dir, device)
+        check_params((cls.name, settings.param) for settings in planned)
+        if not options.resume and not options.yes:
+            confirm_removal([str(run.folder) for run in runs if run.folder.exists()])
+        announce_time(cls, planned, options, device)
+        load_torch(silent)
+        records = train(cls, planned, options, console, say)
+    for step in next_steps(cls, options, records):
+        say(step)
+    if options.as_json:
+        print(json_text(records))
+    return 1 if any(record["status"] == "failed" for record in records) else 0
 
+
+def train(
+    cls: type[Settings], planned: Sequence[Settings], options: RunOptions, console: "Console", say: Say
+) -> list[dict[str, Any]]:
+    """Execute the runs that are not finished, one after another, and return the records of all."""
+    from wnrepro.device import choose_device
+    from wnrepro.experiments import experiment_class
+    from wnrepro.progress import Show
+    from wnrepro.runs.run import Run
+
+    device, experiment_cls = choose_device(options.device), experiment_class(cls.name)
     records: list[dict[str, Any]] = []
-    for run in runs:
-        load = functools.partial(experiment_cls.load, run.settings, options.data_dir, device)
+    for settings in planned:
+        run = Run(options.results, cls.name, options.scale, settings)
+        load = functools.partial(experiment_cls.load, settings, options.data_dir, device)
         status = finished(run) if options.resume else None
         if status is None:
             title = f"{cls.name} {run.settings.param}, seed {run.settings.seed}, scale {options.scale}"
             with run:
                 if not options.resume:
                     run.clear()
-                show = Show(console, title, str(run.folder), run.epochs, silent, cls.unit)
+                show = Show(console, title, str(run.folder), run.epochs, console.quiet, cls.unit)
                 status = execute(run, load, show, options.log_steps)
         if options.importance_samples and status == "done":
             k = options.importance_samples
@@ -62,20 +87,22 @@ def run_all(cls: type[Settings], planned: Sequence[Settings], options: RunOption
                 f"{run.folder}: log p(x) ≈ {facts['log_likelihood_nats']:.2f} nats, by "
                 f"{count(k, 'sample')} for each image"
             )
-        record, stops = run.record() or {}, status == "uncaptured"
-        status = "failed" if stops else status
-        known = record.get("message") if record.get("status") == status else ""
-        records.append({"run": str(run.folder), **record, "status": status})
-        say(printable(f"{run.folder}: {status}" + (f" ({printable(known, 300)})" if known else "")))
-        if status in FINISHED and (words := result(run, record)):
-            say(f"  {words}")
-        if stops:
+        records.append(ended(run, status, say))
+        if status == "uncaptured":
             break
-    for step in next_steps(cls, options, records):
-        say(step)
-    if options.as_json:
-        print(json_text(records))
-    return 1 if any(record["status"] == "failed" for record in records) else 0
+    return records
+
+
+def ended(run: RunDirectory, status: str, say: Say) -> dict[str, Any]:
+    """Print how a run has ended, and return its record for --json."""
+    from wnrepro.runs.outcome import result
+
+    status, record = "failed" if status == "uncaptured" else status, run.record() or {}
+    known = record.get("message") if record.get("status") == status else ""
+    say(printable(f"{run.folder}: {status}" + (f" ({printable(known, 300)})" if known else "")))
+    if status in FINISHED and (words := result(run, record)):
+        say(f"  {words}")
+    return {"run": str(run.folder), **record, "status": status}
 
 
 def finished(run: Any) -> str | None:

@@ -87,7 +87,7 @@ def open_trained(
     settings = for_tests(run.settings, torch_device)
     if precision:
         settings = dataclasses.replace(settings, precision=precision)
-    experiment_cls.check(settings, data_dir, torch_device)
+    settings.check(data_dir, torch_device.type)
     return Trained(run, settings, data_dir, torch_device)
 
 

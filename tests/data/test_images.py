@@ -13,6 +13,7 @@ from factories import small_data
 from torch import Tensor
 
 from wnrepro.data import images
+from wnrepro.experiments.checks import check_pixels
 from wnrepro.settings import scale_settings
 
 REAL = os.environ.get("WNREPRO_DATA", "")
@@ -125,7 +126,7 @@ def test_load_pixels_takes_the_first_images_of_the_set(tmp_path: Path, monkeypat
         (draw, images.bundled_digits()),
     ):
         if expected is not small:
-            images.check_pixels(settings, tmp_path, ("batch_size",))
+            check_pixels(settings, tmp_path, ("batch_size",))
         found = images.load_pixels(settings, tmp_path)
         assert torch.equal(found.train_x, expected.train_x[:6]) and torch.equal(found.test_x, expected.test_x[:2])
         assert found.source == expected.source

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from wnrepro.errors import UserError
 from wnrepro.events import Epoch, Note
-from wnrepro.experiments import atari, dqn
+from wnrepro.experiments import atari, checks, dqn
 from wnrepro.experiments.atari import SIZE, STACK, Batch, Games, Replay
 from wnrepro.experiments.dqn import Dqn, DqnNet
 from wnrepro.settings import PARAMS, scale_settings
@@ -286,6 +286,6 @@ def test_resume_with_the_replay_is_exact(actors: int, changes: dict[str, Any]) -
 def test_settings_that_cannot_be_trained_are_refused(
     changes: dict[str, Any], free: float, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dqn, "available_memory", lambda: int(free))
+    monkeypatch.setattr(checks, "available_memory", lambda: int(free))
     with pytest.raises(UserError, match=words):
-        Dqn.check(tiny_dqn(**changes), None, CPU)
+        tiny_dqn(**changes).check(None, "cpu")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from factories import FakeEngine, put_run
 
-from wnrepro import mps, preflight
+from wnrepro import machine, mps
 from wnrepro.reproduce import command, engines
 from wnrepro.reproduce import drive as driving
 from wnrepro.reproduce.engines import Engine, Local
@@ -86,11 +86,11 @@ def test_a_grid_that_is_done_needs_no_torch(tmp_path: Path, more: list[str]) -> 
 def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two GPUs, as far as a plan looks at them, of which four runs of draw at a time make the most; the results."""
     (tmp_path / "nvidia0").touch()
-    monkeypatch.setattr(preflight, "GPU_FILES", (str(tmp_path / "nvidia[0-9]"),))
+    monkeypatch.setattr(machine, "GPU_FILES", (str(tmp_path / "nvidia[0-9]"),))
     monkeypatch.setattr(engines, "devices", lambda name: ["cuda:0", "cuda:1"] if name == "auto" else [name])
     monkeypatch.setattr(engines, "gpu_memory", lambda _: 80 * 10**9)
     monkeypatch.setattr("wnrepro.device.choose_device", lambda name: torch.device("cuda" if name == "auto" else name))
-    monkeypatch.setattr("wnrepro.runs.provenance.device_name", lambda *_: "A GPU")
+    monkeypatch.setattr(engines, "device_name", lambda *_: "A GPU")
     monkeypatch.setattr(mps, "STANDARD", tmp_path / "none")
     monkeypatch.setattr(mps, "missing", lambda: "")
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)

@@ -1,5 +1,6 @@
 """Pictures, animations and films, pixel by pixel."""
 
+import math
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from wnrepro.experiments.atari import SCREEN, Scene
 from wnrepro.runs import directory
-from wnrepro.runs.media import CAPTION, write_film, write_pictures
+from wnrepro.runs.media import CAPTION, grid, write_film, write_pictures
 
 
 @pytest.mark.parametrize(("count", "channels", "width"), [(2, 1, 28), (5, 3, 64)])
@@ -33,6 +34,15 @@ def test_pictures_are_grids_with_a_border_and_written_whole(
     with pytest.raises(SystemExit):
         write_pictures(tmp_path, {"samples": torch.zeros(4, 1, 28, 28)})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 5, 4), (2, 1, 3, 3), (7, 3, 4, 6), (64, 1, 28, 28)])
+def test_grid_has_the_pixels_of_torchvision(shape: tuple[int, ...]) -> None:
+    from torchvision.utils import make_grid
+
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(8))
+    expected = make_grid(images, nrow=math.ceil(math.sqrt(len(images))), padding=2, pad_value=0.5)
+    assert np.array_equal(np.array(grid(images)), (255 * expected + 0.5).clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
 def test_frames_are_an_animation_of_grids_whose_last_is_shown_longer(tmp_path: Path) -> None:

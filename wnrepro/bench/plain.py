@@ -21,8 +21,9 @@ from wnrepro.bench.ours import ACTING, AGENT_STEPS, CHANGES, EMULATION, LEARNING
 from wnrepro.data.images import random_images, random_pixels
 from wnrepro.device import autocast
 from wnrepro.errors import UserError
-from wnrepro.experiments.atari import NO_OPS, STACK, check_rom
+from wnrepro.experiments.atari import NO_OPS, STACK
 from wnrepro.experiments.atari import SIZE as SCREEN_SIZE
+from wnrepro.experiments.checks import check_rom
 from wnrepro.experiments.cifar import CLASSES, DROPOUT, SLOPE
 from wnrepro.experiments.dqn import DqnNet
 from wnrepro.experiments.draw import BANK_TOLERANCE, SIZE, WINDOW

@@ -15,8 +15,8 @@ from wnrepro.bench.ours import CHANGES, our_training
 from wnrepro.bench.timing import Contender, Show
 from wnrepro.compiling import Compilation, check_gradients, relative_error
 from wnrepro.cuda_graphs import Captured
-from wnrepro.device import cores
-from wnrepro.experiments.atari import check_rom
+from wnrepro.experiments.checks import check_rom
+from wnrepro.machine import cores
 from wnrepro.settings import PARAMS, SETTINGS, Settings, scale_settings
 
 TOGETHER = 10  # largest number of processes at a time; their memory is the limit

@@ -30,9 +30,10 @@ from wnrepro.bench.ours import AGENT_STEPS, LEARNING, our_steps
 from wnrepro.bench.plain import plain_steps
 from wnrepro.compiling import cache_fault
 from wnrepro.custom import use
-from wnrepro.device import available_memory, set_precision
+from wnrepro.device import set_precision
 from wnrepro.experiments.atari import Replay
 from wnrepro.experiments.dqn import Dqn, replay_device
+from wnrepro.machine import available_memory
 from wnrepro.mps import mps
 from wnrepro.runs.directory import now, read_json, write_json
 from wnrepro.runs.provenance import peak_memory_bytes, provenance

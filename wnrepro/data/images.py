@@ -5,17 +5,15 @@ ZCA-whitened (§5.1). The input of the auto-encoders is the pixels.
 """
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wnrepro.data.files import data_root, require
-from wnrepro.errors import UserError
+from wnrepro.data.sizes import SIZES
 from wnrepro.settings import CifarSettings, CvaeSettings, DrawSettings
 
 
@@ -40,13 +38,6 @@ class Pixels:
 
 
 SEED = 1602_07868
-BUNDLED_FOR = {"cifar10": "bundled", "mnist": "digits"}  # the bundled set that replaces a downloaded one
-SIZES = {  # training and test images; `bundled` has enough for a whitening that generalizes to its test half
-    "cifar10": (50_000, 10_000),
-    "bundled": (12_000, 1_000),
-    "mnist": (60_000, 10_000),
-    "digits": (4_000, 500),
-}
 
 
 def load_images(dataset: str, data_dir: Path | None) -> Images:
@@ -138,30 +129,6 @@ def random_pixels(settings: CvaeSettings | DrawSettings) -> Pixels:
     shape, values = ((3, 32, 32), 256) if _dataset(settings) == "cifar10" else ((1, 28, 28), 2)
     x = torch.randint(values, (20 * max(settings.batch_size, 25), *shape), dtype=torch.uint8)
     return Pixels(x, x[:0], "random")
-
-
-def check_sizes(settings: Any, available: Sequence[int], at_most: Sequence[str]) -> None:
-    """Raise UserError if the settings ask for more than the available training and test images.
-
-    at_most: the names of settings that may not exceed `train_examples`.
-    """
-    train, test = available
-    limits = {"train_examples": train, "test_examples": test, **dict.fromkeys(at_most, settings.train_examples)}
-    for name, limit in limits.items():
-        if getattr(settings, name) > limit:
-            raise UserError(
-                f"--{name.replace('_', '-')} {getattr(settings, name)}: there are only {limit} images; give fewer"
-            )
-
-
-def check_pixels(settings: CvaeSettings | DrawSettings, data_dir: Path | None, at_most: Sequence[str]) -> None:
-    """Raise UserError if `load_pixels` would with these settings; at_most: see `check_sizes`."""
-    s, dataset = settings, _dataset(settings)
-    check_sizes(s, SIZES[BUNDLED_FOR[dataset] if s.data == "bundled" else dataset], at_most)
-    if s.data == "real":
-        require({"larochelle": "binarized_mnist", "seeded": "mnist", None: dataset}[s.binarization], data_dir)
-    elif s.binarization is not None:
-        raise UserError(f"--binarization {s.binarization}: the bundled images are binary already; leave it out")
 
 
 # ---------------------------------------------------------------------------------- bundled images

@@ -4,7 +4,6 @@ Shapes: N games in parallel, B transitions of a minibatch. A screen is SIZE × S
 """
 
 import contextlib
-import importlib
 import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float32, Int, Int64, Shaped, UInt8
 from torch import Tensor
 
-from wnrepro.errors import UserError
+from wnrepro.experiments.checks import REPLAY_STEP_BYTES, check_rom
 
 SIZE = 84
 SCREEN = (210, 160)  # height and width of the emulator's screens
@@ -40,26 +39,6 @@ class Scene(NamedTuple):
     steps: int
     score: float
     over: bool
-
-
-def check_rom(game: str) -> None:
-    """Raise UserError unless ale-py and gymnasium are installed and ale-py finds the game's ROM."""
-    try:
-        importlib.import_module("ale_py.vector_env")  # needs gymnasium, unlike ale_py
-        from ale_py.roms import get_rom_path
-
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints if ALE_ROMS_DIR is set
-            get_rom_path(game)
-    except ImportError as error:
-        raise UserError(
-            f"--game {game}: its emulator cannot be imported ({' '.join(str(error).split())}); install it by "
-            "`pip install ale-py gymnasium`"
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"--game {game}: its ROM cannot be read ({' '.join(str(error).split())}); unset ALE_ROMS_DIR, or install "
-            "ale-py again by `pip install --force-reinstall ale-py`"
-        ) from error
 
 
 class Games:
@@ -184,7 +163,7 @@ class Replay:
     @staticmethod
     def nbytes_needed(steps: int) -> int:
         """Return the bytes of a full replay of this number of steps."""
-        return steps * (SIZE * SIZE + 4)
+        return steps * REPLAY_STEP_BYTES
 
     def append(
         self,

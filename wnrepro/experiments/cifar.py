@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from wnrepro.compiling import Compilation, compiled, gradients_of
 from wnrepro.cuda_graphs import Captured
-from wnrepro.data.files import require
-from wnrepro.data.images import SIZES, Images, check_sizes, load_images, random_images
+from wnrepro.data.images import Images, load_images, random_images
 from wnrepro.data.whitening import Whitening, load_whitened, load_zca
 from wnrepro.device import autocast, float64_device, image_format, kept_generators, set_precision
 from wnrepro.experiments.loop import COMPARED, TEST_BATCH, Experiment, Exported, Rows, minibatch, to_rows
@@ -122,13 +121,6 @@ class Cifar(Experiment[CifarSettings]):
     @classmethod
     def on_noise(cls, settings: CifarSettings, device: torch.device) -> "Cifar":
         return cls(settings, random_images(settings), device).ready()
-
-    @staticmethod
-    def check(settings: CifarSettings, data_dir: Path | None, device: torch.device) -> None:
-        set_precision(settings.precision, device)
-        check_sizes(settings, SIZES[settings.dataset], ("batch_size", "init_examples"))
-        if settings.dataset == "cifar10":
-            require("cifar10", data_dir)
 
     @classmethod
     def load(cls, settings: CifarSettings, data_dir: Path | None, device: torch.device) -> "Cifar":

@@ -14,9 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wnrepro.cuda_graphs import Captured
-from wnrepro.data.images import Pixels, check_pixels, load_pixels, random_pixels
-from wnrepro.device import autocast, float64_device, image_format, random_generators, set_precision
-from wnrepro.errors import UserError
+from wnrepro.data.images import Pixels, load_pixels, random_pixels
+from wnrepro.device import autocast, float64_device, image_format, random_generators
 from wnrepro.experiments.loop import COMPARED, Experiment, Exported, Rows, minibatch, to_rows
 from wnrepro.experiments.measurements import measured_init
 from wnrepro.experiments.vae import LadderVae, MnistVae
@@ -56,17 +55,6 @@ class Cvae(Experiment[CvaeSettings]):
     @classmethod
     def on_noise(cls, settings: CvaeSettings, device: torch.device) -> "Cvae":
         return cls(settings, random_pixels(settings), device).ready()
-
-    @staticmethod
-    def check(settings: CvaeSettings, data_dir: Path | None, device: torch.device) -> None:
-        s = settings
-        set_precision(s.precision, device)
-        lengths = {"maps": (3, 3), "depths": (3, 3)} if s.dataset == "mnist" else {"maps": (1, 1), "depths": (1, 5)}
-        for name, (least, most) in lengths.items():
-            if not least <= (count := len(getattr(s, name))) <= most:
-                numbers = str(least) if least == most else f"{least} to {most}"
-                raise UserError(f"--{name}: {s.dataset} needs {numbers} of them, not {count}; give --{name} so often")
-        check_pixels(s, data_dir, ("batch_size", "init_examples"))
 
     @classmethod
     def load(cls, settings: CvaeSettings, data_dir: Path | None, device: torch.device) -> "Cvae":

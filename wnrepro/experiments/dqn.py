@@ -18,10 +18,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from wnrepro.cuda_graphs import Captured
-from wnrepro.device import autocast, available_memory, float64_device, image_format, set_precision
-from wnrepro.errors import UserError
+from wnrepro.device import autocast, float64_device, image_format
 from wnrepro.events import Note
-from wnrepro.experiments.atari import SIZE, STACK, STEPS_A_SECOND, Batch, Games, History, Replay, Scene, check_rom
+from wnrepro.experiments.atari import SIZE, STACK, STEPS_A_SECOND, Batch, Games, History, Replay, Scene
 from wnrepro.experiments.loop import COMPARED, Experiment, Exported, Rows
 from wnrepro.experiments.measurements import measured_init
 from wnrepro.optim import Adamax
@@ -123,31 +122,6 @@ class Dqn(Experiment[DqnSettings]):
             "actions": self.actions,
             "agent": "sequential" if s.actors == 1 else f"{s.actors} games in lock-step",
         }
-
-    @staticmethod
-    def check(settings: DqnSettings, data_dir: Path | None, device: torch.device) -> None:
-        s = settings
-        set_precision(s.precision, device)
-        check_rom(s.game)
-        if len(s.maps) != 3:
-            raise UserError(f"--maps: dqn needs 3 of them, not {len(s.maps)}; give --maps 3 times")
-        if s.replay_start > s.replay_steps:
-            raise UserError(f"--replay-start {s.replay_start}: the replay holds {s.replay_steps} steps; give fewer")
-        if s.batch_size > s.replay_start - s.actors:
-            raise UserError(f"--batch-size {s.batch_size}: the replay starts with {s.replay_start} steps; give fewer")
-        for name in ("epsilon_last", "epsilon_test", "discount", "beta1"):
-            if getattr(s, name) > 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(s, name):g}: give a number of at most 1")
-        needed, available = Replay.nbytes_needed(s.replay_steps), available_memory()
-        if replay_device(s.replay_steps, device).type != "cpu":
-            needed = 0
-        if s.checkpoint_replay:
-            needed += Replay.nbytes_needed(s.replay_steps)  # a checkpoint is built in memory
-        if available is not None and needed > available:
-            raise UserError(
-                f"--replay-steps {s.replay_steps}: needs {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are "
-                "free; give fewer, or close something"
-            )
 
     @classmethod
     def load(cls, settings: DqnSettings, data_dir: Path | None, device: torch.device) -> "Dqn":

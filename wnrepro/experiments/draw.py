@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from wnrepro.compiling import Compilation, compiled, gradients_of
 from wnrepro.cuda_graphs import Captured
-from wnrepro.data.images import Pixels, check_pixels, load_pixels, random_pixels
+from wnrepro.data.images import Pixels, load_pixels, random_pixels
 from wnrepro.device import float64_device, random_generators, set_precision
 from wnrepro.drawing import outlined
 from wnrepro.errors import UserError
@@ -326,11 +326,6 @@ class Draw(Experiment[DrawSettings]):
     @classmethod
     def on_noise(cls, settings: DrawSettings, device: torch.device) -> "Draw":
         return cls(settings, random_pixels(settings), device).ready()
-
-    @staticmethod
-    def check(settings: DrawSettings, data_dir: Path | None, device: torch.device) -> None:
-        set_precision(settings.precision, device)
-        check_pixels(settings, data_dir, ("batch_size",))
 
     @classmethod
     def load(cls, settings: DrawSettings, data_dir: Path | None, device: torch.device) -> "Draw":

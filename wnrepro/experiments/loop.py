@@ -107,11 +107,6 @@ class Experiment(abc.ABC, Generic[S]):
 
     # Methods to define or override in an experiment.
 
-    @staticmethod
-    def check(settings: Any, data_dir: Path | None, device: torch.device) -> None:
-        """Raise UserError if `load` would, before anything is written or computed."""
-        set_precision(settings.precision, device)
-
     @classmethod
     @abc.abstractmethod
     def load(cls: type[E], settings: Any, data_dir: Path | None, device: torch.device) -> E:

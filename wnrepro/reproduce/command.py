@@ -17,7 +17,6 @@ from wnrepro.preflight import (
     check_params,
     check_results,
     complete_settings,
-    import_uninterrupted,
     is_gpu,
     load_params,
 )
@@ -40,7 +39,7 @@ def reproduce(options: ReproduceOptions) -> int:
     quiet = options.quiet or options.as_json
     console = open_console(quiet=quiet)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    params = load_params(options.param or ["all"])
+    params = load_params(options.param or ["all"], quiet)
     precision = {"precision": options.precision} if options.precision else {}
     runs = planned(options.scale, options.words or (), params, **precision)
     with contextlib.ExitStack() as stack:  # on exit, stops what was started for the runs
@@ -48,7 +47,7 @@ def reproduce(options: ReproduceOptions) -> int:
         if not options.local and options.device == "auto" and not precision:  # the cluster determines both
             engine = connect(options, stack)
             options = dataclasses.replace(options, device=engine.devices[0])
-        on_gpus = is_gpu(options.device) if options.local else options.device == "cuda"
+        on_gpus = is_gpu(options.device, quiet) if options.local else options.device == "cuda"
         settings = complete_settings((run.settings for run in runs), precision, on_gpus, options.data_dir, quiet)
         runs = [dataclasses.replace(run, settings=one) for run, one in zip(runs, settings, strict=True)]
         tasks = plan(options.results, runs)
@@ -105,7 +104,6 @@ def check(options: ReproduceOptions) -> None:
 
 def connect(options: ReproduceOptions, stack: contextlib.ExitStack) -> "Engine":
     """Connect to a Ray cluster. `stack` disconnects at its end."""
-    import_uninterrupted("torch")
     from wnrepro.reproduce.cluster import Cluster
 
     nodes = Cluster(options.address, options.device, options.jobs, options.jobs_per_gpu or 1, options.bring_back)
@@ -126,10 +124,7 @@ def prepare(
     If runs share a GPU, MPS is started, and `stack` stops it. Without MPS, each run gets a whole GPU, unless
     --jobs-per-gpu is given.
     """
-    import_uninterrupted("torch")
-    from wnrepro.device import choose_device
-    from wnrepro.reproduce.engines import Local, devices, gpu_memory
-    from wnrepro.runs.provenance import device_name
+    from wnrepro.reproduce.engines import Local, device_name, devices, gpu_memory
 
     left = [task for task in tasks if not task.over]
     names = devices(options.device) if options.local else ["cpu"]
@@ -138,7 +133,7 @@ def prepare(
     per_gpu = {task.run.experiment: options.jobs_per_gpu or 1 for task in left}
     if names[0].startswith("cuda"):
         if options.jobs_per_gpu is None:
-            here = device_name(choose_device(names[0]))
+            here = device_name(names[0])
             estimate_all(tasks, options.results, here)
             per_gpu = packing(tasks, options.results, here, gpu_memory(names))
         if max(per_gpu.values()) > 1 and min(len(left), options.jobs or math.inf) > len(names):
@@ -149,19 +144,16 @@ def prepare(
     if engine is None:
         on_cluster = not options.local and not options.plan
         engine = connect(options, stack) if on_cluster else Local(names, options.jobs, per_gpu)
-    here = device_name(choose_device(names[0]), engine.threads)
+    here = device_name(names[0], engine.threads)
     estimate_all(tasks, options.results, here)
     return engine, here
 
 
 def check_all(runs: Sequence[Planned], data_dir: Path | None, device: str) -> None:
     """Raise UserError if one of these runs cannot be computed here. Writes nothing."""
-    from wnrepro.device import choose_device
-    from wnrepro.experiments import experiment_class
-
     for run in runs:
         try:
-            experiment_class(run.experiment).check(run.settings, data_dir, choose_device(device))
+            run.settings.check(data_dir, device)
         except UserError as error:
             raise UserError(f"reproduce {run.experiment}: {error}") from None
     check_params((run.experiment, run.settings.param) for run in runs)

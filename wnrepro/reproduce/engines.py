@@ -10,10 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Protocol
 
-import torch
-
-from wnrepro.device import available_memory, choose_device, cores
 from wnrepro.errors import UserError
+from wnrepro.machine import available_memory, cores, may_be_gpu, processor
 from wnrepro.reproduce.drive import MEMORY_EACH
 from wnrepro.reproduce.work import Event, Job, Process
 from wnrepro.settings import SETTINGS
@@ -37,16 +35,35 @@ def threads(default: int) -> int:
 def devices(name: str) -> list[str]:
     """Return the devices that `auto`, `cpu`, `cuda` (every GPU) or `cuda:N` stands for.
 
-    Raises UserError if there is no such device.
+    Raises UserError if there is no such device. Imports torch only if there may be a GPU.
     """
+    if not may_be_gpu(name):
+        return ["cpu"]
+    import torch
+
+    from wnrepro.device import choose_device
+
     chosen = choose_device(name)
     if chosen.type == "cuda" and chosen.index is None:
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return [str(chosen)]
 
 
+def device_name(device: str, threads: int = 0) -> str:
+    """Return the GPU's name, or the processor's name and the number of threads. Imports torch only for a GPU."""
+    if device == "cpu":
+        return processor(threads)
+    import torch
+
+    from wnrepro.runs import provenance
+
+    return provenance.device_name(torch.device(device))
+
+
 def gpu_memory(devices: Sequence[str]) -> int:
     """Return the memory in bytes of the smallest of these GPUs."""
+    import torch
+
     return min(torch.cuda.get_device_properties(device).total_memory for device in devices)
 
 

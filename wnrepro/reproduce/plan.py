@@ -9,13 +9,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from wnrepro.errors import UserError
+from wnrepro.machine import processor_name
 from wnrepro.progress import TimeLeft
 from wnrepro.records import Benchmark, RunConfig, RunRecord, StepTimes, read_model
 from wnrepro.reproduce.costs import Speeds, cost, prior, processor, together
 from wnrepro.reproduce.grid import Planned, seeds
 from wnrepro.runs.directory import FINISHED, PUBLISHED, RunDirectory
 from wnrepro.runs.outcome import last_figures
-from wnrepro.runs.provenance import processor_name
 from wnrepro.settings import PRECISIONS, scale_settings, settings_from
 from wnrepro.text import json_text, printable
 

@@ -94,7 +94,7 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
         if job.source is not None:
             use(job.source, tried=True)
         device, experiment_cls = choose_device(job.device), experiment_class(experiment)
-        experiment_cls.check(settings, job.data_dir, device)
+        settings.check(job.data_dir, device.type)
         load = functools.partial(experiment_cls.load, settings, job.data_dir, device)
         with signals.handled(), Run(job.results, experiment, job.run.scale, settings) as run:
             status = run.execute(load, show)["status"]

@@ -21,7 +21,7 @@ from typing import Any, Self
 import filelock
 
 from wnrepro.errors import DiskError, UserError
-from wnrepro.records import RunRecord, clean, read_text
+from wnrepro.records import RunRecord, clean, read_bytes, read_text
 from wnrepro.settings import Settings, about, config_hash, filled, printable, scale_settings
 from wnrepro.text import finite, json_text
 
@@ -236,6 +236,18 @@ class RunDirectory:
         """Return the status of a finished run, `done` or `diverged`, else None."""
         record = self.record()
         return record["status"] if record and record["status"] in FINISHED else None
+
+    def changed_tables(self) -> list[str]:
+        """Return the names of a finished run's tables that are not as run.json has them."""
+        sha256 = (self.record() or {}).get("tables_sha256") or {}
+        return [name for name in sha256 if not self.has(name, sha256[name])]
+
+    def has(self, name: str, sha256: str) -> bool:
+        """Test whether a file of the run has this sha256."""
+        try:
+            return hashlib.sha256(read_bytes(self.folder / name)).hexdigest() == sha256
+        except (FileNotFoundError, UserError):
+            return False
 
     def locked(self) -> bool:
         """Test whether another process executes the run."""

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from wnrepro.runs.directory import write_atomic
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 FRAME_MS, LAST_FRAME_MS = 100, 2000  # durations in an animation
 STEP_MS = 70  # duration of a game's frame: 1/15 s, rounded to a GIF's hundredths
+BORDER = 2  # pixels between images, grey
 CAPTION = 14  # pixels; height of the caption below a game's screen
 
 
@@ -60,9 +60,15 @@ def write_film(folder: Path, scenes: Iterable["Scene"], title: str) -> tuple[Pat
 
 
 def grid(images: Float[Tensor, "N C H W"]) -> Image.Image:
-    """Return one picture of images in 0..1 side by side, with borders."""
-    together = make_grid(images, nrow=math.ceil(math.sqrt(len(images))), padding=2, pad_value=0.5)
-    return Image.fromarray((255 * together + 0.5).clamp(0, 255).to("cpu", torch.uint8).permute(1, 2, 0).numpy())
+    """Return one picture of images in 0..1 side by side, several of them with borders."""
+    count, _, height, width = images.shape
+    columns, border = math.ceil(math.sqrt(count)), BORDER if count > 1 else 0
+    rows = math.ceil(count / columns)
+    together = torch.full((3, rows * (height + border) + border, columns * (width + border) + border), 0.5)
+    for n, image in enumerate(images.cpu()):
+        top, left = n // columns * (height + border) + border, n % columns * (width + border) + border
+        together[:, top : top + height, left : left + width] = image
+    return Image.fromarray((255 * together + 0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def captioned(screen: UInt8[np.ndarray, "H W 3"], text: str) -> Image.Image:

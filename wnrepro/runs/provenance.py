@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wnrepro.text import count
+from wnrepro.machine import processor
 
 if TYPE_CHECKING:
     import torch
@@ -35,15 +35,6 @@ def git_state() -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain", "--", ".") != ""}
 
 
-def processor_name() -> str:
-    """Return the name of this machine's processor."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return name
-
-
 def device_name(device: "torch.device", threads: int | None = None) -> str:
     """Return the GPU's name, or the processor's name and the number of threads (default: this process's)."""
     import torch
@@ -52,7 +43,7 @@ def device_name(device: "torch.device", threads: int | None = None) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
         return f"Apple GPU of {platform.machine()}, macOS {platform.mac_ver()[0]}"
-    return f"{processor_name()}, {count(threads or torch.get_num_threads(), 'thread')}"
+    return processor(threads or torch.get_num_threads())
 
 
 def provenance(device: "torch.device") -> dict[str, Any]:

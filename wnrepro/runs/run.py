@@ -21,7 +21,7 @@ import torch
 from wnrepro import signals
 from wnrepro.errors import DiskError, UserError
 from wnrepro.events import Epoch, News, Note, Progress, Start
-from wnrepro.records import RunSettings, read_bytes, read_text
+from wnrepro.records import RunSettings, read_text
 from wnrepro.runs.checkpoint import (
     CHECKPOINTS,
     DamagedError,
@@ -222,10 +222,10 @@ class Run(RunDirectory):
 
     def repair(self) -> list[str]:
         """Restore the tables of a finished run from its checkpoint, and return a sentence for each changed one."""
-        sha256 = (self.record() or {}).get("tables_sha256") or {}
-        damaged = [name for name in sha256 if not self.has(name, sha256[name])]
+        damaged = self.changed_tables()
         if not damaged:
             return []
+        sha256 = (self.record() or {})["tables_sha256"]
         with self, contextlib.suppress(UserError):
             checkpoint, _ = self.last_checkpoint()
             tables = Tables(self.folder, checkpoint["tables"] if checkpoint else {})
@@ -235,13 +235,6 @@ class Run(RunDirectory):
                 return [f"{self.folder / name}: was changed; restored from the checkpoint" for name in damaged]
         todo = "and no checkpoint of the finished run is there to restore it from; put one there, or train again"
         return [f"{self.folder / name}: was changed, {todo} with --fresh" for name in damaged]
-
-    def has(self, name: str, sha256: str) -> bool:
-        """Test whether a file of the run has this sha256."""
-        try:
-            return hashlib.sha256(read_bytes(self.folder / name)).hexdigest() == sha256
-        except (FileNotFoundError, UserError):
-            return False
 
     def new_record(
         self, record: dict[str, Any] | None, experiment: Experiment, epoch: int, damaged: list[str]
