@@ -226,7 +226,7 @@ MISTAKES = [  # the words, and what the refusal names
     ("cifar --lr -1", "--lr -1"),
     ("cifar --no-such", "--no-such"),
     ("cifar --epochs 99999999999999999999", "--epochs"),
-    ("cifar --scale short --data-dir {tmp}/none", "{tmp}/none"),
+    ("cifar --scale short --seed 2 --data-dir {tmp}/none", "{tmp}/none"),
     ("cifar --results {tmp}/file", "--results {tmp}/file"),
     ("cifar --results {tmp}/{long}", "--results {tmp}/{long}"),
     ("cifar --results /proc/no/such", "/proc/no"),
