@@ -100,7 +100,7 @@ def is_gpu(device: str, quiet: bool = False) -> bool:
 
 
 def device_type(device: str, quiet: bool = False) -> str:
-    """Return `cpu`, `cuda` or `mps`. Raises UserError if the device does not exist. Imports torch if it may be a GPU."""
+    """Return `cpu`, `cuda` or `mps`. Raises UserError if there is no such device. Torch is imported for GPUs only."""
     if not may_be_gpu(device):
         return "cpu"
     load_torch(quiet)
