@@ -67,7 +67,10 @@ def fast_precisions(device: torch.device) -> list[str]:
 
 def step_seconds(step: Step, device: torch.device, at_least: float = 0.0) -> float:
     """Measure the mean seconds of a step, with the device's work, over STEPS_TOGETHER steps and `at_least` seconds."""
-    waits = {"cuda": functools.partial(torch.cuda.synchronize, device), "mps": torch.mps.synchronize}
+    waits: dict[str, Callable[[], None]] = {
+        "cuda": functools.partial(torch.cuda.synchronize, device),
+        "mps": torch.mps.synchronize,
+    }
     wait = waits.get(device.type, lambda: None)
     wait()
     began, count = time.perf_counter(), 0
