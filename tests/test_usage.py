@@ -80,6 +80,20 @@ def test_help_shows_the_defaults_of_the_named_scale(run: Command, words: str, ep
     assert code == 0 and text.split("default: ")[1].split(")")[0] == epochs
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "plain"), [("NO_COLOR", "1", True), ("TERM", "dumb", True), ("TERM", "xterm", False)]
+)
+def test_a_terminal_without_colours_gets_none(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, plain: bool
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv(name, value)
+    command = typer.main.get_command(cli.app)
+    with command.make_context("wnrepro", [], resilient_parsing=True) as context:
+        assert ("\x1b" not in command.get_help(context)) == plain
+
+
 @each_command
 def test_the_examples_are_commands(path: tuple[str, ...], command: Any) -> None:
     lines = examples(path[-1] if path else "wnrepro")

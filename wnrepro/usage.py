@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import importlib.metadata
+import os
 import platform
 import re
 from collections import Counter
@@ -140,8 +141,8 @@ class Parts:
         panels["Output" if panels["Output"] else "Options"].append((", ".join(HELP), f"show this help{more}"))
         for name, rows in panels.items():
             if rows:
-                with formatter.section(typer.style(name, bold=True)):
-                    formatter.write_dl([(typer.style(names, fg="cyan"), text) for names, text in rows])
+                with formatter.section(styled(name, bold=True)):
+                    formatter.write_dl([(styled(names, fg="cyan"), text) for names, text in rows])
 
     def record(self, param: Any, ctx: Any, given: dict[str, Any]) -> tuple[str, str]:
         """Return an option's names and help, with the default of the scale and part that the command line names."""
@@ -156,7 +157,7 @@ class Parts:
         return re.sub("[<>]", "", names if param.param_type_name == "option" else names.split(" <")[0]), text
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section(typer.style("Examples", bold=True)):
+        with formatter.section(styled("Examples", bold=True)):
             for line in examples(self.name or ""):
                 formatter.write(f"  {line}\n")
 
@@ -179,9 +180,9 @@ class Group(Parts, TyperGroup):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         super().format_options(ctx, formatter)
         shown = [command for command in self.commands.values() if not command.hidden]
-        with formatter.section(typer.style("Commands", bold=True)):
+        with formatter.section(styled("Commands", bold=True)):
             formatter.write_dl(
-                [(typer.style(one.name or "", fg="cyan"), (one.help or "").split("\n\n")[0]) for one in shown]
+                [(styled(one.name or "", fg="cyan"), (one.help or "").split("\n\n")[0]) for one in shown]
             )
 
 
@@ -194,6 +195,12 @@ def one_sentence() -> Iterator[None]:
         if type(error).__name__ == "NoArgsIsHelpError":
             raise
         raise UserError(refusal(error)) from error
+
+
+def styled(text: str, **style: Any) -> str:
+    """Return a text with a style, if the user's terminal has any. Where no terminal is, typer removes it."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if plain else typer.style(text, **style)
 
 
 def refusal(error: Any) -> str:
