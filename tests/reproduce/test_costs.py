@@ -1,12 +1,14 @@
 """What runs cost: the shipped prior, the speed of this machine beside it, runs side by side, and the time left said."""
 
 import csv
+import importlib.util
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from factories import HERE, FakeEngine, put_run, quick_run
+from factories import HERE, FakeEngine, edit, put_run, quick_run
 
 from wnrepro.reproduce import costs as costing
 from wnrepro.reproduce import drive as driving
@@ -20,6 +22,11 @@ from wnrepro.settings import SCALE_NAMES
 
 GRID = Path(__file__).with_name("quick_grid.csv")  # seconds of 32 runs, two side by side: AMD EPYC, commit ae323eb
 SHIPPED = "AMD EPYC, 1 thread"
+
+spec = importlib.util.spec_from_file_location("costs_script", Path(__file__).parents[2] / "scripts/costs.py")
+assert spec is not None and spec.loader is not None
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
 
 
 def row(example: float, param: str = "wn", device: str = SHIPPED, **changes: Any) -> Cost:
@@ -112,6 +119,24 @@ def test_a_fresh_clone_knows_a_time_for_every_run(tmp_path: Path, ship: Any) -> 
     assert [task.estimate.source for task in other[1:2]] == ["shipped, AMD EPYC × 3"]
     seconds = [0.0, 3 * (2 + 300), 3 * (2 + 180), 2 + 9.0 * 15_000]
     assert [task.seconds_left for task in other] == pytest.approx(seconds)
+
+
+def test_script_reads_a_finished_grid(tmp_path: Path) -> None:
+    """The second run begins 6 s after the first ends, and its first epoch takes 4 s more than the others."""
+    for seed, at, device in ((1, "00:00", HERE), (2, "01:06", "A processor, 1 threads"), (3, "02:00", SHIPPED)):
+        times = {"created": f"2027-01-01T00:{at}Z", "updated": f"2027-01-01T00:0{seed}:00Z", "resumed": []}
+        resumed: list[dict[str, str]] = [{"device_name": device}] if seed == 3 else []
+        folder = put_run(tmp_path, quick_run(seed=seed), **times | {"device_name": device, "resumed": resumed})
+        (folder / "metrics.csv").write_text(
+            "epoch,seconds\n" + "".join(f"{n},{4 + 4 * (n == 1)}\n" for n in range(1, 11))
+        )
+    first = put_run(tmp_path, quick_run(seed=4), created="2027-01-01T00:00:00Z", updated="2027-01-01T00:01:00Z")
+    edit(first / "run.json", HERE, "A processor, 1 thread")
+    (first / "metrics.csv").write_text("epoch,seconds\n1,4\n2,4\n3,5\n")
+    (found,) = script.from_runs(tmp_path / "quick")
+    assert [found[name] for name in ("experiment", "param", "start", "epochs")] == ["cifar", "wn", "10.0", 11]
+    assert float(found["example"]) == pytest.approx(4 / 1500, rel=1e-2)
+    assert json.loads(found["settings"]) == {"batch_size": 25, "width": 16, "precision": "fp32"}
 
 
 class Replay(FakeEngine):
