@@ -65,15 +65,16 @@ def test_second_process_learns_who_holds_the_run(tmp_path: Path, hold: Hold) -> 
     with pytest.raises(LockedError, match=rf"^{made.folder}: process {holder.pid} on [\w.-]+, since "), made:
         pass
     assert made.locked()
-    for text in ("process \x1b[31m on 3, since 4,", f"process 1 on {'x' * 300}, since 4,", "\udcff", ""):
-        made.lock_path.write_bytes(text.encode(errors="surrogateescape"))
+    for text in (b"\xff", b"", b"{}", b'{"pid": 1, "host": "\x1b[31m"}', b'{"pid": 0, "host": "here"}', b"[" * 10**5):
+        made.lock.owner_path.write_bytes(text)
         with pytest.raises(LockedError, match=rf"^{made.folder}: another process is at this run"), made:
             pass
     holder.kill()  # a dead process holds nothing
     holder.wait()
     assert not made.locked()
     with made:
-        assert f"process {os.getpid()} on " in made.lock_path.read_text()
+        assert made.lock.holder().startswith(f"process {os.getpid()} on ")
+    assert not made.lock.owner_path.exists()
 
 
 @pytest.mark.parametrize("hard_links", [True, False])
@@ -101,7 +102,9 @@ def test_file_that_cannot_be_written_is_a_disk_error(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "run.json", "config.json", "lock", "checkpoint.pt", ".run.json.part"])
+@pytest.mark.parametrize(
+    "name", ["metrics.csv", "run.json", "config.json", "lock", "lock-owner.json", "checkpoint.pt", ".run.json.part"]
+)
 def test_nothing_is_written_through_a_link(tmp_path: Path, name: str) -> None:
     outside, made = tmp_path / "outside.csv", walk_run(tmp_path / "results")
     outside.write_text("mine")

@@ -67,7 +67,7 @@ class Board:
             "end": f"{task.state}{f', {task.text}' if task.text else ''}",
             "retry": f"{task.text}; resumes {at}{graphs} (try {task.tries + 1})",
             "stop": f"stopped, to resume {at}: another epoch would not fit the budget",
-            "held": "another process computes it",
+            "held": f"{task.directory.lock.holder()} computes it" if news == "held" else "",
         }
         if not self.on_terminal:
             lines["start"] = f"resumes {at}" if task.reached else "begins"

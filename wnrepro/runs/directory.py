@@ -4,16 +4,12 @@ results/<scale>/<experiment>/<variant>/seed-<n>/ holds config.json, run.json, me
 This module does not import torch.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import re
-import socket
 import uuid
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +18,7 @@ import filelock
 
 from wnrepro.errors import DiskError, UserError
 from wnrepro.records import RunRecord, clean, read_bytes, read_text
+from wnrepro.runs.lock import Lock
 from wnrepro.settings import Settings, about, config_hash, filled, printable, scale_settings
 from wnrepro.text import finite, json_text
 
@@ -34,7 +31,6 @@ WEIGHTS = "weights.pt"  # the weights alone, in half precision, of a published r
 WRITTEN = ("config.json", "run.json", SOURCE, "checkpoint*.pt", WEIGHTS, "model.*", "*.csv", "*.png", "*.gif")
 REMOVE = "remove the file to resume from the run's checkpoint, or start over with --fresh"
 LONGEST_NAME = 255  # letters of a folder's name
-PATIENCE = 1.0  # seconds to wait for the lock: another process may hold it only to test it
 
 
 def variant(experiment: str, scale: str, settings: Settings) -> str:
@@ -187,8 +183,7 @@ class RunDirectory:
         self.name = str(self.folder.relative_to(results).parent)
         self.config = config(experiment, scale, settings)
         self.restart_advice = "give another --results" if results.name == PUBLISHED else "start over with --fresh"
-        self.lock_path = self.folder / "lock"
-        self.lock = filelock.FileLock(self.lock_path, timeout=PATIENCE)
+        self.lock = Lock(self.folder)
 
     def record(self) -> dict[str, Any] | None:
         """Return the content of run.json, or None if there is no file.
@@ -250,40 +245,27 @@ class RunDirectory:
             return False
 
     def locked(self) -> bool:
-        """Test whether another process executes the run."""
-        if self.lock_path.is_file():
-            with contextlib.suppress(PermissionError), self.lock_path.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # needs no permission to write
-                except BlockingIOError:
-                    return True
-        return False
-
-    def holder(self) -> str:
-        """Return a description of the process that holds the lock, for messages."""
-        with contextlib.suppress(UserError, FileNotFoundError):
-            text = read_text(self.lock_path).strip()
-            if re.fullmatch(r"process \d{1,19} on [\w.-]{1,255}, since [\d:TZ-]{1,30},", text, re.ASCII):
-                return text
-        return "another process"
+        """Test whether another process executes the run. Writes nothing."""
+        return self.lock.held()
 
     def __enter__(self) -> Self:
         """Create the directory if needed and lock it. Raises LockedError, or DiskError if it cannot be written."""
         try:
             check_place(self.folder.parents[3], self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self.lock_path.is_symlink() or (self.lock_path.exists() and not self.lock_path.is_file()):
-                raise UserError(f"{self.lock_path}: is no file; move it away")
-            self.lock.acquire()
+            for path in (self.lock.path, self.lock.owner_path):
+                if path.is_symlink() or (path.exists() and not path.is_file()):
+                    raise UserError(f"{path}: is no file; move it away")
+            self.lock.acquire(now())
             try:
-                self.lock_path.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {now()},\n")
                 for part in self.folder.glob(".*.part"):  # left by a killed process
                     part.unlink(missing_ok=True)
             except OSError:
                 self.lock.release()
                 raise
         except filelock.Timeout:
-            raise LockedError(f"{self.folder}: {self.holder()} is at this run; wait for it, or end it") from None
+            what = f"{self.lock.holder()} is at this run; wait for it, or end it{self.lock.remedy}"
+            raise LockedError(f"{self.folder}: {what}") from None
         except OSError as error:
             raise disk_error(self.folder, error) from error
         return self
