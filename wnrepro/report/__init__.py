@@ -9,13 +9,14 @@ import pandas as pd
 
 from wnrepro.errors import DiskError, UserError
 from wnrepro.report import compare, declared, figures, tables
-from wnrepro.report.claims import findings, rules
+from wnrepro.report.claims import CLAIMS, findings, rules
+from wnrepro.report.claims.claim import Claim, Finding
 from wnrepro.report.latex import latex
 from wnrepro.report.layout import page, render
 from wnrepro.results import check, load, scales_with_runs
 from wnrepro.runs.directory import write_atomic
 
-__all__ = ["check", "live_page", "rules", "scales_with_runs", "write_comparison", "write_report"]
+__all__ = ["check", "live_page", "rules", "scales_with_runs", "verdicts", "write_comparison", "write_report"]
 
 
 def write_report(
@@ -51,6 +52,12 @@ def write_report(
     files |= {f"latex/{name}": content for name, content in (latex(report) if export else {}).items()}
     _write(out, scale, files)
     return [out / scale / name for name in ("report.md", "report.html", *["latex/report.tex"] * export)]
+
+
+def verdicts(results: Path, scale: str, precision: str | None = None) -> list[tuple[Claim, Finding]]:
+    """Return every claim with its finding. Raises UserError as `write_report` does."""
+    found = findings(load(results, scale, precision))
+    return [(claim, found[claim.id]) for claim in CLAIMS]
 
 
 def live_page(

@@ -21,6 +21,7 @@ from wnrepro.preflight import (
     load_params,
 )
 from wnrepro.progress import open_console
+from wnrepro.reproduce.answer import answer
 from wnrepro.reproduce.board import Board, print_plan, summary
 from wnrepro.reproduce.drive import drive, seconds_of
 from wnrepro.reproduce.grid import Planned, left_out, planned
@@ -84,6 +85,9 @@ def reproduce(options: ReproduceOptions) -> int:
         say(summary(after, side_by_side))
         if spent:
             say(f"The budget of {options.budget} is spent: no further epoch fits into it; the same command continues.")
+        if not quiet and not options.budget:
+            write = after is not tasks
+            answer(console, options.results, options.scale, options.words or (), options.precision, write, say)
     failed = [task for task in tasks if task.state == "failed"]
     for task in failed:
         hint = f"; {errors.HINT}" if task.traceback and not errors.DEBUG else ""
