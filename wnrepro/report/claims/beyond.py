@@ -53,7 +53,7 @@ def _either(estimates: Sequence[Estimate]) -> tuple[float, float]:
 
 
 def _log_epochs(evidence: Evidence, ours: Sequence[Run], theirs: Sequence[Run]) -> None:
-    """Collect `draw.log_epochs`, or no number if a run of ours never reaches the other's bound: the ratio is unknown."""
+    """Collect `draw.log_epochs`, or nothing if a run of ours never reaches the bound, as the ratio is then unknown."""
     if (pairs := evidence.pairs(ours, theirs)) is None:
         return
     if never := sum(math.isinf(draw.epochs_needed(*pair)[0]) for pair in pairs):
