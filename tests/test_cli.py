@@ -316,6 +316,21 @@ def test_a_mistake_is_refused_and_writes_nothing(
     assert state(tmp_path) == before
 
 
+@pytest.mark.usefixtures("text_only")
+def test_a_malformed_run_keeps_no_other_from_the_report(run: Command, tmp_path: Path) -> None:
+    make_run(tmp_path, scale="quick")
+    odd = [make_run(tmp_path, seed=2, scale=scale) / "metrics.csv" for scale in ("quick", "short")]
+    for path in odd:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    code, out, error = run("report", "--results", tmp_path, "--scale", "quick")
+    assert (code, out.splitlines()) == (0, [f"{tmp_path}/quick/report.{kind}" for kind in ("md", "html")])
+    assert str(odd[0]) in error and len(error.splitlines()) == 1
+    code, out, error = run("report", "--results", tmp_path)  # nothing of scale short can be read
+    assert code == 2 and f"{tmp_path}/quick/report.md" in out and all(str(path) in error for path in odd)
+    code, out, _ = run("report", "--results", tmp_path, "--check")
+    assert code == 1 and all(sum(str(path) in line for line in out.splitlines()) == 1 for path in odd)
+
+
 def test_a_link_on_the_way_to_a_run_is_refused_before_training(run: Command, tmp_path: Path) -> None:
     results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
     (results / "quick").mkdir(parents=True)

@@ -201,9 +201,25 @@ def report(
             print(f"{server.url} shows scale {scales[0]}; Ctrl-C ends it", flush=True)
             server.serve_forever()
     else:
-        for name in scales:
-            latex = export is not None
-            print(*reports.write_report(folder, name, precision, commands_of(name), latex, out, complain), sep="\n")
+        latex = export is not None
+        write_each(
+            scales,
+            lambda name: reports.write_report(folder, name, precision, commands_of(name), latex, out, complain),
+        )
+
+
+def write_each(scales: Sequence[str], write: Callable[[str], list[Path]]) -> None:
+    """Write the report of every scale, and print the paths. Raises UserError at the end if a scale has no good run."""
+    odd = []
+    for name in scales:
+        try:
+            print(*write(name), sep="\n")
+        except DiskError:
+            raise
+        except UserError as error:
+            odd.append(str(error))
+    if odd:
+        raise UserError("\n".join(odd))
 
 
 def reported(results: Path, published: bool, scale: str | None) -> tuple[Path, list[str]]:

@@ -1,5 +1,6 @@
 """The plan: what of the grid is done, what its runs take, how many share a GPU, what its claims can come to."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -32,8 +33,10 @@ from wnrepro.reproduce.plan import (
     promises,
     totals,
 )
+from wnrepro.results import load
 from wnrepro.runs.directory import PUBLISHED
-from wnrepro.settings import config_hash
+from wnrepro.runs.run import open_run
+from wnrepro.settings import SETTINGS, CifarSettings, config_hash, setting
 
 DQN = planned("paper", ["dqn"])[0]
 DQN_SECONDS = 0.2 / 4 * 200 * 250_000  # at 0.2 s a training step
@@ -95,6 +98,25 @@ def test_a_run_without_a_later_setting_is_done(tmp_path: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config))
         (task,) = plan(tmp_path, [run])
         assert (task.found.name, task.directory.config["hash"] == digest) == (state, state == "done")
+
+
+def test_a_setting_added_to_the_code_leaves_earlier_runs_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put_run(tmp_path, quick_run())
+    before, digest = (folder / "config.json").read_text(), quick_run().directory(tmp_path).config["hash"]
+    field: Any = ("cutout", int, setting(0, "pixels left out", "our choice", least=0))
+    later = dataclasses.make_dataclass("Later", [field], bases=(CifarSettings,), frozen=True)
+    monkeypatch.setitem(SETTINGS, "cifar", later)
+    (task, other) = plan(tmp_path, [quick_run(), quick_run(cutout=8)])
+    assert (task.found.name, other.found.name) == ("done", "missing")
+    assert task.directory.config["hash"] == digest and (folder / "config.json").read_text() == before
+    opened = open_run(folder)
+    assert (opened.settings, opened.config["hash"]) == (quick_run().settings, digest)
+    assert [run.settings["cutout"] for run in load(tmp_path, "quick").runs] == [0]
+    monkeypatch.setitem(later.scales, "quick", later.scales["quick"] | {"cutout": 8})  # another run
+    (task,) = plan(tmp_path, [quick_run()])
+    assert task.found.name == "odd" and "(cutout)" in task.text
 
 
 def test_estimate_is_from_what_is_most_alike() -> None:
