@@ -90,6 +90,21 @@ def test_file_has_every_number_of_the_tables(
         assert found[tag][1] == pytest.approx(wall_time, abs=1e-3)
 
 
+def test_updates_are_written_too(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "results", logged=2, status="running")
+    (folder / "steps.csv").write_text("epoch,update,loss,lr\n1,5,2.5,0.003\n2,10,inf,0.001\n3,15,1.0,0.001\n")
+    ends = [CREATED + 101.5, CREATED + 203]
+    found = {
+        key: value for key, value in scalars(write_events(folder, tmp_path / "board")).items() if "steps/" in key[0]
+    }
+    assert found == {
+        ("steps/loss", 5): (2.5, ends[0]),
+        ("steps/lr", 5): (pytest.approx(0.003), ends[0]),
+        ("steps/loss", 10): (float("inf"), ends[1]),
+        ("steps/lr", 10): (pytest.approx(0.001), ends[1]),
+    }
+
+
 def test_unfinished_runs_are_written_as_far_as_they_got(tmp_path: Path) -> None:
     folder = make_draw(tmp_path / "results", status="running", logged=3)
     lines = (folder / "metrics.csv").read_text().splitlines(keepends=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wnrepro.errors import DiskError, UserError
+from wnrepro.reading import read_table
 from wnrepro.results import Run, read_run
 from wnrepro.settings import SETTINGS
 
@@ -68,6 +69,19 @@ def events(run: Run, library: Any) -> Iterator[Any]:
                 tag = "/".join([table, *(str(row.pop(key)) for key in ("layer", "time_step") if key in row)])
                 values = [summary.Value(tag=f"{tag}/{name}", simple_value=value) for name, value in row.items()]
                 yield event(step=clock[epoch][0], wall_time=clock[epoch][1], summary=summary(value=values))
+    for row in steps(run):
+        epoch, update = row.pop("epoch"), row.pop("update")
+        if epoch in clock:
+            values = [summary.Value(tag=f"steps/{name}", simple_value=value) for name, value in row.items()]
+            yield event(step=update, wall_time=clock[epoch][1], summary=summary(value=values))
+
+
+def steps(run: Run) -> list[dict[Any, Any]]:
+    """Return the rows of steps.csv, if the run has it."""
+    columns = [str(name) for name in run.metrics]
+    objective = "bound_nats" if any("bound" in name for name in columns) else "loss"
+    rates = [name for name in columns if name == "lr"]
+    return read_table(run.path / "steps.csv", ("epoch", "update", objective, *rates)).to_dict("records")
 
 
 def times(run: Run) -> dict[int, tuple[int, float]]:

@@ -14,7 +14,7 @@ from wnrepro.text import printable
 MOST_LAYERS = 1000
 # The integer columns of tables with their bounds. Other columns than `layer` are floats, perhaps not finite.
 INTEGERS = {"epoch": (0, 10_000), "time_step": (1, 10_000), "minibatches": (1, LARGEST_INT)}
-INTEGERS |= dict.fromkeys(("game", "agent_steps", "episodes"), (0, LARGEST_INT))
+INTEGERS |= dict.fromkeys(("game", "agent_steps", "episodes", "update"), (0, LARGEST_INT))
 FRACTIONS = ("train_error", "test_error")  # in 0..1, or nan
 
 

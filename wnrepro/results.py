@@ -7,7 +7,6 @@ an error too, since a copy is no further seed.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 import math
@@ -24,8 +23,8 @@ import pandas as pd
 from wnrepro import settings
 from wnrepro.errors import UserError
 from wnrepro.reading import read_table
-from wnrepro.records import Benchmark, Provenance, RunConfig, RunRecord, StepTimes, naming, read_model, read_text
-from wnrepro.runs.directory import FINISHED, PUBLISHED, WEIGHTS, check_place, sealed, variant
+from wnrepro.records import Benchmark, Provenance, RunConfig, RunRecord, StepTimes, naming, read_model
+from wnrepro.runs.directory import FINISHED, PUBLISHED, WEIGHTS, check_place, file_sha256, sealed, variant
 from wnrepro.settings import NAME, PARAMS, PRECISIONS, SCALE_NAMES, SETTINGS, config_hash
 from wnrepro.text import count, listed, printable
 
@@ -533,11 +532,9 @@ def _problems(run: Run) -> Iterator[str]:
     # Runs of earlier versions have only the checksum of metrics.csv.
     sha256 = {"metrics.csv": run.record.metrics_sha256} | run.record.tables_sha256
     for name in (f"{table}.csv" for table in TABLES if run.status in FINISHED and f"{table}.csv" in sha256):
-        with contextlib.suppress(FileNotFoundError):
-            if sha256[name] == hashlib.sha256(read_text(run.path / name).encode()).hexdigest():
-                continue
-        yield f"{name} is not the one that run.json has the sha256 of"
-    if weights_sha256(run.path / WEIGHTS) != run.record.weights_sha256:
+        if sha256[name] != file_sha256(run.path / name):
+            yield f"{name} is not the one that run.json has the sha256 of"
+    if file_sha256(run.path / WEIGHTS) != run.record.weights_sha256:
         yield f"{WEIGHTS} is not the one that run.json has the sha256 of"
     behind = 1 if run.status == "running" else 0  # perhaps killed between writing both files
     if abs(run.epoch - run.record.epoch) > behind:
@@ -548,14 +545,6 @@ def _problems(run: Run) -> Iterator[str]:
     for epoch, episodes in zip(run.metrics["epoch"], run.metrics.get("episodes", ()), strict=False):
         if games[epoch] != episodes and epoch <= run.epoch - behind:
             yield f"games.csv has {count(games[epoch], 'game')} of epoch {epoch}, metrics.csv {episodes}"
-
-
-def weights_sha256(path: Path) -> str | None:
-    """Return a file's sha256, or None if there is no file."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ------------------------------------------------------------------------------- benchmarks

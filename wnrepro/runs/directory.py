@@ -4,6 +4,7 @@ results/<scale>/<experiment>/<variant>/seed-<n>/ holds config.json, run.json, me
 This module does not import torch.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import errno
@@ -17,7 +18,7 @@ from typing import Any, Self
 import filelock
 
 from wnrepro.errors import DiskError, UserError
-from wnrepro.records import RunRecord, clean, read_bytes, read_text
+from wnrepro.records import RunRecord, clean, read_text
 from wnrepro.runs.lock import Lock
 from wnrepro.settings import Settings, about, config_hash, filled, printable, scale_settings
 from wnrepro.text import finite, json_text
@@ -111,6 +112,15 @@ def write_atomic(path: Path, content: bytes | memoryview, keep: Path | None = No
             os.close(folder)
     except OSError as error:
         raise disk_error(path, error) from error
+
+
+def file_sha256(path: Path) -> str | None:
+    """Return a file's sha256, or None if there is no file that can be read."""
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    return None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -235,14 +245,7 @@ class RunDirectory:
     def changed_tables(self) -> list[str]:
         """Return the names of a finished run's tables that are not as run.json has them."""
         sha256 = (self.record() or {}).get("tables_sha256") or {}
-        return [name for name in sha256 if not self.has(name, sha256[name])]
-
-    def has(self, name: str, sha256: str) -> bool:
-        """Test whether a file of the run has this sha256."""
-        try:
-            return hashlib.sha256(read_bytes(self.folder / name)).hexdigest() == sha256
-        except (FileNotFoundError, UserError):
-            return False
+        return [name for name in sha256 if file_sha256(self.folder / name) != sha256[name]]
 
     def locked(self) -> bool:
         """Test whether another process executes the run. Writes nothing."""
