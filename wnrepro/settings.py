@@ -247,6 +247,7 @@ class CifarSettings(Settings):
 
     name = "cifar"
     implementation = "wnrepro.experiments.cifar:Cifar"
+    after = ("evaluate", "test metrics of its checkpoint; with --data DIR on your images")
     models: ClassVar[Models] = {
         None: Model(
             "CIFAR-10 classifier",
