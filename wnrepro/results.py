@@ -403,8 +403,8 @@ def _run_folders(results: Path, scale: str, known: bool = True) -> list[Path]:
             raise UserError(f"{results} is no folder: name the one that holds the runs with --results.")
         next(results.iterdir(), None)
         names = SETTINGS.keys() if known else {path.name for path in (results / scale).glob("*")} - SETTINGS.keys()
-        configs = (config for name in names for config in (results / scale / name).glob("*/seed-*/config.json"))
-        return sorted(config.parent for config in configs)
+        folders = (folder for name in names for folder in (results / scale / name).glob("*/seed-*"))
+        return sorted(folder for folder in folders if os.path.lexists(folder / "config.json"))
     except OSError as error:
         raise UserError(f"{results} cannot be read ({error.strerror}): check its permissions.") from error
 
