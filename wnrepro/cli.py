@@ -99,10 +99,17 @@ def experiment_command(cls: type[Settings]) -> Callable[..., None]:
         may_be_gpu(options.device)
         if "param" in given:
             given["param"] = load_params(given["param"], quiet)
+        if "init_from" in given:
+            load_torch(quiet)
+            from wnrepro.runs import warm
+
+            given["init_from"] = [warm.add(Path(folder)) for folder in given["init_from"]]
         scale, planned, names = selected(cls, options.scale, given, options.config)
         options = dataclasses.replace(options, scale=scale)
         on_gpu = "precision" not in names and is_gpu(options.device, quiet)
         planned = complete_settings(planned, names, on_gpu, options.data_dir, quiet)
+        if "init_from" in given:
+            warm.check(cls, planned)
         if options.print_config:
             print(printed(cls.name, scale, planned))
             raise typer.Exit

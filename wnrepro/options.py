@@ -264,10 +264,11 @@ def command_parameters(cls: type[Settings]) -> list[inspect.Parameter]:
     types = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         kind, name, rules = types[field.name], option(field), field.metadata
+        usual = METAVARS.get(value_type(kind), "TEXT")
         choices = (*rules.get("choices", ()), *(("all",) if field.name in (cls.part, "param") else ()))
         declared = typer.Option(
             f"{name}/--no-{name[2:]}" if kind is bool else name,
-            metavar="NAME" if field.name == "param" else "|".join(choices) or METAVARS.get(value_type(kind), "TEXT"),
+            metavar="NAME" if field.name == "param" else "|".join(choices) or rules.get("metavar", usual),
             help=setting_help(cls, field),
             autocompletion=complete(choices) if choices else None,
             rich_help_panel=rules.get("panel", MODEL),

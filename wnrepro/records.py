@@ -91,6 +91,7 @@ class RunRecord(Provenance):
     metrics_sha256: str | None = None  # in files of earlier versions
     tables_sha256: dict[str, Any] = {}
     weights_sha256: str | None = None
+    continued: dict[str, Any] | None = None  # the shorter run that this one continues
     sha256: str | None = None
 
 

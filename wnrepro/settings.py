@@ -94,7 +94,8 @@ def setting(default: Any, help: str, source: str, **check: Any) -> Any:
 
     check: `choices=(...)`, the allowed values; `above=x`, `least=x` or `most=x`, bounds of a number or of a tuple's
     elements; `only=d`: the setting belongs to the data set d, and is None for the others. `panel="Data"` is its panel
-    in the help, by default Model; with `rare=True` only `--help-all` shows it.
+    in the help, by default Model; with `rare=True` only `--help-all` shows it. `pattern=…`
+    is that of a text, `metavar=…` its name in the help.
     """
     return dataclasses.field(default=default, metadata={"help": help, "source": source, **check})
 
@@ -128,6 +129,12 @@ SHARED: dict[str, tuple[Any, str, str, dict[str, Any]]] = {  # settings of sever
         "images of the data-dependent init",
         "our choice",
         {"least": 2, "panel": "Start", "rare": True},
+    ),
+    "init_from": (
+        None,
+        "folder of a trained run of the same model, whose weights replace the init (in config.json: their sha256)",
+        "our choice",
+        {"pattern": r"[0-9a-f]{16}", "panel": "Start", "metavar": "RUN"},
     ),
     "g_exp": (None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", {"above": 0}),
     "v_norm_max": (None, "hard bound a on every norm ‖v‖; without it no bound", "§6.2", {"above": 0}),
@@ -190,6 +197,12 @@ class Settings:
     step_column: ClassVar[str] = "epoch"  # of metrics.csv: the horizontal axis of curves
     estimates_likelihood: ClassVar[bool] = False  # whether its class has `log_likelihood`
     after: ClassVar[tuple[str, str] | None] = None  # the command that shows what a run has learnt, and what it shows
+
+    constant_schedule: ClassVar[bool] = False  # whether no epoch's training depends on `epochs`
+
+    def continues(self, shorter: "Settings") -> str:
+        """Return why a run of fewer epochs, otherwise alike, is not the beginning of this one; empty if it is."""
+        return "" if self.constant_schedule else "the training of an epoch may depend on the number of epochs"
 
     @property
     def epoch_size(self) -> int:
@@ -298,6 +311,7 @@ class CifarSettings(Settings):
         "§6.2",
         above=0,
     )
+    init_from: str | None = shared("init_from")
     precision: str = shared("precision")
     noise_epochs: tuple[int, ...] = setting(
         (1, 10, 50, 100, 200),
@@ -338,6 +352,11 @@ class CifarSettings(Settings):
         },
     }
 
+    def continues(self, shorter: Settings) -> str:
+        if shorter.epochs <= self.decay_from:
+            return ""
+        return f"its learning rate falls from epoch {self.decay_from + 1} on, to 0 at its own last epoch"
+
 
 CVAE_CIFAR10: dict[str, Any] = {
     "binarization": None,
@@ -360,6 +379,7 @@ class CvaeSettings(Settings):
     name = "cvae"
     implementation = "wnrepro.experiments.cvae:Cvae"
     after = ("sample", "samples and reconstructions")
+    constant_schedule = True
     part = "dataset"
     models: ClassVar[Models] = {
         "mnist": Model("VAE of MNIST", VAE, "test_bound_nats", BOUND_LABEL),
@@ -417,6 +437,7 @@ class CvaeSettings(Settings):
     )
     g_exp: float | None = shared("g_exp")
     v_norm_max: float | None = shared("v_norm_max")
+    init_from: str | None = shared("init_from")
     precision: str = shared("precision")
 
     def check(self, data_dir: Path | None, device: str) -> None:
@@ -480,6 +501,7 @@ class DrawSettings(Settings):
     name = "draw"
     implementation = "wnrepro.experiments.draw:Draw"
     after = ("sample", "samples and reconstructions")
+    constant_schedule = True
     models: ClassVar[Models] = {
         None: Model(
             "DRAW",
@@ -521,6 +543,7 @@ class DrawSettings(Settings):
     gradient_norm_max: float = setting(
         10.0, "the gradient of all parameters is scaled down to this norm", "authors' code", above=0, rare=True
     )
+    init_from: str | None = shared("init_from")
     precision: str = shared("precision")
 
     def check(self, data_dir: Path | None, device: str) -> None:
@@ -555,6 +578,7 @@ class DqnSettings(Settings):
     name = "dqn"
     implementation = "wnrepro.experiments.dqn:Dqn"
     after = ("watch", "a film of a test game")
+    constant_schedule = True
     part = "game"
     models: ClassVar[Models] = {
         game: Model(
@@ -655,6 +679,7 @@ class DqnSettings(Settings):
         rare=True,
     )
     g_exp: float | None = shared("g_exp")
+    init_from: str | None = shared("init_from")
     precision: str = shared("precision")
 
     def check(self, data_dir: Path | None, device: str) -> None:
@@ -750,6 +775,8 @@ def check(field: dataclasses.Field[Any], value: Any) -> None:
     allowed = value is None or value in rules.get("choices", (value,))
     if not allowed and not (field.name == "param" and NAME.fullmatch(value)):
         raise UserError(f"{option(field)} {shown}: unknown; give one of {', '.join(rules['choices'])}")
+    if value is not None and "pattern" in rules and not re.fullmatch(rules["pattern"], value):
+        raise UserError(f"{option(field)} {shown}: is no start of a sha256; give a run's folder as an option")
     for number in value if isinstance(value, tuple) else () if value is None else (value,):
         if "above" in rules and not rules["above"] < number < math.inf:
             raise UserError(f"{option(field)} {number:g}: give a number above {rules['above']:g}")

@@ -167,7 +167,7 @@ class Dqn(Experiment[DqnSettings]):
 
     def start(self) -> dict[str, Rows]:
         games = self.test(epsilon=1.0)
-        return {"games": games, "init": self.initialize(self.held_out[: self.settings.init_examples])}
+        return {"games": games, "init": self.first_weights(self.held_out[: self.settings.init_examples])}
 
     def train_epoch(self) -> Iterator[int]:
         updates = self.updates
@@ -382,6 +382,11 @@ class Dqn(Experiment[DqnSettings]):
         self.rng.bit_generator.state = json.loads(state["rng"])
         if "replay" in state:
             self.replay.load_state_dict({name: part.numpy() for name, part in state["replay"].items()})
+
+    def take_weights(self, weights: dict[str, Tensor]) -> None:
+        super().take_weights(weights)
+        self.sync_policy()
+        self.sync_target()
 
     def load_weights(self, weights: dict[str, Tensor], epoch: int) -> None:
         super().load_weights(weights, epoch)

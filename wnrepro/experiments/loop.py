@@ -23,6 +23,7 @@ from wnrepro.events import Epoch, Note, Progress
 from wnrepro.experiments.measurements import first_non_finite, identity_residuals, layer_rows
 from wnrepro.optim import PolyakAverage
 from wnrepro.parameterization import bound_v_norm, updated
+from wnrepro.runs import warm
 from wnrepro.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -197,8 +198,20 @@ class Experiment(abc.ABC, Generic[S]):
     def start(self) -> dict[str, Rows]:
         """Run the init on the first examples of the first epoch, and return the rows of epoch 0."""
         order = torch.randperm(len(self.train_x), generator=self.order.clone_state())
-        rows = self.initialize(order[: getattr(self.settings, "init_examples", 0)].to(self.device))
-        return {"init": rows}
+        return {"init": self.first_weights(order[: getattr(self.settings, "init_examples", 0)].to(self.device))}
+
+    def first_weights(self, examples: Tensor) -> Rows:
+        """Run the init on these examples and return its rows, or take the weights of another run."""
+        if (name := getattr(self.settings, "init_from", None)) is None:
+            return self.initialize(examples)
+        source = warm.source(name)
+        self.take_weights(source.weights)
+        self.facts["init_from"] = f"{source.run.name}/seed-{source.run.settings.seed}, epoch {source.epoch}"
+        return []
+
+    def take_weights(self, weights: dict[str, Tensor]) -> None:
+        """Set the weights that training starts from."""
+        self.net.load_state_dict(weights)
 
     def train_epoch(self) -> Iterator[int]:
         """Train on all full minibatches in a new random order, and yield the number of examples done.

@@ -43,6 +43,7 @@ from wnrepro.runs.directory import (
     write_atomic,
     write_json,
 )
+from wnrepro.runs.longer import beginning
 from wnrepro.runs.provenance import peak_memory_bytes, provenance
 from wnrepro.settings import ABOUT, PARAMS, SETTINGS, about, filled, scale_settings
 
@@ -172,6 +173,8 @@ class Training:
 class Run(RunDirectory):
     """A run directory whose run this process executes or evaluates, while it holds the lock."""
 
+    anew = False  # whether it continues no shorter run
+
     def execute(
         self,
         load: Callable[[], Experiment],
@@ -196,6 +199,8 @@ class Run(RunDirectory):
             write_atomic(self.folder / SOURCE, source.text.encode())
         write_json(self.folder / "config.json", self.config)
         epoch, diverged, tables = 0, "", Tables(self.folder, {})
+        if checkpoint is None and (checkpoint := self.continue_shorter(show)):
+            record = None
         if checkpoint:
             if damaged:  # else the next checkpoint would replace the good one
                 (self.folder / CHECKPOINTS[0]).replace(self.folder / "checkpoint-damaged.pt")
@@ -235,6 +240,23 @@ class Run(RunDirectory):
                 return [f"{self.folder / name}: was changed; restored from the checkpoint" for name in damaged]
         todo = "and no checkpoint of the finished run is there to restore it from; put one there, or train again"
         return [f"{self.folder / name}: was changed, {todo} with --fresh" for name in damaged]
+
+    def continue_shorter(self, show: Callable[[News], None]) -> dict[str, Any] | None:
+        """Begin with the checkpoint and tables of a finished run of fewer epochs, if one is this run's beginning."""
+        if self.anew:
+            return None
+        checkpoint, sentence = beginning(self)
+        if sentence:
+            show(Note(sentence))
+        if checkpoint is not None:
+            save_checkpoint(self.folder, checkpoint)
+            Tables(self.folder, checkpoint["tables"]).restore()
+        return checkpoint
+
+    def clear(self) -> None:
+        """Remove the files that the run has written; it then continues no shorter run."""
+        super().clear()
+        self.anew = True
 
     def new_record(
         self, record: dict[str, Any] | None, experiment: Experiment, epoch: int, damaged: list[str]
