@@ -40,8 +40,8 @@ def test_what_is_shown(monkeypatch: pytest.MonkeyPatch, terminal: bool, quiet: b
         assert all(part in written for part in ("epoch 2/2", "steps/s", "10 s left", "50.00%", "begun", "halfway"))
         assert max(map(len, re.sub(r"\x1b\[[?\d;]*[A-Za-z]|\r", "\n", written).splitlines())) <= 80
     else:  # the time left is that of the ticks' 20 s and the 10 s after them
-        columns = "           train error  test error  train loss  test loss      time      left\n"
-        row = "epoch 1/2       25.00%      50.00%         1.5          2     2.5 s      30 s\n"
+        columns = "           train error  test error  train loss  test loss     time     left\n"
+        row = "epoch 1/2       25.00%      50.00%         1.5          2    2.5 s     30 s\n"
         assert written == f"{HEADER}  epochs  2\nbegun\n{columns}{row}halfway\n"
 
 
@@ -53,6 +53,14 @@ def test_a_row_fits_a_terminal(width: int, names: int) -> None:
     (columns,) = (line for line in text.getvalue().splitlines() if "train error" in line)
     found = re.findall(r"\w+ error|\w+ loss|time", columns)
     assert found == [*["train error", "test error", "train loss", "test loss"][:names], "time"]
+
+
+def test_a_row_fits_a_terminal_that_cannot_redraw(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(text, "isatty", lambda: True)
+    with Show(Console(file=text, force_terminal=False, width=60, height=24), *ABOUT[:2], 200, quiet=False) as show:
+        show(Epoch(1, ROW))
+    assert max(map(len, text.getvalue().splitlines())) <= 60 and "test error" in text.getvalue()
 
 
 def test_a_resumed_run_says_where_and_its_bar_starts_there() -> None:

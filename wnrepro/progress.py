@@ -16,7 +16,7 @@ from rich.text import Text
 from wnrepro.events import Epoch, News, Note, Progress, Start
 from wnrepro.text import printable
 
-CELL = 8  # characters, the least width of a column
+CELL = 7  # characters, the least width of a column
 RECENT = 5  # epochs whose median time predicts the next ones
 SETTLED_SECONDS = 10.0  # of training, before its speed predicts the first epoch's time
 
