@@ -208,10 +208,8 @@ class Show:
             ends["left"] = "" if left is None else duration(left)
         first = f"epoch {epoch.epoch:>{len(str(self.epochs))}}/{self.epochs}"
         if not self.columns:
-            names = list(values)
-            while (
-                self.console.is_terminal and len(names) > 1 and self.width(first, [*names, *ends]) > self.console.width
-            ):
+            names, seen = list(values), self.console.is_terminal or self.console.file.isatty()  # else it is a file
+            while seen and len(names) > 1 and self.width(first, [*names, *ends]) > self.console.width:
                 names.pop()
             self.columns = [*names, *ends]
             self.line(" " * len(first) + "".join(f"  {name:>{CELL}}" for name in self.columns))
