@@ -19,7 +19,8 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     """The (settings, scale) of each command that would train."""
     found: list[Any] = []
     monkeypatch.setattr(cli, "run_all", lambda _, settings, options: found.append((settings, options.scale)) or 0)  # type: ignore[func-returns-value]
-    monkeypatch.setattr(cli, "is_gpu", lambda device: device == "cuda")
+    monkeypatch.setattr(cli, "may_be_gpu", lambda device: device == "cuda")
+    monkeypatch.setattr(cli, "is_gpu", lambda device, _: device == "cuda")
     monkeypatch.chdir(tmp_path)
     return found
 

@@ -174,6 +174,7 @@ def test_every_path_option_knows_the_home_folder(run: Command, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     assert run("draw", "--param", "wn", "--scale", "quick", "--results=~/res", "--data-dir=~/dat")[0] == 0
     assert (given[0].results, given[0].data_dir) == (tmp_path / "res", tmp_path / "dat")
+    assert str(tmp_path / "my.py") in run("draw", "--param=~/my.py:Mine", "--scale", "quick")[2]
     for words in (("sample", "~/run"), ("report", "--results=~/none"), ("doctor", "--results=~/none", "--json")):
         error = run(*words)[2]
         assert "~" not in error and not (tmp_path / "~").exists()

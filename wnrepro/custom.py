@@ -8,6 +8,7 @@ import difflib
 import importlib.util
 import linecache
 import math
+import os
 import re
 import sys
 import traceback
@@ -58,7 +59,7 @@ def params(texts: Sequence[str]) -> list[str]:
 def read(text: str) -> Source:
     """Return the source that FILE.py:CLASS or package.module:CLASS names. Raises UserError if it cannot be read."""
     place, name = text.rsplit(":", 1)
-    package, path = "", Path(place)
+    package, path = "", Path(os.path.expanduser(place))
 
     def wrong(what: str) -> UserError:
         return UserError(f"--param {printable(text, 200)}: {what}")
