@@ -109,7 +109,8 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_dqn_keeps_the_checkpoint_of_its_last_epoch(tmp_path: Path) -> None:
+def test_dqn_keeps_the_checkpoint_of_its_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wnrepro.experiments.dqn.PROGRESS_EVERY", 20)
     experiment, settings, load = tiny_run("dqn", epochs=2, checkpoint_replay=True)
     with Run(tmp_path / "whole", experiment, "quick", settings) as whole:
         whole.execute(load, log_steps=4)
@@ -144,7 +145,7 @@ def test_a_signal_ends_an_experiments_command(
     monkeypatch.setattr(Draw, "load", lambda settings, *_: signalled(load, number, update=3)())
     words = ("draw", "--param", "wn", "--scale", "quick", "--epochs", 2, "--device", "cpu", "--results", tmp_path)
     found, printed, error = run(*words, "--param", "normal", "--log-steps", 5)
-    assert (found, printed, error.count("\n")) == (code, "", 1) and "draw/wn_lr" in error
+    assert (found, error.count("\n")) == (code, 1) and "draw/wn_lr" in error and "epoch 1" not in printed
     assert len([*tmp_path.rglob("checkpoint.pt")]) == 1 == len([*tmp_path.rglob("run.json")])
     monkeypatch.setattr(Draw, "load", lambda settings, *_: load())
     assert run(*words, "--log-steps", 5)[0] == 0
