@@ -152,7 +152,8 @@ def test_config_without_a_later_setting_has_its_default(finished: Run) -> None:
     (finished.folder / "config.json").write_text(json.dumps(finished.config | {"settings": earlier, "hash": digest}))
     content = json.loads((finished.folder / "run.json").read_text()) | {"config_hash": digest}
     finished.write_record(content)
-    assert finished.record() == content and walk_run(results).finished() == "done"
+    assert finished.record() == finished.record() == content == open_run(finished.folder).record()
+    assert walk_run(results).finished() == "done"
     other = Run(results, "cvae", "quick", dataclasses.replace(finished.settings, v_norm_max=0.5))
     other.folder = finished.folder
     with pytest.raises(UserError, match=r"of a run with other settings \(v_norm_max\)"):

@@ -227,13 +227,14 @@ class RunDirectory:
         if not isinstance(settings, dict):
             return False
         whole = config | {"settings": filled(self.experiment, settings), "hash": self.config["hash"]}
-        return whole == self.config and config.get("hash") == digest(config)
+        own = self.config | {"settings": filled(self.experiment, self.config["settings"])}
+        return whole == own and config.get("hash") == digest(config)
 
     def differing(self, config: dict[str, Any]) -> str:
         """Return the names of the settings that differ between a config.json and this run, else `hash`."""
         settings = config.get("settings")
         old = config | (filled(self.experiment, settings) if isinstance(settings, dict) else {})
-        new = self.config | self.config["settings"]
+        new = self.config | filled(self.experiment, self.config["settings"])
         names = {name for name in old.keys() | new.keys() if old.get(name, old) != new.get(name, new)}
         return printable(", ".join(sorted(names - {"hash", "settings"})), 200) or "hash"
 
