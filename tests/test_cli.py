@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import make_run, make_vae, small_data, snapshot
+from factories import make_run, make_vae, put_run, small_data, snapshot
 from PIL import Image, ImageSequence
 
 from wnrepro.cuda_graphs import CaptureError
@@ -24,10 +24,10 @@ from wnrepro.data.files import DATASETS
 from wnrepro.data.images import Images
 from wnrepro.experiments import experiment_class
 from wnrepro.experiments.cifar import Cifar
-from wnrepro.reproduce.grid import planned
+from wnrepro.reproduce.grid import Planned, planned
 from wnrepro.runs.directory import PUBLISHED, seal
 from wnrepro.runs.run import Run, open_run
-from wnrepro.settings import GAMES, PARAMS, SETTINGS
+from wnrepro.settings import GAMES, PARAMS, SETTINGS, scale_settings
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -100,6 +100,32 @@ def test_help_and_the_state_of_the_data_import_no_torch() -> None:
     settings = {field.name for cls in SETTINGS.values() for field in dataclasses.fields(cls)}
     said = [f"wnrepro {name}" for name in names] + [f"--{name.replace('_', '-')}" for name in settings]
     assert all(text in done.stdout for text in said)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("--param nope", 2),
+        ("--param wn --lr x", 2),
+        ("--param wn --lr -1", 2),
+        ("--param wn --results /dev/null/x", 1),
+        ("--param wn --device tpu", 2),
+        ("--param wn --device mps", 2),
+        ("--param wn --precision tf32 --device cpu", 2),
+        ("--param wn --dataset cifar10 --data-dir {tmp}/none --device cpu", 2),
+        ("--param wn --device cpu --results {tmp}", 0),
+        ("--param wn --device cpu --fresh --results {tmp}", 2),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have mps")
+def test_mistakes_and_finished_runs_are_reported_without_torch(tmp_path: Path, words: str, code: int) -> None:
+    put_run(tmp_path, Planned("cifar", "quick", scale_settings("cifar", "quick", "wn")))
+    command = [sys.executable, "-X", "importtime", "-m", "wnrepro", "cifar", "--scale", "quick"]
+    command += words.format(tmp=tmp_path).split()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr[-500:]
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
+    assert (": done" in done.stdout) == (code == 0)
 
 
 # ------------------------------------------------------------------------------- runs

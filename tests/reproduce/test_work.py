@@ -1,6 +1,7 @@
 """Runs in separate processes: what each tells, how it ends; grids of them that are killed, stopped or shared."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -111,9 +113,10 @@ def test_a_failed_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert plan(tmp_path, [run])[0].found.name == "failed"
 
 
-def test_process_ends_with_its_driver_and_reports_a_kill(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forks", [False, True])
+def test_process_ends_with_its_driver_and_reports_a_kill(tmp_path: Path, forks: bool) -> None:
     run = Planned("draw", "quick", tiny_draw(epochs=1000))
-    orphan, killed = (Process(job_of(run, tmp_path)) for _ in range(2))
+    orphan, killed = (Process(job_of(run, tmp_path), forks) for _ in range(2))
     orphan.connection.close()  # as where the driver is killed
     assert orphan.process.wait(60) == work.ORPHANED
     orphan.printed.close()
@@ -143,11 +146,49 @@ def test_graphs_and_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert (event.outcome, event.traceback) == ("lost", f"{variable}\n")
 
 
+def test_forked_processes_compute_what_new_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WNREPRO_GRAPHS", "1")
+    for run in (Planned("draw", "quick", tiny_draw(seed=seed)) for seed in (1, 2)):
+        for forks in (False, True):
+            *_, last = Process(job_of(run, tmp_path / str(forks)), forks).events()
+            assert last.outcome == "done"
+        same_tables(run.directory(tmp_path / "True").folder, run.directory(tmp_path / "False").folder)
+
+
+def say_last_words() -> None:
+    """As a process's last act: its group, threads, environment and output."""
+    print(os.getpgrp() == os.getpid(), threading.active_count(), os.environ["OMP_NUM_THREADS"], flush=True)
+    print(os.environ["WNREPRO_GRAPHS"], "torch" in sys.modules, "_dynamo" in str(sys.modules), file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Last:
+    """Unpickled in a forked process, it says its last words there instead of a run."""
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return say_last_words, ()
+
+
+def test_a_forked_process_has_a_session_its_environment_and_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WNREPRO_GRAPHS", "1")
+    job = dataclasses.replace(job_of(tiny_grid()[0], tmp_path, graphs=False), source=Last())  # type: ignore[arg-type]
+    (event,) = Process(job, forks=True).events()
+    assert event.outcome == "lost" and "signal 9" in event.text
+    assert event.traceback.split() == ["True", "1", "1", "0", "True", "True"]
+
+
 # ------------------------------------------------------------------------------- grids of them
 
 
+def children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 def workers(driver: int) -> list[int]:
-    return [int(process) for process in Path(f"/proc/{driver}/task/{driver}/children").read_text().split()]
+    """The processes of its runs: they fork from its children."""
+    return [worker for child in children(driver) for worker in children(child)]
 
 
 def lives(process: int) -> bool:

@@ -148,7 +148,7 @@ class Engine:
 
     def launch(self, job: Job) -> Worker:
         """Start the worker of a run."""
-        return Process(job)
+        return Process(job, forks=job.device == "cpu")
 
     def event(self, timeout: float) -> tuple[str, Event] | None:
         """Return the next event and its run's name, or None after `timeout` seconds. A last event frees the place."""

@@ -2,13 +2,14 @@
 
 The process receives a Job on a socket, and sends Events back. It ends at once when the driver closes the socket or
 dies, so no run outlives its driver. The run can then resume from its last epoch. After SIGTERM it first writes a
-checkpoint. Only that process imports torch.
+checkpoint. Only that process imports torch. On this machine's CPU it forks from one that has imported it already.
 """
 
 import contextlib
 import functools
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from wnrepro import signals
@@ -32,6 +34,9 @@ from wnrepro.settings import Source
 PROGRESS_SECONDS = 0.5  # minimum between two events within an epoch
 OUTPUT_TAIL = 4000  # characters kept of the output of a process that died
 ORPHANED = 3  # exit code of a process without a driver
+SIGNALS = (*signals.ENDING, signals.CHECKPOINT)
+FORKS = multiprocessing.get_context("forkserver")
+STARTS = threading.Lock()  # a start reads the exit codes of other processes, and each can be read only once
 
 
 @dataclass(frozen=True)
@@ -106,9 +111,8 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
         send(Event(0.0, f"{type(error).__name__}: {error}", outcome, traceback.format_exc()))
 
 
-def main(descriptor: int) -> None:
-    """Receive a job on this socket, execute it, and send its events back."""
-    driver: Connection[Event, Job] = Connection(descriptor)
+def main(driver: "Connection[Event, Job]") -> None:
+    """Receive a job on this connection, execute it, and send its events back."""
     job = driver.recv()
 
     def end_with_the_driver() -> None:
@@ -123,24 +127,79 @@ def main(descriptor: int) -> None:
         sys.exit(signals.exit_code(error))
 
 
+def forked(driver: "Connection[Event, Job]", printed: "Connection[None, None]", environment: dict[str, str]) -> None:
+    """Start as `main` does in a new process: in a new session, with this environment and output."""
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    for stream in (1, 2):
+        os.dup2(printed.fileno(), stream)
+    os.environ.clear()
+    os.environ.update(environment)
+    main(driver)
+
+
+class Forked:
+    """A process that forks from one with torch, with the methods of Popen that `Process` needs."""
+
+    def __init__(self, driver: "Connection[Event, Job]", printed: int, environment: dict[str, str]) -> None:
+        start_warm(environment)
+        output: Connection[None, None] = Connection(os.dup(printed))  # as which a descriptor can be sent
+        with output, STARTS:
+            self.process = FORKS.Process(target=forked, args=(driver, output, environment), daemon=True)
+            self.process.start()
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Return the exit code, as Popen does."""
+        wait([self.process.sentinel], timeout)
+        with STARTS:
+            self.process.join(0)
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal unless the process has ended."""
+        if not wait([self.process.sentinel], 0):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid or 0, number)
+
+
+def start_warm(environment: dict[str, str]) -> None:
+    """Start the process that imports torch, and from which others fork, unless it runs. It ends with this process."""
+    FORKS.set_forkserver_preload(["wnrepro.reproduce.warm"])
+    resource_tracker.ensure_running()  # else it would be started below, and unblock Ctrl-C
+    before, own = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS), dict(os.environ)
+    try:
+        os.environ.update(environment)
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(own)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Process:
     """The driver's view of a job's process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, forks: bool = False) -> None:
+        """Start the process. forks: from one that has imported torch; only for a CPU."""
         self.connection, theirs = multiprocessing.Pipe()
         self.printed = tempfile.TemporaryFile()  # noqa: SIM115 (closed after the last event)
+        environment = os.environ | {"OMP_NUM_THREADS": str(job.threads)}
+        environment |= {} if job.graphs else {"WNREPRO_GRAPHS": "0"}
+        code = f"from {__name__} import Connection, main; main(Connection({theirs.fileno()}))"
+        self.process: Forked | subprocess.Popen[bytes]
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import main; main({theirs.fileno()})"],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=self.printed,
-                stderr=subprocess.STDOUT,
-                env=os.environ
-                | {"OMP_NUM_THREADS": str(job.threads)}
-                | ({} if job.graphs else {"WNREPRO_GRAPHS": "0"}),
-                start_new_session=True,  # only the driver receives Ctrl-C
-            )
+            if forks:
+                self.process = Forked(theirs, self.printed.fileno(), environment)
+            else:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=self.printed,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,  # only the driver receives Ctrl-C
+                )
         with contextlib.suppress(OSError):  # it has died already; `events` reports that
             self.connection.send(job)
 
@@ -152,7 +211,7 @@ class Process:
                 event = self.connection.recv()
                 yield event
         except (EOFError, OSError):
-            code = self.process.wait()
+            code = self.process.wait() or 0
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             self.printed.seek(0)
             words = self.printed.read().decode(errors="replace")[-OUTPUT_TAIL:]
@@ -164,7 +223,7 @@ class Process:
 
     def end(self) -> None:
         """Let the process write a checkpoint and end."""
-        self.process.terminate()
+        self.process.send_signal(signal.SIGTERM)
 
     def save(self) -> None:
         """Let the process write a checkpoint."""
@@ -172,4 +231,4 @@ class Process:
 
     def kill(self) -> None:
         """Kill the process. The run can resume from its last epoch."""
-        self.process.kill()
+        self.process.send_signal(signal.SIGKILL)
