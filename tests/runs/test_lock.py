@@ -58,7 +58,8 @@ def ended() -> int:
     return process.pid
 
 
-HERE = {"host": socket.gethostname(), "namespace": namespace()}
+SPACE = {"namespace": namespace()}
+HERE = {"host": socket.gethostname()} | SPACE
 OWNERS: dict[str, tuple[bool, str | None, dict[str, Any] | None]] = {  # held, the content of lock, lock-owner.json
     "dead": (False, "{dead}\n{host}\n", {"pid": 0, **HERE}),
     "another process has its number": (False, "{own}\n{host}\n1\n", {"pid": 1, "start": "long ago", **HERE}),
@@ -90,6 +91,36 @@ def test_only_a_dead_process_loses_its_lock(tmp_path: Path, case: str) -> None:
     else:
         made.acquire("")
         assert made.owner() == Owner(pid=os.getpid(), start=process_start(os.getpid()) or "", **HERE)
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_two_processes_do_not_take_over_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Lock(tmp_path), Lock(tmp_path)
+    first.path.write_text(f"{ended()}\n{socket.gethostname()}\n")
+    abandoned = second.abandoned
+
+    def slow() -> bool:
+        found = abandoned()
+        first.acquire("")
+        return found
+
+    monkeypatch.setattr(second, "abandoned", slow)
+    with pytest.raises(filelock.Timeout):
+        second.acquire("")
+    assert Lock(tmp_path).held() and {path.name for path in tmp_path.iterdir()} == {"lock", "lock-owner.json"}
+
+
+def test_lock_that_is_released_during_the_test_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    assert not Lock(tmp_path).held()
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_machine_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Jo's box")
+    made = Lock(tmp_path)
+    made.acquire("")
+    assert made.owner() == Owner(pid=os.getpid(), host="Jo-s-box", start=process_start(os.getpid()) or "", **SPACE)
 
 
 def test_processes_are_told_apart() -> None:

@@ -12,6 +12,8 @@ import os
 import re
 import socket
 import subprocess
+import time
+import uuid
 from pathlib import Path
 
 import filelock
@@ -21,6 +23,7 @@ from wnrepro.errors import UserError
 from wnrepro.records import Content, read_model, read_text
 
 PATIENCE = 1.0  # seconds to wait for the lock: another process may hold it only to test it
+NAMED_SECONDS = 0.1  # from a lock's file to its content, at most
 NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 # In `lock`: filelock's record of its owner, or that of earlier versions.
 RECORD = re.compile(r"(?:process )?(\d{1,19})(?: on |\n)([\w.-]{1,255})", re.ASCII)
@@ -38,10 +41,15 @@ class Owner(Content):
     @property
     def ended(self) -> bool:
         """Whether the process has ended. Of a process on another machine it is not known, and False."""
-        if self.host != socket.gethostname() or self.namespace not in ("", namespace()):
+        if self.host != host() or self.namespace not in ("", namespace()):
             return False
         start = process_start(self.pid)
         return start is None or (bool(self.start) and start not in ("", self.start))
+
+
+def host() -> str:
+    """Return this machine's name, with a hyphen for each letter that `Owner` does not allow."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:255] or "localhost"
 
 
 def namespace() -> str:
@@ -85,14 +93,13 @@ class Lock:
             if error.errno not in NO_FLOCK:
                 raise
             self.lock = filelock.SoftFileLock(self.path, timeout=PATIENCE)
-            if self.abandoned():
-                self.path.unlink(missing_ok=True)
+            self.clear()
             self.lock.acquire()
         try:
             pid = os.getpid()
             owner = Owner(
                 pid=pid,
-                host=socket.gethostname(),
+                host=host(),
                 namespace=namespace(),
                 start=process_start(pid) or "",
                 since=since,
@@ -101,6 +108,29 @@ class Lock:
         except OSError:
             self.lock.release()
             raise
+
+    def clear(self) -> None:
+        """Remove the lock's file if its process has ended, but not the file of one that does so at the same time."""
+        with contextlib.suppress(FileNotFoundError):
+            found = self.identity(self.path)
+            if not self.abandoned():
+                return
+            if not self.path.stat().st_size:
+                time.sleep(NAMED_SECONDS)  # it may have been made just now
+            if self.identity(self.path) != found:
+                return
+            self.owner_path.unlink(missing_ok=True)  # else the next file would seem to be of that process
+            aside = self.path.with_name(f".lock.{uuid.uuid4().hex}.part")
+            self.path.rename(aside)
+            if self.identity(aside) != found:
+                aside.rename(self.path)
+            aside.unlink(missing_ok=True)
+
+    @staticmethod
+    def identity(path: Path) -> tuple[int, int, int]:
+        """Return what tells a file from another one that replaces it, or from itself with other content."""
+        stat = path.stat()
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
     def release(self) -> None:
         """Release the lock."""
@@ -112,7 +142,7 @@ class Lock:
         """Test whether a process holds the lock. Writes nothing."""
         if not self.path.is_file():
             return False
-        with contextlib.suppress(PermissionError), self.path.open("rb") as file:
+        with contextlib.suppress(PermissionError, FileNotFoundError), self.path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # needs no permission to write
             except BlockingIOError:
