@@ -35,10 +35,10 @@ def may_be_gpu(device: str) -> bool:
 
 def check_precision(precision: str, device: str) -> None:
     """Raise UserError if the device lacks the precision: only CUDA has tf32, and Apple's GPU only fp32."""
-    if precision == "tf32" and not device.startswith("cuda"):
-        raise UserError("--precision tf32: only a GPU has it; give fp32 or bf16")
     if precision != "fp32" and device == "mps":
         raise UserError(f"--precision {precision}: not on mps; give fp32")
+    if precision == "tf32" and not device.startswith("cuda"):
+        raise UserError("--precision tf32: only a GPU has it; give fp32 or bf16")
 
 
 def cores() -> int:

@@ -217,7 +217,7 @@ class Settings:
     def check(self, data_dir: Path | None, device: str) -> None:
         """Raise UserError if a run cannot start: settings that do not fit together, missing data, too little memory.
 
-        device: `cpu`, or `cuda` for any GPU. Nothing is written, and nothing is computed.
+        device: `cpu`, `mps`, `cuda` for any GPU, or `cuda:N`. Nothing is written, and nothing is computed.
         """
         check_precision(self.precision, device)
 
