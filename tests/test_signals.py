@@ -12,6 +12,7 @@ from factories import same_tables, snapshot, tiny_run
 from wnrepro import results, signals
 from wnrepro.events import Note
 from wnrepro.runs import provenance
+from wnrepro.runs import run as run_module
 from wnrepro.runs.run import Run
 
 ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -94,6 +95,7 @@ def test_a_checkpoint_on_request_is_where_a_killed_run_continues(tmp_path: Path)
         made = load()
         killed.restore(made)
         assert made.within is not None and (made.epoch, len(made.within.logged)) == (1, 3)
+        assert made.state_dict()["within"]["epoch"] == 1  # if a signal comes before the next minibatch
         killed.execute(load)
     same_tables(killed.folder, whole.folder)
 
@@ -106,6 +108,28 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
         made = load()
         run.restore(made)
     assert signals.exit_code(raised.value) == 129 and (made.epoch, made.within) == (1, None)
+
+
+def test_only_the_first_signal_counts_where_another_process_may_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a grid's run that hears of a preemption from Slurm and from its driver, also while it writes."""
+    experiment, settings, load = tiny_run("draw", epochs=2)
+    save = run_module.save_checkpoint
+
+    def signalled_save(*given: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        save(*given)
+
+    with Run(tmp_path, experiment, "quick", settings) as run, signals.handled(once=True):
+        monkeypatch.setattr(run_module, "save_checkpoint", signalled_save)
+        with pytest.raises(signals.Pause):
+            run.execute(signalled(load, signal.SIGTERM, signal.SIGTERM, update=3))
+        made = load()
+        run.restore(made)
+    assert made.within is not None and len(made.within.logged) == 3
+    with signals.handled(), pytest.raises(signals.Interruption):
+        signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.slow

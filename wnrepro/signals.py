@@ -33,6 +33,8 @@ class Requests:
     def __init__(self) -> None:
         self.waiting: list[int] = []  # the numbers of ending signals that have not ended anything yet
         self.patience = 0  # how many of them may wait
+        self.once = False  # whether only the first ending signal counts
+        self.ended = False  # whether one has come
         self.checkpoint = False  # whether a checkpoint is wanted
 
 
@@ -43,20 +45,27 @@ def receive(number: int, _: object) -> None:
     """Handle a signal."""
     if number == CHECKPOINT:
         requests.checkpoint = True
-    elif len(requests.waiting) < requests.patience:
+        return
+    repeated, requests.ended = requests.ended, True
+    if requests.once and repeated:
+        return
+    if len(requests.waiting) < requests.patience:
         requests.waiting.append(number)
     else:
         raise Interruption(number)
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[None]:
-    """Handle the signals within the block, except those that the process ignores, as under nohup."""
+def handled(once: bool = False) -> Iterator[None]:
+    """Handle the signals within the block, except those that the process ignores, as under nohup.
+
+    once: ignore all ending signals after the first, in a process that another one kills if it does not end.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in (*ENDING, CHECKPOINT)}
-    requests.checkpoint = False
+    outer, requests.once, requests.ended, requests.checkpoint = requests.once, once, False, False
     try:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
@@ -65,6 +74,7 @@ def handled() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
+        requests.once = outer
 
 
 @contextlib.contextmanager

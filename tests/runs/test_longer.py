@@ -96,6 +96,16 @@ def test_run_with_an_earlier_decay_or_without_its_checkpoint_starts_anew(tmp_pat
     assert "continued" not in record and len(notes) == 1 and str(published) in notes[0]
 
 
+def test_run_that_was_not_compiled_begins_no_compiled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the steps of few epochs are not worth compiling, and compiled ones round differently."""
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    for compiled_from, epochs, continued in ((10**9, 1, False), (0, 2, False), (0, 3, True)):
+        monkeypatch.setattr("wnrepro.experiments.draw.COMPILED_FROM", compiled_from)
+        _, record, notes = trained(tmp_path, "draw", "wn", epochs)
+        assert (record["facts"]["compiled"], "continued" in record) == (not compiled_from, continued)
+        assert len(notes) == (epochs > 1)
+
+
 @pytest.mark.parametrize(("shorter", "longer", "decay_from", "good"), [(100, 200, 100, True), (101, 200, 100, False)])
 def test_classifier_continues_runs_that_end_before_the_decay(
     shorter: int, longer: int, decay_from: int, good: bool

@@ -48,10 +48,11 @@ def minibatch(rows: Shaped[Tensor, "N H W C"], index: Int[Tensor, " B"]) -> Shap
 class Within:
     """An epoch in progress.
 
-    tables: the rows of epoch 0; began: on time.perf_counter's clock, without the time between a stop and a resume;
-    order: of the examples; logged: the results of `step` so far.
+    epoch: the number of completed epochs; tables: the rows of epoch 0; began: on time.perf_counter's clock, without the
+    time between a stop and a resume; order: of the examples; logged: the results of `step` so far.
     """
 
+    epoch: int
     tables: dict[str, Rows]
     began: float
     order: Tensor | None = None
@@ -193,7 +194,7 @@ class Experiment(abc.ABC, Generic[S]):
         if self.epoch == 0:
             tables = self.start() | {"layers": layer_rows(self.net, 0)}
             self.facts |= identity_residuals(self.settings.seed)
-        return Within(tables, began)
+        return Within(self.epoch, tables, began)
 
     def start(self) -> dict[str, Rows]:
         """Run the init on the first examples of the first epoch, and return the rows of epoch 0."""
@@ -293,9 +294,10 @@ class Experiment(abc.ABC, Generic[S]):
         state |= {"order": self.order.get_state(), "facts": self.facts}
         if self.within is None:
             return state | {"epoch": self.epoch}
-        seconds, logged = time.perf_counter() - self.within.began, torch.stack(self.within.logged, 1)
-        within = {"tables": self.within.tables, "order": self.within.order, "logged": logged, "seconds": seconds}
-        return state | {"within": within | {"epoch": self.epoch - 1}}  # earlier versions refuse it, without `epoch`
+        now, logged = self.within, torch.stack(self.within.logged, 1)
+        within = {"epoch": now.epoch, "tables": now.tables, "order": now.order, "logged": logged}
+        within["seconds"] = time.perf_counter() - now.began
+        return state | {"within": within}  # earlier versions refuse it, for it has no `epoch`
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`."""
@@ -310,7 +312,7 @@ class Experiment(abc.ABC, Generic[S]):
         self.within = None
         if within := state.get("within"):
             began, logged = time.perf_counter() - within["seconds"], within["logged"].to(self.device)
-            self.within = Within(within["tables"], began, within["order"], list(logged.unbind(1)))
+            self.within = Within(within["epoch"], within["tables"], began, within["order"], list(logged.unbind(1)))
         self.epoch = (within or state)["epoch"]
 
     def load_weights(self, weights: dict[str, Tensor], epoch: int) -> None:

@@ -99,9 +99,9 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
         if job.source is not None:
             use(job.source, tried=True)
         device, experiment_cls = choose_device(job.device), experiment_class(experiment)
-        settings.check(job.data_dir, device.type)
+        settings.check(job.data_dir, str(device))
         load = functools.partial(experiment_cls.load, settings, job.data_dir, device)
-        with signals.handled(), Run(job.results, experiment, job.run.scale, settings) as run:
+        with signals.handled(once=True), Run(job.results, experiment, job.run.scale, settings) as run:
             status = run.execute(load, show)["status"]
         send(Event(settings.epochs, text, status))
     except UserError as error:
@@ -153,7 +153,7 @@ class Forked:
         wait([self.process.sentinel], timeout)
         with STARTS:
             self.process.join(0)
-        return self.process.exitcode
+            return self.process.exitcode
 
     def send_signal(self, number: int) -> None:
         """Send a signal unless the process has ended."""

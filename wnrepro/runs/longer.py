@@ -29,8 +29,12 @@ def shorter_runs(run: RunDirectory) -> Iterator[RunDirectory]:
         yield from sorted(found, key=lambda one: -one.epochs)
 
 
-def beginning(run: RunDirectory) -> tuple[dict[str, Any] | None, str]:
-    """Return a checkpoint from which a new run continues a shorter one, and a sentence on it or why there is none."""
+def beginning(run: RunDirectory, compiled: bool) -> tuple[dict[str, Any] | None, str]:
+    """Return a checkpoint from which a new run continues a shorter one, and a sentence on it or why there is none.
+
+    compiled: whether the new run's steps are. Runs of few epochs are not worth compiling, and compiled steps round
+    differently.
+    """
     reasons = []
     for shorter in shorter_runs(run):
         reason = run.settings.continues(shorter.settings)
@@ -38,6 +42,8 @@ def beginning(run: RunDirectory) -> tuple[dict[str, Any] | None, str]:
             state = None if reason else load_checkpoint(shorter.folder / CHECKPOINTS[0], shorter.config["hash"])
         except DamagedError:
             state = None
+        if state is not None and bool(json.loads(state["record"])["facts"].get("compiled")) != compiled:
+            reason, state = f"was trained with{'out' if compiled else ''} torch.compile, unlike this run", None
         if state is not None:
             return continued(run, shorter, state), f"continues {shorter.folder} from its epoch {state['epoch']}"
         reasons.append(f"{shorter.folder}: {reason or f'has no good {CHECKPOINTS[0]} (they are not committed)'}")

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,27 +115,23 @@ class Tables:
         return {f"{name}.csv": hashlib.sha256(text.encode()).hexdigest() for name, text in self.text.items()}
 
 
+@dataclass
 class Training:
     """A run's experiment, tables and record while this process trains it. diverged: how it has diverged, if it has."""
 
-    def __init__(
-        self, run: "Run", experiment: Experiment, tables: Tables, record: dict[str, Any], diverged: str
-    ) -> None:
-        self.directory, self.experiment, self.tables, self.record, self.diverged = (
-            run,
-            experiment,
-            tables,
-            record,
-            diverged,
-        )
+    directory: "Run"
+    experiment: Experiment
+    tables: Tables
+    record: dict[str, Any]
+    diverged: str
 
     def run(self, show: Callable[[Progress | Epoch | Note], None]) -> None:
         """Train to the end, and write a checkpoint after every epoch and when a signal asks for one."""
         if self.diverged:  # it was killed after the checkpoint of its divergence
             return
         saves_within = self.experiment.saves_within_epochs
-        try:
-            with signals.deferred(int(saves_within)):
+        with signals.deferred(int(saves_within)):
+            try:
                 for event in self.experiment.train():
                     if isinstance(event, Epoch):
                         self.tables.append(event)
@@ -149,10 +146,10 @@ class Training:
                         show(Note(text))
                     show(event)
                     signals.check()
-        except signals.Pause:
-            if self.experiment.within:
-                self.save(self.record["epoch"])
-            raise
+            except signals.Pause:
+                if self.experiment.within:
+                    self.save(self.record["epoch"])
+                raise
 
     def save(self, epoch: int) -> None:
         """Write a checkpoint. epoch: the number of completed epochs."""
@@ -199,7 +196,7 @@ class Run(RunDirectory):
             write_atomic(self.folder / SOURCE, source.text.encode())
         write_json(self.folder / "config.json", self.config)
         epoch, diverged, tables = 0, "", Tables(self.folder, {})
-        if checkpoint is None and (checkpoint := self.continue_shorter(show)):
+        if checkpoint is None and (checkpoint := self.continue_shorter(experiment, show)):
             record = None
         if checkpoint:
             if damaged:  # else the next checkpoint would replace the good one
@@ -241,11 +238,11 @@ class Run(RunDirectory):
         todo = "and no checkpoint of the finished run is there to restore it from; put one there, or train again"
         return [f"{self.folder / name}: was changed, {todo} with --fresh" for name in damaged]
 
-    def continue_shorter(self, show: Callable[[News], None]) -> dict[str, Any] | None:
+    def continue_shorter(self, experiment: Experiment, show: Callable[[News], None]) -> dict[str, Any] | None:
         """Begin with the checkpoint and tables of a finished run of fewer epochs, if one is this run's beginning."""
         if self.anew:
             return None
-        checkpoint, sentence = beginning(self)
+        checkpoint, sentence = beginning(self, bool(experiment.facts.get("compiled")))
         if sentence:
             show(Note(sentence))
         if checkpoint is not None:
