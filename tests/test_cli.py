@@ -128,6 +128,18 @@ def test_mistakes_and_finished_runs_are_reported_without_torch(tmp_path: Path, w
     assert (": done" in done.stdout) == (code == 0)
 
 
+@pytest.mark.parametrize(
+    "words", ["sample {}", "watch {}", "evaluate {}", "export {} --format onnx", "cifar --param wn --init-from {}"]
+)
+def test_a_folder_without_a_run_is_refused_before_torch(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr("wnrepro.cli.load_torch", lambda *_: pytest.fail("loaded"))
+    for folder in (tmp_path, tmp_path / "none"):
+        code, _, error = run(*words.format(folder).split())
+        assert code == 2 and str(folder) in error and error.count("\n") == 1
+
+
 # ------------------------------------------------------------------------------- runs
 
 

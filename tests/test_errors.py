@@ -131,9 +131,9 @@ def test_without_consent_nothing_is_removed(
 # ------------------------------------------------------------------------------- processes
 
 
-def process(*words: object, **more: Any) -> subprocess.Popen[str]:
+def process(*words: object, unbuffered: str = "", **more: Any) -> subprocess.Popen[str]:
     """The command line in a separate process."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": unbuffered}
     command = [sys.executable, "-m", "wnrepro", *map(str, words)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **more)
 
@@ -153,8 +153,10 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, words: list[str]) -
     assert gone.returncode == 1
 
 
-def test_a_full_disk_behind_standard_output_is_a_sentence(tmp_path: Path) -> None:
-    with open("/dev/full", "w") as full, process("data", "status", "--data-dir", tmp_path, stdout=full) as done:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["data", "status", "--data-dir", "none"], ["--help"]])
+def test_a_full_disk_behind_standard_output_is_a_sentence(words: list[str], unbuffered: str) -> None:
+    with open("/dev/full", "w") as full, process(*words, unbuffered=unbuffered, stdout=full) as done:
         assert done.stderr is not None
         error = done.stderr.read()
     assert done.returncode == 1 and "standard output" in error and error.count("\n") == 1

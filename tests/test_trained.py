@@ -20,7 +20,7 @@ from wnrepro.experiments.loop import Exported
 from wnrepro.parameterization import layers
 from wnrepro.runs import provenance
 from wnrepro.runs.checkpoint import halved, load_checkpoint
-from wnrepro.runs.run import Run
+from wnrepro.runs.run import Run, open_run
 
 Command = Callable[..., tuple[int, str, str]]
 MODELS = ("cifar", "cvae mnist", "cvae cifar10", "draw", "dqn")
@@ -223,6 +223,32 @@ def test_unwritable_run_is_shown_elsewhere(
     code, printed, _ = run("sample", folder, "--count", 2)
     assert code == 0 and snapshot(folder) == before
     assert all(Path(line).is_file() and not Path(line).is_absolute() for line in printed.splitlines())
+
+
+def test_a_run_at_work_is_refused_before_its_weights_are_loaded(
+    train: Callable[..., Path], run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train("cvae mnist")
+    monkeypatch.setattr("wnrepro.trained.Trained.load", lambda _: pytest.fail("loaded"))
+    with open_run(folder):
+        for words in (("sample", folder), ("export", folder, "--format", "torch")):
+            code, _, error = run(*words)
+            assert code == 2 and str(folder) in error
+
+
+def test_a_folder_made_for_nothing_is_removed(train: Callable[..., Path], run: Command) -> None:
+    folder = train("cvae mnist")
+    (folder / "checkpoint.pt").write_bytes(b"")
+    for words in (("--out", "new"), ("--out", folder.parent)):
+        assert run("sample", folder, *words)[0] != 0
+    assert not Path("new").exists() and folder.is_dir()
+
+
+def test_evaluation_needs_no_table(train: Callable[..., Path], run: Command) -> None:
+    folder = train("cvae mnist")
+    (folder / "metrics.csv").unlink()
+    code, printed, _ = run("evaluate", folder, "--json")
+    assert code == 0 and json.loads(printed)["recorded"] == {} and json.loads(printed)["metrics"]
 
 
 # ------------------------------------------------------------------------------- export

@@ -46,6 +46,7 @@ from wnrepro.preflight import (
     load_params,
     load_torch,
 )
+from wnrepro.runs.directory import read_config
 from wnrepro.settings import LARGEST_SEED, PRECISIONS, SETTINGS, PrecisionName, ScaleName, Settings
 from wnrepro.text import count, json_text, printable
 from wnrepro.train import run_all
@@ -100,6 +101,8 @@ def experiment_command(cls: type[Settings]) -> Callable[..., None]:
         if "param" in given:
             given["param"] = load_params(given["param"], quiet)
         if "init_from" in given:
+            for folder in given["init_from"]:
+                read_config(Path(folder))
             load_torch(quiet)
             from wnrepro.runs import warm
 
@@ -276,14 +279,14 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Write samples and reconstructions of a trained model as PNG files; for DRAW also a GIF of samples being drawn."""
+    read_config(run)
     load_torch()
     from wnrepro.runs.media import write_pictures
     from wnrepro.trained import open_trained
 
     trained = open_trained(run, "pictures", device, param, data_dir)
-    pictures = trained.load().pictures(count, seed)
     with trained.output(out) as folder:
-        print(*write_pictures(folder, pictures), sep="\n")
+        print(*write_pictures(folder, trained.load().pictures(count, seed)), sep="\n")
 
 
 @app.command(cls=Command)
@@ -298,15 +301,16 @@ def watch(
     device: Device = "auto",
 ) -> None:
     """Film a test game of a trained DQN, in colour and with its score, as game.gif."""
+    read_config(run)
     load_torch()
     from wnrepro.progress import open_console
     from wnrepro.runs.media import write_film
     from wnrepro.trained import open_trained
 
     trained = open_trained(run, "film", device, param)
-    agent = trained.load()
-    title = f"{agent.settings.game} {agent.settings.param}"
     with trained.output(out) as folder, open_console(stderr=True).status("playing"):
+        agent = trained.load()
+        title = f"{agent.settings.game} {agent.settings.param}"
         path, last = write_film(folder, agent.film(seed, float(seconds)), title)
     end = f", {count(last.steps, 'step')}, game over" if last.over else f" after {seconds} s of play, game not over"
     print(f"{path}\n{count(round(last.score), 'point')}{end}")
@@ -329,6 +333,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Compute the test metrics of a run's newest checkpoint or of its published weights."""
+    read_config(run)
     load_torch()
     from wnrepro import trained
 
@@ -374,6 +379,7 @@ def export(
 
         print(write_events(run, tensorboard))
         return
+    read_config(run)
     load_torch()
     from wnrepro import trained
 
@@ -548,6 +554,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for letters that the terminal cannot encode
+    if isinstance(sys.stdout, io.TextIOWrapper) and isinstance(sys.stdout.buffer, io.RawIOBase):  # PYTHONUNBUFFERED
+        encoding, escape = sys.stdout.encoding, sys.stdout.errors
+        sys.stdout = os.fdopen(sys.stdout.fileno(), "w", 1, encoding, escape, closefd=False)  # `flush` sees its faults
     try:
         try:
             with signals.handled():

@@ -1,9 +1,7 @@
 """A trained run, opened for tests: its experiment at the newest checkpoint, and what it measures."""
 
 import contextlib
-import csv
 import dataclasses
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import W_OK, access
@@ -17,9 +15,9 @@ from wnrepro.device import choose_device
 from wnrepro.errors import UserError
 from wnrepro.experiments import experiment_class
 from wnrepro.preflight import load_params
-from wnrepro.records import read_text
 from wnrepro.runs.checkpoint import CHECKPOINTS
 from wnrepro.runs.directory import disk_error
+from wnrepro.runs.outcome import rows
 from wnrepro.runs.provenance import device_name
 from wnrepro.runs.run import Run, open_run
 from wnrepro.settings import SETTINGS, Settings
@@ -52,20 +50,30 @@ class Trained:
 
     @contextlib.contextmanager
     def output(self, out: Path | None) -> Iterator[Path]:
-        """Return the folder to write into: `out`, the run's directory, locked, or a folder here with the run's name."""
+        """Return the folder to write into: `out`, the run's directory, locked, or a folder here with the run's name.
+
+        A folder that is made for it and stays empty is removed after an error.
+        """
         folder = self.run.folder
         if out is None and (folder / CHECKPOINTS[0]).exists() and access(folder, W_OK):
             with self.run:
                 yield folder
             return
         made = out or Path(f"{self.run.experiment}_{folder.parent.name}_{folder.name}")
-        if made.exists() and not made.is_dir():
-            raise UserError(f"--out {made}: is a file; give a folder")
         try:
+            there = made.exists()
+            if there and not made.is_dir():
+                raise UserError(f"--out {made}: is a file; give a folder")
             made.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(made, error) from error
-        yield made
+        try:
+            yield made
+        except BaseException:
+            if not there:
+                with contextlib.suppress(OSError):  # it holds files
+                    made.rmdir()
+            raise
 
 
 def open_trained(
@@ -107,9 +115,8 @@ def evaluate(trained: Trained) -> dict[str, Any]:
     """Compute a run's test metrics, and return them with those of the same epoch in metrics.csv."""
     experiment = trained.load()
     metrics = experiment.test_metrics()
-    rows = csv.DictReader(io.StringIO(read_text(trained.run.folder / "metrics.csv")))
-    reached = None if experiment.within else str(experiment.epoch)  # no row has the metrics within an epoch
-    row = next((row for row in rows if row["epoch"] == reached), {})
+    reached = None if experiment.within else experiment.epoch  # no row has the metrics within an epoch
+    row = next((row for row in rows(trained.run.folder) if row.get("epoch") == reached), {})
     columns = experiment.settings.models[experiment.part].metrics
     return {
         "run": str(trained.run.folder),
@@ -118,7 +125,7 @@ def evaluate(trained: Trained) -> dict[str, Any]:
         "device": device_name(trained.device),
         "precision": trained.settings.precision,
         "metrics": {name: metrics[name] for name in columns if name in metrics},
-        "recorded": {name: float(row[name]) for name in columns if name in metrics and name in row},
+        "recorded": {name: row[name] for name in columns if name in metrics and name in row},
     }
 
 
@@ -157,12 +164,12 @@ def export(trained: Trained, form: str, out: Path | None) -> tuple[Path, float]:
     formats.require(form)
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise UserError(f"--out {out}: give a file in a folder that exists")
-    experiment = trained.load()
-    exported, record = experiment.exported(trained.data_dir), trained.run.record() or {}
-    about = {"run": f"{trained.run.name}/seed-{trained.settings.seed}", "epoch": experiment.epoch}
-    about |= {"config_hash": trained.run.config["hash"], "commit": record.get("git", {}).get("commit")}
-    about |= dict(zip(("input", "output"), exported.names, strict=True))
     with contextlib.nullcontext(out.parent) if out else trained.output(None) as folder:
+        experiment = trained.load()
+        exported, record = experiment.exported(trained.data_dir), trained.run.record() or {}
+        about = {"run": f"{trained.run.name}/seed-{trained.settings.seed}", "epoch": experiment.epoch}
+        about |= {"config_hash": trained.run.config["hash"], "commit": record.get("git", {}).get("commit")}
+        about |= dict(zip(("input", "output"), exported.names, strict=True))
         path = out or folder / f"model.{formats.SUFFIX[form]}"
         return path, formats.write_model(exported, form, path, about)
 

@@ -180,6 +180,16 @@ def check_place(results: Path, folder: Path) -> None:
             )
 
 
+def read_config(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return a run's directory, without links, and the content of its config.json. Raises UserError if it has none."""
+    with contextlib.suppress(OSError, RuntimeError):  # a circular link
+        folder = folder.resolve()
+    content = read_json(folder / "config.json") if folder.is_dir() else None
+    if content is None:
+        raise UserError(f"{folder}: holds no run (no config.json); give a directory …/<variant>/seed-<n>")
+    return folder, content
+
+
 class LockedError(UserError):
     """Another process executes the run."""
 

@@ -39,7 +39,7 @@ from wnrepro.runs.directory import (
     WEIGHTS,
     RunDirectory,
     now,
-    read_json,
+    read_config,
     seal,
     write_atomic,
     write_json,
@@ -368,12 +368,8 @@ class Run(RunDirectory):
 
 def open_run(folder: Path) -> Run:
     """Return the run in this directory. Raises UserError if there is none of this version."""
-    with contextlib.suppress(OSError, RuntimeError):  # a circular link
-        folder = folder.resolve()
+    folder, content = read_config(folder)
     path = folder / "config.json"
-    content = read_json(path) if folder.is_dir() else None
-    if content is None:
-        raise UserError(f"{folder}: holds no run (no config.json); give a directory …/<variant>/seed-<n>")
     try:
         experiment, scale, values = content["experiment"], content["scale"], content["settings"]
         values |= {name: values[name] for name in RunSettings.model_fields}  # every version has these
