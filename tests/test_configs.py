@@ -115,6 +115,8 @@ GOOD: dict[str, Any] = {"experiment": "cifar", "scale": "quick", "settings": {"p
         (GOOD | {"settings": {"param": "wn", "lr": "fast"}}, "--lr fast"),
         (GOOD | {"settings": {"param": "wn", "seed": 2**32}}, "--seed 4294967296"),
         (GOOD | {"settings": {"param": ["wn"]}}, "--param"),
+        (GOOD | {"settings": {"param": {}}}, "dict"),
+        (GOOD | {"settings": {"param": {}}, "parameterization": {"class": "Mine"}}, "dict"),
         (GOOD | {"settings": {"param": "Mine-01234567"}, "parameterization": {"class": "Mine"}}, "FILE.py:Mine"),
         (None, "no such file"),
     ],

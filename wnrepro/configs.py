@@ -85,12 +85,12 @@ def whole(cls: type[Settings], scale: str, run: dict[str, Any], where: str) -> S
     values = {name: tuple(one) if isinstance(one, list) else one for name, one in run["settings"].items()}
     param = values.get("param", "wn")
     about = run.get("parameterization")
-    if isinstance(about, dict) and param not in ABOUT:
-        name = printable(str(about.get("class")), 60)
-        raise UserError(f"{where}: its parameterization {param} is custom; add --param FILE.py:{name}")
     try:
+        if isinstance(about, dict) and param not in ABOUT:
+            name = printable(str(about.get("class")), 60)
+            raise UserError(f"its parameterization {param} is custom; add --param FILE.py:{name}")
         return scale_settings(cls.name, scale, **({"param": param} | values))
-    except UserError as error:
+    except (UserError, TypeError) as error:  # TypeError: an object in place of a word
         raise UserError(f"{where}: {error}") from error
 
 

@@ -28,6 +28,15 @@ SETTINGS_OF_TYPER: dict[str, Any] = {
     "context_settings": {"help_option_names": [*HELP, HELP_ALL], "max_content_width": 120},
 }
 
+PLAINER = {  # patterns in a parser's error, and what takes their place
+    r"^(Value error, |Input |Option '[^']*' )": "",
+    r"^should ": "must ",
+    r"^'.*' (?=is not one of)": "",
+    r", unable to.*|\.$": "",
+    r"\. Did": ", did",
+    r"^Got unexpected extra arguments?(?:\(s\))? \((.*)\)": r"takes no further word: \1",
+}
+
 EXAMPLES: dict[str, tuple[str, str, str]] = {  # of every command; a test parses them
     "wnrepro": ("wnrepro cifar --param wn --scale quick", "wnrepro reproduce --plan", "wnrepro report --published"),
     "cifar": (
@@ -207,8 +216,9 @@ def refusal(error: Any) -> str:
     """Return a parser's error as one sentence: what, where, and what to do."""
     ctx, param, option = error.ctx, getattr(error, "param", None), getattr(error, "option_name", None)
     command = ctx.command_path
-    text = re.sub(r"^(Value error, |Input |Option '[^']*' )", "", error.message or "is missing")
-    text = text.split(", unable to")[0].rstrip(".").replace(". Did", ", did")
+    text = error.message or "is missing"
+    for pattern, plain in PLAINER.items():
+        text = re.sub(pattern, plain, text)
     what, todo = command.removeprefix("wnrepro").strip(), f"`{command} --help` has examples"
     if option is not None:
         nearest = getattr(error, "possibilities", None) or ()

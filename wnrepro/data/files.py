@@ -163,7 +163,8 @@ def require(dataset: str, data_dir: Path | None) -> Path:
             f"The data set {dataset} is not complete in {root} "
             f"({', '.join(f'{file.name} {file.state}' for file in incomplete)}): run "
             f"`wnrepro data fetch {dataset}`, or {ALTERNATIVES.get(dataset, '')}copy these files there, or point "
-            f"--data-dir or WNREPRO_DATA at the folder that has them:{_listing(incomplete, root)}"
+            "--data-dir or WNREPRO_DATA at the folder that has them; `--scale quick` needs none:"
+            f"{_listing(incomplete, root)}"
         )
     return root
 
