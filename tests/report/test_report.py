@@ -8,6 +8,7 @@ import html
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from factories import make_run, make_vae, report_text, snapshot
@@ -93,17 +94,18 @@ def test_runs_that_are_not_judged_are_warned_of(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("not_rendered")
 def test_report_elsewhere_links_the_runs_and_says_what_it_leaves_out(tmp_path: Path) -> None:
-    results, out, told = tmp_path / "results", tmp_path / "out", list[str]()
+    results, out, told = tmp_path / "not UTF-8: \udcff" / "results", tmp_path / "out", list[str]()
     folder = make_run(results, seed=1)
     (make_run(results, "bn", seed=2) / "metrics.csv").write_text("\ufeffepoch\n")
     before = snapshot(results)
-    paths = write_report(results, "short", out=out, warn=told.append)
+    own = {claim: f"{command} --results {results}" for claim, command in commands("short").items()}
+    paths = write_report(results, "short", commands=own, out=out, warn=told.append)
     assert [path.parent for path in paths] == [out / "short"] * 2 and snapshot(results) == before
     assert len(told) == 1 and "bn_lr0.003/seed-2/metrics.csv" in told[0]
     text, page = (path.read_text() for path in paths)
     (sentence,) = load(results, "short").left_out
     assert text.index(f"- {literal(sentence)}\n") < text.index("## Claims") and html.escape(sentence) in page
-    links = re.findall(r'href="(\.[^"]*/config\.json)"', page)
+    links = {unquote(link, errors="surrogateescape") for link in re.findall(r'href="(\.[^"]*/config\.json)"', page)}
     assert links and {(out / "short" / link).resolve() for link in links} == {folder / "config.json"}
     write_comparison(results, results, "short", out=out)
     assert snapshot(results) == before and (out / "short" / "comparison.html").is_file()

@@ -36,7 +36,7 @@ def write_report(
     no run can be read or a link leads out of the folder, and DiskError if it is not writable.
     """
     out = out or results
-    place = quote(os.path.relpath(os.path.realpath(results / scale), os.path.realpath(out / scale)))
+    place = quote(os.fsencode(os.path.relpath(os.path.realpath(results / scale), os.path.realpath(out / scale))))
     report = _report(results, scale, precision, commands)._replace(place=place)
     for sentence in report.left_out:
         warn(f"left out: {sentence}")

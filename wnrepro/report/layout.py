@@ -78,8 +78,9 @@ def _digest(name: str) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """Render a template of this folder. HTML templates escape all texts."""
-    return _templates().get_template(template).render(**values)
+    """Render a template of this folder, with escapes for names that are no UTF-8. HTML templates escape all texts."""
+    text = _templates().get_template(template).render(**values)
+    return text.encode(errors="backslashreplace").decode()
 
 
 @functools.cache
