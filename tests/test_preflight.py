@@ -92,3 +92,10 @@ def test_reproduce_asks_too(run: Command, tmp_path: Path, monkeypatch: pytest.Mo
     code, _, error = run(*words)
     assert code == 1 and "at scale paper" in error and not (tmp_path / "new").exists()
     assert run(*words, "--plan")[::2] == (0, "")
+    told: list[tuple[int, float | None, bool]] = []
+    monkeypatch.setattr(command, "announce", lambda *given: told.append(given))
+    monkeypatch.setattr(command, "drive", lambda *_: None)
+    for budget in ("1h", "48h"):  # the time is that of the whole grid, and an hour needs no question
+        assert run(*words, "--budget", budget)[0] == 0
+    ((_, whole, yes), (_, again, no)) = told
+    assert whole == again and whole is not None and whole > 48 * 3600 and (yes, no) == (True, False)

@@ -63,6 +63,13 @@ def test_a_row_fits_a_terminal_that_cannot_redraw(monkeypatch: pytest.MonkeyPatc
     assert max(map(len, text.getvalue().splitlines())) <= 60 and "test error" in text.getvalue()
 
 
+def test_a_path_is_one_line() -> None:
+    text = io.StringIO()
+    with Show(Console(file=text), "cifar wn", "two\nlines/\x1b[31m/seed-1", 2, quiet=False):
+        pass
+    assert text.getvalue() == "cifar wn\n  folder  two lines/\\x1b[31m/seed-1\n"
+
+
 def test_a_resumed_run_says_where_and_its_bar_starts_there() -> None:
     text = io.StringIO()
     with Show(Console(file=text, force_terminal=True), *ABOUT[:2], 10, quiet=False) as show:

@@ -153,7 +153,8 @@ class Show:
         self.time_left: TimeLeft | None = None
 
     def __enter__(self) -> "Show":
-        self.line(f"{self.title}\n  folder  {self.folder}")
+        self.line(self.title)
+        self.line(f"  folder  {self.folder}")
         self.bar.start()
         return self
 
@@ -187,7 +188,7 @@ class Show:
     def line(self, text: str) -> None:
         """Print a line about the run, above the bar if there is one."""
         if not self.quiet:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def head(self, start: Start) -> None:
         """Print the device, the data, the model's size, and how many epochs there are or which are done."""

@@ -74,6 +74,17 @@ def test_a_plan_has_whole_names_and_what_finished_runs_have_found(tmp_path: Path
     assert (text.splitlines()[0].split()[0] == "run") == (width == 160)
 
 
+@pytest.mark.parametrize("state", ["waiting", "done"])
+def test_a_plan_cuts_nothing_at_any_width(tmp_path: Path, state: str) -> None:
+    tasks = plan(tmp_path, planned("quick", ["cifar"]))
+    for task in tasks:
+        task.state, task.estimate = state, Estimate(100.0, None, "1 run")
+    for width in range(70, 150):
+        print_plan(console := on_terminal(width), tasks, [], {})
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "…" not in text and all(task.name in text for task in tasks)
+
+
 def test_finished_runs_keep_their_results_after_a_resume(tmp_path: Path) -> None:
     runs = planned("quick", ["draw"])
     for run in runs[:2]:

@@ -28,14 +28,15 @@ def answer(
 ) -> None:
     """Print the verdicts on the claims that the words name, the number of each verdict, and the page to open.
 
-    write: whether the report is written anew; it is also if there is none. A report that fails is no error.
+    write: whether the report is written anew; it is also if there is none, or an older one than a run. A report that
+    fails is no error.
     """
-    import_uninterrupted("wnrepro.report")
-    from wnrepro import report
-
     own = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
     page = results / scale / "report.html"
     try:
+        import_uninterrupted("wnrepro.report")
+        from wnrepro import report
+
         if scale not in report.scales_with_runs(results):
             return
         found = report.verdicts(results, scale, precision)
@@ -44,14 +45,20 @@ def answer(
                 said = f": {finding.measured}" if finding.measured else ""
                 say(printable(f"{claim.id}  {finding.verdict}{said} ({finding.n})"))
         say(summary(found))
-        if write or not page.exists():
+        if write or outdated(page):
             with console.status("writing the report"):
                 by_claim = {claim: command + own for claim, command in commands(scale).items()}
                 report.write_report(results, scale, precision, by_claim, warn=complain)
         for path in (*files(page.parent, words), page):
-            say(f"open {path}")
+            say(printable(f"open {path}"))
     except UserError as error:
         complain(f"wnrepro: no report: {error}", error)
+
+
+def outdated(page: Path) -> bool:
+    """Test whether a page is missing, or a run beside it has been written since."""
+    runs = page.parent.glob("*/*/seed-*/run.json")
+    return not page.exists() or any(run.stat().st_mtime > page.stat().st_mtime for run in runs)
 
 
 def named(claim: "Claim", words: Sequence[str]) -> bool:

@@ -22,6 +22,7 @@ DETAILS = 62  # characters of a row beside the run's name
 BAR = 12
 SERVES = 32  # characters, at least, of the plan's column `serves`
 TEXT = 60  # characters of a plan's text about a run
+PLAN = ("run", "state", "epochs", "left", "memory", "estimated from", "last epoch")  # columns of a plan
 
 
 def gigabytes(size: int | None) -> str:
@@ -136,7 +137,8 @@ def print_plan(
     """Print a plan: a table of its runs, a table of what its claims can show, and a summary."""
     if not console.is_terminal:
         console.width = FILE_WIDTH
-    if sum(max(map(len, cells)) + 2 for cells in zip(*map(plan_cells, tasks), strict=True)) + SERVES <= console.width:
+    columns = zip(PLAN, *map(plan_cells, tasks), strict=True)
+    if sum(max(map(len, cells)) + 2 for cells in columns) + SERVES <= console.width:
         console.print(plan_table(tasks))
     else:
         for task in tasks:
@@ -163,7 +165,7 @@ def plan_cells(task: Task) -> tuple[str, ...]:
 def plan_table(tasks: Sequence[Task]) -> Table:
     """Return a table with a row for each run."""
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "state", "epochs", "left", "memory", "estimated from", "last epoch"):
+    for name in PLAN:
         table.add_column(name, no_wrap=True)
     table.add_column("serves", overflow="fold", min_width=SERVES - 2)
     for task in tasks:

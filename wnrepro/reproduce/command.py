@@ -13,6 +13,7 @@ from wnrepro import errors, mps, signals
 from wnrepro.errors import UserError, complain
 from wnrepro.options import ReproduceOptions
 from wnrepro.preflight import (
+    LONG,
     announce,
     check_params,
     check_results,
@@ -60,9 +61,8 @@ def reproduce(options: ReproduceOptions) -> int:
         after, side_by_side = tasks, engine.side_by_side if engine else {}
         if engine and not options.plan and not all(task.over for task in tasks):
             if options.scale == "paper" and options.local and not on_gpus and not quiet:
-                seconds = min(time_left(tasks, side_by_side).seconds or math.inf, budget)
-                number = sum(not task.over for task in tasks)
-                announce(number, None if seconds == math.inf else seconds, options.yes)
+                whole, number = time_left(tasks, side_by_side), sum(not task.over for task in tasks)
+                announce(number, whole.seconds if whole.runs == number else None, options.yes or budget <= LONG)
             try:
                 with Board(console, tasks, side_by_side, quiet) as board:
                     ready = time.monotonic()  # reserve the time that loading torch took for unloading it
