@@ -99,7 +99,7 @@ def from_runs(folder: Path) -> Iterator[Row]:
         settings = settings_from(config.experiment, config.settings.model_dump())
         with path.with_name("metrics.csv").open(newline="") as file:
             seconds = [float(one["seconds"]) for one in csv.DictReader(file)]
-        alone = record.device_name.endswith((", 1 thread", ", 1 threads"))
+        alone = record.device_name.endswith(", 1 thread")
         if alone and record.status == "done" and not record.resumed:
             run = Planned(config.experiment, config.scale, settings)
             runs.setdefault((cost(run), settings.param), []).append((run, record, seconds))
