@@ -24,7 +24,7 @@ class FakeProcess:
 
     at_once, saved = True, False
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, forks: bool = False) -> None:
         self.progress, self.over = threading.Event(), threading.Event()
 
     def events(self) -> Iterator[Event]:
