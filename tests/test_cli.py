@@ -538,9 +538,8 @@ def test_a_published_run_without_its_checkpoint_is_not_started_over(run: Command
     change_status(folder, "running")
     before = state(folder)
     for words in (("sample", folder), (*VAES["cvae"], "--results", vaes / PUBLISHED)):
-        refused = run(*words)
-        assert_refused(refused, str(folder))
-        assert "--fresh" not in refused[2]
+        code, _, error = run(*words)
+        assert code == 2 and str(folder) in error and "--fresh" not in error
     assert state(folder) == before
 
 

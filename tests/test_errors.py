@@ -93,8 +93,8 @@ COMMANDS = [  # a command's words, and what it calls on its way
     ("data status --data-dir {tmp}/new", "wnrepro.data.files.status"),
     ("data fetch mnist --data-dir {tmp}", "wnrepro.data.files.fetch"),
     ("doctor --data-dir {tmp}/new --results {tmp}", "wnrepro.doctor.diagnose"),
-    ("sample {run}", "wnrepro.runs.run.open_run"),
-    ("watch {run}", "wnrepro.runs.run.open_run"),
+    ("sample {run}", "wnrepro.trained.open_run"),
+    ("watch {run}", "wnrepro.trained.open_run"),
     ("bench cifar --results {tmp}", "wnrepro.bench.plain.check_plain"),
 ]
 ERRORS = [(KeyboardInterrupt(), 130), (ZeroDivisionError(), 1), (DiskError("/a: full"), 1), (UserError("/a: no"), 2)]
@@ -205,11 +205,12 @@ def test_idle_threads_sleep_soon_unless_the_user_says_otherwise(
 
 
 @pytest.mark.parametrize("error", ["ImportError('libcudart.so.13: no such file')", "OSError('libgomp.so: too old')"])
-@pytest.mark.parametrize("command", [["cifar", "--param", "wn", "--scale", "quick"], ["bench"], ["reproduce"]])
+@pytest.mark.parametrize("command", [["cifar", "--param", "wn"], ["bench"], ["reproduce", "draw"]])
 def test_torch_that_does_not_load_ends_a_command_with_one_line(command: list[str], error: str, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text(f"raise {error}")
     code = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom wnrepro.__main__ import main\nmain()"
-    words = [sys.executable, "-c", code, *command, "--results", str(tmp_path / "results")]
+    scale = [] if command == ["bench"] else ["--scale", "quick"]
+    words = [sys.executable, "-c", code, *command, *scale, "--results", str(tmp_path / "results")]
     done = subprocess.run(words, capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if line != "loading torch…"]
     assert (done.returncode, done.stdout, len(lines)) == (1, "", 1), done.stderr

@@ -136,7 +136,7 @@ def test_damaged_file_is_named_and_the_run_resumes(
         shutil.copytree(template / "stopped", tmp_path / str(number))
         run, notes = walk_run(tmp_path / str(number), epochs=EPOCHS), list[str]()
         path = run.folder / name
-        path.write_bytes(DAMAGES[damage](path.read_bytes(), draw))
+        path.write_bytes(DAMAGES[damage](path.read_bytes() or b"process 1 on a, since 2026,", draw))
 
         def show(event: object, notes: list[str] = notes) -> None:
             if isinstance(event, Note):
