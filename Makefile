@@ -15,12 +15,10 @@ install: .venv/installed
 # Minutes on two CPU cores, without any download of data. Its numbers mean nothing beside the paper's.
 reproduce-quick: install
 	$(BIN)/wnrepro reproduce --scale quick
-	$(BIN)/wnrepro report --scale quick
 
 # The whole of the paper, on GPUs; docs/running.md says how on several, and on a cluster.
 reproduce-all: install
 	$(BIN)/wnrepro reproduce
-	$(BIN)/wnrepro report --scale paper
 
 # The page of scale short, and the picture of its top in the README. Needs Debian's chromium.
 picture: install
