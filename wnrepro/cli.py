@@ -104,15 +104,15 @@ def experiment_command(cls: type[Settings]) -> Callable[..., None]:
             for folder in given["init_from"]:
                 read_config(Path(folder))
             load_torch(quiet)
-            from wnrepro.runs import warm
+            from wnrepro.runs import warm_start
 
-            given["init_from"] = [warm.add(Path(folder)) for folder in given["init_from"]]
+            given["init_from"] = [warm_start.add(Path(folder)) for folder in given["init_from"]]
         scale, planned, names = selected(cls, options.scale, given, options.config)
         options = dataclasses.replace(options, scale=scale)
         on_gpu = "precision" not in names and is_gpu(options.device, quiet)
         planned = complete_settings(planned, names, on_gpu, options.data_dir, quiet)
         if "init_from" in given:
-            warm.check(cls, planned)
+            warm_start.check(cls, planned)
         if options.print_config:
             print(printed(cls.name, scale, planned))
             raise typer.Exit

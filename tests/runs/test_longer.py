@@ -11,7 +11,7 @@ from factories import Walk, same_tables, snapshot, tiny_cifar, tiny_run, tiny_se
 from wnrepro import results
 from wnrepro.errors import UserError
 from wnrepro.events import Note
-from wnrepro.runs import provenance, warm
+from wnrepro.runs import provenance, warm_start
 from wnrepro.runs.run import Run, open_run
 
 Command = Callable[..., tuple[int, str, str]]
@@ -153,12 +153,12 @@ def test_kill_while_it_begins_loses_nothing(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("model", ["cifar", "cvae mnist", "draw", pytest.param("dqn", marks=pytest.mark.slow)])
 def test_warm_start_takes_the_weights_of_tests_without_an_init(tmp_path: Path, model: str) -> None:
     source, _, _ = trained(tmp_path, model, "wn+mobn", 1)
-    name = warm.add(source.folder)
-    assert name == warm.add(source.folder) and len(name) == 16
+    name = warm_start.add(source.folder)
+    assert name == warm_start.add(source.folder) and len(name) == 16
     _, settings, load = tiny_run(model, "wn+mobn", epochs=1, init_from=name)
-    warm.check(type(settings), [settings])
+    warm_start.check(type(settings), [settings])
     next(load().train())
-    weights = warm.source(name).weights
+    weights = warm_start.source(name).weights
     first = {name: value.clone() for name, value in weights.items()}
     fresh = load()
     fresh.begin()
@@ -186,7 +186,7 @@ def test_warm_start_by_command(tmp_path: Path, run: Command, monkeypatch: pytest
         words += [f"--{name.replace('_', '-')}", getattr(settings, name)]
     words += [word for name in ("maps", "depths") for value in getattr(settings, name) for word in (f"--{name}", value)]
     assert run(*words, "--init-from", source.folder, "--quiet") == (0, "", "")
-    name = warm.add(source.folder)
+    name = warm_start.add(source.folder)
     (made,) = source.folder.parents[1].glob("*init_from*/seed-1")
     assert made.parent.name.endswith(f"_init_from-{name}")
     assert open_run(made).finished() == "done"

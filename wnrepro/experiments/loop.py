@@ -23,7 +23,7 @@ from wnrepro.events import Epoch, Note, Progress
 from wnrepro.experiments.measurements import first_non_finite, identity_residuals, layer_rows
 from wnrepro.optim import PolyakAverage
 from wnrepro.parameterization import bound_v_norm, updated
-from wnrepro.runs import warm
+from wnrepro.runs import warm_start
 from wnrepro.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -205,7 +205,7 @@ class Experiment(abc.ABC, Generic[S]):
         """Run the init on these examples and return its rows, or take the weights of another run."""
         if (name := getattr(self.settings, "init_from", None)) is None:
             return self.initialize(examples)
-        source = warm.source(name)
+        source = warm_start.source(name)
         self.take_weights(source.weights)
         self.facts["init_from"] = f"{source.run.name}/seed-{source.run.settings.seed}, epoch {source.epoch}"
         return []

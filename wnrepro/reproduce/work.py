@@ -164,7 +164,7 @@ class Forked:
 
 def start_warm(environment: dict[str, str]) -> None:
     """Start the process that imports torch, and from which others fork, unless it runs. It ends with this process."""
-    FORKS.set_forkserver_preload(["wnrepro.reproduce.warm"])
+    FORKS.set_forkserver_preload(["wnrepro.reproduce.preload"])
     resource_tracker.ensure_running()  # else it would be started below, and unblock Ctrl-C
     before, own = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS), dict(os.environ)
     try:
