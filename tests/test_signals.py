@@ -12,7 +12,7 @@ from factories import same_tables, snapshot, tiny_run
 from wnrepro import results, signals
 from wnrepro.events import Note
 from wnrepro.runs import provenance
-from wnrepro.runs import run as run_module
+from wnrepro.runs.checkpoint import save_checkpoint
 from wnrepro.runs.run import Run
 
 ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -115,14 +115,12 @@ def test_only_the_first_signal_counts_where_another_process_may_kill(
 ) -> None:
     """As for a grid's run that hears of a preemption from Slurm and from its driver, also while it writes."""
     experiment, settings, load = tiny_run("draw", epochs=2)
-    save = run_module.save_checkpoint
-
     def signalled_save(*given: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
-        save(*given)
+        save_checkpoint(*given)
 
     with Run(tmp_path, experiment, "quick", settings) as run, signals.handled(once=True):
-        monkeypatch.setattr(run_module, "save_checkpoint", signalled_save)
+        monkeypatch.setattr("wnrepro.runs.run.save_checkpoint", signalled_save)
         with pytest.raises(signals.Pause):
             run.execute(signalled(load, signal.SIGTERM, signal.SIGTERM, update=3))
         made = load()

@@ -16,5 +16,5 @@ MODULES = (
 )
 
 for module in MODULES:
-    with contextlib.suppress(ImportError, OSError):  # the run that needs it reports it
+    with contextlib.suppress(Exception):  # the run that needs it reports it
         importlib.import_module(module)

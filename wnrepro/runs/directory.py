@@ -20,8 +20,8 @@ import filelock
 from wnrepro.errors import DiskError, UserError
 from wnrepro.records import RunRecord, clean, read_text
 from wnrepro.runs.lock import Lock
-from wnrepro.settings import Settings, about, config_hash, filled, printable, scale_settings
-from wnrepro.text import finite, json_text
+from wnrepro.settings import Settings, about, config_hash, filled, scale_settings
+from wnrepro.text import finite, json_text, printable
 
 PUBLISHED = "published"  # the folder in results/ with the repository's runs, without checkpoints
 FINISHED = ("done", "diverged")  # states of a run that needs no more training
