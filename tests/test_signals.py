@@ -115,6 +115,7 @@ def test_only_the_first_signal_counts_where_another_process_may_kill(
 ) -> None:
     """As for a grid's run that hears of a preemption from Slurm and from its driver, also while it writes."""
     experiment, settings, load = tiny_run("draw", epochs=2)
+
     def signalled_save(*given: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
         save_checkpoint(*given)

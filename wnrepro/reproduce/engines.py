@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import queue
+import sys
 import threading
 import time
 import traceback
@@ -147,8 +148,8 @@ class Engine:
         self.running[name].start()
 
     def launch(self, job: Job) -> Worker:
-        """Start the worker of a run."""
-        return Process(job, forks=job.device == "cpu")
+        """Start the worker of a run. Only Linux's libraries are known to compute after a fork."""
+        return Process(job, forks=job.device == "cpu" and sys.platform == "linux")
 
     def event(self, timeout: float) -> tuple[str, Event] | None:
         """Return the next event and its run's name, or None after `timeout` seconds. A last event frees the place."""
