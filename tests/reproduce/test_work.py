@@ -295,8 +295,8 @@ def test_ctrl_c_ends_the_command_and_its_workers(tmp_path: Path) -> None:
 
 
 def descendants(process: int) -> list[int]:
-    children = workers(process)
-    return [*children, *(further for child in children for further in descendants(child))]
+    own = children(process)
+    return [*own, *(further for child in own for further in descendants(child))]
 
 
 @needs_proc
