@@ -92,7 +92,7 @@ def measured(scales: list[str], words: list[str], params: list[str], device: str
 
 
 def from_runs(folder: Path) -> Iterator[Row]:
-    """Yield a row for each model and parameterization of a finished grid's runs with one thread."""
+    """Yield a row for each model and parameterization of the done runs with one thread and more than two epochs."""
     runs: dict[Any, list[tuple[Planned, RunRecord, list[float]]]] = {}
     for path in folder.glob("*/*/seed-*/run.json"):
         record, config = read_model(path, RunRecord)[0], read_model(path.with_name("config.json"), RunConfig)[0]
@@ -100,7 +100,7 @@ def from_runs(folder: Path) -> Iterator[Row]:
         with path.with_name("metrics.csv").open(newline="") as file:
             seconds = [float(one["seconds"]) for one in csv.DictReader(file)]
         alone = record.device_name.endswith(", 1 thread")
-        if alone and record.status == "done" and not record.resumed:
+        if alone and record.status == "done" and not record.resumed and len(seconds) > 2:
             run = Planned(config.experiment, config.scale, settings)
             runs.setdefault((cost(run), settings.param), []).append((run, record, seconds))
     ends = sorted(when(record.updated) for some in runs.values() for _, record, _ in some)

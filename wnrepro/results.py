@@ -334,7 +334,7 @@ def load(results: Path, scale: str, precision: str | None = None) -> Results:
     runs, odd = _runs(results, scale)
     if not runs:
         raise UserError(
-            "\n".join(odd)
+            "\n".join(_most(odd))
             or f"{results / scale} holds no runs (no <experiment>/<variant>/seed-<n>/config.json): train some "
             f"first, for example `wnrepro cifar --param wn --scale {scale}`, or name the folder with --results."
         )
@@ -362,7 +362,7 @@ def _runs(results: Path, scale: str) -> tuple[list[Run], list[str]]:
     for run in sorted(runs, key=_order):
         if (twin := alike.setdefault(run.alike, run)) is not run:
             odd.append(f"{run.path} has the settings and the seed of {twin.path}: remove one of the two.")
-    return list(alike.values()), [*dict.fromkeys(odd)]  # a link is named once
+    return list(alike.values()), [*dict.fromkeys(map(printable, odd))]  # a link is named once
 
 
 def read_run(folder: Path) -> Run:
@@ -566,7 +566,7 @@ def _benchmarks(results: Path) -> tuple[dict[str, dict[str, StepTimes]], list[st
             if bench.experiments:
                 found[path.stem] = bench.experiments
         except UserError as error:
-            odd.append(str(error))
+            odd.append(printable(str(error)))
     return found, odd
 
 

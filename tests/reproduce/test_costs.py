@@ -133,6 +133,8 @@ def test_script_reads_a_finished_grid(tmp_path: Path) -> None:
     first = put_run(tmp_path, quick_run(seed=4), created="2027-01-01T00:00:00Z", updated="2027-01-01T00:01:00Z")
     edit(first / "run.json", HERE, "A processor, 1 thread")
     (first / "metrics.csv").write_text("epoch,seconds\n1,4\n2,4\n3,5\n")
+    brief = put_run(tmp_path, quick_run(width=8), device_name="A processor, 1 thread", resumed=[])
+    (brief / "metrics.csv").write_text("epoch,seconds\n1,4\n2,4\n")  # too few for a quartile
     (found,) = script.from_runs(tmp_path / "quick")
     assert [found[name] for name in ("experiment", "param", "start", "epochs")] == ["cifar", "wn", "10.0", 11]
     assert float(found["example"]) == pytest.approx(4 / 1500, rel=1e-2)

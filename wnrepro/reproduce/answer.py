@@ -51,7 +51,7 @@ def answer(
                 report.write_report(results, scale, precision, by_claim, warn=complain)
         for path in (*files(page.parent, words), page):
             say(printable(f"open {path}"))
-    except UserError as error:
+    except (UserError, OSError) as error:  # OSError: another process has removed a file
         complain(f"wnrepro: no report: {error}", error)
 
 

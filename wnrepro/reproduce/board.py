@@ -142,9 +142,8 @@ def print_plan(
         console.print(plan_table(tasks))
     else:
         for task in tasks:
-            name, state, epochs, *about = plan_cells(task)
-            left, memory, source, last = about
-            parts = [last, left and f"{left} left", memory, source and f"by {source}"]
+            name, state, epochs, left, memory, source, last = plan_cells(task)
+            parts = [last, left and f"{left} left{f' ({source})' if task.estimate.source else ''}", memory]
             console.print(Text(name))
             details = f"{state:<8}{epochs:>8}  {', '.join(part for part in parts if part not in ('', '–'))}"
             console.print(Padding(Text(details), (0, 0, 0, 2)))
