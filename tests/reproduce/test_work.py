@@ -154,6 +154,18 @@ def test_forked_processes_compute_what_new_ones_do(tmp_path: Path, monkeypatch: 
         same_tables(run.directory(tmp_path / "True").folder, run.directory(tmp_path / "False").folder)
 
 
+@pytest.mark.slow
+def test_a_forked_process_compiles(tmp_path: Path) -> None:
+    """As a new process does, for a run of so many epochs; else its rows would differ in their last digits."""
+    run = Planned("draw", "quick", tiny_draw(epochs=10_000))
+    process = Process(job_of(run, tmp_path), forks=True)
+    events = process.events()
+    assert next(events).epochs > 0
+    process.kill()
+    assert [event.outcome for event in events][-1] == "lost"
+    assert (run.directory(tmp_path).record() or {})["facts"]["compiled"] is True
+
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 
 
