@@ -4,12 +4,14 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from factories import same_tables, snapshot, tiny_run
 
 from wnrepro import results, signals
+from wnrepro.errors import DiskError
 from wnrepro.events import Note
 from wnrepro.runs import provenance
 from wnrepro.runs.checkpoint import save_checkpoint
@@ -108,6 +110,15 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
         made = load()
         run.restore(made)
     assert signals.exit_code(raised.value) == 129 and (made.epoch, made.within) == (1, None)
+
+
+def test_a_signal_ends_a_run_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment, settings, load = tiny_run("draw", epochs=2)
+    with Run(tmp_path, experiment, "quick", settings) as run, signals.handled():
+        monkeypatch.setattr("wnrepro.runs.run.save_checkpoint", Mock(side_effect=DiskError("full")))
+        with pytest.raises(signals.Pause):
+            run.execute(signalled(load, signal.SIGTERM, update=3))
+        assert (run.record() or {})["status"] == "running"
 
 
 def test_only_the_first_signal_counts_where_another_process_may_kill(

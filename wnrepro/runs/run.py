@@ -148,7 +148,8 @@ class Training:
                     signals.check()
             except signals.Pause:
                 if self.experiment.within:
-                    self.save(self.record["epoch"])
+                    with contextlib.suppress(DiskError):  # the signal counts; the checkpoint before stays
+                        self.save(self.record["epoch"])
                 raise
 
     def save(self, epoch: int) -> None:
