@@ -176,14 +176,15 @@ def export(trained: Trained, form: str, out: Path | None) -> tuple[Path, float]:
 
 def lines_of(result: dict[str, Any]) -> list[str]:
     """Format the result of `evaluate` or `classify` as lines."""
+    run = printable(result["run"])
     if "metrics" in result:
-        lines = [f"{result['run']}: epoch {result['epoch']}, {result['weights']}, {result['device']}"]
+        lines = [f"{run}: epoch {result['epoch']}, {result['weights']}, {result['device']}"]
         lines.append(f"  {'':<22} {'now':>12} {'metrics.csv':>12}")
         for name, value in result["metrics"].items():
             recorded = result["recorded"].get(name)
             lines.append(f"  {name:<22} {value:>12.6g} {'–' if recorded is None else f'{recorded:.6g}':>12}")
         return lines
-    lines = [f"{result['run']}: {count(len(result['images']), 'image')}, {result['weights']}"]
+    lines = [f"{run}: {count(len(result['images']), 'image')}, {result['weights']}"]
     if result["resized"]:
         lines.append(f"{count(result['resized'], 'image')} cut to a square in the middle and resized to {SIZE}×{SIZE}")
     if "classes" not in result:
@@ -191,7 +192,7 @@ def lines_of(result: dict[str, Any]) -> list[str]:
             f"  {printable(one['file'])}: {one['class']} ({one['probability']:.1%})" for one in result["images"]
         ]
     lines += [
-        f"  {name:<12} {row['images']:>6} images {row['errors']:>6} errors"
+        f"  {name:<12} {row['errors']:>6} of {count(row['images'], 'image')} wrong"
         for name, row in result["classes"].items()
         if row["images"]
     ]

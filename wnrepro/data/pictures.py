@@ -50,9 +50,8 @@ def load_pictures(folder: Path, dataset: str) -> Pictures:
     if folders and paths:
         raise UserError(f"--data {folder}: has both images and folders; give one that has either")
     if unknown := [path.name for path in folders if path.name.lower() not in classes]:
-        raise UserError(
-            f"--data {folder}: {listed(unknown, most=3)}: no class; give folders {', '.join(names)}, or 0 to 9"
-        )
+        wanted = ", ".join(names) + ", or 0 to 9" * (names != DIGITS)
+        raise UserError(f"--data {folder}: {listed(unknown, most=3)}: no class; give folders {wanted}")
     labels = []
     for path in folders:
         found = images_in(path)
