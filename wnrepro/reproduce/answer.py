@@ -37,7 +37,7 @@ def answer(
         import_uninterrupted("wnrepro.report")
         from wnrepro import report
 
-        if scale not in report.scales_with_runs(results):
+        if not results.is_dir() or scale not in report.scales_with_runs(results):
             return
         found = report.verdicts(results, scale, precision)
         for claim, finding in found:
