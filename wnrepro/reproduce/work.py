@@ -26,6 +26,7 @@ from wnrepro import signals
 from wnrepro.custom import use
 from wnrepro.errors import UserError
 from wnrepro.events import Epoch, News, Progress
+from wnrepro.preflight import import_uninterrupted
 from wnrepro.progress import brief
 from wnrepro.reproduce.grid import Planned
 from wnrepro.runs.directory import LockedError
@@ -74,6 +75,11 @@ def refusal(error: UserError) -> Event:
 
 def work(job: Job, send: Callable[[Event], None]) -> None:
     """Execute a job's run to its end, in this process."""
+    try:
+        import_uninterrupted("torch")
+    except UserError as error:
+        send(refusal(error))
+        return
     import torch
 
     from wnrepro.cuda_graphs import capture_failed
