@@ -23,6 +23,7 @@ def check_sizes(settings: Any, available: Sequence[int], at_most: Sequence[str])
     limits = {"train_examples": train, "test_examples": test, **dict.fromkeys(at_most, settings.train_examples)}
     for name, limit in limits.items():
         if getattr(settings, name) > limit:
+            change = "lower it, or raise --train-examples" if name in at_most and limit < train else "give fewer"
             raise UserError(
-                f"--{name.replace('_', '-')} {getattr(settings, name)}: there are only {limit} images; give fewer"
+                f"--{name.replace('_', '-')} {getattr(settings, name)}: there are only {limit} images; {change}"
             )
