@@ -78,7 +78,7 @@ def test_a_resumed_run_says_where_and_its_bar_starts_there() -> None:
         (task,) = show.bar.tasks
         assert (task.completed, task.total) == (550, 1000)
         assert show.seconds_left() is None  # no speed yet: what others did is not this process's
-    assert "10, resumes from epoch 5" in text.getvalue()
+    assert "10, resumes in epoch 6" in text.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,8 @@ class Show:
         facts = start.record["facts"]
         lines = {"device": start.record["device_name"], "data": facts.get("data")}
         lines["model"] = f"{facts['parameters']:,} parameters".replace(",", " ") if "parameters" in facts else None
-        lines["epochs"] = f"{self.epochs}" + (f", resumes from epoch {start.reached}" if start.reached else "")
+        resumed = start.reached or start.record.get("resumed")
+        lines["epochs"] = f"{self.epochs}" + (f", resumes in epoch {start.reached + 1}" if resumed else "")
         for name, text in lines.items():
             if text:
                 self.line(f"  {name:<6}  {printable(str(text), 200)}")
