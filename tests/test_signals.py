@@ -153,7 +153,7 @@ def test_dqn_keeps_the_checkpoint_of_its_last_epoch(tmp_path: Path, monkeypatch:
 
     def end(event: object) -> None:
         if getattr(event, "epoch", 0) == 2:
-            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
 
     with Run(tmp_path / "stopped", experiment, "quick", settings) as stopped, signals.handled():
         with pytest.raises(signals.Interruption):
