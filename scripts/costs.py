@@ -45,7 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "draw": {"train_examples": 600, "test_examples": 100},
     "dqn": {"epoch_steps": 500, "test_steps": 250, "replay_steps": 2000, "replay_start": 600, "held_out": 100},
 }
-LARGER, KEPT = 20, ("init_examples", "noise_epochs")  # on a GPU the others are so many times as large
+LARGER, KEPT = 20, ("init_examples", "noise_epochs")  # on a GPU, LARGER multiplies all settings but KEPT
 Row = dict[str, Any]
 
 

@@ -79,7 +79,7 @@ class Trained:
 def open_trained(
     folder: Path, method: str, device: str, param: str | None, data_dir: Path | None = None, precision: str = ""
 ) -> Trained:
-    """Open a trained run. precision: instead of its own.
+    """Open a trained run. precision: replaces the run's.
 
     Raises UserError if its experiment has no such method, its data are missing, or it diverged.
     """

@@ -156,7 +156,7 @@ def test_forked_processes_compute_what_new_ones_do(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_a_forked_process_compiles(tmp_path: Path) -> None:
-    """As a new process does, for a run of so many epochs; else its rows would differ in their last digits."""
+    """A run with enough epochs is compiled, as in a new process; else its rows would differ in their last digits."""
     run = Planned("draw", "quick", tiny_draw(epochs=10_000))
     process = Process(job_of(run, tmp_path), forks=True)
     events = process.events()
