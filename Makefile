@@ -41,10 +41,10 @@ LOWEST := .venv-lowest/bin
 test-lowest: .venv-lowest/installed
 	$(LOWEST)/python -m pytest $(TESTS)
 
-.venv-lowest/installed: .venv/installed requirements-lowest.txt
+.venv-lowest/installed: .venv/installed tests/requirements-lowest.txt
 	$(PYTHON) -m venv --without-pip .venv-lowest
 	$(BIN)/pip --python $(LOWEST)/python install --quiet --disable-pip-version-check --require-hashes --no-deps \
-		--requirement requirements-lowest.txt
+		--requirement tests/requirements-lowest.txt
 	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
 		> $$($(LOWEST)/python -c "import site; print(site.getsitepackages()[0])")/rest.pth
 	$(BIN)/pip --python $(LOWEST)/python install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -1,8 +1,8 @@
-"""What is installed: pinned with hashes, listed with its licence in LICENCES.md.
+"""What is installed: pinned with hashes, listed with its licence in docs/licences.md.
 
-The pins are those of requirements.txt; under `make test-lowest` those of requirements-lowest.txt come before them.
+The pins are those of requirements.txt; under `make test-lowest` those of tests/requirements-lowest.txt come first.
 
-`python tests/test_supply.py` on Linux x86-64, where every pin is installed, prints the rows of LICENCES.md anew.
+`python tests/test_supply.py` on Linux x86-64, where every pin is installed, prints the rows of docs/licences.md anew.
 """
 
 import re
@@ -24,7 +24,7 @@ TEXTS = [
     *(one for of in EXTRAS for one in of),
 ]
 DIRECT = [Requirement(text) for text in TEXTS if not text.startswith("wnrepro")]
-LOWEST = "requirements-lowest.txt"
+LOWEST = "tests/requirements-lowest.txt"
 
 
 def pins(file: str = "requirements.txt") -> dict[str, Requirement]:
@@ -89,7 +89,7 @@ def test_the_pins_satisfy_pyproject() -> None:
 
 
 def test_the_licence_of_every_pin_is_listed_as_its_metadata_state_it() -> None:
-    rows = re.findall(r"^\| (\S+) \| (\d\S*) \| (.+) \|$", (TOP / "LICENCES.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (\S+) \| (\d\S*) \| (.+) \|$", (TOP / "docs/licences.md").read_text(), re.MULTILINE)
     assert {name: listed for name, listed, _ in rows} == {name: number(pin) for name, pin in pins().items()}
     here = needed() - {*instead()}
     for name, _, text in rows:

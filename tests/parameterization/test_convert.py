@@ -1,8 +1,6 @@
 """Converted models: the function they were, what torch does with them, and the init with torch's own weight norm."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -23,9 +21,7 @@ from wnrepro.parameterization import (
     layers,
 )
 from wnrepro.parameterization.norm import name_of
-
-sys.path.append(str(Path(__file__).parents[2] / "scripts"))
-import library_table  # type: ignore[import-not-found]
+from wnrepro.tools import library_table
 
 SAME = ("normal", "wn")  # the same function in training too
 INPUTS = {0: (9, 4), 1: (5, 4, 7), 2: (5, 4, 6, 5), 3: (4, 4, 4, 5, 4)}  # by the dimensions of the layer
@@ -250,5 +246,5 @@ def test_row_of_the_page(row: str, param: str) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_table_of_the_page() -> None:
-    """To write it anew: python scripts/library_table.py."""
+    """To write it anew: python -m wnrepro.tools.library_table."""
     assert library_table.table() == library_table.published()

@@ -1,7 +1,6 @@
 """What runs cost: the shipped prior, the speed of this machine beside it, runs side by side, and the time left said."""
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +18,10 @@ from wnrepro.reproduce.grid import planned
 from wnrepro.reproduce.plan import estimate_all, expected, plan, time_left
 from wnrepro.reproduce.work import Job
 from wnrepro.settings import SCALE_NAMES
+from wnrepro.tools.costs import from_runs
 
 GRID = Path(__file__).with_name("quick_grid.csv")  # seconds of 32 runs, two side by side: AMD EPYC, commit ae323eb
 SHIPPED = "AMD EPYC, 1 thread"
-
-spec = importlib.util.spec_from_file_location("costs_script", Path(__file__).parents[2] / "scripts/costs.py")
-assert spec is not None and spec.loader is not None
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
 
 
 def row(example: float, param: str = "wn", device: str = SHIPPED, **changes: Any) -> Cost:
@@ -135,7 +130,7 @@ def test_script_reads_a_finished_grid(tmp_path: Path) -> None:
     (first / "metrics.csv").write_text("epoch,seconds\n1,4\n2,4\n3,5\n")
     brief = put_run(tmp_path, quick_run(width=8), device_name="A processor, 1 thread", resumed=[])
     (brief / "metrics.csv").write_text("epoch,seconds\n1,4\n2,4\n")  # too few for a quartile
-    (found,) = script.from_runs(tmp_path / "quick")
+    (found,) = from_runs(tmp_path / "quick")
     assert [found[name] for name in ("experiment", "param", "start", "epochs")] == ["cifar", "wn", "10.0", 11]
     assert float(found["example"]) == pytest.approx(4 / 1500, rel=1e-2)
     assert json.loads(found["settings"]) == {"batch_size": 25, "width": 16, "precision": "fp32"}

@@ -1,6 +1,6 @@
 """What runs cost: the shipped measurements, this machine's speed beside them, and the time of runs side by side.
 
-scripts/costs.py makes costs.csv. This module does not import torch.
+wnrepro.tools.costs makes costs.csv. This module does not import torch.
 """
 
 import csv

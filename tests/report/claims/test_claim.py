@@ -1,13 +1,11 @@
 """Every claim's rule on made-up runs: what holds, what fails, what is open, and what decides nothing."""
 
-import importlib.util
 import itertools
 import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -31,6 +29,7 @@ from wnrepro.report.claims.claim import INCONCLUSIVE, NOT_REPRODUCED, NOT_TESTAB
 from wnrepro.report.stats import LOOKS
 from wnrepro.results import load
 from wnrepro.settings import GAMES
+from wnrepro.tools import power
 
 RATES = paper.LEARNING_RATES
 WN, NORMAL, BOUND = {"param": "wn"}, {"param": "normal"}, {"v_norm_max": 0.25}
@@ -262,14 +261,6 @@ def test_holms_correction_is_over_all_empirical_claims(tmp_path: Path) -> None:
     assert "does not stand after Holm's correction over 25 claims" in finding.measured
 
 
-def simulation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("power", Path(__file__).parents[3] / "scripts/power.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_power_grows_with_the_seeds() -> None:
     for claim in EMPIRICAL:
         rows = [row for n in LOOKS if (row := claim.power(n))]
@@ -282,17 +273,17 @@ def test_power_grows_with_the_seeds() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("claim", EMPIRICAL, ids=lambda claim: claim.id)
 def test_power_is_what_the_simulation_gives(claim: Claim) -> None:
-    tries, script = 300, simulation()
+    tries = 300
     for row in filter(None, map(claim.power, LOOKS)):
         for true, *shares in ((True, row.true, row.true_refuted), (False, row.null, row.null_refuted)):
-            found = script.verdicts(claim, row.n, true, tries, seed=7)
+            found = power.verdicts(claim, row.n, true, tries, seed=7)
             for share, one in zip(shares, found, strict=True):
                 assert one == pytest.approx(share, abs=4 * math.sqrt(max(share * (1 - share), 0.01) / tries))
-        assert (row.assumed, row.without) == (script.SCENARIOS[claim.id].assumed, script.SCENARIOS[claim.id].without)
+        assert (row.assumed, row.without) == (power.SCENARIOS[claim.id].assumed, power.SCENARIOS[claim.id].without)
 
 
 def test_rules_equal_the_last_recorded_version() -> None:
-    """A changed rule is a new version, with the commit that fixes it: see `scripts/rules.py`."""
+    """A changed rule is a new version, with the commit that fixes it: see `python -m wnrepro.tools.rules`."""
     versions = json.loads((Path(wnrepro.__file__).parent / "report/claims/rules.json").read_text())
     assert versions[-1]["rules"] == {claim.id: claim.hash for claim in CLAIMS}
     assert all(len(one["commit"]) == 40 and one["date"] for one in versions)

@@ -1,6 +1,6 @@
 """Writes the table of what works with converted models into docs/library.md. Each cell is computed.
 
-python scripts/library_table.py
+python -m wnrepro.tools.library_table
 """
 
 import copy
@@ -23,8 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 from wnrepro.parameterization import convert, data_dependent_init, fold, layers
 from wnrepro.settings import PARAMS
 
-PAGE = Path(__file__).parents[1] / "docs" / "library.md"
-BEGIN, END = "<!-- table: scripts/library_table.py -->", "<!-- end of table -->"
+PAGE = Path(__file__).parents[2] / "docs" / "library.md"
+BEGIN, END = "<!-- table: python -m wnrepro.tools.library_table -->", "<!-- end of table -->"
 
 
 def make(param: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor]:

@@ -1,9 +1,9 @@
 """Measures what the grid's runs cost, and writes wnrepro/reproduce/costs.csv, the prior of the time left.
 
-    python scripts/costs.py                            # each model of each scale, each parameterization, on a CPU
-    python scripts/costs.py --device cuda              # on a GPU
-    python scripts/costs.py --scale quick cvae draw    # some of them
-    python scripts/costs.py --runs results/quick       # from the runs of a whole grid, on an idle machine
+    python -m wnrepro.tools.costs                            # each model of each scale, each parameterization, on a CPU
+    python -m wnrepro.tools.costs --device cuda              # on a GPU
+    python -m wnrepro.tools.costs --scale quick cvae draw    # some of them
+    python -m wnrepro.tools.costs --runs results/quick       # from the runs of a whole grid, on an idle machine
 
 Without --runs, each run has few epochs, at the scales paper and short with few examples, in a process as `reproduce`
 starts it, with one thread. On a CPU the times are processor seconds, which other processes disturb less. `example` is

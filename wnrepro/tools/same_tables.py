@@ -1,6 +1,6 @@
 """Compares the CSV tables of two results folders, except the column `seconds`: exit code 1 and the names if any differ.
 
-python scripts/same_tables.py OLD NEW
+python -m wnrepro.tools.same_tables OLD NEW
 """
 
 import csv

@@ -1,6 +1,6 @@
 """Publishes a trained run: its tables, config.json, run.json and weights.pt, without its checkpoints.
 
-python scripts/publish.py RUN [PUBLISHED, by default results/published]
+python -m wnrepro.tools.publish RUN [PUBLISHED, by default results/published]
 """
 
 import shutil

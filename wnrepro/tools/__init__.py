@@ -1,0 +1,1 @@
+"""Programs of the project's maintainers: `python -m wnrepro.tools.NAME` from a clone."""
