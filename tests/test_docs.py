@@ -1,0 +1,69 @@
+"""README and docs: their length, the length of their sentences, and their links.
+
+`python tests/test_docs.py` prints the words of every page and the mean words of its sentences.
+"""
+
+import re
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+TOP = Path(__file__).parent.parent
+README = TOP / "README.md"
+PAGES = [README, TOP / "CONTRIBUTING.md", *sorted((TOP / "docs").rglob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+
+
+def words(page: Path) -> int:
+    """Count as `wc -w` does."""
+    return len(page.read_text().split())
+
+
+def sentences(page: Path) -> list[str]:
+    """Return the sentences of a page's paragraphs and list items: not those of code, tables and headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"^[ \t]*(#|\||<).*$", "\n", text, flags=re.MULTILINE)
+    text = re.sub(r"`[^`]*`", "CODE", text)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    blocks = re.split(r"\n\s*\n|\n\s*(?:[-*]|\d+\.)\s", text)
+    found = [one for block in blocks for one in re.split(r"(?<=[.!?])[\s*_)]+", " ".join(block.split()))]
+    return [one for one in found if len(one.split()) > 1]
+
+
+def heading_anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+@each_page
+def test_a_page_is_short_and_its_sentences_too(page: Path) -> None:
+    assert words(page) <= (1100 if page == README else 1000)
+    lengths = [len(one.split()) for one in sentences(page)]
+    assert not lengths or mean(lengths) < 18
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for one in filter(None, (link or other for link, other in LINK.findall(page.read_text()))):
+        path, _, anchor = one.partition("#")
+        if "://" not in path:
+            target = page.parent / path if path else page
+            assert target.exists(), one
+            assert not anchor or anchor in heading_anchors(target), one
+
+
+def test_the_readme_links_to_every_page() -> None:
+    """Those of a folder of docs/ are linked from the page with the folder's name."""
+    for page in PAGES[1:]:
+        index = page.parent.with_suffix(".md") if page.parent.parent == TOP / "docs" else README
+        linked = {(index.parent / link.split("#")[0]).resolve() for link, _ in LINK.findall(index.read_text())}
+        assert page.resolve() in linked, page
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        lengths = [len(one.split()) for one in sentences(page)]
+        print(f"{words(page):6} words, {mean(lengths or [0]):4.1f} a sentence: {page.relative_to(TOP)}")
