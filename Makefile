@@ -16,7 +16,7 @@ install: .venv/installed
 reproduce-quick: install
 	$(BIN)/wnrepro reproduce --scale quick
 
-# The whole of the paper, on GPUs; docs/running.md says how on several, and on a cluster.
+# The whole of the paper, on GPUs; docs/grid.md says how on several, and on a cluster.
 reproduce-all: install
 	$(BIN)/wnrepro reproduce
 

@@ -25,7 +25,7 @@ BOTH, RATES = ("normal", "wn"), paper.LEARNING_RATES
 def test_grid_has_every_run_once_beside_what_it_is_compared_with(tmp_path: Path, scale: str) -> None:
     runs = planned(scale)
     every = [run.settings for run in runs]
-    assert len(runs) == {"paper": 271, "short": 41, "quick": 32}[scale]  # as docs/running.md says
+    assert len(runs) == {"paper": 271, "short": 41, "quick": 32}[scale]  # as docs/grid.md says
     assert len({*every}) == len({run.directory(tmp_path).folder for run in runs}) == len(runs)
     for run in runs:
         assert settings_from(run.experiment, run.directory(tmp_path).config["settings"]) == run.settings
