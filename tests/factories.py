@@ -11,6 +11,7 @@ import json
 import math
 import random
 import re
+import shlex
 import subprocess
 import threading
 import time
@@ -24,10 +25,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from wnrepro import paper
+from wnrepro import cli, paper
 from wnrepro.data import files
 from wnrepro.data.images import Images, Pixels
 from wnrepro.events import Epoch, Note
@@ -76,6 +78,18 @@ for _name, _entry in OTHERS.items():
 
 
 # ------------------------------------------------------------------------------- tiny data and settings
+
+
+def parse_command(line: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The names of a command line's commands, and what its options and arguments were parsed to."""
+    first, *words = shlex.split(line)
+    assert first == "wnrepro"
+    found, context, names = typer.main.get_command(cli.app), None, ()
+    while hasattr(found, "commands"):
+        context = found.make_context(found.name, words, parent=context)
+        name, found, words = found.resolve_command(context, words)
+        names = (*names, name)
+    return names, found.make_context(names[-1], words, parent=context).params
 
 
 def make_images() -> Images:

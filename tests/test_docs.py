@@ -8,11 +8,13 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
+from factories import parse_command
 
 TOP = Path(__file__).parent.parent
 README = TOP / "README.md"
 PAGES = [README, TOP / "CONTRIBUTING.md", *sorted((TOP / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
+COMMAND = re.compile(r"(?:^|`|&& )(?:\.venv/bin/)?(wnrepro [a-z][^`&>\n]*)", re.MULTILINE)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
 
 
@@ -43,6 +45,15 @@ def test_a_page_is_short_and_its_sentences_too(page: Path) -> None:
     assert words(page) <= (1100 if page == README else 1000)
     lengths = [len(one.split()) for one in sentences(page)]
     assert not lengths or mean(lengths) < 18
+
+
+@each_page
+def test_commands_are_understood(page: Path) -> None:
+    blocks = re.findall(r"^```(?:bash)?\n.*?^```|`[^`\n]+`", page.read_text(), re.DOTALL | re.MULTILINE)
+    lines = [line.partition("  #")[0].strip() for line in COMMAND.findall("\n".join(blocks))]
+    for line in lines:
+        if len(line.split()) > 2 and "…" not in line:  # else it is only the name of a command
+            parse_command(line)
 
 
 @each_page

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer
+from factories import parse_command
 
 from wnrepro import cli
 from wnrepro.settings import SETTINGS
@@ -99,14 +100,9 @@ def test_the_examples_are_commands(path: tuple[str, ...], command: Any) -> None:
     lines = examples(path[-1] if path else "wnrepro")
     assert len({*lines}) == 3
     for line in lines:
-        first, *words = shlex.split(line)
-        assert first == "wnrepro" and tuple(words[: len(path)]) == path
-        found, context = typer.main.get_command(cli.app), None
-        while hasattr(found, "commands"):
-            context = found.make_context(found.name, words, parent=context)
-            name, found, words = found.resolve_command(context, words)  # type: ignore[attr-defined]
-        given = found.make_context(name, words, parent=context).params
-        assert found.name not in SETTINGS or given["param"]
+        names, given = parse_command(line)
+        assert names[: len(path)] == path
+        assert names[-1] not in SETTINGS or given["param"]
 
 
 def test_the_version_needs_no_torch() -> None:
