@@ -50,7 +50,7 @@ test-lowest: .venv-lowest/installed
 	$(BIN)/pip --python $(LOWEST)/python install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-# The tests of robustness, with as many tries as docs/log.md reports: hours.
+# The tests of robustness, with as many tries as docs/log/robustness.md reports: hours.
 soak: install
 	$(BIN)/pytest --soak
 

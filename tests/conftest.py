@@ -35,7 +35,7 @@ PROFILES = {"few": 5, "many": 40, "soak": 20_000}  # hypothesis examples of a te
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="write tests/report/golden.md anew")
     parser.addoption("--few", action="store_true", help="few examples of each property: `make test`")
-    parser.addoption("--soak", action="store_true", help="as many tries as docs/log.md reports: hours")
+    parser.addoption("--soak", action="store_true", help="as many tries as docs/log/robustness.md reports: hours")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What the tests of robustness have counted with --soak: the figures of docs/log.md."""
+    """What the tests of robustness have counted with --soak: the figures of docs/log/robustness.md."""
     for line in config.stash[COUNTED] if config.getoption("--soak") else []:
         terminalreporter.write_line(line)
 

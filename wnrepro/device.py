@@ -85,7 +85,7 @@ def keep_memory() -> None:
     """Keep freed memory in this process instead of returning it to the system.
 
     By default glibc maps every tensor over 32 MiB newly and unmaps it when it is freed, which causes page faults at
-    each step; docs/log.md gives the cost. Without glibc this does nothing.
+    each step; docs/log/optimizations.md gives the cost. Without glibc this does nothing.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
