@@ -6,11 +6,28 @@ BIN := .venv/bin
 
 install: .venv/installed
 
+# First the reasons why a fresh machine cannot install: each ends it with one sentence. A .venv of another Python is replaced.
 .venv/installed: pyproject.toml requirements.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch $@
+	@stop() { echo "make install: $$*" >&2; exit 1; }; \
+	version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || \
+		stop "$(PYTHON) does not run; install Python 3.11 or newer, or name another: make install PYTHON=python3.12"; \
+	case $$version in \
+		[0-2].* | 3.[0-9] | 3.10) \
+			stop "$(PYTHON) is Python $$version, but wnrepro needs 3.11 or newer; name another: make install PYTHON=python3.12" ;; \
+		3.1[1-3]) ;; \
+		*) echo "make install: requirements.txt is made for Python 3.11 to 3.13, and $(PYTHON) is $$version;" \
+			"if pip finds no package for it, name another: make install PYTHON=python3.13" >&2 ;; \
+	esac; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		stop "$(PYTHON) lacks the module ensurepip; on Debian and Ubuntu install it first: apt install python$$version-venv"; \
+	echo "Installing $$(grep -c '^[a-z].*==' requirements.txt) packages into .venv: on Linux about 3 GB to download and 7 GB on disk. This takes minutes."; \
+	[ -x .venv/bin/python$$version ] && clear= || clear=--clear; \
+	rm -f $@; $(PYTHON) -m venv $$clear .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/wnrepro doctor | grep -E "^problem|packages:|torch:|gpu:"
+	@echo "Ready: make reproduce-quick. For single commands: source .venv/bin/activate, then wnrepro --help."
+	@touch $@
 
 # Minutes on two CPU cores, without any download of data. Its numbers mean nothing beside the paper's.
 reproduce-quick: install
@@ -42,7 +59,7 @@ test-lowest: .venv-lowest/installed
 	$(LOWEST)/python -m pytest $(TESTS)
 
 .venv-lowest/installed: .venv/installed tests/requirements-lowest.txt
-	$(PYTHON) -m venv --without-pip .venv-lowest
+	$(BIN)/python -m venv --without-pip .venv-lowest
 	$(BIN)/pip --python $(LOWEST)/python install --quiet --disable-pip-version-check --require-hashes --no-deps \
 		--requirement tests/requirements-lowest.txt
 	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
