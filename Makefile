@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install reproduce-quick reproduce-all picture test test-all test-lowest soak lint audit clean
+.PHONY: install reproduce-quick reproduce-all docs test test-all test-lowest soak lint audit clean
 
 install: .venv/installed
 
@@ -37,11 +37,9 @@ reproduce-quick: install
 reproduce-all: install
 	$(BIN)/wnrepro reproduce
 
-# The page of scale short, and the picture of its top in the README. Needs Debian's chromium.
-picture: install
-	$(BIN)/wnrepro report --published --scale short
-	chromium --headless --hide-scrollbars $(if $(filter 0,$(shell id -u)),--no-sandbox) --disable-lcd-text --window-size=1200,1325 \
-		--screenshot=results/published/short/report.png "file://$(CURDIR)/results/published/short/report.html"
+# Everything that is generated: the published report, the results in the README, docs/results.md.
+docs: install
+	$(BIN)/wnrepro report --published --readme
 
 # The fast tier: minutes on two cores.
 test: install

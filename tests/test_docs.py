@@ -35,9 +35,12 @@ def sentences(page: Path) -> list[str]:
     return [one for one in found if len(one.split()) > 1]
 
 
-def heading_anchors(page: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+def anchors(page: Path) -> set[str]:
+    text = page.read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {*re.findall(r'<a id="([^"]+)">', text)} | {
+        re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings
+    }
 
 
 @each_page
@@ -63,7 +66,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         if "://" not in path:
             target = page.parent / path if path else page
             assert target.exists(), one
-            assert not anchor or anchor in heading_anchors(target), one
+            assert not anchor or anchor in anchors(target), one
 
 
 def test_the_readme_links_to_every_page() -> None:

@@ -153,6 +153,9 @@ def report(
         PrecisionName | None, typer.Option(help="of the runs to judge; default: the first with runs")
     ] = None,
     published: Annotated[bool, typer.Option("--published", help="use the runs in <results>/published")] = False,
+    readme: Annotated[
+        bool, typer.Option("--readme", help="with --published: also write README.md's results and docs/results.md")
+    ] = False,
     check: Annotated[
         bool,
         typer.Option(
@@ -172,8 +175,13 @@ def report(
 ) -> None:
     """Write tables, figures and a verdict on every claim, from your own runs under --results."""
     check_results(results, must_exist=True, write=False)
-    if [check, serve, compare is not None, export is not None].count(True) > 1:
+    given: dict[str, object] = {"--check": check, "--serve": serve, "--compare": compare, "--export": export}
+    if sum(map(bool, given.values())) > 1:
         raise UserError("--check, --compare, --export and --serve exclude each other; give one of them")
+    given |= {"--scale": scale, "--precision": precision, "--out": out}
+    if readme and (not published or any(given.values())):
+        wrong = [name for name, value in given.items() if value]
+        raise UserError(f"--readme: needs --published{f' and excludes {wrong[0]}' if wrong else ''}")
     if out is not None and (check or serve):
         raise UserError("--out: --check and --serve write nothing; leave it out")
     import_uninterrupted("wnrepro.report")
@@ -215,11 +223,20 @@ def report(
         write_each(
             scales,
             lambda name: reports.write_report(folder, name, precision, commands_of(name), latex, out, complain),
+            folder,
+            Path(os.path.normpath(results / "..")) if readme else None,
         )
 
 
-def write_each(scales: Sequence[str], write: Callable[[str], list[Path]]) -> None:
-    """Write the report of every scale, and print the paths. Raises UserError at the end if a scale has no good run."""
+def write_each(scales: Sequence[str], write: Callable[[str], list[Path]], folder: Path, top: Path | None) -> None:
+    """Write the report of every scale, and print the paths. Raises UserError at the end if a scale has no good run.
+
+    top: the folder of the README.md that then gets the results of `folder`; None: none does.
+    """
+    from wnrepro.report import summary
+
+    if top:
+        summary.placed(top / summary.README)  # before anything is written
     odd = []
     for name in scales:
         try:
@@ -230,6 +247,8 @@ def write_each(scales: Sequence[str], write: Callable[[str], list[Path]]) -> Non
             odd.append(str(error))
     if odd:
         raise UserError("\n".join(odd))
+    if top:
+        print(*summary.write_summary(folder, top), sep="\n")
 
 
 def reported(results: Path, published: bool, scale: str | None) -> tuple[Path, list[str]]:

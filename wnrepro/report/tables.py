@@ -151,7 +151,7 @@ def report(
         claims[count(len(some), noun)] = ({one: verdicts.count(one) for one in VERDICTS if one in verdicts}, some)
     sections = []
     for about in declared.sections():
-        own = [one for one in judged if _section(one.claim) == about.title]
+        own = [one for one in judged if section_of(one.claim) == about.title]
         figures = [name for name in about.figures if name in drawn]
         tables = [table for name in about.tables for table in built[name]]
         texts = [about.text.format(paper=paper), *_summary(results, about.experiment)]
@@ -204,7 +204,7 @@ def _judged(
     return Judged(claim, finding, details, figure, parts, params or [*PARAMS], commands.get(claim.id, ""))
 
 
-def _section(claim: Claim) -> str:
+def section_of(claim: Claim) -> str:
     """Return the title of a claim's section, by its experiment, else by its figure."""
     module = claim.collect.__module__.rpartition(".")[2]
     place = module if module in SETTINGS and claim.figure != "step_time" else claim.figure or "init"
@@ -213,19 +213,25 @@ def _section(claim: Claim) -> str:
 
 def _summary(results: Results, experiment: str) -> list[str]:
     """Count the runs of an experiment, and list the settings in which the scale differs from the paper's."""
-    counts: list[str] = []
-    differences: dict[str, list[str]] = {}
+    parts = {name: part for name, part in results.parts.items() if part.runs[0].experiment == experiment}
+    counts = [
+        f"{count(len(part.runs), 'run')} of {name}, {sum(run.done for run in part.runs)} finished"
+        for name, part in parts.items()
+    ]
+    return [" ".join([f"Here: {'; '.join(counts)}.", *differences(results, experiment, 4)])] if counts else []
+
+
+def differences(results: Results, experiment: str, most: int) -> list[str]:
+    """List by data set or game the settings in which the scale differs from the paper's: `most` of them."""
+    found: dict[str, list[str]] = {}
     for name, part in results.parts.items():
         if part.runs[0].experiment == experiment:
             ours, papers = part.defaults, scale_defaults(experiment, "paper", part.runs[0].dataset)
             changed = [key for key in ours if ours[key] != papers[key]]
             said = [f"{key.replace('_', ' ')} {ours[key]} (paper: {papers[key]})" for key in changed]
-            counts.append(f"{name}, {count(len(part.runs), 'run')}, {sum(run.done for run in part.runs)} finished")
-            differences.setdefault(listed(said, most=4), []).append(name)
-    scale = f"Scale `{results.scale}` differs from the paper's"
-    several = len(differences) > 1
-    said = [f"{scale}{f' for {listed(of)}' * several}: {words}." for words, of in differences.items() if words]
-    return [" ".join([f"Here: {'; '.join(counts)}.", *said])] if counts else []
+            found.setdefault(listed(said, most=most), []).append(name)
+    scale, several = f"At scale `{results.scale}`", len(found) > 1
+    return [f"{scale}{f', {listed(of)}' * several}: {words}." for words, of in found.items() if words]
 
 
 @stats.quiet

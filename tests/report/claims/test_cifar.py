@@ -56,7 +56,7 @@ def test_c7_judges_one_device_by_its_sessions(tmp_path: Path) -> None:
     make_bench(tmp_path, bn=1.5, name="newer", device="NVIDIA H200", torch="2.15.0", created="2026-11-29")
     finding = find(tmp_path, "C7a")
     assert (finding.devices, finding.n) == ("NVIDIA H200 with torch 2.13.0, fp32", "3 sessions")
-    assert "AMD EPYC, 2 threads with torch 2.13.0, fp32: +0.1 %" in finding.measured
+    assert "on AMD EPYC, 2 threads: +0.1 %" in finding.measured
 
 
 def test_c8_needs_enough_minibatches(tmp_path: Path) -> None:
@@ -64,7 +64,9 @@ def test_c8_needs_enough_minibatches(tmp_path: Path) -> None:
     assert find(tmp_path, "C8a").verdict == NOT_RUN
 
 
-@pytest.mark.parametrize(("lost", "failures"), [(0.01, "lr 0.01: 5 of 5 and 5 of 5 fail (wn, normal)"), (1, "0 of 5")])
+@pytest.mark.parametrize(
+    ("lost", "failures"), [(0.01, "wn 0/5, 0/5, 5/5, normal 0/5, 0/5, 5/5"), (1, "wn 0/5, 0/5, 0/5")]
+)
 def test_c13_a_tie_is_open_and_two_per_cent_is_no_failure(tmp_path: Path, lost: float, failures: str) -> None:
     sides = sweep(0.5, 0.19, RATES[1:])  # normal ends at 2 %, wn at a fifth of a per cent
     make_seeds(tmp_path, make_run, FIVE, *(side | (DIVERGED if side["lr"] == lost else {}) for side in sides))

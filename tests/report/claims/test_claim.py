@@ -258,7 +258,7 @@ def test_holms_correction_is_over_all_empirical_claims(tmp_path: Path) -> None:
     make_seeds(tmp_path, make_draw, speed, {"param": "wn", "speed": speed.__getitem__}, NORMAL)
     finding = find(tmp_path, "C10a")
     assert finding.verdict == REPRODUCED and finding.holm == pytest.approx(min(1, 25 * finding.p_holds))
-    assert "does not stand after Holm's correction over 25 claims" in finding.measured
+    assert "does not remain after Holm's correction over 25 claims" in finding.measured
 
 
 def test_power_grows_with_the_seeds() -> None:

@@ -24,8 +24,8 @@ def findings(results: Results) -> dict[str, Finding]:
     for claim in EMPIRICAL:
         finding, p, said = found[claim.id], adjusted[claim.id], ""
         if finding.verdict in (REPRODUCED, NOT_REPRODUCED):
-            stands = "stands" if p <= LEVEL else "does not stand"
-            said = f"; {stands} after Holm's correction over {len(EMPIRICAL)} claims (p = {p:.2g})"
+            holds = "remains" if p <= LEVEL else "does not remain"
+            said = f"; {holds} after Holm's correction over {len(EMPIRICAL)} claims (p = {p:.2g})"
         n = look(min((e.n for e in finding.estimates), default=0)) or claim.seeds
         words = power.words() if (power := claim.power(n)) else ""
         found[claim.id] = replace(finding, measured=finding.measured + said, power=words, holm=p)

@@ -117,7 +117,7 @@ def faster(id: str, ours: str, theirs: str = "normal") -> Claim:
             chosen = [min(rates, key=lambda rate: mean_error(both[rate][0][i])) for i in (0, 1)]
             sides = [[pair[i] for pair in both[chosen[i]]][min(1, most - 1) :] for i in (0, 1)]
             evidence.collect("", log_ratio, *sides)
-            evidence.remarks.append(f"lr {chosen[0]:g} against {chosen[1]:g}")
+            evidence.remarks.append(f"{ours} at lr {chosen[0]:g}, {theirs} at lr {chosen[1]:g}")
 
     return collect
 
@@ -138,7 +138,7 @@ PAIRS = (("bn", "wn"), ("wn+mobn", "wn"), ("wn+mobn", "bn"))
 GAPS = [MarginTest(0, ALIKE, f"{a} − {b}", POINTS) for a, b in PAIRS]
 
 
-@claim("C18b", "§5.1; figure 1", CURVES, "figure1", *GAPS, none="no seed with two of them")
+@claim("C18b", "§5.1; figure 1", CURVES, "figure1", *GAPS, none="no seed has runs of two of them")
 def alike_at_the_end(evidence: Evidence, results: Results) -> None:
     """wn, bn and wn+mobn end at a similar training error
 
@@ -160,7 +160,7 @@ def failed(run: Run, limit: float) -> bool:
     *("C6", "figure 1, caption", f"{paper.DIVERGING_LR:g} leads to divergence", "learning_rates"),
     judge=lambda values: [binomial("", values[""][0], values[""][1], 1 / 3)],
     unit=SHARE,
-    none=f"no ended run of normal at {paper.DIVERGING_LR:g}",
+    none=f"no run of normal at {paper.DIVERGING_LR:g} has ended",
     seeds=DECIDING,
 )
 def diverging(evidence: Evidence, results: Results) -> None:
@@ -174,7 +174,9 @@ def diverging(evidence: Evidence, results: Results) -> None:
         evidence.use(*over)
         evidence.values[""] = sum(failed(run, 0.5) for run in over), len(over)
         if finals := [100 * run.final("train_error") for run in over if run.done]:
-            evidence.remarks.append(f"mean training error of the others {plain(float(np.mean(finals)), unit=' %')}")
+            evidence.remarks.append(
+                f"the others end at a mean training error of {plain(float(np.mean(finals)), unit=' %')}"
+            )
 
 
 def wider_range(id: str, ours: str, theirs: str) -> Claim:
@@ -183,7 +185,7 @@ def wider_range(id: str, ours: str, theirs: str) -> Claim:
         judge=lambda values: [fisher(name, *counts) for name, counts in values.items()],
         combine=any_of,
         unit=DIFFERENCE,
-        none=f"fewer than {RATES} learning rates at which both have ended",
+        none=f"both have ended at fewer than {RATES} learning rates",
         seeds=DECIDING,
         a=ours,
         b=theirs,
@@ -207,8 +209,9 @@ def wider_range(id: str, ours: str, theirs: str) -> Claim:
         limit = min((float(np.mean(errors)) for errors in finals if errors), default=1.0) + 0.05
         for rate in rates:
             evidence.count_failures(f"lr {rate:g}", lambda run: failed(run, limit), *grid[rate])
-            counts = " and ".join(f"{k} of {n}" for k, n in evidence.values[f"lr {rate:g}"])
-            evidence.remarks.append(f"lr {rate:g}: {counts} fail ({ours}, {theirs})")
+        counts = [[f"{k}/{n}" for k, n in some] for some in zip(*evidence.values.values(), strict=True)]
+        at = ", ".join(f"{rate:g}" for rate in rates)
+        evidence.remarks.append(f"failed at lr {at}: {ours} {', '.join(counts[0])}, {theirs} {', '.join(counts[1])}")
 
     return collect
 
@@ -225,7 +228,7 @@ def step_time(id: str, ours: str, theirs: str, where: str, printed: str, said: s
         logs = [math.log(session.ratios[name].median) for name in names]
         return logs[0] - sum(logs[1:])
 
-    @claim(id, where, printed, "step_time", test, a=ours, b=theirs, said=said, none="no step times of cifar in bench/")
+    @claim(id, where, printed, "step_time", test, a=ours, b=theirs, said=said, none="bench/ has no step times of cifar")
     def collect(evidence: Evidence, results: Results) -> None:
         """{said}
 
@@ -244,7 +247,7 @@ def step_time(id: str, ours: str, theirs: str, where: str, printed: str, said: s
             evidence.basis, evidence.devices = count(len(judged), "session"), (" with torch ".join(best),)
             for key, some in list(timed.items())[:10]:
                 ratio = RATIO.number(float(np.mean([log_time(one) for one in some])))
-                evidence.remarks.append(f"{' with torch '.join(key)}: {ratio}")
+                evidence.remarks.append(f"on {' with torch '.join(key if key[1] != best[1] else key[:1])}: {ratio}")
 
     return collect
 
@@ -262,7 +265,7 @@ mobn_is_cheaper = step_time(
 # ------------------------------------------------------------------------------- noise
 
 NOISE = f"At figure 1's rates, ≥ {ENOUGH} minibatches; median over features and layers, mean over the epochs measured."
-UNMEASURED = {"none": "the minibatch statistics were not measured, or on too few minibatches"}
+UNMEASURED = {"none": "no run has measured the statistics of enough minibatches"}
 GAUSSIAN, KURTOTIC = (MarginTest(sign, GAUSSIAN_KURTOSIS, unit=NUMBER) for sign in (0, 1))
 
 
@@ -362,7 +365,7 @@ def relative_error(ours: Run, theirs: Run) -> float:
     return ours.final("test_error") / (theirs.final("test_error") or math.nan) - 1
 
 
-@claim("C15", "§6.1", NO_NUMBER, "variants", *EXPONENTIAL.values(), none="no pair of exp(c·s) and direct g")
+@claim("C15", "§6.1", NO_NUMBER, "variants", *EXPONENTIAL.values(), none="no pair of runs with exp(c·s) and direct g")
 def exponential_g(evidence: Evidence, results: Results) -> None:
     """g = exp(c·s), c from 1 to 5, is neither better nor worse at test than direct g
 
@@ -385,7 +388,7 @@ def collect_bounded(evidence: Evidence, results: Results, number: Callable[..., 
 
 @claim(
     *("C16b", "§6.2", "no improvement; no number given", "variants", MarginTest(1, -G_MARGIN, unit=RELATIVE)),
-    none="no pair with and without the bound, both averaged",
+    none="no pair of averaged runs with and without the bound",
 )
 def bounded_error(evidence: Evidence, results: Results) -> None:
     """Bounding ‖v‖ ≤ {paper.V_NORM_MAX:g} with Polyak averaging does not improve classification
@@ -399,7 +402,7 @@ def bounded_error(evidence: Evidence, results: Results) -> None:
 
 @claim(
     *("C19", "§6.2", "no noticeable improvement of convergence speed", "variants", MarginTest(1, FASTER)),
-    none="no pair with and without the bound",
+    none="no pair of runs with and without the bound",
 )
 def bounded_speed(evidence: Evidence, results: Results) -> None:
     """Bounding ‖v‖ does not speed up convergence

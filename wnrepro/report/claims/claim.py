@@ -133,7 +133,7 @@ class Claim:
     combine: Combine = all_of
     unit: Unit = NUMBER  # of estimates without a test
     figure: str = ""
-    none: str = "no seed with both"
+    none: str = "no seed has both runs"
     seeds: int = LOOKS[0]  # the fewest that allow a verdict
     fewest: int = 1  # seeds that its number needs
     tests: tuple[MarginTest, ...] = ()

@@ -56,10 +56,18 @@ def steady(evidence: Evidence, results: Results) -> None:
         evidence.values[""] = both = [*zip(*(bounds(*pair) for pair in pairs), strict=True)]
         evidence.finite(float(np.sum(both)), *(run for pair in pairs for run in pair))
         spreads = [plain(float(np.std(one, ddof=1))) if len(pairs) > 1 else "–" for one in both]
-        evidence.remarks.append(f"standard deviation {spreads[0]} against {spreads[1]} nats")
+        evidence.remarks.append(f"standard deviations: wn {spreads[0]}, normal {spreads[1]} nats")
 
 
-@claim("C16a", "§6.2", "no number given", "variants", *GAINS, combine=any_of, none="no pair with and without the bound")
+@claim(
+    "C16a",
+    "§6.2",
+    "no number given",
+    "variants",
+    *GAINS,
+    combine=any_of,
+    none="no pair of runs with and without the bound",
+)
 def bounded(evidence: Evidence, results: Results) -> None:
     """Bounding ‖v‖ ≤ {paper.V_NORM_MAX:g} with Polyak averaging often helps the CVAE
 

@@ -37,7 +37,7 @@ def log_score(*pair: Run) -> float:
 @claim(
     *("C11", "table 3; figure 4; §5.4", PRINTED, "figure4"),
     judge=lambda values: [t_test("mean log ratio over the games", *(values[game] for game in paper.TABLE3))],
-    none="no game and seed with wn and normal",
+    none="no game has both wn and normal at one seed",
 )
 def improved(evidence: Evidence, results: Results) -> None:
     """DQN: wn improves on normal on average over the four games
@@ -54,10 +54,10 @@ def improved(evidence: Evidence, results: Results) -> None:
         if any(used):
             epochs = shared_epochs(*used[0], *used[1])
             scores = ([max_score(run, epochs) for run in runs] for runs in used)
-            words = " / ".join(score(float(np.mean(some or [math.nan]))) for some in scores)
-            evidence.remarks.append(f"{name} {words} ({count(epochs, 'epoch')})")
+            ours, theirs = (score(float(np.mean(some or [math.nan]))) for some in scores)
+            evidence.remarks.append(f"{name}: wn {ours}, normal {theirs} after {count(epochs, 'epoch')}")
     if missing := [paper.game_name(game) for game in paper.TABLE3 if not evidence.values.get(game)]:
-        evidence.remarks.append(f"no pair of {listed(missing)}")
+        evidence.remarks.append(f"no pair of runs on {listed(missing)}")
 
 
 def gained(run: Run, chance: float) -> float:
@@ -69,7 +69,7 @@ def gained(run: Run, chance: float) -> float:
     *("C12", "§5.4", "not able to get bn to work without an impractically large minibatch", "figure4"),
     judge=lambda values: [t_test("share of normal's gain", *(values[g] for g in TWO_GAMES), margin=BN_FAILS, sign=-1)],
     unit=SHARE,
-    none="no game in which normal has learnt and bn's learning rates were swept",
+    none="no game in which normal has learnt and bn has run at every learning rate",
 )
 def bn_at_64(evidence: Evidence, results: Results) -> None:
     """DQN: bn does not work with minibatches of {paper.DQN_MINIBATCH}
@@ -99,7 +99,7 @@ def bn_at_64(evidence: Evidence, results: Results) -> None:
         for run, bn, normal in zip(normals, gains[best], theirs, strict=True):
             share = BN_FAILS + float(np.divide(bn - BN_FAILS * normal, np.mean(theirs)))
             evidence.values[game].append(evidence.finite(share, run))
-        evidence.remarks.append(f"bn's best lr {RATES[best]:g}")
+        evidence.remarks.append(f"bn's best learning rate is {RATES[best]:g}")
         for size, runs in part.others("batch_size").items():  # not judged
             large = [score(gained(run, chance)) for run in select(runs, "bn")[0][:10]]
             evidence.remarks += [f"with minibatches of {size} bn gains {', '.join(large)}"] if large else []

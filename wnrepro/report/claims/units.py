@@ -27,7 +27,7 @@ class Unit:
     def words(self, e: Estimate) -> str:
         """Format an estimate, such as `bn − wn −0.40 points [−0.61, −0.19] (n = 5)`."""
         if not e.n:
-            return f"{e.name} none".strip()
+            return f"{e.name}: no estimate" if e.name else "no estimate"
         ends = interval(self.shown(e.low), self.shown(e.high), self.digits, self.factor, self.sign)
         return " ".join(filter(None, (e.name, self.number(e.value), ends, f"(n = {e.n})")))
 
