@@ -6,9 +6,12 @@
 import re
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import pytest
 from factories import parse_command
+
+from wnrepro.parameterization.trial import trial
 
 TOP = Path(__file__).parent.parent
 README = TOP / "README.md"
@@ -67,6 +70,18 @@ def test_links_lead_somewhere(page: Path) -> None:
             target = page.parent / path if path else page
             assert target.exists(), one
             assert not anchor or anchor in anchors(target), one
+
+
+@each_page
+def test_python_blocks_run(page: Path) -> None:
+    """They run as they stand, in one namespace, and a parameterization in them passes the trial."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in blocks:
+        exec(block, names)
+    for value in list(names.values()):
+        if isinstance(value, type) and value.__module__ == "page":
+            trial(value)
 
 
 def test_the_readme_links_to_every_page() -> None:
