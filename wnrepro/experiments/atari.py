@@ -50,7 +50,7 @@ class Games:
 
     With `colour` the screens are (N, *SCREEN, 3), RGB; seed and actions give the same games as without.
 
-    Game i has the seed `seed` + i. The emulators' states cannot be saved, so that a resume begins new games.
+    Game i has the seed `seed` + i. The emulators' states cannot be saved, so a resume begins new games.
     """
 
     def __init__(self, game: str, count: int, seed: int, colour: bool = False) -> None:
@@ -187,7 +187,7 @@ class Replay:
         self.appended += 1
 
     def __len__(self) -> int:
-        """Count the transitions to sample from: their state is complete, and their next screen stored or not needed."""
+        """Count the transitions to sample from: complete states whose next screen is stored or not needed."""
         edges, _, inner = self._positions()
         return len(edges) + inner
 

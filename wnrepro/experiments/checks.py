@@ -1,4 +1,4 @@
-"""What the runs of each experiment need: settings that fit together, data, ROM, memory. Called by `Settings.check`.
+"""Checks of what a run needs: settings that fit together, data, a ROM, memory. Called by `Settings.check`.
 
 This module does not import torch, except for the memory of a GPU.
 """
@@ -19,14 +19,14 @@ REPLAY_STEP_BYTES = 84 * 84 + 4  # a screen, an action, a reward and whether a l
 
 
 def check_cifar(settings: CifarSettings, data_dir: Path | None) -> None:
-    """Raise UserError if the data do not suffice."""
+    """Raise UserError if data are missing or too few."""
     check_sizes(settings, SIZES[settings.dataset], ("batch_size", "init_examples"))
     if settings.dataset == "cifar10":
         require("cifar10", data_dir)
 
 
 def check_cvae(settings: CvaeSettings, data_dir: Path | None) -> None:
-    """Raise UserError if the model has too many or too few parts, or the data do not suffice."""
+    """Raise UserError if the model has too many or too few parts, or if data are missing or too few."""
     s = settings
     lengths = {"maps": (3, 3), "depths": (3, 3)} if s.dataset == "mnist" else {"maps": (1, 1), "depths": (1, 5)}
     for name, (least, most) in lengths.items():
@@ -47,7 +47,7 @@ def check_pixels(settings: CvaeSettings | DrawSettings, data_dir: Path | None, a
 
 
 def check_dqn(settings: DqnSettings, device: str) -> None:
-    """Raise UserError if the game is missing, settings do not fit together, or the memory does not suffice."""
+    """Raise UserError if the game is missing, settings do not fit together, or there is too little memory."""
     s = settings
     check_rom(s.game)
     if len(s.maps) != 3:

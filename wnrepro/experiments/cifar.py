@@ -75,7 +75,7 @@ class Net(nn.Module):
         return mask(self.conv3.units, x.shape[2] // 2), mask(self.conv6.units, x.shape[2] // 4)
 
     def layers(self, x: Tensor, masks: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Compute the logits. masks: of dropout, in training."""
+        """Compute the logits. masks: the dropout masks, in training."""
         for conv in (self.conv1, self.conv2, self.conv3):
             x = F.leaky_relu(conv(x), SLOPE)
         x = F.max_pool2d(x, 2)
@@ -189,7 +189,7 @@ class Cifar(Experiment[CifarSettings]):
 
     @torch.no_grad()
     def classify(self, x: UInt8[Tensor, "N 3 32 32"], data_dir: Path | None) -> Float[Tensor, "N 10"]:
-        """Compute the classes' probabilities of images, whitened as the training images are."""
+        """Compute the class probabilities of images, which it whitens like the training images."""
         white = to_rows(load_zca(self.settings, data_dir, float64_device(self.device)).apply(x), self.device)
         self.tested.eval()
         with autocast(self.settings.precision, self.device):
@@ -214,7 +214,7 @@ class Cifar(Experiment[CifarSettings]):
 
     @torch.no_grad()
     def noise_rows(self) -> Rows:
-        """Measure the noise of minibatch statistics (C8): by layer the medians over features of the figures of `noise`.
+        """Measure the noise of minibatch statistics (C8): the medians over features of `noise`'s figures, by layer.
 
         `excess_kurtosis` has quartiles too. A copy of the network and separate generators leave the run unchanged.
         """
@@ -257,7 +257,7 @@ def quartiles(values: Float64[Tensor, " C"]) -> list[float]:
 
 
 def excess_kurtosis(values: Float64[Tensor, "K C"]) -> Float64[Tensor, " C"]:
-    """Compute the bias-corrected excess kurtosis G2 of K ≥ 4 values of each feature, of mean 0 for normal values."""
+    """Compute the bias-corrected excess kurtosis G2 of K ≥ 4 values of each feature: 0 on average for normal values."""
     k, centred = len(values), values - values.mean(0)
     biased = centred.pow(4).mean(0) / centred.square().mean(0).square() - 3
     return (k - 1) / ((k - 2) * (k - 3)) * ((k + 1) * biased + 6)
@@ -268,7 +268,8 @@ def noise(moments: Float64[Tensor, "K 4 C"], variance_too: bool) -> dict[str, Fl
 
     moments: `raw_moments` of K minibatches. The noise is the difference between normalizing by the statistics of the
     minibatch and by those of all K minibatches: (t − μ_B)/σ_B − (t − μ)/σ if `variance_too` (bn), else −(μ_B − μ)
-    (mean-only bn). Both are a·t + c with a and c constant in a minibatch, so the moments of t determine the noise's.
+    (mean-only bn). Both are a·t + c with a and c constant in a minibatch, so the moments of t determine those of the
+    noise.
 
     excess_kurtosis: of the noise over examples and minibatches; with `variance_too` it depends on the distributions of
     both the statistics and t. A normal distribution has 0; the estimate from K of its values is about −6/K.

@@ -75,7 +75,7 @@ class Cvae(Experiment[CvaeSettings]):
         return ((log_p_x.detach() - kl.detach().sum(1)).mean(),)
 
     def penalty(self, kl: Float[Tensor, "B L"]) -> Float[Tensor, ""]:
-        """Sum the KL over latent units or maps: of each the minibatch's mean, but at least `free_bits` nats."""
+        """Sum the KL over latent units or maps, for each the minibatch's mean but at least `free_bits` nats."""
         mean = kl.mean(0)
         return (mean.clamp(min=self.settings.free_bits) if self.settings.free_bits else mean).sum()
 
@@ -120,7 +120,7 @@ class Cvae(Experiment[CvaeSettings]):
 
     @torch.no_grad()
     def log_likelihood(self, samples: int) -> dict[str, Any]:
-        """Compute the importance-weighted estimate of the mean test log p(x); samples: per image."""
+        """Compute the importance-weighted estimate of the mean test log p(x); samples: the number per image."""
         with random_generators(self.settings.seed, self.device):
             weights = [
                 torch.cat([log_p_x - kl for log_p_x, kl in self.test_terms(self.average.module)])
@@ -145,7 +145,7 @@ class Cvae(Experiment[CvaeSettings]):
 
     @torch.no_grad()
     def exported(self, data_dir: Path | None) -> Exported:
-        """Return the generator: from noise of N(0, 1), for MNIST the latents, to images in 0..1."""
+        """Return the generator, from noise of N(0, 1) (for MNIST, the latents) to images in 0..1."""
         net: Any = self.average.module.eval()
         with random_generators(self.settings.seed, self.device):
             noise = torch.randn(COMPARED, net.noise_size, device=self.device)

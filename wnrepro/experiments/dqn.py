@@ -38,7 +38,7 @@ DIVERGED_Q = 1e4  # rewards are clipped to ±1 and discounted, so that no true v
 
 
 class PixelConv2d(Conv2d):
-    """Convolution of grey levels 0..255 as if in 0..1: it divides the weight by 255, which is cheaper."""
+    """Convolution of grey levels 0..255 as if in 0..1. Dividing the weight by 255 is cheaper than dividing screens."""
 
     def weighted_sum(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return super().weighted_sum(x, self.as_torch(w), b)
@@ -255,7 +255,7 @@ class Dqn(Experiment[DqnSettings]):
         return actions
 
     def update(self) -> Float[Tensor, ""]:
-        """Update the network by a minibatch of the replay and return the loss, summed over examples (authors' code).
+        """Update the network on a minibatch of the replay and return the loss, summed over examples (authors' code).
 
         It needs one transfer to the device, and a second one if the replay's screens are on another device.
         """
@@ -277,7 +277,7 @@ class Dqn(Experiment[DqnSettings]):
     def step(
         self, packed: Int[Tensor, "B packed"], screens: UInt8[Tensor, "B 5 84 84"] | None = None
     ) -> tuple[Float[Tensor, ""]]:
-        """Train on a sample and return its loss. screens: of the sample, if the replay is on another device."""
+        """Train on a sample and return its loss. screens: the sample's, if the replay is on another device."""
         rows, actions, rewards, terminals = Batch.unpack(packed)
         if screens is None:
             screens = self.replay.gather_screens(rows)
@@ -305,7 +305,8 @@ class Dqn(Experiment[DqnSettings]):
     def test(self, epsilon: float) -> Rows:
         """Test the policy and return rows of games.csv: the raw scores of full games.
 
-        After `test_steps` agent steps no new games begin, and the current games are finished. ε = 1 is random play.
+        After `test_steps` agent steps no new games begin, and the current ones are played to their end. ε = 1 is random
+        play.
         """
         s = self.settings
         rng = np.random.default_rng((s.seed, self.epoch))

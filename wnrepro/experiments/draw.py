@@ -90,7 +90,7 @@ class FilterBanks(torch.autograd.Function):
 def filter_banks(windows: Tensor, grid: Grid) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Compute F_y and F_x (B, N, SIZE) and intensity γ (B, 1) of each of W windows (B, W, 5) with N filters.
 
-    A window has y and x of its centre, in −1..1 between the edges of the image, log δ, log σ² and log γ. δ is the
+    A window is y and x of its centre (−1..1 between the edges of the image), log δ, log σ² and log γ. δ is the
     distance of neighbouring filters; for δ = 1 the window covers the image (Gregor et al., eq. 19 to 26).
     """
     repeated = (window.expand(-1, count, -1) for window, count in zip(windows.split(1, 1), grid.filters, strict=True))
@@ -274,7 +274,7 @@ class Generator(nn.Module):
             self.grid = Grid((s.write_window,))
 
     def outputs(self, layer: Linear, value: float) -> Tensor:
-        """Compute the layer's outputs (T, units) at every time step where its products have this value."""
+        """Compute the layer's outputs (T, units) at every time step if its products have this value."""
         products = layer.v.new_full((1, layer.units), value)
         return torch.cat([layer.norm.output(layer, products, time) for time in range(self.time_steps)])
 
@@ -424,7 +424,7 @@ class Draw(Experiment[DrawSettings]):
 
     @torch.no_grad()
     def exported(self, data_dir: Path | None) -> Exported:
-        """Return the generator: from noise (B, T, L) of N(0, 1) to images in 0..1."""
+        """Return the generator, from noise (B, T, L) of N(0, 1) to images in 0..1."""
         s, net = self.settings, self.net.eval()
         with random_generators(s.seed, self.device):
             noise = torch.randn(COMPARED, s.time_steps, s.latents, device=self.device)

@@ -1,7 +1,7 @@
 """The training loop of every experiment: epochs, data order, progress, divergence, state.
 
-`train()` yields rows and never opens a file. An experiment adds its data and model, and defines `step`, the training on
-a minibatch, and `evaluate`.
+`train()` yields rows and never opens a file. An experiment adds its data and model, and defines `step` (an
+update on a minibatch) and `evaluate`.
 """
 
 import abc
@@ -48,8 +48,9 @@ def minibatch(rows: Shaped[Tensor, "N H W C"], index: Int[Tensor, " B"]) -> Shap
 class Within:
     """An epoch in progress.
 
-    epoch: the number of completed epochs; tables: the rows of epoch 0; began: on time.perf_counter's clock, without the
-    time between a stop and a resume; order: of the examples; logged: the results of `step` so far.
+    epoch: the number of completed epochs; tables: the rows of epoch 0; began: when it began, by
+    time.perf_counter, without the time between a stop and a resume; order: the order of the examples; logged: the
+    results of `step` so far.
     """
 
     epoch: int
@@ -62,7 +63,7 @@ class Within:
 class Exported(NamedTuple):
     """A model of plain layers for export, with the outputs that the run's own network has for some inputs.
 
-    names: of the input and of the output.
+    names: the names of the input and the output.
     """
 
     model: nn.Module
@@ -79,7 +80,7 @@ class Experiment(abc.ABC, Generic[S]):
     facts: facts about the run for run.json: number of parameters, residuals of the identities and more.
     logged: results of `step` in this epoch, (values, minibatches); the first value is the loss or bound, in nats.
     within: the epoch in progress; None between epochs.
-    log_steps: the number of updates from a row of steps.csv to the next; None: no rows.
+    log_steps: the number of updates between two rows of steps.csv; None: no rows.
     """
 
     net: nn.Module
@@ -189,7 +190,7 @@ class Experiment(abc.ABC, Generic[S]):
         yield from self.compilation.notes if self.compilation else ()
 
     def open_epoch(self) -> Within:
-        """Begin the next epoch, the first one with the init and the rows of epoch 0."""
+        """Begin the next epoch; the first one includes the init and the rows of epoch 0."""
         began, tables = time.perf_counter(), dict[str, Rows]()
         if self.epoch == 0:
             tables = self.start() | {"layers": layer_rows(self.net, 0)}
@@ -233,7 +234,7 @@ class Experiment(abc.ABC, Generic[S]):
 
     @property
     def saves_within_epochs(self) -> bool:
-        """Whether `state_dict` is complete between two minibatches: not if a subclass has another `train_epoch`."""
+        """Whether `state_dict` is complete between two minibatches; it is not if a subclass overrides `train_epoch`."""
         return type(self).train_epoch is Experiment.train_epoch
 
     def step_rows(self, every: int) -> Rows:

@@ -21,8 +21,8 @@ LARGE = 1e6  # factor of v for wn ≡ bn, at which the ε of batch normalization
 def measured_init(model: nn.Module, x: Tensor, v_norm_max: float | None = None) -> tuple[Any, list[dict[str, Any]]]:
     """Run the data-dependent init on the batch x, and then the same pass again to measure the result.
 
-    Returns the second pass's output and the rows of init.csv: by layer the largest |mean| and the smallest and largest
-    variance of its units' pre-activations. Both passes use the same random numbers, which are consumed only once.
+    Returns the second pass's output and the rows of init.csv: for each layer, the largest |mean| and the smallest and
+    largest variance of its units' pre-activations. Both passes use the same random numbers, consumed only once.
     """
     with kept_generators(x.device):
         data_dependent_init(model, x)

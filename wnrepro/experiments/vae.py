@@ -172,7 +172,7 @@ class Residual(nn.Module):
 class MnistVae(nn.Module):
     """MNIST's model: from images of 0 and 1 to log p(x|z) and KL for one sample z per image.
 
-    The KL is log q(z|x) − log p(z) of the sample by latent unit, whose expectation is the divergence.
+    The KL is log q(z|x) − log p(z) of the sample, by latent unit; its expectation is the divergence.
     """
 
     shape = (1, 28, 28)
@@ -243,7 +243,7 @@ class MnistVae(nn.Module):
 
     @property
     def noise_size(self) -> int:
-        """The numbers of N(0, 1) that an image is generated from."""
+        """The number of N(0, 1) values from which an image is generated."""
         return self.latents
 
     def generate(self, z: Float[Tensor, "B L"]) -> Float[Tensor, "B 1 28 28"]:
@@ -380,7 +380,7 @@ class LadderVae(nn.Module):
 
     @property
     def noise_size(self) -> int:
-        """The numbers of N(0, 1) that an image is generated from."""
+        """The number of N(0, 1) values from which an image is generated."""
         return sum(map(math.prod, self.noise_shapes()))
 
     def generate(self, noise: Float[Tensor, "B N"]) -> Float[Tensor, "B 3 32 32"]:

@@ -50,13 +50,13 @@ def convert(
     remove_batch_norm: bool = False,
     g_exp: float | None = None,
 ) -> nn.Module:
-    """Copy a model and give every torch layer of KINDS in the copy the parameterization.
+    """Return a copy of a model in which every torch layer of KINDS has the parameterization.
 
     v is the layer's weight and b its bias; type, device, strides, frozen parameters and the training mode are kept.
     With `normal` and `wn` the copy is the same function. With `bn` and `wn+mobn` it is the same in evaluation, with
-    running averages of 0 and 1. In training these subtract batch statistics, so call `data_dependent_init` next.
-    With a custom class, its `start` decides. The recurrent product of an LSTM cell, and all products of an LSTM, have
-    the parameterization `elsewhere(param)`.
+    running averages of 0 and 1. In training both use batch statistics, so call `data_dependent_init` next. With a
+    custom class, its `start` decides. The recurrent product of an LSTM cell, and all products of an LSTM, have the
+    parameterization `elsewhere(param)`.
 
     param: `normal`, `bn`, `wn`, `wn+mobn`, or a custom class.
     skip: names of modules to keep, with their submodules, or a function of name and module.
@@ -65,9 +65,9 @@ def convert(
     g_exp: c of g = exp(c·s), where s is learnt instead of g; None to learn g.
 
     A module that is used twice is converted once. nn.Embedding and subclasses, such as the projections of
-    nn.MultiheadAttention, are not converted. Raises ValueError that names the layer if one cannot be converted, or the
-    name in `skip` if there is no such module. Raises `trial.RefusedError`, a ValueError, for a custom class that cannot
-    be trained.
+    nn.MultiheadAttention, are not converted. Raises ValueError, which names the layer, if one cannot be converted, and
+    if there is no module with a name in `skip`. Raises `trial.RefusedError`, a ValueError, for a custom class that
+    cannot be trained.
     """
     norm = parameterization(param)
     if type(norm) not in CLASSES.values():
@@ -143,8 +143,8 @@ def init_torch_weight_norm(model: nn.Module, *inputs: Any) -> Any:
 
     One forward pass of `model(*inputs)`, in training mode, sets g (`original0` or `weight_g`) and the bias of each
     nn.Linear, convolution and transposed convolution with weight norm, in the order of their calls. Its outputs then
-    have mean 0 and variance 1 on this batch; without a bias, only variance 1. The first call of a layer sets it. With a
-    process group, the statistics are over the batches of all processes, which must have equal sizes.
+    have mean 0 and variance 1 on this batch; without a bias, only variance 1. A layer is initialized by its first call.
+    With a process group, the statistics are over the batches of all processes, which must have equal sizes.
 
     Raises ValueError if a layer does not have one g per output unit (transposed convolutions need `dim=1` and one
     group, the others `dim=0`), or if the pass does not reach it. Raises ConstantFeatureError if a feature is constant.

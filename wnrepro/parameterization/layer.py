@@ -117,7 +117,7 @@ class Parameterized(nn.Module, abc.ABC):
     # Helpers for parameterizations.
 
     def masked(self, v: Same) -> Same:
-        """Set the missing weights in v to 0."""
+        """Return v with its missing weights set to 0."""
         return v if self.mask is None else v * self.mask
 
     def v_norm(self) -> Units:
@@ -179,7 +179,7 @@ class Parameterized(nn.Module, abc.ABC):
 
     @torch.no_grad()
     def set_g(self, g: Units) -> None:
-        """Set `factor`, by s if g = exp(c·s)."""
+        """Set `factor`; if g = exp(c·s), set s accordingly."""
         if self.norm.learns_g:
             self.gain.copy_(g if self.g_exp is None else g.log() / self.g_exp)
         else:
@@ -304,7 +304,7 @@ def is_constant(y: Float[Tensor, "..."], noise: Units, mean: Units, std: Units) 
     """Test whether each feature of y, with this mean and standard deviation, is constant over the batch.
 
     A constant feature still has rounding noise: about eps times its mean, plus eps of the sum times the size of the
-    summands. `noise` is an upper bound of this size. Half precision is summed in single precision.
+    summands. `noise` is an upper bound of this size. Sums of half precision are accumulated in single precision.
     """
     eps, of_sum = torch.finfo(y.dtype).eps, torch.finfo(torch.promote_types(y.dtype, torch.float32)).eps
     return ~(std > 4 * torch.maximum(eps * mean.abs(), of_sum * noise))
@@ -320,7 +320,7 @@ def over_processes(x: Same, op: Any = None) -> Same:
 
 
 class Linear(Parameterized):
-    """Dense layer. If w and v differ in precision, the products have w's."""
+    """Dense layer. If w and v differ in precision, the products are computed in w's."""
 
     feature_dim = -1
 

@@ -35,7 +35,7 @@ class LSTMCell(nn.Module):
         self.recurrent = Linear(units, 4 * units, elsewhere(param), v=v[1], **options)
 
     def unrolled(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Compute both weights, for `forward` at many time steps. dtype: of the products, by default v's."""
+        """Compute both weights once, for `forward` at many time steps. dtype: the products' precision; default: v's."""
         w_input, w_recurrent = self.input.w(), self.recurrent.w()
         return w_input.to(dtype or w_input.dtype), w_recurrent.to(dtype or w_recurrent.dtype)
 
@@ -122,7 +122,7 @@ class LSTM(nn.Module):
         return flat
 
     def forward(self, x: Any, state: Any = None) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """Compute the outputs and final h and c for x and `state`, initial h and c, all with torch's shapes.
+        """Compute the outputs and the final h and c from x and `state` (the initial h and c), all with torch's shapes.
 
         x is (T, B, inputs), (B, T, inputs) if `batch_first`, (T, inputs), or packed.
         """

@@ -16,10 +16,10 @@ from wnrepro.parameterization.norm import unit_norm
 def data_dependent_init(model: nn.Module, *inputs: Any) -> Any:
     """Set every g and b from one forward pass of `model(*inputs)` and return its output (§3, eq. 4, 5).
 
-    The pass runs in training mode, with noise and dropout, as in the authors' code. The first call of a layer sets it.
-    Recurrent cells keep their initial g and b (§3). With a process group, the statistics are over the batches of all
-    processes, which must have equal sizes. Raises ConstantFeatureError that names a layer with a constant feature, and
-    ValueError that names the layers that the pass did not reach.
+    The pass runs in training mode, with noise and dropout, as in the authors' code. A layer is initialized by
+    its first call. Recurrent cells keep their initial g and b (§3). With a process group, the statistics are over the
+    batches of all processes, which must have equal sizes. Raises ConstantFeatureError, which names the layer, if a
+    feature is constant, and ValueError, which names the layers, if the pass does not reach some.
     """
     was_training = model.training
     cells = {layer for cell in model.modules() if isinstance(cell, LSTMCell) for _, layer in layers(cell)}
@@ -51,7 +51,7 @@ def bound_v_norm(model: nn.Module, a: float) -> None:
 
 @torch.no_grad()
 def updated(model: nn.Module) -> None:
-    """Let parameterizations update their buffers; call it after each step of the optimizer."""
+    """Let parameterizations update their buffers; call it after each optimizer step."""
     for _, layer in layers(model):
         layer.norm.updated(layer)
 

@@ -76,14 +76,14 @@ class Parameterization:
         cls.linear = not cls.after and cls.normalize is base.normalize and cls.output is base.output
 
     def applies(self, layer: "Parameterized") -> bool:
-        """Test whether the layer can have this parameterization; its v and mask are set already."""
+        """Test whether the layer can have this parameterization; its v and mask are already set."""
         return True
 
     def build(self, layer: "Parameterized") -> None:
         """Register buffers on the layer, in addition to running averages."""
 
     def std(self, v_shape: Sequence[int], std: float, init: str) -> float:
-        """Return the initial standard deviation of v's elements; std: that of the other parameterizations."""
+        """Return the initial standard deviation of v's elements; std: what the other parameterizations use."""
         return std
 
     def start(self, layer: "Parameterized") -> Units:
@@ -97,7 +97,7 @@ class Parameterization:
         """Change the layer after the init pass has set g and b."""
 
     def direction(self, layer: "Parameterized", v: Same) -> Same:
-        """Compute the weight for g = 1; v is masked already."""
+        """Compute the weight for g = 1; v is already masked."""
         return v
 
     def weight(self, layer: "Parameterized", v: Same, g: Units) -> Same:

@@ -1,4 +1,4 @@
-"""The trial of a custom parameterization before a run: which rules it violates, and how to correct that."""
+"""The trial of a custom parameterization before a run: which rule it breaks, and how to correct it."""
 
 import copy
 from collections.abc import Callable
