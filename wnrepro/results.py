@@ -240,15 +240,23 @@ class Results:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence for each part with runs in a precision or binarization that is not judged."""
+        """A sentence for each pair of a judged precision or binarization and another that is not judged."""
         found = []
-        for (name, part), (setting, choices) in itertools.product(self.parts.items(), CHOICES.items()):
-            counts, judged = Counter(getattr(run, setting) for run in part.runs), getattr(part, setting)
-            others = [one for one in choices if one in counts and one != judged]
-            if judged and others:
-                used = " and ".join(f"{one} ({counts[one]})" for one in choices if one in counts)
-                hint = f"; --precision {' or '.join(others)} judges the others" if setting == "precision" else ""
-                found.append(f"{name} has runs of {setting} {used}; judged: {judged}{hint}")
+        for setting, choices in CHOICES.items():
+            for judged, other in itertools.permutations(choices, 2):
+                of = {name: part for name, part in self.parts.items() if getattr(part, setting) == judged}
+                counts = {
+                    name: n
+                    for name, part in of.items()
+                    if (n := sum(getattr(run, setting) == other for run in part.runs))
+                }
+                if counts:
+                    left_out = ", ".join(f"{name} {n}" for name, n in counts.items())
+                    hint = f" `--precision {other}` judges those." if setting == "precision" else ""
+                    runs = count(sum(counts.values()), "run")
+                    found.append(
+                        f"The {setting} {judged} is judged. Left out: {runs} of {setting} {other} ({left_out}).{hint}"
+                    )
         return tuple(found)
 
     @functools.cached_property

@@ -1,11 +1,13 @@
 """What a figure is drawn on: its files for print, and its panels as a page has them, read as XML."""
 
+import io
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
 import matplotlib
 import pytest
+from PIL import Image
 
 from wnrepro.report import canvas, declared, figures
 from wnrepro.report.canvas import PRINT, STYLE, Drawn, Sheet
@@ -70,6 +72,17 @@ def test_a_panel_of_many_lines_holds_them_as_pixels(read: Results, monkeypatch: 
     monkeypatch.setattr(canvas, "MANY", 2)
     images = [*ET.fromstring(curves("figure3", read).panels("p", "What is drawn.")[0]).iter("image")]
     assert images and all(image.attrib["href"].startswith("data:image/png;base64,") for image in images)
+
+
+def test_a_dark_image_keeps_hues() -> None:
+    light, buffer = Image.new("RGB", (5, 1)), io.BytesIO()
+    for x, colour in enumerate(((255, 255, 255), (0, 0, 0), (128, 128, 128), (0, 114, 178), (221, 221, 221))):
+        light.putpixel((x, 0), colour)
+    light.save(buffer, "PNG")
+    with Image.open(io.BytesIO(canvas.dark(buffer.getvalue()))) as dark:
+        white, black, grey, blue, grid = (dark.getpixel((x, 0)) for x in range(5))
+    assert (white, black) == (canvas.NIGHT, (255, 255, 255)) and blue[0] < blue[1] < blue[2] and max(grid) < 60
+    assert 110 < min(grey) < max(grey) < 150 < min(blue[1:])
 
 
 def test_files_for_print(read: Results) -> None:

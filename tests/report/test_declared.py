@@ -52,7 +52,7 @@ def test_a_further_experiment_has_its_place_in_the_report(tmp_path: Path, monkey
     assert "LSTM of characters: normal (n = 3) 2.50, wn (n = 3) 2.02." in text
     section = text[text.index("## LSTM of characters\n") : text.index("## Step time")]
     assert "A recurrent network that predicts the next character.\n" in section and "Of a text" not in section
-    assert "At the end: normal 2.50 bits, weight norm. 2.02 bits." in section
+    assert "Final values: normal 2.50 bits, weight norm. 2.02 bits." in section
     assert "](figures/characters.png)" in section
     assert "| wn_lr0.002 | 0.002 |  | 4 | 3 | Test Bits Per Char | 2.020 | \\[1.995, 2.045\\] |" in section
     assert "test bits per char 2.010 bits |" in text[text.index("### Runs") :]

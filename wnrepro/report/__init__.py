@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from wnrepro.errors import DiskError, UserError
-from wnrepro.report import compare, declared, figures, tables
+from wnrepro.report import canvas, compare, declared, figures, tables
 from wnrepro.report.claims import CLAIMS, findings, rules
 from wnrepro.report.claims.claim import Claim, Finding
 from wnrepro.report.latex import latex
@@ -47,7 +47,7 @@ def write_report(
         files[f"tables/{name}.csv"] = text.encode()
     for name in {**declared.FIGURES, **report.figures}:
         drawn = report.figures[name].files if name in report.figures else {}
-        files |= {f"figures/{name}.{suffix}": drawn.get(suffix, b"") for suffix in ("png", "pdf", "svg")}
+        files |= {f"figures/{name}{end}": drawn.get(kind, b"") for kind, end in canvas.ENDS.items()}
     files |= {"report.md": render("page.md.jinja", report=report).encode(), "report.html": page(report).encode()}
     files |= {f"latex/{name}": content for name, content in (latex(report) if export else {}).items()}
     _write(out, scale, files)

@@ -20,7 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.container import Container
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import CARETLEFT, CARETRIGHT
 from matplotlib.ticker import FuncFormatter
+from PIL import Image
 
 from wnrepro.settings import ABOUT, PARAMS
 from wnrepro.text import count
@@ -63,10 +65,19 @@ STYLE = Path(__file__).with_name("figures.mplstyle")
 # The style of printed papers. The fonts of STYLE and of the page have the same width.
 PRINT = matplotlib.rc_params_from_file(STYLE.with_stem("print"), use_default_template=False)
 AXIS, GREY, GRID, PAPER = "#333333", "#777777", "#dddddd", "#ffffff"  # the same as in figures.mplstyle
+ENDS = {"png": ".png", "dark": "_dark.png", "pdf": ".pdf", "svg": ".svg"}  # of file names; SVG: of an earlier version
+NIGHT = (13, 17, 23)  # GitHub's dark background
 RULE: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "zorder": 0}  # style of reference lines
 DASHES: dict[str, Any] = {**RULE, "linestyle": (0, (2, 2))}
 SIGN: dict[str, Any] = {"markersize": 6, "markerfacecolor": "none", "markeredgewidth": 1.2, "linestyle": "none"}
-SIGNS = {"x": "diverged", ">": "not finished", "v": "ends below", "*": "the paper's value"}  # meaning by marker
+SIGNS: dict[Any, str] = {  # meaning by marker
+    "x": "diverged",
+    ">": "not finished",
+    "v": "ends below",
+    "*": "the paper's value",
+    CARETLEFT: "the interval continues",
+    CARETRIGHT: "the interval continues",
+}
 VARIABLES = {colour.lower(): f"var(--k{i})" for i, (colour, _, _) in enumerate(STYLES)}
 VARIABLES |= {AXIS: "var(--axis)", GREY: "var(--rule)", GRID: "var(--grid)", PAPER: "var(--raised)"}
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -96,7 +107,7 @@ class Key(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A figure. files: for print, by suffix. panels: for the page. keys: label, SVG and group of legend entries."""
+    """A figure. files: by a key of `ENDS`. panels: for the page. keys: label, SVG and group of legend entries."""
 
     caption: str
     files: dict[str, bytes]
@@ -155,7 +166,8 @@ class Sheet:
             shown.append(Key(label, _line(handle), mark.group if mark else ""))
         markers = {line.get_marker() for axes in self.axes for line in axes.lines}
         grey: dict[str, Any] = {"color": GREY}
-        signs = [Key(SIGNS[sign], Line2D([], [], marker=sign, **grey, **SIGN)) for sign in SIGNS if sign in markers]
+        meanings = {SIGNS[sign]: sign for sign in SIGNS if sign in markers}
+        signs = [Key(label, Line2D([], [], marker=sign, **grey, **SIGN)) for label, sign in meanings.items()]
         signs += [Key(f"gaps: not finite in {count(gaps, 'run')}", _blank())] if gaps else []
         left_out = len(shown) - MOST_NAMED
         more = [Key(f"and {left_out} more", _blank())] if left_out > 0 else []
@@ -173,7 +185,7 @@ class Sheet:
         return self
 
     def files(self) -> dict[str, bytes]:
-        """Render for print, by suffix. The same figure always gives the same bytes."""
+        """Render for print, by kind. The same figure always gives the same bytes."""
         png = _rendered(self.figures[0], "png", "Software")
         self.figures[0].set_layout_engine("none")  # keeps the layout
         return {"png": png, "pdf": _rendered(self.figures[0], "pdf", "CreationDate", "Creator", "Producer")}
@@ -211,6 +223,17 @@ def powers() -> FuncFormatter:
 def _rendered(figure: Figure, suffix: str, *left_out: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix, dpi=72 if suffix == "svg" else 300, metadata=dict.fromkeys(left_out))
+    return buffer.getvalue()
+
+
+def dark(png: bytes) -> bytes:
+    """Return an image for a dark page: every colour keeps its hue, light becomes dark, and white becomes `NIGHT`."""
+    with Image.open(io.BytesIO(png)) as image:
+        light = np.asarray(image.convert("RGB")) / 255
+    inverted = light + 1 - light.max(axis=2, keepdims=True) - light.min(axis=2, keepdims=True)
+    colours = np.array(NIGHT) + (255 - np.array(NIGHT)) * inverted
+    buffer = io.BytesIO()
+    Image.fromarray(colours.round().astype(np.uint8)).save(buffer, "PNG", dpi=(300, 300))
     return buffer.getvalue()
 
 

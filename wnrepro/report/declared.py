@@ -54,6 +54,7 @@ class About:
     figures: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    dark: bool = False  # whether a figure has a dark variant
     column: str = ""  # empty: each part's main metric
     others: tuple[str, str] = ("", "")  # a setting whose other values are drawn too, and its words in the legend
     folded: bool = False  # collapsed on the page

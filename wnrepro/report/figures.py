@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.markers import CARETLEFT, CARETRIGHT
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from wnrepro import paper
@@ -76,6 +77,8 @@ def draw(results: Results, found: Mapping[str, Finding], printed: bool = True) -
             with matplotlib.rc_context(canvas.PRINT):
                 whole = sheets(name, results, found) if printed else None
                 files = whole.files() if whole else {}
+                if about.dark and "png" in files:
+                    files["dark"] = canvas.dark(files["png"])
             seeds = {mark.seed for mark in sheet.marks.values()} == {True, False}
             drawn[name] = canvas.Drawn(caption, files, panels, keys, seeds)
     return drawn
@@ -190,16 +193,16 @@ def curves(name: str, results: Results, split: bool = False) -> Sheet | None:
     epochs = f"epoch {' or '.join(map(str, sorted({*fits.values()} - {0})))} and later" if any(fits.values()) else ""
     if max(seeds) > 1:
         sheet.sentences.append(
-            "Thin, every seed; thick, the mean of the finished ones (n); shaded, its standard error."
+            "A thin line is a seed, a thick line the mean of the n finished ones, and the shade its standard error."
         )
     elif any(one.thin for of in every.values() for one in of):
-        sheet.sentences.append("One line per run.")
+        sheet.sentences.append("Each line is a run.")
     if epochs or words:
         sheet.sentences.append(f"The y axis fits {' of '.join(filter(None, (epochs, words)))}.")
     ends = [
         ": ".join(filter(None, (title, listed(said)))) for title, of in panels.items() if (said := _ends(title, of))
     ]
-    sheet.sentences += [f"At the end: {'; '.join(ends)}."] if ends and name != "kl_steps" else []
+    sheet.sentences += [f"Final values: {'; '.join(ends)}."] if ends and name != "kl_steps" else []
     return sheet.legend(_entries(panels), gaps)
 
 
@@ -250,7 +253,9 @@ def _draw(sheet: Sheet, axes: Axes, curves: Sequence[Curve]) -> None:
         place = np.clip(one.y.iloc[end], low, high)
         below = place == bottom != one.y.iloc[end]
         if sign := "x" if one.diverged else ">" if not one.done else "v" if below else "":
-            (end_,) = axes.plot(one.y.index[end], place, marker=sign, color=look.colour, clip_on=False, **SIGN)
+            beside = 0.05 * sum(line.get_marker() == "v" for line in axes.lines) if sign == "v" else 0
+            x = one.y.index[end] * (1 - beside)
+            (end_,) = axes.plot(x, place, marker=sign, color=look.colour, clip_on=False, **SIGN)
             sheet.mark(end_, one.group, param, False, one.run.name)
     if done:
         values = pd.DataFrame([one.y.reset_index(drop=True) for one in done])  # shorter ones end with nan
@@ -416,9 +421,7 @@ def noise_kurtosis(results: Results, split: bool = False) -> Sheet | None:
     ends = [f"{look[param].label} {plain(medians[param])}" for param in look if param in medians]
     sheet.sentences = [f"Median over layers and epochs: {listed(ends)}."]
     measured = table.groupby("run")["judged"].transform("count") > 0
-    sheet.sentences += (
-        [] if measured.any() else ["The statistics that C8 is judged on were not measured in these runs."]
-    )
+    sheet.sentences += [] if measured.any() else ["These runs did not measure the statistics that C8 is judged on."]
     lost = table[[*QUARTILES]].isna().any(axis=1) | (table["judged"].isna() & measured)
     return sheet.legend(gaps=table["run"][lost].nunique())
 
@@ -495,6 +498,19 @@ def _rows(sheet: Sheet, axes: Axes, rows: Sequence[Row], words: Callable[[Estima
     axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
+def _fit(axes: Axes, rows: Sequence[Row]) -> None:
+    """Let the x axis fit the runs and the intervals of three and more; an arrow marks where one of two continues."""
+    ends = [end for row in rows if len(row.dots) > 2 for e in row.estimates for end in (e.low, e.high)]
+    known = [value for value in [*ends, *(dot for row in rows for dot in row.dots.values())] if math.isfinite(value)]
+    room = 0.12 * (max(known, default=0.0) - min(known, default=0.0))
+    for y, row in enumerate(rows):
+        for e in row.estimates if room and len(row.dots) == 2 else ():
+            low, high = min(known) - room, max(known) + room
+            for end, sign in [*[(low, CARETLEFT)] * (e.low < low), *[(high, CARETRIGHT)] * (e.high > high)]:
+                axes.plot(end, y, marker=sign, color=row.look.colour, **SIGN)
+                axes.set_xlim(low, high)
+
+
 def overview(results: Results, split: bool = False) -> Sheet | None:
     """Draw the final results by parameterization with 95 % t-intervals, a panel per experiment and data set or game."""
     panels, gaps = {}, 0
@@ -517,6 +533,7 @@ def overview(results: Results, split: bool = False) -> Sheet | None:
 
         axes, label = sheet.places[title], model.result_label
         _rows(sheet, axes, rows, words)
+        _fit(axes, rows)
         axes.set(xlabel=label.replace(", ", "\n") if split else label, title=title)
         axes.xaxis.set_major_formatter(ticks())
         axes.locator_params(axis="x", nbins=3 if split else 5)

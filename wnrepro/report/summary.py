@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from PIL import Image
+
 from wnrepro.errors import DiskError, UserError
 from wnrepro.records import read_text
 from wnrepro.report import declared
@@ -35,6 +37,7 @@ from wnrepro.text import listed
 
 README, PAGE = "README.md", "docs/results.md"
 START, END = "<!-- results: wnrepro report --published --readme -->", "<!-- end of results -->"
+SHRUNK = 0.42  # shown pixels of a printed pixel
 SAYS: dict[str, Any] = declared.CONTENT["summary"]
 DECIDED = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE)
 CHECKED = {REPRODUCED: "pass", NOT_REPRODUCED: "fail"}  # verdicts on checks
@@ -70,11 +73,12 @@ class Row(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure. path: without `.png`. dark: whether it has a dark variant."""
+    """A figure. path: without `.png`. width: in pixels. dark: whether it has a dark variant."""
 
     path: str
     title: str
     scale: str
+    width: int
     dark: bool
 
 
@@ -121,7 +125,7 @@ class Summary:
         folder = (self.top / PAGE).parent
         sections = [self._section(about, folder) for about in declared.sections()]
         sections.sort(key=lambda one: not any(self.found[id].claim.check for row in one.rows for id in row.ids))
-        about = [SAYS["scales"][scale] for scale in self.read]
+        about = [sentence for scale in self.read for sentence in declared.CONTENT["warnings"].get(scale, ())]
         on_gpu = any(run.record.device.startswith("cuda") for read in self.read.values() for run in read.runs)
         reports = {scale: _link(self.published / scale / "report.md", folder) for scale in self.read}
         return render(
@@ -180,7 +184,9 @@ class Summary:
             path = self.published / scale / "figures" / name
             if path.with_name(f"{name}.png").is_file():
                 dark = path.with_name(f"{name}_dark.png").is_file()
-                return Picture(_link(path, folder), figure_name(name), scale, dark)
+                with Image.open(path.with_name(f"{name}.png")) as image:
+                    width = round(SHRUNK * image.width)
+                return Picture(_link(path, folder), figure_name(name), scale, width, dark)
         return None
 
     def _images(self, about: declared.About, folder: Path) -> Images | None:

@@ -21,11 +21,11 @@ from wnrepro.report import declared, stats
 from wnrepro.report.canvas import Drawn
 from wnrepro.report.claims import CLAIMS
 from wnrepro.report.claims.beyond import comparisons
-from wnrepro.report.claims.claim import COMMON, VERDICTS, Claim, Finding
+from wnrepro.report.claims.claim import COMMON, SCALE, VERDICTS, Claim, Finding
 from wnrepro.report.claims.dqn import max_score
 from wnrepro.report.figures import PUBLISHED
 from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults
-from wnrepro.settings import PARAMS, SETTINGS, scale_settings
+from wnrepro.settings import PARAMS, PRECISIONS, SETTINGS, scale_settings
 from wnrepro.text import NOT_FINITE, count, interval, listed, plain, score
 
 Row = dict[str, Any]  # by column; a row that only the page shows has its texts by heading in "@texts"
@@ -157,21 +157,24 @@ def report(
         texts = [about.text.format(paper=paper), *_summary(results, about.experiment)]
         if own or figures or tables:
             sections.append(Section(about.title, about.experiment, texts, figures, own, tables))
+    other = "" if results.scale == SCALE else ", not the paper's,"
     done, diverged = sum(run.done for run in results.runs), sum(run.diverged for run in results.runs)
     parts = results.papers.parts or results.parts
-    precisions = ", ".join(f"{part.precision} ({name})" for name, part in parts.items())
+    names = {one: [name for name, part in parts.items() if part.precision == one] for one in PRECISIONS}
+    used = {one: f"{one} ({listed(some)})" for one, some in names.items() if some}
+    precisions = " and ".join(used if len(used) == 1 else used.values())
     return Report(
         results,
         warnings=[
             *declared.CONTENT["warnings"].get(results.scale, ()),
-            *[". ".join(results.notes)] * bool(results.notes),
+            *results.notes,
         ],
         problems=problems(results),
         left_out=results.left_out,
-        runs=f"{count(len(results.runs), 'run')}, {done} done, {diverged} diverged, "
+        runs=f"{count(len(results.runs), 'run')}: {done} done, {diverged} diverged, "
         f"{len(results.runs) - done - diverged} incomplete.",
-        basis=f"Scale `{results.scale}` ({'' if results.scale == 'paper' else 'not '}the paper's setting), precision "
-        f"{precisions}. {COMMON} A rule that is younger than a run it judges is marked: rule after the fact.",
+        basis=f"These runs have scale `{results.scale}`{other} and precision "
+        f'{precisions}. {COMMON} "Rule after the fact" marks a rule that was fixed after a run that it judges.',
         claims=claims,
         figures=dict(drawn),
         tables=built,
@@ -245,7 +248,9 @@ def build(results: Results, found: Mapping[str, Finding]) -> dict[str, list[Tabl
         rows, note = list(make(results)), declared.TABLES[kind].text.format(**said)
         if declared.TABLES[kind].beside:
             rows = list(_beside(kind, rows, make(results.published) if results.published else ()))
-            note += f" At scale `{results.scale}` ours cannot be compared with the others." * (results.scale != "paper")
+            note += f" At scale `{results.scale}` our numbers cannot be compared with the others." * (
+                results.scale != "paper"
+            )
         parts = itertools.groupby(rows, key=lambda row: row["experiment"] if make is settings else "")
         built[name] = [table(kind, some, note, part) for part, some in parts]
     return built

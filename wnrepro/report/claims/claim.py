@@ -92,7 +92,8 @@ class Power(NamedTuple):
         needed = f"{self.seeds80} seeds reach 80 %" if self.seeds80 else f"{LOOKS[-1]} seeds do not reach 80 %"
         return (
             f"With {self.n} seeds P(reproduced) is {100 * self.true:.0f} % if the paper is true ({self.assumed}) and "
-            f"{100 * self.null:.1f} % without the effect ({self.without}). {sees}{needed}. Before Holm's correction."
+            f"{100 * self.null:.1f} % without the effect ({self.without}). {sees}{needed}. "
+            "The probabilities are before Holm's correction."
         )
 
 
