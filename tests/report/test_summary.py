@@ -80,7 +80,7 @@ def test_readme_and_page_are_written(clone: Path, run: Run) -> None:
             name, _, anchor = link.partition("#")
             assert (path.parent / name).exists()
             assert f'<a id="{anchor}">' in page.read_text() or not anchor
-    assert all(f'<a id="{claim.id.lower()}"></a>{claim.id} ' in page.read_text() for claim in CLAIMS)
+    assert all(f'<a id="{claim.id.lower()}"></a>**{claim.id}** ' in page.read_text() for claim in CLAIMS)
     assert (
         "wnrepro draw --param wn --g-start 1 --scale short\nwnrepro sample results/short/draw/wn_" in page.read_text()
     )
