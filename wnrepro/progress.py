@@ -40,7 +40,8 @@ def brief(metrics: Mapping[str, float]) -> str:
     parts = []
     for kind in ("test", "train"):
         for name in [name for name in metrics if name.startswith(kind)][:1]:
-            parts.append(f"{kind} {metrics[name]:{'.1%' if name.endswith('_error') else '.4g'}}")
+            form = ".1%" if name.endswith("_error") else ".4g" if abs(metrics[name]) < 10_000 else ".0f"
+            parts.append(f"{kind} {metrics[name]:{form}}")
     return " ".join(parts)
 
 

@@ -55,6 +55,17 @@ def test_the_board_fits_the_terminal_with_whole_names_and_every_run_counted(
         assert "running  50/200  ━━━─────────" in text and "test 8.3% train 1.2%" in text
 
 
+def test_a_line_about_a_finished_run_counts_and_colours(tasks: list[Task]) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=40)
+    board = Board(console, tasks, {}, quiet=False)
+    for task in tasks[:70]:
+        task.state = "waiting"
+    tasks[0].state, tasks[0].text = "done", "test 1 [bold]\x1b[31m"
+    board.show(tasks[0], "end")
+    end = "done\x1b[0m, test 1 [bold]\\x1b[31m\n"
+    assert console.file.getvalue() == f"  7/100  {tasks[0].name}  \x1b[32m{end}"  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_a_plan_has_whole_names_and_what_finished_runs_have_found(tmp_path: Path, width: int) -> None:
     runs = planned("quick", ["cifar"])

@@ -52,7 +52,7 @@ class Board:
     def __enter__(self) -> "Board":
         for task in self.tasks:
             if task.over:
-                self.line(f"{task.name}  {task.state} before{f', {task.text}' if task.text else ''}")
+                self.line(f"{task.name}  ", task.state, f" before{f', {task.text}' if task.text else ''}")
         if self.on_terminal:
             self.live.start()
         return self
@@ -65,7 +65,7 @@ class Board:
         at = f"from epoch {task.reached} of {task.run.settings.epochs}"
         graphs = "" if task.graphs else " without CUDA graphs"
         lines = {
-            "end": f"{task.state}{f', {task.text}' if task.text else ''}",
+            "end": f", {task.text}" if task.text else "",
             "retry": f"{task.text}; resumes {at}{graphs} (try {task.tries + 1})",
             "stop": f"stopped, to resume {at}: another epoch would not fit the budget",
             "held": f"{task.directory.lock.holder()} computes it" if news == "held" else "",
@@ -73,13 +73,15 @@ class Board:
         if not self.on_terminal:
             lines["start"] = f"resumes {at}" if task.reached else "begins"
         if news in lines:
-            over = sum(one.over for one in self.tasks)
-            self.line(f"{over}/{len(self.tasks)}  {task.name}  {lines[news]}")
+            over, all_tasks = sum(one.over for one in self.tasks), str(len(self.tasks))
+            start = f"{over:>{len(all_tasks)}}/{all_tasks}  {task.name}  "
+            self.line(start, task.state if news == "end" else "", lines[news])
 
-    def line(self, text: str) -> None:
-        """Print a line, above the rows if there are any."""
+    def line(self, start: str, state: str, end: str) -> None:
+        """Print a line with a state in its colour, above the rows if there are any."""
         if not self.quiet:
-            self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+            parts = printable(start), (state, STYLES.get(state, "")), printable(end)
+            self.console.print(Text.assemble(*parts), soft_wrap=True)
 
     def picture(self) -> Group:
         """Draw a row for each run at work, a line for each experiment, and a bar for all: no more than fits."""
