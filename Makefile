@@ -37,8 +37,9 @@ reproduce-quick: install
 reproduce-all: install
 	$(BIN)/wnrepro reproduce
 
-# Everything that is generated: the published report, the results in the README, docs/results.md.
+# Everything that is generated: docs/cli.md and docs/cli/, the published report, the results in the README, docs/results.md.
 docs: install
+	$(BIN)/python -m wnrepro.tools.cli_pages
 	$(BIN)/wnrepro report --published --readme
 
 # The fast tier: minutes on two cores.

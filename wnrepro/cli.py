@@ -20,7 +20,7 @@ from wnrepro.configs import printed, selected
 from wnrepro.errors import DiskError, InstallError, UserError, complain, describe
 from wnrepro.machine import may_be_gpu
 from wnrepro.options import (
-    PARAM_FORMS,
+    PARAM_LIST,
     DataDir,
     Device,
     Json,
@@ -61,7 +61,7 @@ app = typer.Typer(
     **SETTINGS_OF_TYPER,
 )
 data_app = typer.Typer(
-    cls=Group, help="The data sets: their state, and downloads.", no_args_is_help=True, **SETTINGS_OF_TYPER
+    cls=Group, help="Show the state of the data sets, or download them.", no_args_is_help=True, **SETTINGS_OF_TYPER
 )
 app.add_typer(data_app, name="data")
 
@@ -75,17 +75,26 @@ def print_version(wanted: bool) -> None:
 @app.callback()
 def common(
     debug: Annotated[
-        bool, typer.Option("--debug", help="also show an error's traceback; allowed anywhere in a command")
+        bool, typer.Option("--debug", help="also show the traceback of an error; allowed anywhere in a command")
     ] = False,
     version: Annotated[
         bool,
-        typer.Option("--version", help="show the versions and the commit", callback=print_version, is_eager=True),
+        typer.Option(
+            "--version",
+            help="show the versions of wnrepro, Python and torch, and the commit",
+            callback=print_version,
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     errors.DEBUG = debug
 
 
 # ------------------------------------------------------------------------------- one experiment
+
+
+EXPERIMENT = """Each combination of the given values is a run. A finished run is skipped, and an unfinished one resumes.
+--param is required, unless --config gives it."""
 
 
 def experiment_command(cls: type[Settings]) -> Callable[..., None]:
@@ -118,7 +127,9 @@ def experiment_command(cls: type[Settings]) -> Callable[..., None]:
             raise typer.Exit
         raise typer.Exit(run_all(cls, planned, options))
 
-    command.__doc__ = cls.__doc__
+    about = cls.__doc__ or cls.name
+    about = about if about[1:2].isupper() else about[:1].lower() + about[1:]  # keep DRAW, CIFAR and the like
+    command.__doc__ = f"Train {about.rstrip()}\n\n{EXPERIMENT}"
     return set_options(command, command_parameters(cls))
 
 
@@ -137,7 +148,11 @@ add_experiments()
 
 
 def reproduce(**given: Any) -> None:
-    """Compute every run that the paper needs and that is not finished yet."""
+    """Train every run that the paper needs and that is not finished yet.
+
+    Each run trains in a separate process, and a stopped run resumes. At the end the command prints the verdicts and
+    writes the report. A data set, game, claim, table or figure selects the runs that it needs.
+    """
     from wnrepro.reproduce.command import reproduce
 
     raise typer.Exit(reproduce(ReproduceOptions(**given)))
@@ -148,42 +163,64 @@ app.command(cls=Command)(set_options(reproduce, inspect.signature(ReproduceOptio
 
 @app.command(cls=Command)
 def report(
-    scale: Annotated[ScaleName | None, typer.Option(help="default: every scale with runs")] = None,
-    precision: Annotated[
-        PrecisionName | None, typer.Option(help="of the runs to judge; default: the first with runs")
+    scale: Annotated[
+        ScaleName | None, typer.Option(help="scale to report on", show_default="every scale with runs")
     ] = None,
-    published: Annotated[bool, typer.Option("--published", help="use the runs in <results>/published")] = False,
+    precision: Annotated[
+        PrecisionName | None,
+        typer.Option(help="precision of the runs to judge", show_default="the first with runs"),
+    ] = None,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="report on the repository's runs, in published/ of --results"),
+    ] = False,
     readme: Annotated[
-        bool, typer.Option("--readme", help="with --published: also write README.md's results and docs/results.md")
+        bool, typer.Option("--readme", help="with --published: also write the results in README.md and docs/results.md")
     ] = False,
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="only check the runs' files (exit 1 if they do not fit) and the dates of the rules"
+            "--check",
+            help="only check that the files of each run are consistent (exit code 1 if not) and that each rule is "
+            "older than its runs",
         ),
     ] = False,
     compare: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="only compare with another results folder", callback=expanded)
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="only compare the runs with those of another results folder", callback=expanded
+        ),
     ] = None,
-    export: Annotated[Literal["latex"] | None, typer.Option(help="also write latex/, to \\input into a paper")] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="only serve the page here, updated while runs train")] = False,
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="of --serve; 0: any free port")] = 8000,
+    export: Annotated[
+        Literal["latex"] | None, typer.Option(help="also write LaTeX tables and figures to latex/")
+    ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="only serve the page here and update it while runs train")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="port for --serve; 0 takes any free port")
+    ] = 8000,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", callback=expanded, help="write into DIR/<scale>; default: --results")
+        Path | None,
+        typer.Option(metavar="DIR", callback=expanded, help="write to DIR/<scale>", show_default="--results"),
     ] = None,
     results: Results = Path("results"),
 ) -> None:
-    """Write tables, figures and a verdict on every claim, from your own runs under --results."""
+    """Write tables, figures and a verdict on each claim, from your own runs in --results.
+
+    The files of a scale are report.html, report.md, tables/*.csv, and figures/ with PNG and PDF files. --compare writes
+    comparison.html and comparison.md.
+    """
     check_results(results, must_exist=True, write=False)
     given: dict[str, object] = {"--check": check, "--serve": serve, "--compare": compare, "--export": export}
     if sum(map(bool, given.values())) > 1:
-        raise UserError("--check, --compare, --export and --serve exclude each other; give one of them")
+        raise UserError("--check, --compare, --export and --serve exclude each other; use one of them")
     given |= {"--scale": scale, "--precision": precision, "--out": out}
     if readme and (not published or any(given.values())):
         wrong = [name for name, value in given.items() if value]
         raise UserError(f"--readme: needs --published{f' and excludes {wrong[0]}' if wrong else ''}")
     if out is not None and (check or serve):
-        raise UserError("--out: --check and --serve write nothing; leave it out")
+        raise UserError("--out: --check and --serve write nothing; omit it")
     import_uninterrupted("wnrepro.report")
     from wnrepro import report as reports
     from wnrepro.reproduce.grid import commands
@@ -206,7 +243,7 @@ def report(
         for name in scales:
             with contextlib.suppress(UserError):  # `problems` says why no run can be read
                 rules += [f"scale {name}, {rule}" for rule in reports.rules(folder, name, precision)]
-        checked = problems or [f"every run's files are consistent: scale {', '.join(scales)}"]
+        checked = problems or [f"the files of every run are consistent: scale {', '.join(scales)}"]
         print(*map(printable, [*checked, *rules]), sep="\n")
         raise typer.Exit(1 if problems else 0)
     elif serve:
@@ -216,7 +253,7 @@ def report(
             return reports.live_page(version, folder, scales[0], precision, commands_of(scales[0]))
 
         with Server(folder, scales[0], make, port, complain) as server, contextlib.suppress(KeyboardInterrupt):
-            print(f"{server.url} shows scale {scales[0]}; Ctrl-C ends it", flush=True)
+            print(f"{server.url} shows scale {scales[0]}; stop it with Ctrl-C", flush=True)
             server.serve_forever()
     else:
         latex = export is not None
@@ -258,13 +295,13 @@ def reported(results: Path, published: bool, scale: str | None) -> tuple[Path, l
 
     folder, at = results / PUBLISHED if published else results, f" at scale {scale}" if scale else ""
     if published and not folder.is_dir():
-        raise UserError(f"--published: there is no folder {folder}; run this in a clone of the repository")
+        raise UserError(f"--published: there is no folder {folder}; run the command in a clone of the repository")
     scales = [name for name in scales_with_runs(folder) if scale in (None, name)]
     if not scales:
         command = f"wnrepro cifar --param all --scale {scale or 'quick'}"
         others = ", or add --published for the repository's runs"
         hint = others if not published and (results / PUBLISHED).is_dir() else ""
-        raise UserError(f"--results {folder}: no runs{at}; run `{command}`{hint}")
+        raise UserError(f"--results {folder}: has no runs{at}; run `{command}`{hint}")
     return folder, scales
 
 
@@ -276,9 +313,9 @@ def write_comparisons(
 
     both = [name for name in scales if other.is_dir() and name in scales_with_runs(other)]
     if not both:
-        raise UserError(f"--compare {other}: no folder with runs at scale {' or '.join(scales)}; give another")
+        raise UserError(f"--compare {other}: has no runs at scale {' or '.join(scales)}; use another folder")
     if any(os.path.samefile(folder / name, other / name) for name in both):
-        raise UserError(f"--compare {other}: has the same files as {folder}; give another folder")
+        raise UserError(f"--compare {other}: has the same files as {folder}; use another folder")
     for name in both:
         summary, path = write_comparison(folder, other, name, precision, out)
         print(*map(printable, [f"scale {name}", *summary, str(path)]), sep="\n")
@@ -290,14 +327,19 @@ def write_comparisons(
 @app.command(cls=Command)
 def sample(
     run: RunFolder,
-    count: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="samples, and reconstructions")] = 64,
+    count: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1000, help="number of samples and of reconstructions")
+    ] = 64,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=LARGEST_SEED, help="seed of the latent noise")] = 1,
     out: Out = None,
     param: ParamCode = None,
     data_dir: DataDir = None,
     device: Device = "auto",
 ) -> None:
-    """Write samples and reconstructions of a trained model as PNG files; for DRAW also a GIF of samples being drawn."""
+    """Write samples and reconstructions of a trained VAE or DRAW model as PNG files.
+
+    For DRAW, also write drawing.gif, which shows how the model draws the samples and outlines its write window.
+    """
     read_config(run)
     load_torch()
     from wnrepro.runs.media import write_pictures
@@ -312,14 +354,14 @@ def sample(
 def watch(
     run: RunFolder,
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, max=LARGEST_SEED, help="seed of the game and of its ε-greedy play")
+        int, typer.Option(metavar="N", min=0, max=LARGEST_SEED, help="seed of the game and of ε-greedy play")
     ] = 1,
-    seconds: Annotated[int, typer.Option(metavar="N", min=1, max=1800, help="of the game at most")] = 120,
+    seconds: Annotated[int, typer.Option(metavar="N", min=1, max=1800, help="longest film, in seconds of play")] = 120,
     out: Out = None,
     param: ParamCode = None,
     device: Device = "auto",
 ) -> None:
-    """Film a test game of a trained DQN, in colour and with its score, as game.gif."""
+    """Film a test game of a trained DQN agent in colour, with its score, as game.gif."""
     read_config(run)
     load_torch()
     from wnrepro.progress import open_console
@@ -342,7 +384,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="of cifar: classify the images of DIR, or of DIR/<class>/, instead of the test images",
+            help="classify the images in DIR or DIR/<class>/ with a run of cifar, in place of the test images",
             callback=expanded,
         ),
     ] = None,
@@ -351,7 +393,10 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Compute the test metrics of a run's newest checkpoint or of its published weights."""
+    """Compute the test metrics of a run's newest checkpoint or of its published weights.
+
+    They are shown beside those of metrics.csv. The command writes no file.
+    """
     read_config(run)
     load_torch()
     from wnrepro import trained
@@ -368,30 +413,34 @@ def export(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="write an event file into DIR/<experiment>/<variant>/seed-N; a step is an epoch, of dqn an agent step",
+            help="write an event file to DIR/<experiment>/<variant>/seed-N; a step is an epoch (dqn: an agent step)",
             callback=expanded,
         ),
     ] = None,
     form: Annotated[
         Literal["torch", "onnx", "safetensors", "weights"] | None,
-        typer.Option("--format", help="write the trained model as plain layers; weights: those for a published run"),
+        typer.Option("--format", help="write the trained model as plain layers; `weights`: weights.pt, for publishing"),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="of --format; default: model.pt2, .onnx or .safetensors where `sample` would write",
+            help="file to write with --format",
+            show_default="model.pt2, .onnx or .safetensors, where `sample` would write",
             callback=expanded,
         ),
     ] = None,
     param: ParamCode = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Write a run's tables and settings for TensorBoard, or its trained model for use without wnrepro."""
+    """Export a run's tables and settings to TensorBoard, or its trained model for use without wnrepro.
+
+    Give either --tensorboard or --format. A model is written only if its outputs agree with those of the run's network.
+    """
     if (tensorboard is None) == (form is None):
-        raise UserError("export: give either --tensorboard DIR or --format torch, onnx, safetensors or weights")
+        raise UserError("export: use either --tensorboard DIR or --format torch, onnx, safetensors or weights")
     if out is not None and form in (None, "weights"):
-        raise UserError("--out: belongs to --format torch, onnx and safetensors; leave it out")
+        raise UserError("--out: applies only to --format torch, onnx and safetensors; omit it")
     if tensorboard is not None:
         import_uninterrupted("wnrepro.export")
         from wnrepro.export import write_events
@@ -407,7 +456,7 @@ def export(
     else:
         opened = trained.open_trained(run, "exported", "cpu", param, data_dir, precision="fp32")
         path, difference = trained.export(opened, str(form), out)
-        print(f"{path}\nits outputs differ by at most {difference:.2g} from those of the run's network")
+        print(f"{path}\nthe outputs differ from those of the run's network by at most {difference:.2g}")
 
 
 # ------------------------------------------------------------------------------- bench, data, doctor
@@ -418,23 +467,30 @@ def bench(
     experiment: Annotated[
         str,
         typer.Argument(
-            metavar="|".join([*SETTINGS, "all"]), help="what to time", autocompletion=complete([*SETTINGS, "all"])
+            metavar="|".join([*SETTINGS, "all"]), help="experiment to time", autocompletion=complete([*SETTINGS, "all"])
         ),
     ] = "all",
-    rounds: Annotated[int, typer.Option(metavar="N", min=2, max=10_000, help="steps timed of each contender")] = 20,
+    rounds: Annotated[int, typer.Option(metavar="N", min=2, max=10_000, help="timed steps per contender")] = 20,
     precision: Annotated[
         list[str] | None,
-        typer.Option(metavar="|".join(PRECISIONS), help="default: fp32, and those with hardware support on the device"),
+        typer.Option(
+            metavar="|".join(PRECISIONS),
+            help="precision to time",
+            show_default="fp32, and those that the device has hardware for",
+        ),
     ] = None,
     smoke: Annotated[
         bool,
-        typer.Option("--smoke", help="instead check that captured and compiled steps equal plain ones; exit 1 if not"),
+        typer.Option(
+            "--smoke", help="only check that captured and compiled steps equal plain ones (exit code 1 if not)"
+        ),
     ] = False,
     param: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=f"time these of {PARAM_FORMS} beside normal and wn; default: all",
+            help=f"parameterizations to time beside normal and wn: {PARAM_LIST}",
+            show_default="all",
             autocompletion=complete_param,
         ),
     ] = None,
@@ -442,17 +498,19 @@ def bench(
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Time a step of each parameterization and of a plain PyTorch loop, and compare with the hardware's limit.
+    """Time a training step of each parameterization and of a plain PyTorch loop.
 
-    Of cvae it times MNIST's model, of dqn Breakout.
+    The steps alternate, and their ratios have intervals. A step's FLOPs and bytes are compared with a large matrix
+    product and a copy. The command also measures peak memory and the speed of several processes at a time. For dqn, it
+    times emulation, acting and learning alone too. It times cvae on MNIST and dqn on Breakout.
     """
     if experiment not in (*SETTINGS, "all"):
-        raise UserError(f"bench {experiment}: unknown; give one of {', '.join(SETTINGS)}, all")
+        raise UserError(f"bench {experiment}: unknown; use one of {', '.join(SETTINGS)}, all")
     for name in precision or ():
         if name not in PRECISIONS:
-            raise UserError(f"--precision {name}: unknown; give one of {', '.join(PRECISIONS)}")
+            raise UserError(f"--precision {name}: unknown; use one of {', '.join(PRECISIONS)}")
     if smoke and precision:
-        raise UserError("--precision: --smoke uses each experiment's own; leave out one of them")
+        raise UserError("--precision: --smoke uses the precision of each experiment; omit one of the two options")
     check_results(results)
     may_be_gpu(device)
     load_torch(as_json)
@@ -477,7 +535,7 @@ def bench(
     for name in names:
         plain.check_plain(name)
     if not precision and "bf16" not in precisions:
-        console.print("bf16 left out: this processor has no instructions for it (--precision bf16 times it anyway)")
+        console.print("bf16 is not timed: this processor has no bf16 instructions (--precision bf16 times it anyway)")
     measured: dict[str, Any] = {}
     path = None
     for name in names:
@@ -493,7 +551,7 @@ def bench(
 
 @data_app.command("status", cls=Command)
 def data_status(data_dir: DataDir = None, as_json: Json = False) -> None:
-    """List the data sets' files, with their checksums verified, and the free space."""
+    """List the files of each data set, verify their checksums, and show the free disk space."""
     from wnrepro.data import files
 
     root, free = files.data_root(data_dir), files.free_bytes(files.data_root(data_dir))
@@ -512,11 +570,13 @@ def data_status(data_dir: DataDir = None, as_json: Json = False) -> None:
 def data_fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="data sets; default: all", autocompletion=complete_dataset),
+        typer.Argument(
+            metavar="NAME", help="data sets to download", show_default="all", autocompletion=complete_dataset
+        ),
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Download missing and corrupt files, and verify them."""
+    """Download missing and corrupt files, and verify their checksums."""
     from wnrepro.data import files
 
     files.fetch(names or files.DATASETS, data_dir)
@@ -525,7 +585,10 @@ def data_fetch(
 
 @app.command(cls=Command)
 def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json: Json = False) -> None:
-    """Check Python, torch, GPU, data, ROMs, disk and memory, and say how to repair what is wrong."""
+    """Check Python, torch, GPU, data, ROMs, disk and memory, and say how to fix each problem.
+
+    The exit code is 1 if there is a problem.
+    """
     from wnrepro.doctor import diagnose, summary
 
     with contextlib.suppress(InstallError):  # `diagnose` reports it
@@ -537,9 +600,9 @@ def doctor(data_dir: DataDir = None, results: Results = Path("results"), as_json
         for finding in findings:
             print(printable(f"{finding.state:<8} {finding.name}: {finding.detail}"))
             if finding.costs:
-                print(f"         costs: {finding.costs}")
+                print(f"         effect: {finding.costs}")
             if finding.mend:
-                print(f"         mend:  {finding.mend}")
+                print(f"         fix:    {finding.mend}")
         print(summary(findings))
     raise typer.Exit(1 if any(finding.state == "problem" for finding in findings) else 0)
 
@@ -556,7 +619,7 @@ def flush() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
-        raise DiskError(f"standard output: {error.strerror}; free some space, or write elsewhere") from error
+        raise DiskError(f"standard output: {error.strerror}; free some space, or write to another disk") from error
 
 
 def main() -> None:

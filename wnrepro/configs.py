@@ -26,7 +26,7 @@ def selected(
     """
     if file is None:
         if "param" not in given:
-            raise UserError(f"--param: is missing; give one of {', '.join(PARAMS)}, all, or FILE.py:CLASS")
+            raise UserError(f"--param: is missing; use one of {', '.join(PARAMS)}, all, or FILE.py:CLASS")
         return scale or "paper", list(given_settings(cls, scale or "paper", given)), set(given)
     found, runs = read(cls, file)
     planned: dict[Settings, None] = {}
@@ -57,25 +57,26 @@ def overridden(
 
 
 def read(cls: type[Settings], file: Path) -> tuple[ScaleName, list[Settings]]:
-    """Return the scale of a file's runs, and their settings. Raises UserError if it is no file of this experiment's."""
+    """Return the scale of a file's runs, and their settings. Raises UserError unless it belongs to this experiment."""
     file = file / "config.json" if file.is_dir() else file
     where = f"--config {printable(str(file))}"
     try:
         content = json.loads(read_text(file))
     except FileNotFoundError:
-        raise UserError(f"{where}: no such file; give a run's config.json, or what --print-config printed") from None
+        raise UserError(f"{where}: no such file; use a run's config.json or the output of --print-config") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: no JSON ({printable(str(error), 100)}); give a run's config.json") from error
+        raise UserError(f"{where}: is not JSON ({printable(str(error), 100)}); use a run's config.json") from error
     runs = content if isinstance(content, list) else [content]
     if not runs or not all(isinstance(run, dict) and isinstance(run.get("settings"), dict) for run in runs):
-        raise UserError(f"{where}: has no `settings`; give a run's config.json, or what --print-config printed")
+        raise UserError(f"{where}: has no `settings`; use a run's config.json or the output of --print-config")
     for run in runs:
         if run.get("experiment", cls.name) != cls.name:
             other = printable(str(run["experiment"]), 60)
-            raise UserError(f"{where}: of experiment {other}; run `wnrepro {other} --config {printable(str(file))}`")
+            raise UserError(f"{where}: is of experiment {other}; run `wnrepro {other} --config {printable(str(file))}`")
     scales = {str(run.get("scale", "paper")) for run in runs}
     if len(scales) > 1 or not scales <= {*SCALE_NAMES}:
-        raise UserError(f"{where}: of scale {printable(', '.join(sorted(scales)), 60)}; give one of {SCALE_NAMES}")
+        known = ", ".join(SCALE_NAMES)
+        raise UserError(f"{where}: is of scale {printable(', '.join(sorted(scales)), 60)}; use one scale of {known}")
     scale = next(name for name in SCALE_NAMES if name in scales)
     return scale, [whole(cls, scale, run, where) for run in runs]
 

@@ -23,7 +23,7 @@ from wnrepro.text import printable
 
 LARGEST = 2**20  # bytes of a user's file
 SMALLEST_LR = 1e-30  # the smallest that a report reads
-FORMS = f"{', '.join(PARAMS)}, all, or a class of yours as FILE.py:CLASS or package.module:CLASS"
+FORMS = f"{', '.join(PARAMS)}, all, or your own class as FILE.py:CLASS or package.module:CLASS"
 ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # the allowed values of each, in words and as a test
     **{name: ("True or False", lambda value: type(value) is bool) for name in ("after", "learns_g", "affine")},
     "label": (
@@ -52,7 +52,7 @@ def params(texts: Sequence[str]) -> list[str]:
         elif text in PARAMS:
             names.append(text)
         else:
-            raise UserError(f"--param {printable(text, 60)}: unknown; give one of {FORMS}")
+            raise UserError(f"--param {printable(text, 60)}: unknown; use one of {FORMS}")
     return list(dict.fromkeys(names))
 
 
@@ -65,28 +65,28 @@ def read(text: str) -> Source:
         return UserError(f"--param {printable(text, 200)}: {what}")
 
     if not name.isidentifier():
-        raise wrong("names no class; give it as FILE.py:CLASS")
+        raise wrong("names no class; write it as FILE.py:CLASS")
     if not place.endswith(".py"):
         try:
             spec = importlib.util.find_spec(place)
         except (Exception, SystemExit):  # raised by the parent package
             spec = None
         if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-            raise wrong(f"there is no Python module {printable(place, 200)}; install it, or give FILE.py:CLASS")
+            raise wrong(f"there is no Python module {printable(place, 200)}; install it, or use FILE.py:CLASS")
         package, path = spec.parent or "", Path(spec.origin)
     shown = printable(str(path))
     try:
         if path.exists() and not path.is_file():
-            raise wrong(f"{shown} is no file; give a Python file")
+            raise wrong(f"{shown} is not a file; use a Python file")
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
-            raise wrong(f"{shown} is larger than {LARGEST >> 20} MiB; give a smaller file")
+            raise wrong(f"{shown} is larger than {LARGEST >> 20} MiB; use a smaller file")
         return Source(name, str(path), content.decode("utf-8-sig"), package)
     except OSError as error:
-        raise wrong(f"{shown} cannot be read ({error.strerror}); give another file") from error
+        raise wrong(f"{shown} cannot be read ({error.strerror}); use another file") from error
     except UnicodeDecodeError as error:
-        raise wrong(f"{shown} is no UTF-8 text; give a Python file") from error
+        raise wrong(f"{shown} is not UTF-8 text; use a Python file") from error
 
 
 def use(source: Source, tried: bool = False) -> str:
@@ -113,7 +113,7 @@ def use(source: Source, tried: bool = False) -> str:
                 raise
     known = ABOUT[source.param].source
     if known is None or (known.name, known.package) != (source.name, source.package):
-        raise _error(source, f"another has its name in runs, {source.param}; give it another")
+        raise _error(source, f"another class has the same name in runs, {source.param}; rename this class")
     return source.param
 
 
@@ -134,10 +134,10 @@ def _load(source: Source, base: type[Any]) -> type[Any]:
             raise fault_of(source, error) from error
     cls = getattr(sys.modules[name], source.name, None)
     if not isinstance(cls, type):
-        raise _error(source, f"the file has no class {source.name}; give one that is")
+        raise _error(source, f"the file has no class {source.name}; use the name of a class in it")
     if not issubclass(cls, base) or cls is base:
         subclass = "make it a subclass of wnrepro.parameterization.Parameterization"
-        raise _error(source, f"is no parameterization; {subclass}")
+        raise _error(source, f"is not a parameterization; {subclass}")
     return cls
 
 
@@ -146,23 +146,23 @@ def _about(source: Source, cls: Any) -> About:
     from wnrepro.parameterization import norm
 
     def wrong(what: str) -> UserError:
-        return _error(source, f"{what}; mend it in {_place(source)}")
+        return _error(source, f"{what}; fix it in {_place(source)}")
 
     mro, api = cls.__mro__, [name for name in dir(norm.Parameterization) if not name.startswith("_")]
     own = {name for base in mro if base.__module__ == cls.__module__ for name in vars(base)}
     for name in sorted(own.difference(api)):
         if not name.startswith("_") and (meant := difflib.get_close_matches(name, api, 1, 0.8)):
-            raise wrong(f"it has `{name}`: write `{meant[0]}` or, for a name of your own, `_{name}`")
+            raise wrong(f"it defines `{name}`: write `{meant[0]}` or, for your own name, `_{name}`")
     if not own.intersection(api) - {"linear"}:
-        raise wrong("it overrides nothing")
+        raise wrong("it overrides no method or attribute")
     for inner, outer in (("direction", "weight"), ("normalize", "output"), ("output", "in_evaluation")):
         places = [next(place for place, base in enumerate(mro) if name in vars(base)) for name in (inner, outer)]
         by = mro[places[1]]
         if places[0] < places[1] and by is not norm.Parameterization and by.__module__ == norm.__name__:
-            raise wrong(f"{by.__name__}.{outer} does not call its `{inner}`, so override `{outer}` too")
+            raise wrong(f"{by.__name__}.{outer} does not call `{inner}`, so override `{outer}` too")
     for name, (what, holds) in ATTRIBUTES.items():
         if not holds(getattr(cls, name)):
-            raise wrong(f"its {name} is not {what}")
+            raise wrong(f"its `{name}` must be {what}")
     settings_used: tuple[str, ...] = (("g_exp",) if cls.after else ("g_exp", "g_start")) if cls.learns_g else ()
     settings_used += ("init",) if issubclass(cls, norm.Normal) else ()
     return About(cls.label or source.name, dict(cls.lr), settings_used, source)
@@ -195,7 +195,7 @@ def fault_of(source: Source, error: BaseException) -> UserError:
         lines.append(error.lineno)
     place = f"{source.file}, line {lines[-1]}" if lines else _place(source)
     what = printable(" ".join(f"{type(error).__name__}: {error}".removesuffix(": ").split()), 300)
-    return _error(source, f"fails at {place} ({what}); mend it there")
+    return _error(source, f"fails at {place} ({what}); fix it there")
 
 
 def _try_out(source: Source) -> None:

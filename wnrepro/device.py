@@ -22,13 +22,13 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_device_name(name)
     if name == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--device mps: torch sees no Apple GPU here; give auto or cpu")
+        raise UserError("--device mps: torch finds no Apple GPU; use auto or cpu")
     if name.startswith("cuda"):
         if not torch.cuda.is_available():
-            raise UserError(f"--device {name}: torch sees no GPU here; `wnrepro doctor` says why, or use cpu")
+            raise UserError(f"--device {name}: torch finds no GPU; use cpu, or see `wnrepro doctor`")
         if int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
             last = torch.cuda.device_count() - 1
-            raise UserError(f"--device {name}: there is no such GPU; give one of cuda:0 to cuda:{last}")
+            raise UserError(f"--device {name}: there is no such GPU; use cuda:0 to cuda:{last}")
     return torch.device(name)
 
 

@@ -22,9 +22,9 @@ MEMORY_BYTES = 4e9  # whitened CIFAR-10 (0.8 GB), its pixels, torch, one minibat
 DISK_BYTES = 5e9  # a checkpoint of the paper's CIFAR-10 VAE has 0.7 GB, and the next is written beside it
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 USES = {  # the commands that read a data set
-    "cifar10": "cifar, cvae --dataset cifar10",
-    "mnist": "cvae --binarization seeded",
-    "binarized_mnist": "cvae --binarization larochelle",
+    "cifar10": "cifar and cvae with --dataset cifar10",
+    "mnist": "cvae and draw with --binarization seeded",
+    "binarized_mnist": "cvae and draw with --binarization larochelle",
 }
 
 
@@ -81,14 +81,14 @@ def packages(package: str) -> Finding:
     try:
         version, wrong = importlib.metadata.version(package), list(unmet(package))
     except importlib.metadata.PackageNotFoundError:
-        costs, mend = "versions cannot be checked or recorded", "run `make install` in the repository"
+        costs, mend = "its version can be neither checked nor recorded", "run `make install` in the repository"
         return Finding(name, "problem", f"{package} is not installed", costs, mend)
     if not wrong:
-        return Finding(name, "ok", f"{package} {version}, and what it needs")
+        return Finding(name, "ok", f"{package} {version} and its requirements")
     detail = f"{package} needs {', '.join(f'{requirement} ({found})' for requirement, found in wrong)}"
     required = " ".join(f"'{requirement}'" for requirement, _ in wrong)
-    mend = f"`pip install --upgrade {required}` (torch and torchvision always together)"
-    return Finding(name, "problem", detail, "commands that use them fail or differ", mend)
+    mend = f"run `pip install --upgrade {required}` (always upgrade torch and torchvision together)"
+    return Finding(name, "problem", detail, "commands that use them fail or give other results", mend)
 
 
 def torch_build() -> Finding:
@@ -96,8 +96,8 @@ def torch_build() -> Finding:
     try:
         import torch
     except (ImportError, OSError) as error:
-        mend = "install torch and torchvision again, together: `pip install --force-reinstall torch torchvision`"
-        return Finding("torch", "problem", f"torch does not load: {error}", "nothing can be trained", mend)
+        mend = "reinstall the two together: `pip install --force-reinstall torch torchvision`"
+        return Finding("torch", "problem", f"torch does not load: {error}", "no model can be trained", mend)
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU only"
     return Finding("torch", "ok", f"torch {torch.__version__}, {build}")
 
@@ -113,14 +113,14 @@ def gpu() -> Finding:
             names = [torch.cuda.get_device_name(k) for k in range(0 if cards else torch.cuda.device_count())]
             return Finding("gpu", "ok", "; ".join(cards or names))
         if torch.backends.mps.is_available():
-            costs = "nothing was tried on it, and scale paper would take long; the CPU is the default"
-            return Finding("gpu", "note", "Apple's GPU", costs, "give --device mps to use it, for fp32 only")
+            costs = "it is untested, and scale paper would take long; the default is the CPU"
+            return Finding("gpu", "note", "Apple's GPU", costs, "use --device mps to compute on it, in fp32 only")
     if cards:
-        costs = "everything runs on the CPU, hundreds of times slower at scale paper"
-        mend = "update the NVIDIA driver, or install a torch built for the CUDA that the driver supports"
+        costs = "all commands compute on the CPU, which is hundreds of times slower at scale paper"
+        mend = "update the NVIDIA driver, or install a torch that is built for the driver's CUDA version"
         return Finding("gpu", "problem", f"torch cannot use {'; '.join(cards)}", costs, mend)
-    costs = "scale paper would take years; short (a day) and quick (minutes) are made for the CPU"
-    return Finding("gpu", "note", "no NVIDIA GPU found", costs, "run --scale paper on a machine with one")
+    costs = "scale paper would take years; scale short (a day) and scale quick (minutes) are for CPUs"
+    return Finding("gpu", "note", "no NVIDIA GPU found", costs, "run scale paper on a machine with a GPU")
 
 
 def _nvidia_smi() -> list[str]:
@@ -141,13 +141,13 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     detail = f"{lines.get('model name', platform.machine()).strip()}, {count(threads, 'thread')}"
     flags = set(lines.get("flags", lines.get("Features", "")).split())
     if not flags:
-        return Finding("cpu", "ok", f"{detail}; its instructions are not known on this system")
+        return Finding("cpu", "ok", f"{detail}; its instructions cannot be listed on this system")
     known = sorted(flags & {"avx2", "avx512f", *BF16_FLAGS})
-    detail = f"{detail}, {', '.join(known) or 'no vector instructions that torch looks for'}"
+    detail = f"{detail}, {', '.join(known) or 'none of the vector instructions that torch uses'}"
     if flags & BF16_FLAGS:
         return Finding("cpu", "ok", detail)
-    costs = "--precision bf16 works, but this CPU has no bf16 instructions, and is many times slower"
-    return Finding("cpu", "note", detail, costs, "keep --precision fp32 on this CPU")
+    costs = "--precision bf16 works, but is many times slower, because this CPU has no bf16 instructions"
+    return Finding("cpu", "note", detail, costs, "use --precision fp32, the default on a CPU")
 
 
 def memory() -> Finding:
@@ -156,25 +156,25 @@ def memory() -> Finding:
     detail = f"{total / 1e9:.1f} GB"
     if total >= MEMORY_BYTES:
         return Finding("memory", "ok", detail)
-    costs = f"a run on all of CIFAR-10 needs {MEMORY_BYTES / 1e9:.0f} GB, and may be killed"
+    costs = f"a run on all of CIFAR-10 needs {MEMORY_BYTES / 1e9:.0f} GB and may be killed"
     return Finding("memory", "problem", detail, costs, "use --scale quick or short, or a larger machine")
 
 
 def disk(name: str, folder: Path) -> Finding:
     """Check the free space of a folder, which may not exist yet, and whether it can be written."""
-    there, costs = folder.absolute(), "nothing can be stored there"
+    there, costs = folder.absolute(), "no file can be stored there"
     try:
         there = files.existing_folder(there)
         free = files.free_bytes(there)
     except OSError as error:
-        return Finding(name, "problem", f"{there}: {error.strerror}", costs, "mend that, or choose another folder")
+        return Finding(name, "problem", f"{there}: {error.strerror}", costs, "fix this error, or use another folder")
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        mend = f"give this user the right to write in {there}, or choose another folder"
+        mend = f"allow this user to write in {there}, or use another folder"
         return Finding(name, "problem", f"{there} cannot be written", costs, mend)
     detail = f"{free / 1e9:.1f} GB free in {folder}"
     if free < DISK_BYTES:
-        mend = f"free {DISK_BYTES / 1e9:.0f} GB there, or choose another folder"
-        return Finding(name, "problem", detail, "a run or download stops when the disk is full", mend)
+        mend = f"free {DISK_BYTES / 1e9:.0f} GB there, or use another folder"
+        return Finding(name, "problem", detail, "a run or a download stops when the disk is full", mend)
     return Finding(name, "ok", detail)
 
 
@@ -183,8 +183,8 @@ def data_sets(data_dir: Path | None) -> Iterator[Finding]:
     try:
         statuses = files.status(data_dir)
     except UserError as error:
-        mend = "make it readable, or point --data-dir or WNREPRO_DATA at another folder"
-        yield Finding("data", "problem", str(error), "experiments on these data fail", mend)
+        mend = "make it readable, or set --data-dir or WNREPRO_DATA to another folder"
+        yield Finding("data", "problem", str(error), "experiments on this data fail", mend)
         return
     root = files.data_root(data_dir)
     for name in files.DATASETS:
@@ -194,14 +194,14 @@ def data_sets(data_dir: Path | None) -> Iterator[Finding]:
             continue
         state = "problem" if any(file.state == "corrupt" for file in wrong) else "note"
         detail = f"{', '.join(f'{file.name} {file.state}' for file in wrong)} in {root}"
-        costs = f"these end at once with an error: {USES[name]} (but --scale quick needs no download)"
-        mend = f"run `wnrepro data fetch {name}`, or point --data-dir or WNREPRO_DATA at its files"
+        costs = f"these commands fail, except at scale quick: {USES[name]}"
+        mend = f"run `wnrepro data fetch {name}`, or set --data-dir or WNREPRO_DATA to the folder with its files"
         yield Finding(name, state, detail, costs, mend)
 
 
 def roms() -> Finding:
     """Check the ROMs of the paper's four games, which come with ale-py, and their checksums."""
-    costs, mend = "dqn cannot run", "install ale-py again: `pip install --force-reinstall ale-py`"
+    costs, mend = "dqn cannot run", "reinstall ale-py: `pip install --force-reinstall ale-py`"
     try:
         from ale_py.roms import get_rom_path
 

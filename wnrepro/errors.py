@@ -39,11 +39,11 @@ def describe(error: BaseException) -> str:
     text = printable(f"{type(error).__name__}: {error}".removesuffix(": "), 300)
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         path = f"{error.filename}: " if error.filename else ""
-        return f"{path}{error.strerror}; free some space, change the permissions, or give another folder"
+        return f"{path}{error.strerror}; free some space, change the permissions, or use another folder"
     if text.startswith("CaptureError"):
         return f"{text}; run the same command with WNREPRO_GRAPHS=0"
     if isinstance(error, MemoryError) or "OutOfMemory" in text or "allocate memory" in text:
-        return f"out of memory ({text}); close other programs, or give a smaller minibatch, model or scale"
+        return f"out of memory ({text}); close other programs, or use a smaller minibatch, model or scale"
     return f"{text}; {HINT}"
 
 

@@ -30,7 +30,7 @@ def write_events(folder: Path, board: Path) -> Path:
     path = board.absolute() / run.experiment / run.variant / f"seed-{run.seed}" / FILE
     try:
         if board.exists() and not board.is_dir():
-            raise UserError(f"--tensorboard {board}: is a file; give a folder")
+            raise UserError(f"--tensorboard {board}: is a file; use a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
             with contextlib.closing(library.RecordWriter(f"{scratch}/part")) as writer:
@@ -39,7 +39,7 @@ def write_events(folder: Path, board: Path) -> Path:
                 writer.flush()
             Path(scratch, "part").replace(path)
     except OSError as error:
-        todo = f"cannot be written ({error.strerror}); make room there, mend its permissions, or give another folder"
+        todo = f"cannot be written ({error.strerror}); free some space, change its permissions, or use another folder"
         raise DiskError(f"--tensorboard {board}: {todo}") from error
     return path
 

@@ -50,7 +50,7 @@ def write_model(exported: Exported, form: str, path: Path, about: dict[str, Any]
     difference = (found - exported.expected).abs().max().item()
     if not difference <= TOLERANCE * max(1.0, exported.expected.abs().max().item()):
         raise DifferentError(
-            f"{path}: not written, as its outputs differ by {difference:.3g} from those of the run's network; give "
+            f"{path}: not written, because its outputs differ from those of the run's network by {difference:.3g}; use "
             "another --format"
         )
     write_atomic(path, content)

@@ -16,7 +16,7 @@ GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")  # 
 def check_device_name(name: str) -> None:
     """Raise UserError unless this is `auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9]\d{0,3}))?", name, re.ASCII):
-        raise UserError(f"--device {printable(name, 60)}: no such device; give auto, cpu, cuda, cuda:N or mps")
+        raise UserError(f"--device {printable(name, 60)}: unknown; use auto, cpu, cuda, cuda:N or mps")
 
 
 def may_be_gpu(device: str) -> bool:
@@ -26,19 +26,19 @@ def may_be_gpu(device: str) -> bool:
     """
     check_device_name(device)
     if device == "mps" and platform.system() != "Darwin":
-        raise UserError("--device mps: only a Mac has it; give auto or cpu")
+        raise UserError("--device mps: exists only on a Mac; use auto or cpu")
     there = any(map(glob.glob, GPU_FILES))
     if device.startswith("cuda") and not there:
-        raise UserError(f"--device {device}: this machine has no GPU; `wnrepro doctor` says more, or use cpu")
+        raise UserError(f"--device {device}: this machine has no GPU; use cpu, or see `wnrepro doctor`")
     return device == "mps" or (device != "cpu" and there)
 
 
 def check_precision(precision: str, device: str) -> None:
     """Raise UserError if the device lacks the precision: only CUDA has tf32, and Apple's GPU only fp32."""
     if precision != "fp32" and device == "mps":
-        raise UserError(f"--precision {precision}: not on mps; give fp32")
+        raise UserError(f"--precision {precision}: mps has only fp32; use fp32")
     if precision == "tf32" and not device.startswith("cuda"):
-        raise UserError("--precision tf32: only a GPU has it; give fp32 or bf16")
+        raise UserError("--precision tf32: needs an NVIDIA GPU; use fp32 or bf16")
 
 
 def cores() -> int:

@@ -48,12 +48,16 @@ def mps(devices: Sequence[str], say: Callable[[str], object] = lambda _: None) -
         yield False
     elif running():
         on = _succeeds([sys.executable, "-c", PROBE], {})
-        say("MPS: the daemon that is running lets processes share a GPU" if on else "MPS: the daemon serves no process")
+        say(
+            "MPS: processes share a GPU through the running daemon"
+            if on
+            else "MPS: the running daemon serves no process"
+        )
         yield on
     else:
         with _daemon(program) if program else contextlib.nullcontext(missing()) as failure:
-            turns = f"no MPS, {failure}: processes on one GPU take turns"
-            say(turns if failure else f"MPS: {PROGRAM} started, processes share a GPU")
+            turns = f"no MPS ({failure}): processes on one GPU take turns"
+            say(turns if failure else f"MPS: started {PROGRAM}, so that processes share a GPU")
             yield not failure
 
 

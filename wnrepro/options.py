@@ -1,4 +1,4 @@
-"""The command line's options: shared ones, and an experiment's, which are derived from its settings."""
+"""The command line's options: shared ones, and an experiment's, which are made from its settings."""
 
 import dataclasses
 import inspect
@@ -23,9 +23,13 @@ from wnrepro.settings import (
     option,
     scale_settings,
 )
+from wnrepro.text import printable
 
-GPU_PRECISIONS = ", ".join(f"{cls.gpu_precision} for {name}" for name, cls in SETTINGS.items())
-PARAM_FORMS = "|".join([*PARAMS, "all", "FILE.py:CLASS"])
+GPU_PRECISIONS = ", ".join(
+    f"{precision} for {', '.join(cls.name for cls in group)}"
+    for precision, group in itertools.groupby(SETTINGS.values(), key=lambda cls: cls.gpu_precision)
+)
+PARAM_LIST = ", ".join([*PARAMS, "all", "FILE.py:CLASS"])
 METAVARS = {int: "N", float: "X"}
 COMMON, MODEL, DATA, START, OUTPUT = PANELS
 
@@ -35,7 +39,7 @@ def expanded(path: Path | None) -> Path | None:
     try:
         return path and path.expanduser()
     except RuntimeError as error:
-        raise UserError(f"{path}: no such user, or no home folder; give the whole path") from error
+        raise UserError(f"{path}: no such user or no home folder; use the whole path") from error
 
 
 def complete(choices: Iterable[str]) -> Callable[[str], list[str]]:
@@ -57,7 +61,8 @@ DataDir = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="folder of the data; default: WNREPRO_DATA, or the cache",
+        help="folder of the data sets",
+        show_default="WNREPRO_DATA, or ~/.cache/wnrepro",
         callback=expanded,
         rich_help_panel=DATA,
     ),
@@ -71,15 +76,15 @@ Device = Annotated[
         rich_help_panel=COMMON,
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="print nothing but errors", rich_help_panel=OUTPUT)]
-Json = Annotated[bool, typer.Option("--json", help="print JSON for a script", rich_help_panel=OUTPUT)]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory, …/seed-N", callback=expanded)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="print only errors", rich_help_panel=OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for scripts", rich_help_panel=OUTPUT)]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of the run, …/seed-N", callback=expanded)]
 Out = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="folder to write into; default: the run's directory or, if it has no checkpoint or cannot be written, a "
-        "folder here with the run's name",
+        help="folder to write to",
+        show_default="the run's folder; if it has no checkpoint or is read-only, a folder here with the run's name",
         callback=expanded,
         rich_help_panel=OUTPUT,
     ),
@@ -102,27 +107,29 @@ class RunOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="take scale and settings from a run's config.json, or from what --print-config printed; options given "
-            "here override them",
+            help="read the scale and settings from a run's config.json or the output of --print-config; other options "
+            "override them",
             callback=expanded,
             rich_help_panel=START,
         ),
     ] = None
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="only print the runs' config.json", rich_help_panel=START)
+        bool, typer.Option("--print-config", help="only print the config.json of each run", rich_help_panel=START)
     ] = False
     resume: Annotated[
         bool,
-        typer.Option("--resume/--fresh", help="continue an unfinished run, or start it over", rich_help_panel=START),
+        typer.Option("--resume/--fresh", help="resume an unfinished run, or start it again", rich_help_panel=START),
     ] = True
     yes: Annotated[
         bool,
-        typer.Option("--yes", help="do not ask before --fresh removes a run, or days begin", rich_help_panel=START),
+        typer.Option(
+            "--yes", help="do not ask before --fresh removes a run or days of training begin", rich_help_panel=START
+        ),
     ] = False
     log_steps: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="also log every N-th update, in steps.csv", rich_help_panel=OUTPUT, hidden=True
+            min=1, metavar="N", help="also log every N-th update to steps.csv", rich_help_panel=OUTPUT, hidden=True
         ),
     ] = None
     quiet: Quiet = False
@@ -132,7 +139,7 @@ class RunOptions:
         typer.Option(
             min=1,
             metavar="K",
-            help="also estimate log p(x) of the test images by K samples for each image",
+            help="also estimate log p(x) of the test images, with K samples per image",
             rich_help_panel=OUTPUT,
         ),
     ] = None
@@ -160,28 +167,32 @@ class ReproduceOptions:
         list[str] | None,
         typer.Argument(
             metavar="EXPERIMENT",
-            help=f"of {', '.join(SETTINGS)}; a data set of cvae or a game of dqn; or a claim, table or figure, such as "
-            "C10, table2, figure1, for the runs behind it; default: all",
+            help=f"an experiment ({', '.join(SETTINGS)}), a data set of cvae, a game of dqn, or a claim, table or "
+            "figure such as C10, table2 or figure1",
+            show_default="all",
             autocompletion=complete_words,
         ),
     ] = None
     scale: Scale = "paper"
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="only print the state of every run and the time left", rich_help_panel=COMMON),
+        typer.Option("--plan", help="only print the state of each run and the time left", rich_help_panel=COMMON),
     ] = False
     param: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=f"only these of {PARAM_FORMS}; a custom one has the runs of wn; default: the paper's",
+            help=f"parameterizations to train: {PARAM_LIST}; a custom one gets the runs of wn",
+            show_default="the paper's four",
             autocompletion=complete_param,
             rich_help_panel=COMMON,
         ),
     ] = None
     precision: Annotated[
         PrecisionName | None,
-        typer.Option(help=f"of all runs; default: fp32; on a GPU {GPU_PRECISIONS}", rich_help_panel=COMMON),
+        typer.Option(
+            help="precision of all runs", show_default=f"fp32; on a GPU {GPU_PRECISIONS}", rich_help_panel=COMMON
+        ),
     ] = None
     device: Device = "auto"
     data_dir: DataDir = None
@@ -190,8 +201,8 @@ class ReproduceOptions:
         typer.Option(
             min=1,
             metavar="N",
-            help="runs side by side; default: as GPUs, or processors and 4 GB each, allow. On a CPU each run has one "
-            "thread, or OMP_NUM_THREADS, whatever their number",
+            help="runs at a time; on a CPU each run has one thread, or OMP_NUM_THREADS",
+            show_default="as many as there are GPUs, or processors with 4 GB of memory each",
             rich_help_panel=START,
         ),
     ] = None
@@ -200,7 +211,8 @@ class ReproduceOptions:
         typer.Option(
             min=1,
             metavar="N",
-            help="default: the fastest by `wnrepro bench` that fits its memory; 1 without it or MPS",
+            help="runs at a time on each GPU",
+            show_default="the fastest number by `wnrepro bench` that fits in its memory; 1 without a benchmark or MPS",
             rich_help_panel=START,
             hidden=True,
         ),
@@ -213,23 +225,29 @@ class ReproduceOptions:
     ] = None
     engine: Annotated[
         Literal["local", "ray"],
-        typer.Option(help="this machine, or a Ray cluster", rich_help_panel=START, hidden=True),
+        typer.Option(help="where to train: on this machine, or on a Ray cluster", rich_help_panel=START, hidden=True),
     ] = "local"
     address: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="with ray: the cluster's head", rich_help_panel=START, hidden=True),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="head node of the Ray cluster",
+            show_default="RAY_ADDRESS, or the cluster of this machine",
+            rich_help_panel=START,
+            hidden=True,
+        ),
     ] = None
     bring_back: Annotated[
         bool,
         typer.Option(
             "--bring-back",
-            help="with ray: copy results here after every epoch, as no folder is shared",
+            help="for a Ray cluster without a shared folder: copy the results here after each epoch",
             rich_help_panel=START,
             hidden=True,
         ),
     ] = False
     yes: Annotated[
-        bool, typer.Option("--yes", help="do not ask before days of computing begin", rich_help_panel=START)
+        bool, typer.Option("--yes", help="do not ask before days of training begin", rich_help_panel=START)
     ] = False
     results: Results = Path("results")
     quiet: Quiet = False
@@ -257,7 +275,10 @@ def command_parameters(cls: type[Settings]) -> list[inspect.Parameter]:
     scale = Annotated[
         ScaleName | None,
         typer.Option(
-            metavar="|".join(SCALE_NAMES), help="how much of the paper to run (default: paper)", rich_help_panel=COMMON
+            metavar="|".join(SCALE_NAMES),
+            help="how much of the paper to run",
+            show_default="paper",
+            rich_help_panel=COMMON,
         ),
     ]
     annotations: dict[str, Any] = {"scale": scale}
@@ -269,7 +290,7 @@ def command_parameters(cls: type[Settings]) -> list[inspect.Parameter]:
         declared = typer.Option(
             f"{name}/--no-{name[2:]}" if kind is bool else name,
             metavar="NAME" if field.name == "param" else "|".join(choices) or rules.get("metavar", usual),
-            help=setting_help(cls, field),
+            help=setting_meaning(field),
             autocompletion=complete(choices) if choices else None,
             rich_help_panel=rules.get("panel", MODEL),
             hidden=rules.get("rare", False),
@@ -292,10 +313,9 @@ def value_type(kind: Any) -> Any:
     return (typing.get_args(kind) or (kind,))[0]
 
 
-def setting_help(cls: type[Settings], field: dataclasses.Field[Any], *named: Any) -> str:
-    """Return a setting's help: its meaning, its source and, as `default_text`, its default."""
-    forms = f": {', '.join(PARAM_FORMS.split('|'))}" if field.name == "param" else ""
-    return f"{field.metadata['help']}{forms} ({field.metadata['source']}{default_text(cls, field, *named)})"
+def setting_meaning(field: dataclasses.Field[Any]) -> str:
+    """Return what a setting means, for the help."""
+    return str(field.metadata["help"]) + (f": {PARAM_LIST}" if field.name == "param" else "")
 
 
 def default_text(
@@ -307,9 +327,11 @@ def default_text(
 ) -> str:
     """Return a setting's default at a scale, for its help: of these parts and parameterizations, or of all."""
     if field.name == "init":
-        return f"; default: {cls.init_default}"
+        return cls.init_default
     if field.name == "precision":
-        return f"; default: {field.default}, on a GPU {cls.gpu_precision}"
+        return f"{field.default}, on a GPU {cls.gpu_precision}"
+    if isinstance(field.default, bool):
+        return option(field).replace("--", "--" if field.default else "--no-", 1)
     if field.name == "param" or field.default is None:
         return ""
     defaults: dict[str, str] = {}
@@ -317,15 +339,23 @@ def default_text(
         for param in [param for param in params if param in PARAMS] or PARAMS:
             value = ({field.name: field.default} | cls.scale_changes(scale, part, param))[field.name]
             if value is not None and field.metadata.get("only", part) == part:
-                text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                text = " ".join(map(str, value)) if isinstance(value, tuple) else shortest(value)
                 defaults[str(part) if cls.part_scales else param] = text
     if len({*defaults.values()}) == 1:
-        return f"; default: {next(iter(defaults.values()))}"
-    return "; default: " * bool(defaults) + ", ".join(f"{name} {default}" for name, default in defaults.items())
+        return next(iter(defaults.values()))
+    return ", ".join(f"{name} {default}" for name, default in defaults.items())
+
+
+def shortest(value: Any) -> str:
+    """Return a value as text, a float without a superfluous `.0`."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def given_settings(cls: type[Settings], scale: str, options: dict[str, Any]) -> Iterator[Settings]:
-    """Yield the settings of every run that the options select: every combination of their values."""
+    """Yield the settings of every run that the options select: every combination of their values.
+
+    Raises UserError as `scale_settings`.
+    """
     types = typing.get_type_hints(cls)
     values: dict[str, list[Any]] = {}
     for name, given in options.items():
@@ -333,7 +363,13 @@ def given_settings(cls: type[Settings], scale: str, options: dict[str, Any]) -> 
             values[name] = [given]
         elif typing.get_origin(types[name]) is tuple:
             values[name] = [tuple(given)]
+        elif name == cls.part:
+            for part in given:
+                if part not in (*cls.models, "all"):
+                    known = ", ".join(map(str, cls.models))
+                    raise UserError(f"--{name} {printable(part, 60)}: unknown; use one of {known}, all")
+            values[name] = list(cls.models if "all" in given else dict.fromkeys(given))
         else:
-            values[name] = list(cls.models if name == cls.part and "all" in given else dict.fromkeys(given))
+            values[name] = list(dict.fromkeys(given))
     for combination in itertools.product(*values.values()):
         yield scale_settings(cls.name, scale, **dict(zip(values, combination, strict=True)))

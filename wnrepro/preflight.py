@@ -30,7 +30,7 @@ def import_uninterrupted(*modules: str) -> None:
             try:
                 importlib.import_module(module)
             except (ImportError, OSError) as error:
-                raise InstallError(f"{module} does not load ({error}); `wnrepro doctor` says how to mend it") from error
+                raise InstallError(f"{module} does not load ({error}); see `wnrepro doctor`") from error
 
 
 def load_torch(quiet: bool = False) -> None:
@@ -52,7 +52,7 @@ def check_results(
     must_exist: bool = False,
     write: bool = True,
     option: str = "--results",
-    instead: str = "give another folder",
+    instead: str = "use another folder",
 ) -> None:
     """Raise UserError or DiskError unless this folder can be read and, if `write`, written.
 
@@ -61,20 +61,20 @@ def check_results(
     try:
         exists = results.exists()
     except OSError as error:
-        raise DiskError(f"{option} {results}: {error.strerror}; give another folder") from error
+        raise DiskError(f"{option} {results}: {error.strerror}; use another folder") from error
     if exists and not results.is_dir():
-        raise UserError(f"{option} {results}: is a file; give a folder")
+        raise UserError(f"{option} {results}: is a file; use a folder")
     if exists and not os.access(results, os.R_OK | os.X_OK | (os.W_OK if write else 0)):
         to = "read and write" if write else "read"
-        raise DiskError(f"{option} {results}: no permission to {to}; change it, or {instead}")
+        raise DiskError(f"{option} {results}: no permission to {to}; change its permissions, or {instead}")
     if must_exist and not exists:
-        raise UserError(f"{option} {results}: no such folder; run an experiment first, or give another folder")
+        raise UserError(f"{option} {results}: no such folder; train a run first, or use another folder")
     if write and not exists:
         above = next(parent for parent in results.absolute().parents if parent.exists())
         try:
             os.rmdir(tempfile.mkdtemp(prefix=".wnrepro-", dir=above))
         except OSError as error:
-            raise DiskError(f"{option} {results}: cannot be made ({error.strerror}); {instead}") from error
+            raise DiskError(f"{option} {results}: cannot be created ({error.strerror}); {instead}") from error
 
 
 def load_params(texts: Sequence[str], quiet: bool = False) -> list[str]:
@@ -125,8 +125,8 @@ def complete_settings(
             changes["binarization"] = present_binarization(data_dir) if is_mnist else None
             if changes["binarization"] == "seeded" and not quiet:
                 print(
-                    f"Larochelle's binarized MNIST is not in {data_root(data_dir)}: a seed binarizes MNIST instead; "
-                    "bounds move 1 to 2 nats",
+                    f"Larochelle's binarized MNIST is not in {data_root(data_dir)}: MNIST is binarized with a seed "
+                    "instead, which changes bounds by 1 to 2 nats",
                     file=sys.stderr,
                 )
                 quiet = True
@@ -154,10 +154,10 @@ def announce(runs: int, seconds: float | None, yes: bool) -> None:
     """
     from wnrepro.progress import duration
 
-    time = f"about {duration(seconds)}" if seconds is not None else "a time that is not known"
-    needs = "needs" if runs == 1 else "need"
+    time = f"about {duration(seconds)}" if seconds is not None else "an unknown time"
+    verb = "takes" if runs == 1 else "take"
     print(
-        f"without a GPU {count(runs, 'run')} at scale paper {needs} {time} here; --scale quick takes minutes",
+        f"without a GPU, {count(runs, 'run')} at scale paper {verb} {time} here; --scale quick takes minutes",
         file=sys.stderr,
     )
     if (seconds is None or seconds > LONG) and not yes and on_terminal():

@@ -31,8 +31,8 @@ def open_console(stderr: bool = False, quiet: bool = False) -> Console:
 
 
 def figure(name: str, value: float) -> str:
-    """Format a value of metrics.csv."""
-    return f"{value:.2%}" if name.endswith("_error") else f"{value:.5g}"
+    """Format a value of metrics.csv, with a true minus sign."""
+    return f"{value:{'.2%' if name.endswith('_error') else '.5g'}}".replace("-", "−")
 
 
 def brief(metrics: Mapping[str, float]) -> str:
@@ -42,7 +42,7 @@ def brief(metrics: Mapping[str, float]) -> str:
         for name in [name for name in metrics if name.startswith(kind)][:1]:
             form = ".1%" if name.endswith("_error") else ".4g" if abs(metrics[name]) < 10_000 else ".0f"
             parts.append(f"{kind} {metrics[name]:{form}}")
-    return " ".join(parts)
+    return " ".join(parts).replace("-", "−")
 
 
 def duration(seconds: float | None) -> str:

@@ -33,13 +33,13 @@ def read_table(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFram
     found: dict[str, Any] = {}
     with naming(path):
         if text.startswith("\ufeff"):
-            raise ValueError("it begins with a byte order mark, as a spreadsheet saves it")
+            raise ValueError("it begins with a byte order mark, which a spreadsheet may have added")
         for number, line in enumerate(lines, 1):
             if line.count(",") != len(header) - 1:
-                raise ValueError(f"line {number} has not the header's {len(header)} fields")
+                raise ValueError(f"line {number} does not have the {len(header)} fields of the header")
         for name in every:
             if header.count(name) != 1 and not (name in later and name not in header):
-                raise ValueError(f"not one column {name}")
+                raise ValueError(f"it must have one column {name}")
         # Python parses the numbers below: some versions of pandas' reader round them.
         texts = pd.DataFrame(columns=every, dtype=object)
         if lines:
@@ -50,11 +50,11 @@ def read_table(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFram
             if name == "layer":
                 found[name] = pd.Series([printable(text, LONGEST_NAME) for text in column], dtype=str)
                 if found[name].nunique() > MOST_LAYERS:
-                    raise ValueError(f"more than {MOST_LAYERS} layers")
+                    raise ValueError(f"it has more than {MOST_LAYERS} layers")
                 continue
             values = found[name] = column.astype(np.int64 if name in INTEGERS else np.float64)
             low, high = INTEGERS.get(name, (0, 1) if name in FRACTIONS else (-LARGEST, LARGEST))
             outside = (values < low) | (values > high)
             if (outside & (np.isfinite(values) | (name in FRACTIONS))).any():
-                raise ValueError(f"{name}: a number outside {low:g} to {high:g}")
+                raise ValueError(f"{name} has a number outside {low:g} to {high:g}")
     return pd.DataFrame(found)

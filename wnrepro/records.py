@@ -39,7 +39,7 @@ class Content(BaseModel):
 
 def _amount(value: Any) -> Any:
     if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise ValueError("no finite number from 0 on")
+        raise ValueError("must be a finite number of at least 0")
     return value
 
 
@@ -161,7 +161,7 @@ class StepTimes(Provenance):
                 raise ValueError(f"the median of {name} lies outside its interval, or the interval is not above 0")
         for name in self.work:
             if contender(name) not in self.memory:
-                raise ValueError(f"no memory of {contender(name)}")
+                raise ValueError(f"the memory of {contender(name)} is missing")
         return self
 
 
@@ -200,15 +200,15 @@ def read_bytes(path: Path) -> bytes:
     """Return a file's content. Raises FileNotFoundError, or UserError for a folder, a pipe or too large a file."""
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: is no file; move it away")
+            raise UserError(f"{path}: is not a file; move it away")
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or give another --results") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix this, or use another --results") from error
     if len(content) > LARGEST_FILE:
-        raise UserError(f"{path}: larger than {LARGEST_FILE >> 20} MiB, which no file of a run is; move it away")
+        raise UserError(f"{path}: is larger than {LARGEST_FILE >> 20} MiB, the limit for a run's files; move it away")
     return content
 
 
@@ -217,7 +217,7 @@ def read_text(path: Path) -> str:
     try:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 text (byte {error.start}); mend it, or move it away") from error
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); fix it, or move it away") from error
 
 
 @contextlib.contextmanager
@@ -231,11 +231,11 @@ def naming(path: Path) -> Iterator[None]:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "its content"
             text = f"`{place}`: {first['msg'].removeprefix('Value error, ')}"
-        todo = "restore it from version control, or move its folder out of the results."
+        todo = "restore it from version control, or move its folder out of the results"
         if path.with_name("checkpoint.pt").exists():
-            todo = f"{'' if path.suffix == '.csv' else 'remove it and '}give the command that trained the run again, "
-            todo += "which restores it from checkpoint.pt."
-        raise UserError(f"{printable(str(path))} is malformed ({printable(text, 200)}): {todo}") from error
+            todo = f"{'' if path.suffix == '.csv' else 'remove it and '}repeat the command that trained the run, "
+            todo += "which restores it from checkpoint.pt"
+        raise UserError(f"{printable(str(path))}: malformed ({printable(text, 200)}); {todo}") from error
 
 
 def read_model(path: Path, model: type[Model]) -> tuple[Model, dict[str, Any]]:
@@ -244,19 +244,19 @@ def read_model(path: Path, model: type[Model]) -> tuple[Model, dict[str, Any]]:
         try:
             raw = json.loads(read_text(path))
         except FileNotFoundError as error:
-            raise ValueError("a link to nowhere") from error
+            raise ValueError("it is a broken link") from error
         return model.model_validate(clean(raw)), raw
 
 
 def clean(value: Any, depth: int = DEEPEST) -> Any:
     """Copy a JSON value with its texts printable and cut. Raises ValueError beyond the bounds."""
     if isinstance(value, dict | list) and (not depth or len(value) > MOST_ENTRIES):
-        raise ValueError("nested too deeply, or with too many entries")
+        raise ValueError("it is nested too deeply or has too many entries")
     if isinstance(value, dict):
         return {printable(name, LONGEST_NAME): clean(one, depth - 1) for name, one in value.items()}
     if isinstance(value, list):
         return [clean(one, depth - 1) for one in value]
     most = LARGEST_INT if isinstance(value, int) else LARGEST
     if isinstance(value, int | float) and most < abs(value) < math.inf:
-        raise ValueError("a number beyond all bounds")
+        raise ValueError("it has a number that is too large")
     return printable(value, LONGEST_TEXT) if isinstance(value, str) else value

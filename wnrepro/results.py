@@ -235,7 +235,7 @@ class Results:
     def left_out(self) -> list[str]:
         """A sentence for everything that is left out, and why."""
         names = printable(listed(self.unknown), 200)
-        found = [f"Runs of {names}, which no file has registered here."] if self.unknown else []
+        found = [f"Runs of {names}: no experiment of this name is registered."] if self.unknown else []
         return _most([*found, *self.odd, *(self.published.odd if self.published else ())])
 
     @property
@@ -343,8 +343,8 @@ def load(results: Path, scale: str, precision: str | None = None) -> Results:
     if not runs:
         raise UserError(
             "\n".join(_most(odd))
-            or f"{results / scale} holds no runs (no <experiment>/<variant>/seed-<n>/config.json): train some "
-            f"first, for example `wnrepro cifar --param wn --scale {scale}`, or name the folder with --results."
+            or f"{results / scale}: has no runs (no <experiment>/<variant>/seed-<n>/config.json); train a run, for "
+            f"example with `wnrepro cifar --param wn --scale {scale}`, or set --results to the folder of the runs"
         )
     bench, odd_bench = _benchmarks(results)
     shown, published = results / PUBLISHED, None
@@ -369,7 +369,7 @@ def _runs(results: Path, scale: str) -> tuple[list[Run], list[str]]:
     alike: dict[str, Run] = {}
     for run in sorted(runs, key=_order):
         if (twin := alike.setdefault(run.alike, run)) is not run:
-            odd.append(f"{run.path} has the settings and the seed of {twin.path}: remove one of the two.")
+            odd.append(f"{run.path}: has the same settings and seed as {twin.path}; remove one of the two")
     return list(alike.values()), [*dict.fromkeys(map(printable, odd))]  # a link is named once
 
 
@@ -378,7 +378,7 @@ def read_run(folder: Path) -> Run:
     with contextlib.suppress(OSError, RuntimeError):  # a circular link
         folder = folder.resolve()
     if len(folder.parents) < 3 or not os.path.lexists(folder / "config.json"):
-        raise UserError(f"{folder}: holds no run (no config.json); give a directory …/<variant>/seed-<n>")
+        raise UserError(f"{folder}: has no run (no config.json); use a folder …/<variant>/seed-<n>")
     return _run(folder.parents[2], folder)
 
 
@@ -408,13 +408,13 @@ def _run_folders(results: Path, scale: str, known: bool = True) -> list[Path]:
     """Return the runs of the registered experiments or, unless `known`, those of others."""
     try:
         if not results.is_dir():
-            raise UserError(f"{results} is no folder: name the one that holds the runs with --results.")
+            raise UserError(f"{results}: is not a folder; set --results to the folder of the runs")
         next(results.iterdir(), None)
         names = SETTINGS.keys() if known else {path.name for path in (results / scale).glob("*")} - SETTINGS.keys()
         folders = (folder for name in names for folder in (results / scale / name).glob("*/seed-*"))
         return sorted(folder for folder in folders if os.path.lexists(folder / "config.json"))
     except OSError as error:
-        raise UserError(f"{results} cannot be read ({error.strerror}): check its permissions.") from error
+        raise UserError(f"{results}: cannot be read ({error.strerror}); check its permissions") from error
 
 
 def _run(top: Path, folder: Path) -> Run:
@@ -424,8 +424,8 @@ def _run(top: Path, folder: Path) -> Run:
         place = _place(config, name)
     if place != f"{top.name}/{name}":
         raise UserError(
-            f"{printable(str(path))}: its folder is a copy, or was renamed, for its settings and seed are those of "
-            f"{printable(place, 200)}; move it there, or remove it."
+            f"{printable(str(path))}: its folder is a copy or was renamed, because its settings and seed are those of "
+            f"{printable(place, 200)}; move it there, or remove it"
         )
     record, raw = RunRecord(status="running", epoch=0), dict[str, Any]()
     if os.path.lexists(folder / "run.json"):
@@ -460,10 +460,10 @@ def _place(config: RunConfig, name: str) -> str:
     ValueError for invalid settings.
     """
     if config.experiment not in SETTINGS:
-        raise ValueError(f"`experiment` is none of {', '.join(SETTINGS)}")
+        raise ValueError(f"`experiment` must be one of {', '.join(SETTINGS)}")
     cls, given = SETTINGS[config.experiment], settings.filled(config.experiment, config.settings.model_dump())
     if given.get(cls.part or "") not in list(cls.models):
-        raise ValueError(f"`{cls.part}` is none of {', '.join(map(str, cls.models))}")
+        raise ValueError(f"`{cls.part}` must be one of {', '.join(map(str, cls.models))}")
     names = {entry.name for entry in dataclasses.fields(cls)}
     further = [f"_{entry}-{value}" for entry, value in given.items() if entry not in names]
     try:
@@ -472,7 +472,7 @@ def _place(config: RunConfig, name: str) -> str:
         raise ValueError(str(error)) from error
     entry = config.parameterization
     if entry and not config.settings.param.endswith(f"-{entry.sha256[:8]}"):
-        raise ValueError(f"`parameterization` is not that of {config.settings.param}")
+        raise ValueError(f"`parameterization` does not belong to {config.settings.param}")
     end = "".join(text for text in further if text in name)
     folder = f"{variant(config.experiment, config.scale, changed)}{end}/seed-{config.settings.seed}"
     return f"{config.scale}/{config.experiment}/{folder}"
@@ -483,9 +483,9 @@ def read_layers(path: Path, columns: tuple[str, ...], *later: str) -> pd.DataFra
     table = read_table(path, columns, *later)
     with naming(path):
         if table.duplicated(["epoch", "layer"]).any():
-            raise ValueError("a layer stands twice in an epoch")
+            raise ValueError("it has a layer twice in an epoch")
         if "minibatches" in columns and (np.diff(table[[*QUARTILES]]) < 0).any():
-            raise ValueError("a median lies outside its quartiles")
+            raise ValueError("it has a median outside its quartiles")
     return table
 
 
@@ -497,12 +497,12 @@ def read_epochs(path: Path, columns: tuple[str, ...], first: int, steps: int = 0
     size = steps or (max(1, epochs.count(first)) if key == "layer" else 1)  # rows of an epoch
     with naming(path):
         if len({*rows[:size]}) < len(rows[:size]):
-            raise ValueError(f"a {key} stands twice in an epoch")
+            raise ValueError(f"it has a {key} twice in an epoch")
         for place, (epoch, row) in enumerate(zip(epochs, rows, strict=True)):
             if epoch != first + place // size:
-                raise ValueError(f"its epochs are not {first}, {first + 1}, {first + 2}, … with equal numbers of rows")
+                raise ValueError(f"its epochs must be {first}, {first + 1}, {first + 2}, … with equal numbers of rows")
             if row != {"epoch": epoch, "time_step": place % size + 1, "layer": rows[place % size]}[key]:
-                raise ValueError(f"an epoch has not every {key} once, in the order of the others")
+                raise ValueError(f"an epoch does not have every {key} once, in the order of the other epochs")
     return table[: len(table) // size * size]
 
 
@@ -521,38 +521,38 @@ def problems(results: Results) -> list[str]:
 
 
 def _inconsistent(runs: Iterable[Run]) -> list[str]:
-    return [f"{run.name}: {problem}." for run in runs for problem in _problems(run)]
+    return [f"{run.name}: {problem}" for run in runs for problem in _problems(run)]
 
 
 def _most(found: list[str]) -> list[str]:
     more = len(found) - MOST_PROBLEMS
-    return found if more <= 0 else [*found[:MOST_PROBLEMS], f"And {more} more of the kind."]
+    return found if more <= 0 else [*found[:MOST_PROBLEMS], f"and {more} more problems"]
 
 
 def _problems(run: Run) -> Iterator[str]:
     recorded = printable(run.config.hash, 100)
     if recorded != run.digest:
-        yield f"config.json's hash is {recorded}, its settings have {run.digest}"
+        yield f"the hash in config.json is {recorded}, but its settings have the hash {run.digest}"
     if not run.sealed:
-        yield "run.json is not as it was written"
+        yield "run.json was changed after it was written"
     if (other := run.record.config_hash or run.config.hash) != run.config.hash:
-        yield f"run.json was written for the settings {printable(other, 100)}, config.json holds {recorded}"
+        yield f"run.json belongs to the settings {printable(other, 100)}, but config.json has {recorded}"
     # Runs of earlier versions have only the checksum of metrics.csv.
     sha256 = {"metrics.csv": run.record.metrics_sha256} | run.record.tables_sha256
     for name in (f"{table}.csv" for table in TABLES if run.status in FINISHED and f"{table}.csv" in sha256):
         if sha256[name] != file_sha256(run.path / name):
-            yield f"{name} is not the one that run.json has the sha256 of"
+            yield f"{name} does not have the sha256 in run.json"
     if file_sha256(run.path / WEIGHTS) != run.record.weights_sha256:
-        yield f"{WEIGHTS} is not the one that run.json has the sha256 of"
+        yield f"{WEIGHTS} does not have the sha256 in run.json"
     behind = 1 if run.status == "running" else 0  # perhaps killed between writing both files
     if abs(run.epoch - run.record.epoch) > behind:
-        yield f"metrics.csv has {count(run.epoch, 'epoch')}, run.json {run.record.epoch}"
+        yield f"metrics.csv has {count(run.epoch, 'epoch')}, but run.json {run.record.epoch}"
     if run.done and run.epoch != run.epochs:
-        yield f"done, with {run.epoch} of {count(run.epochs, 'epoch')}"
+        yield f"its status is done, but it has {run.epoch} of {count(run.epochs, 'epoch')}"
     games = Counter(run.games["epoch"])
     for epoch, episodes in zip(run.metrics["epoch"], run.metrics.get("episodes", ()), strict=False):
         if games[epoch] != episodes and epoch <= run.epoch - behind:
-            yield f"games.csv has {count(games[epoch], 'game')} of epoch {epoch}, metrics.csv {episodes}"
+            yield f"games.csv has {count(games[epoch], 'game')} of epoch {epoch}, but metrics.csv {episodes}"
 
 
 # ------------------------------------------------------------------------------- benchmarks
@@ -566,11 +566,11 @@ def _benchmarks(results: Path) -> tuple[dict[str, dict[str, StepTimes]], list[st
     for path in sorted((results / "bench").glob("*.json")):
         try:
             if not path.name.isprintable():
-                raise UserError(f"{printable(str(path))}: no benchmark has such a name; give it another.")
+                raise UserError(f"{printable(str(path))}: is not a valid name of a benchmark; rename it")
             bench, raw = read_model(path, Benchmark)
             other = names.setdefault(json.dumps(raw, sort_keys=True), path.name)
             if other != path.name and bench.experiments:
-                raise UserError(f"{path} and {other} are the same session: remove one of them.")
+                raise UserError(f"{path}: is the same session as {other}; remove one of the two")
             if bench.experiments:
                 found[path.stem] = bench.experiments
         except UserError as error:

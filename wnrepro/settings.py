@@ -94,8 +94,8 @@ def setting(default: Any, help: str, source: str, **check: Any) -> Any:
 
     check: `choices=(...)`, the allowed values; `above=x`, `least=x` or `most=x`, bounds of a number or of a tuple's
     elements; `only=d`: the setting belongs to the data set d, and is None for the others. `panel="Data"` is its panel
-    in the help, by default Model; with `rare=True` only `--help-all` shows it. `pattern=…`
-    is that of a text, `metavar=…` its name in the help.
+    in the help, by default Model; with `rare=True` only `--help-all` shows it. `pattern=…` is the pattern of a text,
+    `metavar=…` its name in the help.
     """
     return dataclasses.field(default=default, metadata={"help": help, "source": source, **check})
 
@@ -108,39 +108,49 @@ SHARED: dict[str, tuple[Any, str, str, dict[str, Any]]] = {  # settings of sever
         "our choice",
         {"least": 0, "most": LARGEST_SEED, "panel": "Common"},
     ),
-    "epochs": (100, "epochs", "our choice", {"least": 1, "panel": "Common"}),
+    "epochs": (100, "training epochs", "our choice", {"least": 1, "panel": "Common"}),
     "batch_size": (100, "minibatch size", "authors' code", {"least": 2, "panel": "Data"}),
     "data": (
         "real",
-        "`bundled`: images made from what the packages bring along",
+        "`real`: the downloaded data set; `bundled`: images made from the installed packages",
         "our choice",
         {"choices": ("real", "bundled"), "panel": "Data", "rare": True},
     ),
     "binarization": (
         "larochelle",
-        "MNIST's pixels: `larochelle` (his fixed binarization), or `seeded` (drawn once from MNIST's grey values)",
+        "binarization of MNIST: `larochelle`, his fixed files; `seeded`, each pixel drawn once from its grey value",
         "authors' code",
         {"choices": ("larochelle", "seeded"), "panel": "Data", "rare": True},
     ),
-    "train_examples": (50_000, "training images, from the first on", "authors' code", {"least": 100, "panel": "Data"}),
-    "test_examples": (10_000, "test images, from the first on", "authors' code", {"least": 100, "panel": "Data"}),
+    "train_examples": (
+        50_000,
+        "number of training images, from the start of the data set",
+        "authors' code",
+        {"least": 100, "panel": "Data"},
+    ),
+    "test_examples": (
+        10_000,
+        "number of test images, from the start of the data set",
+        "authors' code",
+        {"least": 100, "panel": "Data"},
+    ),
     "init_examples": (
         500,
-        "images of the data-dependent init",
+        "images for the data-dependent init",
         "our choice",
         {"least": 2, "panel": "Start", "rare": True},
     ),
     "init_from": (
         None,
-        "folder of a trained run of the same model, whose weights replace the init (in config.json: their sha256)",
+        "folder of a trained run of the same model; its weights replace the init (config.json has their sha256)",
         "our choice",
         {"pattern": r"[0-9a-f]{16}", "panel": "Start", "metavar": "RUN"},
     ),
-    "g_exp": (None, "c of g = exp(c·s); without it g is learnt directly", "§6.1", {"above": 0}),
-    "v_norm_max": (None, "hard bound a on every norm ‖v‖; without it no bound", "§6.2", {"above": 0}),
+    "g_exp": (None, "c in g = exp(c·s); if unset, g is learnt directly", "§6.1", {"above": 0}),
+    "v_norm_max": (None, "upper bound on every norm ‖v‖; if unset, no bound", "§6.2", {"above": 0}),
     "precision": (
         "fp32",
-        "arithmetic of the matrix products: tf32 needs a GPU",
+        "precision of the matrix products; tf32 needs a GPU",
         "our choice",
         {"choices": PRECISIONS, "panel": "Common"},
     ),
@@ -171,7 +181,7 @@ Scales = dict[str, dict[str, Any]]  # by scale: the settings that it changes
 class Settings:
     """An experiment's settings and its declaration, which can be used without importing torch.
 
-    Subclasses are frozen dataclasses. Every field is a setting.
+    Subclasses are frozen dataclasses. Every field is a setting. The docstring says what the experiment trains.
     """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
@@ -256,11 +266,11 @@ BOUND_LABEL = "test bound (nats), higher is better"
 @register
 @dataclass(frozen=True)
 class CifarSettings(Settings):
-    """CIFAR-10 classification (§5.1, tables 1 and 2, figure 1)."""
+    """The CIFAR-10 classifier (§5.1, tables 1 and 2, figure 1)."""
 
     name = "cifar"
     implementation = "wnrepro.experiments.cifar:Cifar"
-    after = ("evaluate", "test metrics of its checkpoint; with --data DIR on your images")
+    after = ("evaluate", "its test metrics; add --data DIR to classify your own images")
     models: ClassVar[Models] = {
         None: Model(
             "CIFAR-10 classifier",
@@ -274,30 +284,35 @@ class CifarSettings(Settings):
     gpu_precision = "bf16"  # the fastest; it learns as well as fp32 at equal epochs
 
     param: str = shared("param")
-    lr: float = setting(0.003, "Adam's learning rate", "figure 1", above=0, panel="Common")
+    lr: float = setting(0.003, "learning rate of Adam", "figure 1", above=0, panel="Common")
     seed: int = shared("seed", help="seed of the weights, the data order, noise and dropout")
     epochs: int = shared("epochs", default=200, source="§5.1")
     decay_from: int = setting(
-        100, "epochs with lr as given and β1 = 0.9; from there lr falls to 0 and β1 is 0.5", "§5.1", least=1
+        100, "epochs at the full learning rate with β1 = 0.9; the rate then falls to 0 with β1 = 0.5", "§5.1", least=1
     )
     batch_size: int = shared("batch_size", source="§5.1")
-    dataset: str = setting("cifar10", "images to train on", "§5.1", choices=("cifar10", "bundled"), panel="Common")
+    dataset: str = setting("cifar10", "data set", "§5.1", choices=("cifar10", "bundled"), panel="Common")
     train_examples: int = shared("train_examples", source="§5.1")
     test_examples: int = shared("test_examples", source="§5.1")
     width: int = setting(
         96, "feature maps of the first three layers; the next six have twice as many", "table 1", least=1
     )
     input_noise: float = setting(
-        0.15, "standard deviation of the noise on the whitened input", "table 1", least=0, panel="Data", rare=True
+        0.15, "standard deviation of the noise added to the whitened input", "table 1", least=0, panel="Data", rare=True
     )
     zca_epsilon: float = setting(
-        1e-5, "added to the eigenvalues of the covariance", "authors' code", above=0, panel="Data", rare=True
+        1e-5,
+        "added to the eigenvalues of the covariance before whitening",
+        "authors' code",
+        above=0,
+        panel="Data",
+        rare=True,
     )
     init_examples: int = shared("init_examples", source="authors' code")
     init: str = setting(
         "authors",
-        "what `normal` starts from: `authors`, Glorot's standard deviation times the init's scale, frozen; `folded`, "
-        "N(0, 0.05²) with the scale folded into w once",
+        "initial weights of `normal`: `authors`, Glorot's standard deviation times the init's scale, which stays "
+        "frozen; `folded`, N(0, 0.05²) with the scale folded into w once",
         "authors' code; §3",
         choices=("authors", "folded"),
         panel="Start",
@@ -307,7 +322,7 @@ class CifarSettings(Settings):
     v_norm_max: float | None = shared("v_norm_max")
     polyak_epochs: float | None = setting(
         None,
-        "epochs that an average of the parameters extends over, which evaluation then uses; without it none",
+        "length in epochs of the Polyak average that evaluation uses; if unset, no average",
         "§6.2",
         above=0,
     )
@@ -321,7 +336,7 @@ class CifarSettings(Settings):
         rare=True,
     )
     noise_minibatches: int = setting(
-        200, "minibatches of such a measurement", "our choice", least=4, panel="Output", rare=True
+        200, "minibatches per measurement of the noise", "our choice", least=4, panel="Output", rare=True
     )
 
     def check(self, data_dir: Path | None, device: str) -> None:
@@ -355,7 +370,7 @@ class CifarSettings(Settings):
     def continues(self, shorter: Settings) -> str:
         if shorter.epochs <= self.decay_from:
             return ""
-        return f"its learning rate falls from epoch {self.decay_from + 1} on, to 0 at its own last epoch"
+        return f"its learning rate falls from epoch {self.decay_from + 1} on and reaches 0 at its own last epoch"
 
 
 CVAE_CIFAR10: dict[str, Any] = {
@@ -374,7 +389,7 @@ CVAE_CIFAR10: dict[str, Any] = {
 @register
 @dataclass(frozen=True)
 class CvaeSettings(Settings):
-    """Convolutional variational auto-encoders of MNIST and CIFAR-10 (§5.2, figure 2)."""
+    """The convolutional variational auto-encoders of MNIST and CIFAR-10 (§5.2, figure 2)."""
 
     name = "cvae"
     implementation = "wnrepro.experiments.cvae:Cvae"
@@ -399,37 +414,37 @@ class CvaeSettings(Settings):
 
     param: str = shared("param")
     dataset: str = setting(
-        "mnist", "data set, and with it the model", "§5.2", choices=("mnist", "cifar10"), panel="Common"
+        "mnist", "data set, which also selects the model", "§5.2", choices=("mnist", "cifar10"), panel="Common"
     )
-    lr: float = setting(0.002, "Adamax's learning rate α", "§5.2", above=0, panel="Common")
+    lr: float = setting(0.002, "learning rate α of Adamax", "§5.2", above=0, panel="Common")
     seed: int = shared("seed")
-    epochs: int = shared("epochs", source="our choice: §5.2 names no number")
+    epochs: int = shared("epochs", source="our choice; §5.2 gives no number")
     batch_size: int = shared("batch_size", source="our choice; CIFAR-10: authors' code")
     data: str = shared("data")
     binarization: str | None = shared("binarization", only="mnist")
     train_examples: int = shared("train_examples", default=60_000)
     test_examples: int = shared("test_examples")
     maps: tuple[int, ...] = setting(
-        (16, 32, 32), "feature maps of each sequence; CIFAR-10: of every level", "§5.2", least=1
+        (16, 32, 32), "feature maps of each sequence (CIFAR-10: of each level)", "§5.2", least=1
     )
-    depths: tuple[int, ...] = setting((2, 2, 2), "residual units of each sequence, or of each level", "§5.2", least=1)
+    depths: tuple[int, ...] = setting(
+        (2, 2, 2), "residual units of each sequence (CIFAR-10: of each level)", "§5.2", least=1
+    )
     hidden: int | None = setting(450, "units of the dense layer", "§5.2", least=1, only="mnist")
-    latents: int = setting(32, "latent units; CIFAR-10: latent maps of every residual unit", "IAF paper", least=1)
-    iaf_depth: int = setting(2, "autoregressive steps of the posterior; 0: a diagonal Gaussian", "IAF paper", least=0)
+    latents: int = setting(32, "latent units (CIFAR-10: latent maps of each residual unit)", "IAF paper", least=1)
+    iaf_depth: int = setting(2, "autoregressive steps of the posterior; 0 is a diagonal Gaussian", "IAF paper", least=0)
     iaf_width: int = setting(
-        320, "units, or maps, of the autoregressive network's hidden layers", "IAF paper", least=1, rare=True
+        320, "units or maps of the autoregressive network's hidden layers", "IAF paper", least=1, rare=True
     )
     free_bits: float = setting(
-        0.0, "nats of KL that a latent unit or map has for free, on the minibatch's average", "authors' code", least=0
+        0.0, "free nats of KL for each latent unit or map, averaged over the minibatch", "authors' code", least=0
     )
-    polyak_epochs: float = setting(
-        10.0, "epochs that the average of the parameters extends over; evaluation uses the average", "§5.2", above=0
-    )
+    polyak_epochs: float = setting(10.0, "length in epochs of the Polyak average that evaluation uses", "§5.2", above=0)
     init_examples: int = shared("init_examples")
     init: str = setting(
         "authors",
-        "what `normal` starts from: `folded`, N(0, 0.05²) with the init's scale folded into w once; `authors`, as in "
-        "the authors' classifier, Glorot's standard deviation times a frozen scale",
+        "initial weights of `normal`: `folded`, N(0, 0.05²) with the init's scale folded into w once; `authors`, "
+        "Glorot's standard deviation times a frozen scale, as in the authors' classifier",
         "§3",
         choices=("authors", "folded"),
         panel="Start",
@@ -516,7 +531,7 @@ class DrawSettings(Settings):
     )
 
     param: str = shared("param")
-    lr: float = setting(0.0003, "Adam's learning rate", "authors' code", above=0, panel="Common")
+    lr: float = setting(0.0003, "learning rate of Adam", "authors' code", above=0, panel="Common")
     seed: int = shared("seed")
     epochs: int = shared("epochs", source="figure 3")
     batch_size: int = shared("batch_size")
@@ -525,23 +540,27 @@ class DrawSettings(Settings):
     train_examples: int = shared("train_examples")
     test_examples: int = shared("test_examples")
     attention: bool = setting(True, "read and write through attention windows, or the whole image", "§5.3")
-    time_steps: int = setting(64, "steps in which an image is read and drawn", "authors' code", least=1)
-    units: int = setting(256, "units of the encoder's and of the decoder's LSTM", "authors' code", least=1)
-    latents: int = setting(100, "latent units of every time step", "authors' code", least=1)
+    time_steps: int = setting(64, "time steps in which the model reads and draws an image", "authors' code", least=1)
+    units: int = setting(256, "units of the encoder LSTM and of the decoder LSTM", "authors' code", least=1)
+    latents: int = setting(100, "latent units per time step", "authors' code", least=1)
     read_window: int = setting(2, "filters along each side of the read window", "authors' code", least=2)
     write_window: int = setting(5, "filters along each side of the write window", "authors' code", least=2)
     weight_std: float = setting(
-        0.01, "standard deviation of the weights at the start", "authors' code", above=0, panel="Start", rare=True
+        0.01, "initial standard deviation of the weights", "authors' code", above=0, panel="Start", rare=True
     )
     g_start: float | None = setting(
         None,
-        "g of every weight vector of wn and wn+mobn at the start; without it ‖v‖, so that wn starts as normal does",
+        "initial g of every weight vector of wn and wn+mobn; if unset, ‖v‖, so that wn starts as normal does",
         "our choice",
         above=0,
         panel="Start",
     )
     gradient_norm_max: float = setting(
-        10.0, "the gradient of all parameters is scaled down to this norm", "authors' code", above=0, rare=True
+        10.0,
+        "largest norm of the whole gradient; a larger gradient is scaled down to it",
+        "authors' code",
+        above=0,
+        rare=True,
     )
     init_from: str | None = shared("init_from")
     precision: str = shared("precision")
@@ -600,39 +619,41 @@ class DqnSettings(Settings):
 
     game: str = setting("space_invaders", "Atari game", "§5.4", choices=GAMES, panel="Common")
     param: str = shared("param")
-    lr: float = setting(0.0003, "Adamax's learning rate α", "§5.4; bn and wn+mobn: our choice", above=0, panel="Common")
-    seed: int = shared("seed", help="seed of the weights, the games, ε-greedy play and the replay's samples")
+    lr: float = setting(
+        0.0003, "learning rate α of Adamax", "§5.4; bn and wn+mobn: our choice", above=0, panel="Common"
+    )
+    seed: int = shared("seed", help="seed of the weights, the games, ε-greedy play and the replay samples")
     epochs: int = shared("epochs", default=200, source="figure 4")
     epoch_steps: int = setting(
-        250_000, "agent steps of an epoch (four frames each)", "authors' code", least=1, panel="Data"
+        250_000, "agent steps per epoch, of four frames each", "authors' code", least=1, panel="Data"
     )
     test_steps: int = setting(
         125_000,
-        "agent steps of the test after every epoch; games begun by then are played to their end",
+        "agent steps of the test after each epoch; games in progress are then played to their end",
         "authors' code",
         least=1,
         panel="Data",
     )
-    test_games: int = setting(8, "games side by side in a test", "our choice", least=1, panel="Data", rare=True)
+    test_games: int = setting(8, "parallel games in a test", "our choice", least=1, panel="Data", rare=True)
     actors: int = setting(
         1,
-        "games side by side in training, in lock-step; 1: the paper's sequential agent",
+        "parallel games in training, in lock-step; 1 is the paper's sequential agent",
         "§5.4",
         least=1,
         panel="Data",
     )
-    batch_size: int = shared("batch_size", default=64, help="transitions of a minibatch", source="§5.4")
-    update_every: int = setting(4, "agent steps for one update", "Mnih et al., 2015", least=1, rare=True)
+    batch_size: int = shared("batch_size", default=64, help="transitions per minibatch", source="§5.4")
+    update_every: int = setting(4, "agent steps per update", "Mnih et al., 2015", least=1, rare=True)
     target_every: int = setting(
         2500,
-        "updates after which the target network is renewed; deep_q_rl divides its 10 000 by the 4 agent steps of an "
-        "update, the text of Mnih et al. says 10 000 updates",
+        "updates between two copies into the target network: 10000 agent steps in deep_q_rl, but 10000 updates in "
+        "the text of Mnih et al.",
         "authors' code",
         least=1,
         rare=True,
     )
     replay_steps: int = setting(
-        1_000_000, "agent steps that the replay holds", "Mnih et al., 2015", least=100, panel="Data"
+        1_000_000, "capacity of the replay in agent steps", "Mnih et al., 2015", least=100, panel="Data"
     )
     replay_start: int = setting(
         50_000,
@@ -644,18 +665,18 @@ class DqnSettings(Settings):
     )
     checkpoint_replay: bool = setting(
         False,
-        "keep the replay in the checkpoint: a resume is then exact; else it first plays to fill the replay again",
+        "store the replay in the checkpoint, so that a resume is exact; otherwise a resume first fills it by playing",
         "our choice",
         panel="Start",
         rare=True,
     )
     epsilon_steps: int = setting(
-        1_000_000, "agent steps in which ε falls from 1", "Mnih et al., 2015", least=1, rare=True
+        1_000_000, "agent steps over which ε falls from 1", "Mnih et al., 2015", least=1, rare=True
     )
-    epsilon_last: float = setting(0.1, "ε from then on", "Mnih et al., 2015", least=0, rare=True)
+    epsilon_last: float = setting(0.1, "final ε of training", "Mnih et al., 2015", least=0, rare=True)
     epsilon_test: float = setting(0.05, "ε in tests", "Mnih et al., 2015", least=0, rare=True)
-    discount: float = setting(0.99, "discount of the next step's value", "Mnih et al., 2015", least=0, rare=True)
-    beta1: float = setting(0.5, "Adamax's momentum", "§5.4", least=0, rare=True)
+    discount: float = setting(0.99, "discount factor per agent step", "Mnih et al., 2015", least=0, rare=True)
+    beta1: float = setting(0.5, "momentum β1 of Adamax", "§5.4", least=0, rare=True)
     maps: tuple[int, ...] = setting(
         (32, 64, 64), "feature maps of the three convolutions", "Mnih et al., 2015", least=1
     )
@@ -671,8 +692,8 @@ class DqnSettings(Settings):
     init_examples: int = shared("init_examples", help="states of random play for the data-dependent init")
     init: str = setting(
         "authors",
-        "what `normal` starts from: `folded`, N(0, 0.05²) with the init's scale folded into w once; `deep_q_rl`, He's "
-        "uniform distribution without an init pass; `authors`, as in the authors' classifier",
+        "initial weights of `normal`: `folded`, N(0, 0.05²) with the init's scale folded into w once; `deep_q_rl`, "
+        "He's uniform distribution without an init pass; `authors`, as in the authors' classifier",
         "§3; authors' code",
         choices=("authors", "folded", "deep_q_rl"),
         panel="Start",
@@ -729,23 +750,23 @@ def scale_settings(experiment: str, scale: str, param: str, **changes: Any) -> S
     another data set.
     """
     if experiment not in SETTINGS or scale not in SCALE_NAMES:
-        raise UserError(f"{printable(str(experiment), 60)} at scale {printable(str(scale), 60)}: there is none")
+        raise UserError(f"no experiment {printable(str(experiment), 60)} at scale {printable(str(scale), 60)}")
     cls = SETTINGS[experiment]
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if unknown := changes.keys() - fields.keys():
         names = printable(", ".join(sorted(unknown)), 60)
-        raise UserError(f"no settings of {experiment} of this version: {names}")
+        raise UserError(f"unknown settings of {experiment}: {names}")
     values = {"param": param, **cls.scale_changes(scale, changes.get(cls.part or ""), param), **changes}
     for field in fields.values():
         value = values.get(field.name, field.default)
         check(field, value)
         only = field.metadata.get("only")
         if only and value is not None and values.get(cls.part or "", only) != only:
-            raise UserError(f"{option(field)} {value}: belongs to --{cls.part} {only} alone; leave it out")
+            raise UserError(f"{option(field)} {value}: applies only to --{cls.part} {only}; omit it")
     for name in fields.keys() & {"g_exp", "init", "g_start"} - {*about(param).settings_used}:
         if values.get(name, fields[name].default) != fields[name].default:
             value = values[name] if isinstance(values[name], str) else f"{values[name]:g}"
-            raise UserError(f"{option(fields[name])} {value}: has no effect on {param}; leave it out")
+            raise UserError(f"{option(fields[name])} {value}: has no effect on {param}; omit it")
     return cls(**values)
 
 
@@ -771,19 +792,19 @@ def check(field: dataclasses.Field[Any], value: Any) -> None:
     """Raise UserError unless the field's type and metadata allow this value."""
     rules, shown = field.metadata, printable(value if isinstance(value, str) else reprlib.repr(value), 60)
     if not fits(field.type, value):
-        raise UserError(f"{option(field)} {shown}: is of the wrong kind, or too large; give {kind_name(field.type)}")
+        raise UserError(f"{option(field)} {shown}: must be {kind_name(field.type)}")
     allowed = value is None or value in rules.get("choices", (value,))
     if not allowed and not (field.name == "param" and NAME.fullmatch(value)):
-        raise UserError(f"{option(field)} {shown}: unknown; give one of {', '.join(rules['choices'])}")
+        raise UserError(f"{option(field)} {shown}: unknown; use one of {', '.join(rules['choices'])}")
     if value is not None and "pattern" in rules and not re.fullmatch(rules["pattern"], value):
-        raise UserError(f"{option(field)} {shown}: is no start of a sha256; give a run's folder as an option")
+        raise UserError(f"{option(field)} {shown}: must be the start of a sha256; use the option with a run's folder")
     for number in value if isinstance(value, tuple) else () if value is None else (value,):
         if "above" in rules and not rules["above"] < number < math.inf:
-            raise UserError(f"{option(field)} {number:g}: give a number above {rules['above']:g}")
+            raise UserError(f"{option(field)} {number:g}: must be above {rules['above']:g}")
         if "least" in rules and not rules["least"] <= number < math.inf:
-            raise UserError(f"{option(field)} {number:g}: give a number of at least {rules['least']:g}")
+            raise UserError(f"{option(field)} {number:g}: must be at least {rules['least']:g}")
         if "most" in rules and number > rules["most"]:
-            raise UserError(f"{option(field)} {number}: give a number of at most {rules['most']}")
+            raise UserError(f"{option(field)} {number}: must be at most {rules['most']}")
 
 
 def fits(kind: Any, value: Any) -> bool:
@@ -798,12 +819,12 @@ def fits(kind: Any, value: Any) -> bool:
 
 
 def kind_name(kind: Any) -> str:
-    """Return a field's type in words."""
+    """Return a field's type in words, for a sentence with `must be`."""
     if isinstance(kind, types.UnionType):
         kind = kind.__args__[0]
     if isinstance(kind, types.GenericAlias):
-        return "whole numbers"
-    return {float: "a number", int: "a whole number", bool: "yes or no"}.get(kind, "a word")
+        return f"at most {LONGEST} integers"
+    return {float: "a number", int: f"an integer up to {LARGEST}", bool: "true or false"}.get(kind, "a word")
 
 
 def filled(experiment: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -823,7 +844,9 @@ def settings_from(experiment: str, values: dict[str, Any]) -> Settings:
     if not isinstance(values, dict) or not values.keys() <= fields.keys() or "param" not in values:
         names = ", ".join(sorted(set(values) - fields.keys())) if isinstance(values, dict) else ""
         of = printable(str(experiment), 60)
-        raise UserError(f"not the settings of {of} of this version ({printable(names, 60)}); train it again")
+        raise UserError(
+            f"settings of {of} that this version does not have ({printable(names, 60)}); train the run again"
+        )
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     for name, value in plain.items():
         check(fields[name], value)

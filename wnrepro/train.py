@@ -16,7 +16,7 @@ from wnrepro.options import RunOptions
 from wnrepro.preflight import announce, ask, check_params, device_type, load_torch
 from wnrepro.runs.directory import FINISHED, RunDirectory, check_place
 from wnrepro.settings import Settings
-from wnrepro.text import count, json_text, printable
+from wnrepro.text import count, json_text, plain, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,11 +81,11 @@ def train(
                 status = execute(run, load, show, options.log_steps)
         if options.importance_samples and status == "done":
             k = options.importance_samples
-            with run, console.status(f"{run.name}: {count(k, 'sample')} for each image"):
+            with run, console.status(f"{run.name}: {count(k, 'sample')} per image"):
                 facts = run.add_facts(load, operator.methodcaller("log_likelihood", k))["facts"]
             say(
-                f"{run.folder}: log p(x) ≈ {facts['log_likelihood_nats']:.2f} nats, by "
-                f"{count(k, 'sample')} for each image"
+                f"{run.folder}: log p(x) ≈ {plain(facts['log_likelihood_nats'])} nats, with "
+                f"{count(k, 'sample')} per image"
             )
         records.append(ended(run, status, say))
         if status == "uncaptured":
@@ -123,7 +123,7 @@ def execute(run: Any, load: Callable[[], Any], show: Any, log_steps: int | None)
     except UserError:
         raise
     except KeyboardInterrupt as error:
-        complain(f"wnrepro: {run.folder}: {signals.describe(error)}; run the same command again to continue")
+        complain(f"wnrepro: {run.folder}: {signals.describe(error)}; run the same command again to resume")
         raise typer.Exit(signals.exit_code(error)) from None
     except Exception as error:
         complain(f"{run.folder}: failed, {describe(error)}", error)
@@ -139,7 +139,7 @@ def next_steps(cls: type[Settings], options: RunOptions, records: Sequence[dict[
         command, what = cls.after
         steps = {f"wnrepro {command} {shlex.quote(done[-1])}": what} | steps
     over = any(record["status"] in FINISHED for record in records)
-    return [f"next: {command}  ({what})" for command, what in steps.items()] if over else []
+    return ["next:", *(f"  {command}  # {what}" for command, what in steps.items())] if over else []
 
 
 def confirm_removal(folders: list[str]) -> None:
@@ -147,8 +147,8 @@ def confirm_removal(folders: list[str]) -> None:
     if not folders:
         return
     if not (sys.stdin and sys.stdin.isatty()):
-        raise UserError(f"--fresh would remove {', '.join(folders)}: add --yes to do so")
-    ask(f"Remove {', '.join(folders)} and start over?")
+        raise UserError(f"--fresh: would remove {', '.join(folders)}; add --yes to confirm")
+    ask(f"Remove {', '.join(folders)} and start again?")
 
 
 def announce_time(cls: type[Settings], planned: Sequence[Settings], options: RunOptions, device: str) -> None:

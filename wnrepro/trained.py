@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from wnrepro.data.files import MissingDataError
 from wnrepro.data.pictures import SIZE, load_pictures
 from wnrepro.device import choose_device
 from wnrepro.errors import UserError
@@ -21,11 +22,11 @@ from wnrepro.runs.outcome import rows
 from wnrepro.runs.provenance import device_name
 from wnrepro.runs.run import Run, open_run
 from wnrepro.settings import SETTINGS, Settings
-from wnrepro.text import count, printable
+from wnrepro.text import count, plain, printable
 
 WORDS = {
-    "pictures": "pictures",
-    "film": "film",
+    "pictures": "samples",
+    "film": "game to film",
     "test_metrics": "test metrics",
     "classify": "classes of images (--data)",
     "exported": "model to export",
@@ -63,7 +64,7 @@ class Trained:
         try:
             there = made.exists()
             if there and not made.is_dir():
-                raise UserError(f"--out {made}: is a file; give a folder")
+                raise UserError(f"--out {made}: is a file; use a folder")
             made.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(made, error) from error
@@ -89,13 +90,16 @@ def open_trained(
     experiment_cls, torch_device = experiment_class(run.experiment), choose_device(device)
     if not hasattr(experiment_cls, method):
         others = " or ".join(name for name in SETTINGS if hasattr(experiment_class(name), method))
-        raise UserError(f"{folder}: {run.experiment} has no {WORDS[method]}; give a run of {others}")
+        raise UserError(f"{folder}: {run.experiment} has no {WORDS[method]}; use a run of {others}")
     if run.finished() == "diverged":
-        raise UserError(f"{folder}: the run diverged and has no {WORDS[method]}; give another run")
+        raise UserError(f"{folder}: the run diverged and has no {WORDS[method]}; use another run")
     settings = for_tests(run.settings, torch_device)
     if precision:
         settings = dataclasses.replace(settings, precision=precision)
-    settings.check(data_dir, torch_device.type)
+    try:
+        settings.check(data_dir, torch_device.type)
+    except MissingDataError as error:
+        raise UserError(error.plain) from error
     return Trained(run, settings, data_dir, torch_device)
 
 
@@ -163,7 +167,7 @@ def export(trained: Trained, form: str, out: Path | None) -> tuple[Path, float]:
 
     formats.require(form)
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise UserError(f"--out {out}: give a file in a folder that exists")
+        raise UserError(f"--out {out}: must be a file in an existing folder")
     with contextlib.nullcontext(out.parent) if out else trained.output(None) as folder:
         experiment = trained.load()
         exported, record = experiment.exported(trained.data_dir), trained.run.record() or {}
@@ -182,11 +186,13 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         lines.append(f"  {'':<22} {'now':>12} {'metrics.csv':>12}")
         for name, value in result["metrics"].items():
             recorded = result["recorded"].get(name)
-            lines.append(f"  {name:<22} {value:>12.6g} {'–' if recorded is None else f'{recorded:.6g}':>12}")
+            lines.append(
+                f"  {name:<22} {plain(value, '.6g'):>12} {'–' if recorded is None else plain(recorded, '.6g'):>12}"
+            )
         return lines
     lines = [f"{run}: {count(len(result['images']), 'image')}, {result['weights']}"]
     if result["resized"]:
-        lines.append(f"{count(result['resized'], 'image')} cut to a square in the middle and resized to {SIZE}×{SIZE}")
+        lines.append(f"{count(result['resized'], 'image')} cropped to the central square and resized to {SIZE}×{SIZE}")
     if "classes" not in result:
         return lines + [
             f"  {printable(one['file'])}: {one['class']} ({one['probability']:.1%})" for one in result["images"]

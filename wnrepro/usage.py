@@ -8,13 +8,13 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from wnrepro.errors import UserError
-from wnrepro.options import setting_help
+from wnrepro.options import default_text, setting_meaning
 from wnrepro.settings import PANELS, SETTINGS
 from wnrepro.text import count, printable
 
@@ -31,10 +31,12 @@ SETTINGS_OF_TYPER: dict[str, Any] = {
 PLAINER = {  # patterns in a parser's error, and what takes their place
     r"^(Value error, |Input |Option '[^']*' )": "",
     r"^should ": "must ",
+    r"greater than or equal to": "at least",
+    r"less than or equal to": "at most",
     r"^'.*' (?=is not one of)": "",
     r", unable to.*|\.$": "",
     r"\. Did": ", did",
-    r"^Got unexpected extra arguments?(?:\(s\))? \((.*)\)": r"takes no further word: \1",
+    r"^Got unexpected extra arguments?(?:\(s\))? \((.*)\)": r"unexpected argument \1",
 }
 
 EXAMPLES: dict[str, tuple[str, str, str]] = {  # of every command; a test parses them
@@ -101,10 +103,29 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {  # of every command; a test parses
 }
 
 
+RANGES = {r"(\d+)<=x<=(\d+)": r"{} to {}", r"x>=(\d+)": "at least {}"}  # in the help that typer makes of an option
+
+
 def examples(name: str) -> tuple[str, ...]:
-    """Return three commands that show what a command does; those of an experiment of the user's are general."""
+    """Return three commands that show what a command does; those of a custom experiment are general."""
     general = f"wnrepro {name} --param wn"
     return EXAMPLES.get(name, (f"{general} --scale quick", f"{general} --print-config", f"{general} --seed 1 --seed 2"))
+
+
+class Row(NamedTuple):
+    """An option or argument, as the help and docs/cli show it."""
+
+    names: str
+    meaning: str
+    default: str = ""
+    source: str = ""  # of a setting
+    limits: str = ""
+
+    @property
+    def text(self) -> str:
+        """Its meaning with all else in brackets."""
+        notes = "; ".join(filter(None, [self.source, self.default and f"default: {self.default}", self.limits]))
+        return f"{self.meaning} ({notes})" if notes else self.meaning
 
 
 class Parts:
@@ -131,44 +152,61 @@ class Parts:
         for param, times in Counter(order).items():
             takes_one = param.param_type_name == "option" and not param.multiple and not param.is_flag
             if takes_one and times > 1:
-                raise PARAMETER_ERROR("takes one value; give it once", ctx=ctx, param=param)
+                raise PARAMETER_ERROR("takes one value, but was given more than once", ctx=ctx, param=param)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         words = ctx.meta[WORDS]
         rest = [word for word in words if word not in (*HELP, HELP_ALL)]
         given = self.make_context(ctx.info_name, rest, parent=ctx.parent, resilient_parsing=True).params
-        panels: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", *PANELS, "Options")}
-        rare, many = 0, len(self.get_params(ctx)) > MANY
-        for param in self.get_params(ctx):
-            if getattr(param, "hidden", False) and HELP_ALL not in words:
-                rare += 1
-            elif HELP_ALL not in param.opts:
-                default = "Arguments" if param.param_type_name == "argument" else "Options"
-                panel = (many and getattr(param, "rich_help_panel", None)) or default
-                panels.setdefault(panel, []).append(self.record(param, ctx, given))
+        panels = self.panels(ctx, given, HELP_ALL in words)
+        rare = sum(map(len, self.panels(ctx, given).values())) - sum(map(len, panels.values()))
         more = f"; {HELP_ALL}: also {count(rare, 'rare option')}" if rare else ""
-        panels["Output" if panels["Output"] else "Options"].append((", ".join(HELP), f"show this help{more}"))
+        panels["Output" if panels["Output"] else "Options"].append(Row(", ".join(HELP), f"show this help{more}"))
         for name, rows in panels.items():
             if rows:
                 with formatter.section(styled(name, bold=True)):
-                    formatter.write_dl([(styled(names, fg="cyan"), text) for names, text in rows])
+                    formatter.write_dl([(styled(row.names, fg="cyan"), row.text) for row in rows])
 
-    def record(self, param: Any, ctx: Any, given: dict[str, Any]) -> tuple[str, str]:
-        """Return an option's names and help, with the default of the scale and part that the command line names."""
+    def panels(self, ctx: Any, given: dict[str, Any], every: bool = True) -> dict[str, list[Row]]:
+        """Return the rows of each panel. given: the command line's values, see `row`. every: also the rare options."""
+        panels: dict[str, list[Row]] = {name: [] for name in ("Arguments", *PANELS, "Options")}
+        many = len(self.get_params(ctx)) > MANY
+        for param in self.get_params(ctx):
+            if HELP_ALL not in param.opts and (every or not getattr(param, "hidden", False)):
+                default = "Arguments" if param.param_type_name == "argument" else "Options"
+                panel = (many and getattr(param, "rich_help_panel", None)) or default
+                panels.setdefault(panel, []).append(self.row(param, ctx, given))
+        return panels
+
+    def row(self, param: Any, ctx: Any, given: dict[str, Any]) -> Row:
+        """Return an option's row. A setting has the default of the scale, part and parameterization that are given."""
         shown = copy.copy(param)
         shown.hidden = False
+        names, text = shown.get_help_record(ctx)
+        names = re.sub("[<>]", "", names if param.param_type_name == "option" else names.split(" <")[0])
         cls = SETTINGS.get(self.name or "")
         field = cls.__dataclass_fields__.get(param.name) if cls else None
         if cls and field:
             part, params = given.get(cls.part or ""), given.get("param")
-            shown.help = setting_help(cls, field, given.get("scale") or "paper", part or (), params or ())
-        names, text = shown.get_help_record(ctx)
-        return re.sub("[<>]", "", names if param.param_type_name == "option" else names.split(" <")[0]), text
+            default = default_text(cls, field, given.get("scale") or "paper", part or (), params or ())
+            return Row(names, setting_meaning(field), default, field.metadata["source"])
+        limits = [form.format(*found.groups()) for of, form in RANGES.items() if (found := re.search(of, text))]
+        limits += ["required"] if param.required else []
+        return Row(names, param.help or "", default_of(param), limits="; ".join(limits))
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         with formatter.section(styled("Examples", bold=True)):
             for line in examples(self.name or ""):
                 formatter.write(f"  {line}\n")
+
+
+def default_of(param: Any) -> str:
+    """Return the default of an option that is no setting; empty if there is none."""
+    if isinstance(param.show_default, str):
+        return param.show_default
+    if getattr(param, "secondary_opts", None):
+        return str((param.opts if param.default else param.secondary_opts)[0])
+    return "" if param.default is None or getattr(param, "is_flag", False) else str(param.default)
 
 
 class Command(Parts, TyperCommand):
@@ -219,10 +257,10 @@ def refusal(error: Any) -> str:
     text = error.message or "is missing"
     for pattern, plain in PLAINER.items():
         text = re.sub(pattern, plain, text)
-    what, todo = command.removeprefix("wnrepro").strip(), f"`{command} --help` has examples"
+    what, todo = command.removeprefix("wnrepro").strip(), f"see `{command} --help`"
     if option is not None:
         nearest = getattr(error, "possibilities", None) or ()
-        what, todo = option, f"`{command} {HELP_ALL}` lists the options"
+        what, todo = option, f"see `{command} {HELP_ALL}`"
         if hasattr(error, "possibilities"):
             text = (
                 f"no such option{', did you mean ' * bool(nearest)}{' or '.join(sorted(nearest))}{'?' * bool(nearest)}"

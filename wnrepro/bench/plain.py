@@ -335,7 +335,7 @@ def plain_steps(settings: Settings, device: torch.device) -> Steps:
 def check_plain(experiment: str) -> None:
     """Raise UserError if the experiment has no plain loop, or if a package for it is missing."""
     if experiment not in PLAIN:
-        raise UserError(f"bench {experiment}: it has no plain loop to be timed against; give one of {', '.join(PLAIN)}")
+        raise UserError(f"bench {experiment}: has no plain loop to compare with; use one of {', '.join(PLAIN)}")
     if experiment == "dqn":
         if importlib.util.find_spec("cv2") is None:
             raise UserError(

@@ -55,7 +55,9 @@ def check_again(experiment: Any) -> Compilation:
         with torch.compiler.set_stance("fail_on_recompile"):
             again = check_gradients(compilation.function, experiment.gradients, experiment.settings.precision)
     except Exception as error:
-        return Compilation(refused=f"the network trains otherwise ({' '.join(str(error).split())[:200]})")
+        return Compilation(
+            refused=f"the compiled function fails in training mode ({' '.join(str(error).split())[:200]})"
+        )
     return compilation if compilation.refused else again
 
 

@@ -251,8 +251,8 @@ def measure(
         "side_by_side": {count: updates * rate for count, rate in rates.items()},
     }
     if isinstance(settings, DqnSettings):
-        figures["step"] = f"{settings.update_every} agent steps and their update, or one part of that alone"
-        show("filling the whole replay")
+        figures["step"] = f"{settings.update_every} agent steps and their update, or one part of these"
+        show("filling the replay")
         figures["replay_memory"] = full_replay_memory(settings, device)
     return figures
 
@@ -312,10 +312,10 @@ def side_by_side(settings: Settings, device: torch.device, memory_bytes: int, sh
     with mps([str(device)], show):
         while count <= most and (free is None or count * memory_bytes <= free):
             entrants: dict[str, tuple[Prepare, Settings]] = {
-                f"{k + 1} of {count} side by side": (ours, settings) for k in range(count)
+                f"process {k + 1} of {count}": (ours, settings) for k in range(count)
             }
             with contenders(entrants, device, max(threads // count, 1), show) as running:
-                show(f"{count} side by side")
+                show(f"{count} processes at a time")
                 for contender in running.values():
                     contender.ask(WHOLE, SIDE_SECONDS)
                 rates[str(count)] = sum(1 / contender.answer() for contender in running.values())
@@ -328,7 +328,7 @@ def full_replay_memory(settings: DqnSettings, device: torch.device) -> dict[str,
     needed, available = Replay.nbytes_needed(FULL_REPLAY) + SPARE_BYTES, available_memory()
     on = replay_device(FULL_REPLAY, device).type
     if on == "cpu" and available is not None and available < needed:
-        why = f"{available / 1e9:.1f} GB of memory are free, it needs {needed / 1e9:.1f} GB"
+        why = f"it needs {needed / 1e9:.1f} GB of memory, but only {available / 1e9:.1f} GB are free"
         return {"replay_steps": FULL_REPLAY, "left_out": why}
     full = dataclasses.replace(settings, replay_steps=FULL_REPLAY, epochs=1, epoch_steps=AGENT_STEPS, test_steps=1)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
@@ -375,17 +375,18 @@ def table(figures: dict[str, Any]) -> str:
     of = f"median, 95 % interval, n = {figures['rounds']}"
     speeds = [f"{limit['median'] / 1e9:.4g} GFLOP/s {name}" for name, limit in limits["flops_per_second"].items()]
     blocks: dict[str, Any] = {
-        f"seconds a step ({figures['step']}; median)": {
+        f"seconds per step ({figures['step']}; median)": {
             name: {"seconds": float(np.median(values))} for name, values in figures["seconds"].items()
         },
-        f"{figures['unit']} a second ({of})": figures["per_second"],
+        f"{figures['unit']} per second ({of})": figures["per_second"],
         f"ratios of step times, paired within a round ({of})": figures["ratios"],
-        f"a step's work, its floor at the speed of a large matrix product ({', '.join(speeds)}), its time over that "
-        f"floor, and its shares of that speed and of a copy's "
-        f"({limits['bytes_per_second']['median'] / 1e9:.4g} GB/s)": figures["work"],
+        f"work of a step, beside a large matrix product ({', '.join(speeds)}) and a copy "
+        f"({limits['bytes_per_second']['median'] / 1e9:.4g} GB/s): floor_seconds is the time of its FLOPs at the speed "
+        f"of the product, distance is the step's time over that floor, and the shares are of the two "
+        f"speeds": figures["work"],
         "peak memory of a process": {name: {"GB": peak / 1e9} for name, peak in figures["memory"].items()},
-        "processes of wn side by side": {
-            count: {"steps a second": rate} for count, rate in figures["side_by_side"].items()
+        "processes of wn at a time": {
+            count: {"steps per second": rate} for count, rate in figures["side_by_side"].items()
         },
     }
     lines = []
@@ -393,6 +394,6 @@ def table(figures: dict[str, Any]) -> str:
         frame = pd.DataFrame.from_dict(rows, orient="index")
         lines += [title, frame.to_string(float_format="{:.4g}".format)]
     if full is not None:
-        peak = f"{full['peak_bytes'] / 1e9:.2f} GB" if "peak_bytes" in full else f"left out: {full['left_out']}"
+        peak = f"{full['peak_bytes'] / 1e9:.2f} GB" if "peak_bytes" in full else f"not measured: {full['left_out']}"
         lines.append(f"peak memory of training with a full replay of {full['replay_steps']} steps: {peak}")
     return "\n".join(lines)

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from wnrepro.errors import DISK_ERRORS, DiskError, UserError
 from wnrepro.preflight import import_uninterrupted
-from wnrepro.text import count
+from wnrepro.text import count, printable
 
 # The files of each data set, below the data folder, and their official checksums. The files of CIFAR-10 and MNIST are
 # torchvision's; binarized MNIST is Larochelle's fixed binarization.
@@ -55,12 +55,21 @@ DATASETS: dict[str, dict[str, str]] = {
 }
 LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 TIMEOUT_SECONDS = 30.0  # longest wait for a server's answer
-# Alternatives that the error message offers if a data set is missing.
-ALTERNATIVES = {
-    "binarized_mnist": "give --binarization seeded, which needs nothing but MNIST's own files (`mnist`), or "
-}
+# What training can do without a data set, besides the scale quick.
+ALTERNATIVES = {"binarized_mnist": "`wnrepro data fetch mnist` suffices for a binarization with a seed; "}
 # The errors of a download or a broken archive; an OSError may also come from the disk.
 DOWNLOAD_ERRORS = (RuntimeError, http.client.HTTPException, tarfile.TarError, zlib.error, EOFError, OSError)
+
+
+class MissingDataError(UserError):
+    """Missing or corrupt files of a data set. Only a command that trains offers `alternatives` to them.
+
+    plain: the sentence without the alternatives.
+    """
+
+    def __init__(self, sentence: str, alternatives: str, listing: str) -> None:
+        super().__init__(sentence + alternatives + listing)
+        self.plain = sentence + listing
 
 
 @dataclass(frozen=True)
@@ -109,14 +118,14 @@ def summary(statuses: Sequence[FileStatus], data_dir: Path | None) -> str:
     wrong = {name: Counter(file.state for file in statuses if file.dataset == name) for name in DATASETS}
     lacks = {name: states for name, states in wrong.items() if states.keys() - {"present"}}
     if not lacks:
-        return f"all {count(len(DATASETS), 'data set')} complete"
+        return f"all {count(len(DATASETS), 'data set')} are complete"
     parts = [
         f"{name} ({', '.join(f'{number} {state}' for state, number in states.items() if state != 'present')})"
         for name, states in lacks.items()
     ]
-    complete = f"{len(DATASETS) - len(lacks)} of {count(len(DATASETS), 'data set')} complete"
+    complete = f"{len(DATASETS) - len(lacks)} of {count(len(DATASETS), 'data set')} are complete"
     text = f"{complete}; incomplete: {', '.join(parts)}"
-    return f"{text}; `wnrepro data fetch {' '.join(lacks)}{there}` downloads what is missing or corrupt"
+    return f"{text}; `wnrepro data fetch {' '.join(lacks)}{there}` downloads the missing and corrupt files"
 
 
 def _files(dataset: str, root: Path) -> list[FileStatus]:
@@ -127,7 +136,7 @@ def _files(dataset: str, root: Path) -> list[FileStatus]:
             size = path.stat().st_size if path.is_file() else 0
             state = "present" if _verified(path, checksum) else "corrupt" if path.exists() else "missing"
         except OSError as error:
-            raise DiskError(f"Cannot read {path} ({error.strerror}): check its permissions.") from error
+            raise DiskError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
         statuses.append(FileStatus(dataset, path.name, path, state, size, checksum))
     return statuses
 
@@ -152,19 +161,20 @@ def _digest(path: Path, algorithm: str, *_: int) -> str:
 
 
 def _listing(files: Iterable[FileStatus], root: Path) -> str:
-    return "".join(f"\n  {file.path.relative_to(root)}  {file.checksum.replace(':', ' ')}" for file in files)
+    return "".join(
+        f"\n  {file.path.relative_to(root)}  {file.state}  {file.checksum.replace(':', ' ')}" for file in files
+    )
 
 
 def require(dataset: str, data_dir: Path | None) -> Path:
-    """Return the data folder. Raises UserError unless every file of `dataset` has its official checksum."""
+    """Return the data folder. Raises MissingDataError unless every file of `dataset` has its official checksum."""
     root = data_root(data_dir)
     if incomplete := _incomplete(dataset, root):
-        raise UserError(
-            f"The data set {dataset} is not complete in {root} "
-            f"({', '.join(f'{file.name} {file.state}' for file in incomplete)}): run "
-            f"`wnrepro data fetch {dataset}`, or {ALTERNATIVES.get(dataset, '')}copy these files there, or point "
-            "--data-dir or WNREPRO_DATA at the folder that has them; `--scale quick` needs none:"
-            f"{_listing(incomplete, root)}"
+        raise MissingDataError(
+            f"data set {dataset}: is incomplete in {root}; run `wnrepro data fetch {dataset}`, copy the files below to "
+            "that folder, or set --data-dir or WNREPRO_DATA to the folder that has them",
+            f" ({ALTERNATIVES.get(dataset, '')}--scale quick needs no download)",
+            f":{_listing(incomplete, root)}",
         )
     return root
 
@@ -184,7 +194,7 @@ def fetch(datasets: Iterable[str], data_dir: Path | None) -> None:
     root, names = data_root(data_dir), list(datasets)
     for name in names:
         if name not in DATASETS:
-            raise UserError(f"There is no data set {name!r}: choose from {', '.join(DATASETS)}.")
+            raise UserError(f"data fetch {printable(name, 60)}: unknown; use some of {', '.join(DATASETS)}")
     failed: list[FileStatus] = []
     reasons = []
     timeout = socket.getdefaulttimeout()
@@ -204,18 +214,18 @@ def fetch(datasets: Iterable[str], data_dir: Path | None) -> None:
                     failed += incomplete
                     reasons.append(f"{name}: {reason}")
     except Timeout as error:
-        raise UserError(f"Another fetch is running in {root}: wait until it is done.") from error
+        raise UserError(f"data fetch: another fetch is running in {root}; wait until it ends") from error
     except OSError as error:
         raise DiskError(
-            f"Cannot read or write in {root} ({error.strerror}): make room there or see to its "
-            f"permissions, or choose another folder with --data-dir or WNREPRO_DATA."
+            f"{root}: cannot be read or written ({error.strerror}); free some space, change its permissions, or set "
+            "--data-dir or WNREPRO_DATA to another folder"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
     if failed:
         raise UserError(
-            f"Not every data set could be downloaded ({'; '.join(reasons)}): run the same command again once the "
-            f"network is there, or copy these files, or the archive with them, to {root}:{_listing(failed, root)}"
+            f"data fetch: not every data set could be downloaded ({'; '.join(reasons)}); run the same command again "
+            f"when the network works, or copy these files or their archive to {root}:{_listing(failed, root)}"
         )
 
 

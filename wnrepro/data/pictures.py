@@ -43,24 +43,28 @@ def load_pictures(folder: Path, dataset: str) -> Pictures:
     A class is a name or a number from 0 on. Raises UserError without images, or if one cannot be read.
     """
     if not folder.is_dir():
-        raise UserError(f"--data {folder}: is no folder; give one of images, or with a folder of images for each class")
+        raise UserError(
+            f"--data {folder}: is not a folder; use a folder of images, or one with a folder of images per class"
+        )
     names, paths = class_names(dataset), images_in(folder)
     folders = [path for path in visible(folder) if path.is_dir()]
     classes = {name: number for number, name in [*enumerate(DIGITS), *enumerate(names)]}
     if folders and paths:
-        raise UserError(f"--data {folder}: has both images and folders; give one that has either")
+        raise UserError(f"--data {folder}: has both images and folders; use a folder with only one of the two")
     if unknown := [path.name for path in folders if path.name.lower() not in classes]:
         wanted = ", ".join(names) + ", or 0 to 9" * (names != DIGITS)
-        raise UserError(f"--data {folder}: {listed(unknown, most=3)}: no class; give folders {wanted}")
+        raise UserError(f"--data {folder}: {listed(unknown, most=3)}: not a class; name the folders {wanted}")
     labels = []
     for path in folders:
         found = images_in(path)
         paths += found
         labels += [classes[path.name.lower()]] * len(found)
     if not paths:
-        raise UserError(f"--data {folder}: has no images ({', '.join(SUFFIXES)}); give another folder")
+        raise UserError(f"--data {folder}: has no images ({', '.join(SUFFIXES)}); use another folder")
     if len(paths) > MOST:
-        raise UserError(f"--data {folder}: has {len(paths)} images, {MOST} is the limit; give a smaller folder")
+        raise UserError(
+            f"--data {folder}: has {len(paths)} images, more than the limit of {MOST}; use a smaller folder"
+        )
     read = [read_picture(path) for path in paths]
     return Pictures(
         [path.relative_to(folder).as_posix() for path in paths],
@@ -76,7 +80,7 @@ def visible(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise UserError(f"--data {folder}: cannot be read ({error.strerror}); mend its permissions") from error
+        raise UserError(f"--data {folder}: cannot be read ({error.strerror}); change its permissions") from error
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -96,7 +100,7 @@ def read_picture(path: Path) -> tuple[np.ndarray, bool]:
             picture = picture.convert("RGBA").convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"--data: {path}: not readable as an image ({reason}); remove it, or give another") from error
+        raise UserError(f"--data: {path}: cannot be read as an image ({reason}); remove or replace it") from error
     resized = picture.size != (SIZE, SIZE)
     if resized:
         picture = ImageOps.fit(picture, (SIZE, SIZE), Image.Resampling.BICUBIC)

@@ -23,7 +23,10 @@ def check_sizes(settings: Any, available: Sequence[int], at_most: Sequence[str])
     limits = {"train_examples": train, "test_examples": test, **dict.fromkeys(at_most, settings.train_examples)}
     for name, limit in limits.items():
         if getattr(settings, name) > limit:
-            change = "lower it, or raise --train-examples" if name in at_most and limit < train else "give fewer"
-            raise UserError(
-                f"--{name.replace('_', '-')} {getattr(settings, name)}: there are only {limit} images; {change}"
-            )
+            given = f"--{name.replace('_', '-')} {getattr(settings, name)}"
+            if name in at_most and limit < train:
+                raise UserError(
+                    f"{given}: is more than --train-examples {limit}; lower --{name.replace('_', '-')} to {limit} or "
+                    "less, or raise --train-examples"
+                )
+            raise UserError(f"{given}: there are only {limit} images; use {limit} or fewer")

@@ -32,7 +32,9 @@ def check_cvae(settings: CvaeSettings, data_dir: Path | None) -> None:
     for name, (least, most) in lengths.items():
         if not least <= (count := len(getattr(s, name))) <= most:
             numbers = str(least) if least == most else f"{least} to {most}"
-            raise UserError(f"--{name}: {s.dataset} needs {numbers} of them, not {count}; give --{name} so often")
+            raise UserError(
+                f"--{name}: {s.dataset} needs {numbers} values, not {count}; repeat --{name} for each value"
+            )
     check_pixels(s, data_dir, ("batch_size", "init_examples"))
 
 
@@ -43,7 +45,7 @@ def check_pixels(settings: CvaeSettings | DrawSettings, data_dir: Path | None, a
     if s.data == "real":
         require({"larochelle": "binarized_mnist", "seeded": "mnist", None: dataset}[s.binarization], data_dir)
     elif s.binarization is not None:
-        raise UserError(f"--binarization {s.binarization}: the bundled images are binary already; leave it out")
+        raise UserError(f"--binarization {s.binarization}: the bundled images are already binary; omit it")
 
 
 def check_dqn(settings: DqnSettings, device: str) -> None:
@@ -51,22 +53,24 @@ def check_dqn(settings: DqnSettings, device: str) -> None:
     s = settings
     check_rom(s.game)
     if len(s.maps) != 3:
-        raise UserError(f"--maps: dqn needs 3 of them, not {len(s.maps)}; give --maps 3 times")
+        raise UserError(f"--maps: dqn needs 3 values, not {len(s.maps)}; repeat --maps for each value")
     if s.replay_start > s.replay_steps:
-        raise UserError(f"--replay-start {s.replay_start}: the replay holds {s.replay_steps} steps; give fewer")
+        raise UserError(f"--replay-start {s.replay_start}: must be at most --replay-steps {s.replay_steps}")
     if s.batch_size > s.replay_start - s.actors:
-        raise UserError(f"--batch-size {s.batch_size}: the replay starts with {s.replay_start} steps; give fewer")
+        raise UserError(
+            f"--batch-size {s.batch_size}: must be at most {s.replay_start - s.actors} (--replay-start − --actors)"
+        )
     for name in ("epsilon_last", "epsilon_test", "discount", "beta1"):
         if getattr(s, name) > 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(s, name):g}: give a number of at most 1")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(s, name):g}: must be at most 1")
     replay, available = s.replay_steps * REPLAY_STEP_BYTES, available_memory()
     needed = 0 if on_gpu(s.replay_steps, device) else replay
     if s.checkpoint_replay:
         needed += replay  # a checkpoint is built in memory
     if available is not None and needed > available:
         raise UserError(
-            f"--replay-steps {s.replay_steps}: needs {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are "
-            "free; give fewer, or close something"
+            f"--replay-steps {s.replay_steps}: needs {needed / 1e9:.1f} GB of memory, but only {available / 1e9:.1f} "
+            "GB are free; use fewer, or close other programs"
         )
 
 
@@ -91,11 +95,11 @@ def check_rom(game: str) -> None:
             get_rom_path(game)
     except ImportError as error:
         raise UserError(
-            f"--game {game}: its emulator cannot be imported ({' '.join(str(error).split())}); install it by "
+            f"--game {game}: the emulator cannot be imported ({' '.join(str(error).split())}); run "
             "`pip install ale-py gymnasium`"
         ) from error
     except OSError as error:
         raise UserError(
-            f"--game {game}: its ROM cannot be read ({' '.join(str(error).split())}); unset ALE_ROMS_DIR, or install "
-            "ale-py again by `pip install --force-reinstall ale-py`"
+            f"--game {game}: its ROM cannot be read ({' '.join(str(error).split())}); unset ALE_ROMS_DIR, or run "
+            "`pip install --force-reinstall ale-py`"
         ) from error

@@ -157,8 +157,8 @@ class Dqn(Experiment[DqnSettings]):
         self.held_out = self.random_states(max(s.held_out, s.init_examples))
         if self.epoch and not len(self.replay):
             yield Note(
-                f"the checkpoint has no replay (--checkpoint-replay keeps it): {s.replay_start} steps of play by the "
-                f"policy of epoch {self.epoch} fill it anew"
+                f"the checkpoint has no replay (--checkpoint-replay stores it): {s.replay_start} steps with the policy "
+                f"of epoch {self.epoch} fill a new one"
             )
             self.facts.setdefault("refilled_after_epochs", []).append(self.epoch)
             self.training.begin(self.games_seed(self.epoch, REFILLING))

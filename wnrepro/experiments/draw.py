@@ -263,7 +263,7 @@ class Generator(nn.Module):
         super().__init__()
         s, cell = net.settings, net.decoder
         if not all(layer.norm.affine for _, layer in layers(cell)):
-            raise UserError(f"--format: {s.param} is no affine function in evaluation, so it has no plain layers")
+            raise UserError(f"--format: {s.param} is not an affine function in evaluation, so it has no plain layers")
         self.time_steps, self.units, self.attention = s.time_steps, s.units, s.attention
         self.register_buffer("offset", self.outputs(cell.input, 0.0))
         self.register_buffer("factor", self.outputs(cell.input, 1.0) - self.offset)

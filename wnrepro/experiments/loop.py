@@ -252,7 +252,7 @@ class Experiment(abc.ABC, Generic[S]):
         if self.logged[0].isfinite().all() and sign * typical <= sign * self.limit:
             return ""
         return (
-            f"median training {self.objective} {typical:.3g} nats in epoch {self.epoch}, {self.limit:.3g} is the limit"
+            f"median training {self.objective} {typical:.3g} nats in epoch {self.epoch}; the limit is {self.limit:.3g}"
         )
 
     def optimize(self, loss: Tensor) -> None:

@@ -94,7 +94,7 @@ def _modules_to_skip(names: Mapping[nn.Module, list[str]], skip: Skip) -> set[nn
     """Return the modules to keep, with their submodules."""
     named = {name: module for module, its_names in names.items() for name in its_names}
     if not callable(skip) and (isinstance(skip, str) or not named.keys() >= set(skip)):
-        raise ValueError(f"convert: skip takes a list of names of modules, and one of {skip!r} is none")
+        raise ValueError(f"convert: skip must be a list of names of modules; {skip!r} has another name")
     chosen = [module for name, module in named.items() if (skip(name, module) if callable(skip) else name in skip)]
     return {inner for module in chosen for inner in module.modules()}
 
@@ -110,7 +110,7 @@ def _refusal(module: nn.Module, owners: Counter[int]) -> str:
     if exact and any(owners[id(p)] > 1 for p in module._parameters.values()):
         return "shares a parameter with another module: give each its own"
     if type(module) is nn.LSTM and module.proj_size:
-        return "has a proj_size, which LSTM has not: build it without"
+        return "has a proj_size, which wnrepro's LSTM does not support: build it without"
     return ""
 
 
@@ -154,7 +154,9 @@ def init_torch_weight_norm(model: nn.Module, *inputs: Any) -> Any:
         if isinstance(module, nn.Linear | _ConvNd) and (g := _torch_g(module)) is not None:
             unit_dim, units = _units(module)
             if g.ndim <= unit_dim or not g.numel() == g.shape[unit_dim] == units:
-                raise ValueError(f"init: weight norm of layer {name!r} has no g of each unit; give it dim={unit_dim}")
+                raise ValueError(
+                    f"init: weight norm of layer {name!r} does not have one g per unit; use dim={unit_dim}"
+                )
             waiting[module] = name
 
     def standardize(module: Any, args: tuple[Tensor, ...], y: Tensor) -> Tensor | None:

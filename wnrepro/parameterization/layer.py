@@ -38,7 +38,7 @@ class ConstantFeatureError(ValueError):
     def __init__(self, layer: nn.Module, features: int, name: str = "") -> None:
         super().__init__(
             f"data-dependent init: {features} features of layer {name or type(layer).__name__!r} do not vary "
-            "over the init batch; give a larger or more varied batch"
+            "over the init batch; use a larger or more varied batch"
         )
         self.layer, self.features = layer, features
 
@@ -243,9 +243,9 @@ class Parameterized(nn.Module, abc.ABC):
         output is not affine in t.
         """
         if self.time_steps is not None and self.norm.batch_statistics:
-            raise ValueError("fold: every time step has its own running averages, and so another bias")
+            raise ValueError("fold: each time step has its own running averages and therefore its own bias")
         if not self.norm.affine:
-            raise ValueError(f"fold: {name_of(self.norm)} is no affine function of t in evaluation")
+            raise ValueError(f"fold: {name_of(self.norm)} is not an affine function of t in evaluation")
         if self.norm.linear:
             return self.as_torch(self.w()), self.b
         training, self.training = self.training, False
@@ -261,7 +261,7 @@ class Parameterized(nn.Module, abc.ABC):
         Raises AttributeError if the output is not affine in x, for example in training with batch statistics.
         """
         if self.training and not self.norm.linear:
-            raise AttributeError(f"in training, {name_of(self.norm)} has no weight and bias of the whole layer")
+            raise AttributeError(f"in training, {name_of(self.norm)} has no weight and bias for the whole layer")
         try:
             return self.folded()
         except ValueError as error:

@@ -103,7 +103,7 @@ class LSTM(nn.Module):
         norm = norm if norm.linear else elsewhere(norm)
         if not (norm.linear and elsewhere(norm).linear):
             raise ValueError(
-                f"LSTM: {name_of(param)} is more than a weight and a bias; set `elsewhere` to one that is not"
+                f"LSTM: {name_of(param)} is more than a weight and a bias; set `elsewhere` to a linear parameterization"
             )
         self.inputs, self.units, self.num_layers, self.bias = inputs, units, num_layers, bias
         self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional

@@ -240,7 +240,7 @@ def parameterization(param: Param) -> Parameterization:
     """Return the parameterization for a name, class or instance. Raises ValueError for an unknown name."""
     if isinstance(param, str):
         if param not in CLASSES:
-            raise ValueError(f"param {param!r} is none of {', '.join(CLASSES)}, and no class")
+            raise ValueError(f"param {param!r}: unknown; use {', '.join(CLASSES)} or a class")
         param = CLASSES[param]
     return param() if isinstance(param, type) else param
 

@@ -48,33 +48,43 @@ def trial(param: Param) -> None:
         for kind, layer in made.items():
             state = dict(vars(layer.norm))
             _try_layer(kind, layer, torch.randn(KINDS[kind][1]) + 0.5)
-            _require(vars(layer.norm) == state, kind, "it changes itself", "keep state in buffers of the layer")
+            _require(
+                vars(layer.norm) == state,
+                kind,
+                "the parameterization changes itself",
+                "keep its state in buffers of the layer",
+            )
         _try_cell(LSTMCell(4, 3, param, time_steps=STEPS), torch.randn(STEPS, 8, 4))
 
 
 def _require(holds: object, kind: str, otherwise: str, todo: str) -> None:
     if not holds:
-        raise RefusedError(f"in a layer {kind} {otherwise}; {todo}")
+        raise RefusedError(f"in a layer {kind}: {otherwise}; {todo}")
 
 
 def _try_layer(kind: str, layer: Parameterized, x: Tensor) -> None:
     w = layer.w()
     kept = {name for name, _ in layer.named_buffers()} <= {"mask", *layer.state_dict()}
-    _require(kept, kind, "there is a buffer that no checkpoint has", "register it as persistent")
+    _require(kept, kind, "a buffer is missing from checkpoints", "register it as persistent")
     same = torch.equal(w.nan_to_num(), layer.w().nan_to_num())
-    _require(same, kind, "w changes from call to call", "let state move in `updated` alone")
+    _require(same, kind, "w changes from call to call", "change state only in `updated`")
     shapes = f"w has the shape {tuple(w.shape)}, v {tuple(layer.v.shape)}"
-    _require(w.shape == layer.v.shape, kind, shapes, "keep v's")
+    _require(w.shape == layer.v.shape, kind, shapes, "return the shape of v")
     y = layer(x)
-    _require(y.shape == layer.weighted_sum(x, w, None).shape, kind, "the output has not the shape of t", "keep t's")
-    _require(y.isfinite().all(), kind, "the output is not finite", "mend that")
+    _require(
+        y.shape == layer.weighted_sum(x, w, None).shape,
+        kind,
+        "the output does not have the shape of t",
+        "return the shape of t",
+    )
+    _require(y.isfinite().all(), kind, "the output is not finite", "fix this")
     (y * torch.randn_like(y)).sum().backward()
     _require_gradients(kind, layer)
     try:
         data_dependent_init(layer, x)
     except ConstantFeatureError as error:
         text = f"{error.features} of {layer.units} features do not vary after the init"
-        raise RefusedError(f"in a layer {kind} {text}; leave such layers out by `applies`") from error
+        raise RefusedError(f"in a layer {kind}: {text}; exclude such layers in `applies`") from error
     mean, std = moments(layer(x).detach(), layer.feature_dim)
     largest, least, most = mean.abs().max(), std.min() ** 2, std.max() ** 2
     text = f"the init leaves |mean| {largest:.2g} and variances from {least:.2g} to {most:.2g}, not 0 and 1"
@@ -87,11 +97,11 @@ def _try_layer(kind: str, layer: Parameterized, x: Tensor) -> None:
     updated(layer)
     copied = copy.deepcopy(layer).eval()
     first, second = copied(x), copied(x)
-    _require(first.isfinite().all(), kind, "the output is not finite in evaluation", "mend that")
-    _require(torch.equal(first, second), kind, "evaluation changes the layer", "let state move in `updated` alone")
+    _require(first.isfinite().all(), kind, "the output is not finite in evaluation", "fix this")
+    _require(torch.equal(first, second), kind, "evaluation changes the layer", "change state only in `updated`")
     close = torch.allclose(fold(copied)(x), first, rtol=1e-3, atol=1e-3)
     todo = "set affine = False, or override `in_evaluation`"
-    _require(close, kind, "the output in evaluation is not a·t + c with a and c of each unit", todo)
+    _require(close, kind, "the output in evaluation is not a·t + c, with one a and one c per unit", todo)
 
 
 def _try_cell(cell: LSTMCell, x: Tensor) -> None:
@@ -112,5 +122,5 @@ def _require_gradients(kind: str, module: nn.Module) -> None:
                 p.grad is not None and p.grad.isfinite().all(),
                 kind,
                 f"the gradient of {shown} is not finite",
-                "mend that",
+                "fix this",
             )

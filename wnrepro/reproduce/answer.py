@@ -52,7 +52,7 @@ def answer(
         for path in (*files(page.parent, words), page):
             say(printable(f"open {path}"))
     except (UserError, OSError) as error:  # OSError: another process has removed a file
-        complain(f"wnrepro: no report: {error}", error)
+        complain(f"wnrepro: the report was not written: {error}", error)
 
 
 def outdated(page: Path) -> bool:

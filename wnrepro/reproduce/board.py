@@ -52,7 +52,7 @@ class Board:
     def __enter__(self) -> "Board":
         for task in self.tasks:
             if task.over:
-                self.line(f"{task.name}  ", task.state, f" before{f', {task.text}' if task.text else ''}")
+                self.line(f"{task.name}  already ", task.state, f", {task.text}" if task.text else "")
         if self.on_terminal:
             self.live.start()
         return self
@@ -67,11 +67,11 @@ class Board:
         lines = {
             "end": f", {task.text}" if task.text else "",
             "retry": f"{task.text}; resumes {at}{graphs} (try {task.tries + 1})",
-            "stop": f"stopped, to resume {at}: another epoch would not fit the budget",
-            "held": f"{task.directory.lock.holder()} computes it" if news == "held" else "",
+            "stop": f"stopped: another epoch would not fit in the budget; resumes {at}",
+            "held": f"{task.directory.lock.holder()} trains it" if news == "held" else "",
         }
         if not self.on_terminal:
-            lines["start"] = f"resumes {at}" if task.reached else "begins"
+            lines["start"] = f"resumes {at}" if task.reached else "starts"
         if news in lines:
             over, all_tasks = sum(one.over for one in self.tasks), str(len(self.tasks))
             start = f"{over:>{len(all_tasks)}}/{all_tasks}  {task.name}  "
@@ -128,7 +128,7 @@ class Board:
         about = f", {than} {duration(left.seconds)} left" if left.seconds else ""
         over = sum(task.over for task in self.tasks)
         share = sum(1.0 if task.over else task.epochs / task.run.settings.epochs for task in self.tasks)
-        text = Text.assemble(bar(share / len(self.tasks)), f"  {over} of {len(self.tasks)} runs over{about}")
+        text = Text.assemble(bar(share / len(self.tasks)), f"  {over} of {len(self.tasks)} runs ended{about}")
         text.no_wrap = True
         return text
 
@@ -178,11 +178,13 @@ def plan_table(tasks: Sequence[Task]) -> Table:
 
 def claims_table(promised: Sequence[Promise]) -> Table:
     """Return a table with a row for each claim: its seeds in the grid, and the power at their last look."""
-    table = Table(box=None, pad_edge=False, title_justify="left", title="\nWhat the grid can decide")
-    for name in ("claim", "seeds", "judged at", "reproduced if the paper is true", "if there is no effect"):
+    table = Table(
+        box=None, pad_edge=False, title_justify="left", title="\nPower of the claims with the seeds of the grid"
+    )
+    for name in ("claim", "seeds", "judged at", "reproduced if the paper is right", "if there is no effect"):
         table.add_column(name, justify="left" if name == "claim" else "right")
-    table.add_column("80 % at a true value of")
-    table.add_column("seeds for 80 %", justify="right")
+    table.add_column("80 % power at a true value of")
+    table.add_column("seeds for 80 % power", justify="right")
     for claim, number, power in promised:
         chances = [f"{share:.0%}".replace("%", " %") for share in (power.true, power.null)]
         table.add_row(
@@ -201,11 +203,11 @@ def summary(tasks: Sequence[Task], side_by_side: Mapping[str, int]) -> str:
     if not left:
         return text
     known, memory = sums["hours_left_known_for"], sums["memory_bytes_most"]
-    text += f" Left: about {duration(3600 * sums['hours_left'])} of computing" if known else " Time left: not known"
+    text += f" Left: about {duration(3600 * sums['hours_left'])} of computing" if known else " The time left is unknown"
     fewest, most = min(sums["side_by_side"].values()), max(sums["side_by_side"].values())
     if known and most > 1:
         abreast = f"{most}" if fewest == most else f"{fewest} to {most}"
-        text += f", {duration(3600 * sums['hours_left_side_by_side'])} with {abreast} side by side"
+        text += f", or {duration(3600 * sums['hours_left_side_by_side'])} with {abreast} runs at a time"
     if 0 < known < left:
-        text += f" for the {known} of {left} runs of which it can be told"
-    return text + (f"; the largest known run takes {gigabytes(memory)} of memory." if memory else ".")
+        text += f", for the {known} of {left} runs with an estimate"
+    return text + (f". The largest known run needs {gigabytes(memory)} of memory." if memory else ".")

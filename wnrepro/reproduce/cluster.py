@@ -70,7 +70,7 @@ def run_on_node(job: Job, token: str, files: Files | None) -> Iterator[tuple[Fil
         if (job.results / token).exists():
             yield from (({}, event) for event in Process(job).events())
         else:
-            text = f"{socket.gethostname()}: does not see {job.results}; share the folder, or add --bring-back"
+            text = f"{socket.gethostname()}: cannot see {job.results}; share the folder, or add --bring-back"
             yield {}, Event(text=text, outcome="refused")
         return
     with tempfile.TemporaryDirectory(prefix="wnrepro-") as results:
@@ -108,7 +108,7 @@ class NodeRun:
                     yield event
                     if event.outcome:
                         return
-            yield Event(text="its Ray task ended without a word", outcome="lost")
+            yield Event(text="its Ray task ended without a result", outcome="lost")
         except ray.exceptions.RayError as error:  # of an error on the node it is also a subclass
             text = f"its Ray worker or node was lost ({type(error).__name__})"
             yield Event(text=text, outcome="lost", traceback=f"{error}\n"[-OUTPUT_TAIL:])
@@ -142,7 +142,7 @@ class Cluster(Engine):
         self, address: str | None, device: str, jobs: int | None, jobs_per_gpu: int, bring_back: bool = False
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
-            raise UserError(f"--device {device}: the cluster chooses among its GPUs; give auto, cpu or cuda")
+            raise UserError(f"--device {device}: the cluster chooses the GPU; use auto, cpu or cuda")
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # hides Ray's messages on lost workers
         try:
             import ray
@@ -154,11 +154,11 @@ class Cluster(Engine):
             resources = ray.cluster_resources()
             gpus = int(resources.get("GPU", 0)) if device != "cpu" else 0
             if device == "cuda" and not gpus:
-                raise UserError("--device cuda: the cluster has no GPU; join a node that has one, or use cpu")
+                raise UserError("--device cuda: the cluster has no GPU; add a node with a GPU, or use cpu")
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             sizes = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1 and (node.get("GPU") or not gpus)]
             if not sizes:
-                raise UserError("--engine ray: no node computes; join one with --num-cpus above 0 by `ray start`")
+                raise UserError("--engine ray: no node has processors; add one with `ray start` and --num-cpus above 0")
         except UserError:
             ray.shutdown()
             raise
@@ -208,6 +208,6 @@ def connect(ray: Any, address: str | None) -> None:
     except (subprocess.SubprocessError, OSError, RuntimeError, ValueError) as error:
         where = "on this machine" if address == "auto" else f"at {address}"
         raise UserError(
-            f"--engine ray: no Ray cluster answers {where}; start one by `ray start --head`, or let this machine join "
-            "one by `ray start --address HOST:PORT`"
+            f"--engine ray: no Ray cluster answers {where}; start one with `ray start --head`, or join one with "
+            "`ray start --address HOST:PORT`"
         ) from error

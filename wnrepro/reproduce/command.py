@@ -57,7 +57,7 @@ def reproduce(options: ReproduceOptions) -> int:
             engine, here = prepare(options, tasks, engine, stack, say)
         others = left_out(options.scale, runs, params)
         if others:
-            say(f"left out: {', '.join(others)}")
+            say(f"not selected: {', '.join(others)}")
         after, side_by_side = tasks, engine.side_by_side if engine else {}
         if engine and not options.plan and not all(task.over for task in tasks):
             if options.scale == "paper" and options.local and not on_gpus and not quiet:
@@ -69,7 +69,7 @@ def reproduce(options: ReproduceOptions) -> int:
                     deadline = began + budget - (ready - began)
                     drive(tasks, engine, options.results, options.data_dir, board.show, deadline)
             except KeyboardInterrupt as error:
-                complain(f"wnrepro: {signals.describe(error)}; the same command again continues each run")
+                complain(f"wnrepro: {signals.describe(error)}; run the same command again to resume each run")
                 return signals.exit_code(error)
             after = plan(options.results, runs)
             estimate_all(after, options.results, here)
@@ -84,7 +84,10 @@ def reproduce(options: ReproduceOptions) -> int:
     else:
         say(summary(after, side_by_side))
         if spent:
-            say(f"The budget of {options.budget} is spent: no further epoch fits into it; the same command continues.")
+            say(
+                f"The budget of {options.budget} is spent: no further epoch fits in it. "
+                "Run the same command again to continue."
+            )
         if not quiet and not options.budget:
             write = after is not tasks
             answer(console, options.results, options.scale, options.words or (), options.precision, write, say)
@@ -100,9 +103,9 @@ def check(options: ReproduceOptions) -> None:
     """Raise UserError for options that do not fit together."""
     for option, given in (("--address", options.address), ("--bring-back", options.bring_back)):
         if given and options.local:
-            raise UserError(f"{option}: needs --engine ray; add that, or leave it out")
+            raise UserError(f"{option}: needs --engine ray; add that option, or omit {option}")
     if options.budget and options.plan:
-        raise UserError("--budget: --plan starts nothing; leave out one of the two")
+        raise UserError("--budget: --plan starts no run; omit one of the two options")
     check_results(options.results, write=not options.plan)
 
 
@@ -143,7 +146,7 @@ def prepare(
         if max(per_gpu.values()) > 1 and min(len(left), options.jobs or math.inf) > len(names):
             shared = not mps.missing() if options.plan else stack.enter_context(mps.mps(names, say))
             if not shared and options.jobs_per_gpu is None:
-                say("One run a GPU at a time; --jobs-per-gpu N starts N all the same")
+                say("Each GPU trains one run at a time; --jobs-per-gpu N trains N nevertheless")
                 per_gpu = dict.fromkeys(per_gpu, 1)
     if engine is None:
         on_cluster = not options.local and not options.plan

@@ -38,7 +38,7 @@ def seconds_of(budget: str) -> float:
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", budget, re.ASCII)
     hours, minutes, seconds = (int(number or 0) for number in found.groups()) if found else (0, 0, 0)
     if not 0 < hours + minutes + seconds < 10**9:
-        raise UserError(f"--budget {budget}: is no time; give one such as 90s, 25m, 8h or 1h30m")
+        raise UserError(f"--budget {budget}: is not a time; use a form like 90s, 25m, 8h or 1h30m")
     return 3600.0 * hours + 60 * minutes + seconds
 
 

@@ -29,7 +29,7 @@ def threads(default: int) -> int:
     """Return the number of threads of each run: OMP_NUM_THREADS, or the default. Raises UserError if it is invalid."""
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # further numbers are for nested loops
     if given and not (given.isascii() and given.isdecimal() and len(given) < 5 and int(given) > 0):
-        raise UserError(f"reproduce: OMP_NUM_THREADS={given[:20]} is no number; give one such as 2, or unset it")
+        raise UserError(f"reproduce: OMP_NUM_THREADS={given[:20]} must be an integer above 0; change or unset it")
     return int(given) if given else default
 
 

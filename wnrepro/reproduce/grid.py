@@ -162,16 +162,14 @@ def planned(scale: str, words: Sequence[str] = (), params: Sequence[str] = PARAM
         if not any(word in run.names for run in paper_runs):
             known = dict.fromkeys([*SETTINGS, *(run.part for run in paper_runs if run.part)])
             raise UserError(
-                f"reproduce {word}: unknown at scale {scale}; give some of {', '.join(known)}, or what runs of it "
-                "serve, such as table2, figure1, C10"
+                f"reproduce {word}: unknown at scale {scale}; use some of {', '.join(known)}, or a claim, table or "
+                "figure such as C10, table2 or figure1"
             )
     runs = expand(scale, params, **changes)
     chosen = set(words) - {run.experiment for run in runs if run.part in words}
     runs = [run for run in runs if not words or chosen & run.names]
     if not runs:
-        raise UserError(
-            f"reproduce --param {','.join(params)}: nothing of {' '.join(words)} has it; name an experiment"
-        )
+        raise UserError(f"reproduce --param {','.join(params)}: no run of {' '.join(words)} has it; name an experiment")
     return runs
 
 

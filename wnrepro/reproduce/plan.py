@@ -51,7 +51,7 @@ def state(directory: RunDirectory) -> State:
     status, epoch = record["status"], record["epoch"]
     if not 0 <= epoch <= directory.epochs:
         path = directory.folder / "run.json"
-        return State("odd", 0, f"{path}: its epoch is none of the run's; mend it, or start with --fresh")
+        return State("odd", 0, f"{path}: its epoch is not in the range of the run; fix it, or start again with --fresh")
     if status in FINISHED:
         return State(status, epoch)
     if directory.locked():

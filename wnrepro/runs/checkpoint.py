@@ -98,19 +98,19 @@ def load_checkpoint(
             raise ValueError("not a file")
         with path.open("rb") as file:
             if not _intact(file):
-                raise ValueError("not as it was written")
+                raise ValueError("changed after it was written")
             with zipfile.ZipFile(file) as archive:
                 if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
                     raise ValueError("compressed")  # may expand to any size
             file.seek(0)
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         if state["config_hash"] != digest:
-            raise ValueError("of a run with other settings")
+            raise ValueError("belongs to a run with other settings")
         if not complete(state):
-            raise ValueError("not of this version")
+            raise ValueError("does not fit this version")
         return state
     except Exception as error:
-        reason = error if type(error) is ValueError else f"not readable, {type(error).__name__}"
+        reason = error if type(error) is ValueError else f"cannot be read ({type(error).__name__})"
         raise DamagedError(f"{path}: {str(reason).splitlines()[0]}") from error
 
 

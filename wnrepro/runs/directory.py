@@ -30,7 +30,7 @@ SOURCE = "parameterization.py"  # a copy of a custom parameterization's code
 WEIGHTS = "weights.pt"  # the weights alone, in half precision, of a published run
 # files that a run writes
 WRITTEN = ("config.json", "run.json", SOURCE, "checkpoint*.pt", WEIGHTS, "model.*", "*.csv", "*.png", "*.gif")
-REMOVE = "remove the file to resume from the run's checkpoint, or start over with --fresh"
+REMOVE = "remove the file to resume from the run's checkpoint, or start again with --fresh"
 LONGEST_NAME = 255  # letters of a folder's name
 
 
@@ -77,9 +77,9 @@ def now() -> str:
 
 def disk_error(path: Path, error: OSError) -> DiskError:
     """Return the error for a file or folder that cannot be written."""
-    todo = "make room there or mend its permissions, then give the same command again"
+    todo = "free some space or change its permissions, then run the same command again"
     if error.errno == errno.ENAMETOOLONG:
-        todo = "give fewer settings that are not the scale's, or a shorter --results"
+        todo = "change fewer settings, or use a shorter --results"
     return DiskError(f"{path}: cannot be written ({error.strerror}); {todo}")
 
 
@@ -132,12 +132,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(read_text(path))
         if not isinstance(content, dict):
-            raise ValueError("not an object")
+            raise ValueError("it must be an object")
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: not readable as JSON ({error}); mend it, or remove it: a run resumes from its checkpoint"
+            f"{path}: cannot be read as JSON ({error}); fix it or remove it, since a run resumes from its checkpoint"
         ) from error
     return content
 
@@ -175,8 +175,8 @@ def check_place(results: Path, folder: Path) -> None:
     for place in (results / part for part in (*reversed(named.parents[:-1]), named)):
         if place.is_symlink():
             raise UserError(
-                f"{printable(str(place))}: is a link, and runs below {printable(str(results))} are not read or written "
-                "through links; move that link away, or make the results folder itself the link"
+                f"{printable(str(place))}: is a link, but runs in {printable(str(results))} must not be "
+                "reached through links; remove the link, or replace the results folder itself by a link"
             )
 
 
@@ -186,7 +186,7 @@ def read_config(folder: Path) -> tuple[Path, dict[str, Any]]:
         folder = folder.resolve()
     content = read_json(folder / "config.json") if folder.is_dir() else None
     if content is None:
-        raise UserError(f"{folder}: holds no run (no config.json); give a directory …/<variant>/seed-<n>")
+        raise UserError(f"{folder}: has no run (no config.json); use a folder …/<variant>/seed-<n>")
     return folder, content
 
 
@@ -202,7 +202,7 @@ class RunDirectory:
         self.folder = results / scale / experiment / variant(experiment, scale, settings) / f"seed-{settings.seed}"
         self.name = str(self.folder.relative_to(results).parent)
         self.config = config(experiment, scale, settings)
-        self.restart_advice = "give another --results" if results.name == PUBLISHED else "start over with --fresh"
+        self.restart_advice = "use another --results" if results.name == PUBLISHED else "start again with --fresh"
         self.lock = Lock(self.folder)
 
     def record(self) -> dict[str, Any] | None:
@@ -216,9 +216,9 @@ class RunDirectory:
         if config is not None:
             if not self.matches(config):
                 names = self.differing(config)
-                what, todo = f"of a run with other settings ({names})", "move its folder away"
+                what, todo = f"belongs to a run with other settings ({names})", "move its folder away"
                 if config.get("hash") != digest(config):
-                    what, todo = f"damaged ({names})", "remove the file to resume from the run's checkpoint"
+                    what, todo = f"is damaged ({names})", "remove the file to resume from the run's checkpoint"
                 raise UserError(f"{path}: {what}; {todo}, or {self.restart_advice}")
             self.config = config
         path = self.folder / "run.json"
@@ -226,9 +226,9 @@ class RunDirectory:
         if record is None:
             return None
         if record.get("config_hash") != self.config["hash"]:
-            raise UserError(f"{path}: of a run with other settings; {REMOVE}")
+            raise UserError(f"{path}: belongs to a run with other settings; {REMOVE}")
         if not is_record(record) or not sealed(record):
-            raise UserError(f"{path}: damaged, it is not as it was written; {REMOVE}")
+            raise UserError(f"{path}: was changed after it was written; {REMOVE}")
         return record
 
     def matches(self, config: dict[str, Any]) -> bool:
@@ -269,7 +269,7 @@ class RunDirectory:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in (self.lock.path, self.lock.owner_path):
                 if path.is_symlink() or (path.exists() and not path.is_file()):
-                    raise UserError(f"{path}: is no file; move it away")
+                    raise UserError(f"{path}: is not a file; move it away")
             self.lock.acquire(now())
             try:
                 for part in self.folder.glob(".*.part"):  # left by a killed process
@@ -278,7 +278,7 @@ class RunDirectory:
                 self.lock.release()
                 raise
         except filelock.Timeout:
-            what = f"{self.lock.holder()} is at this run; wait for it, or end it{self.lock.remedy}"
+            what = f"is in use by {self.lock.holder()}; wait for it, or end it{self.lock.remedy}"
             raise LockedError(f"{self.folder}: {what}") from None
         except OSError as error:
             raise disk_error(self.folder, error) from error

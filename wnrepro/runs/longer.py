@@ -45,9 +45,9 @@ def beginning(run: RunDirectory, compiled: bool) -> tuple[dict[str, Any] | None,
         if state is not None and bool(json.loads(state["record"])["facts"].get("compiled")) != compiled:
             reason, state = f"was trained with{'out' if compiled else ''} torch.compile, unlike this run", None
         if state is not None:
-            return continued(run, shorter, state), f"continues {shorter.folder} from its epoch {state['epoch']}"
-        reasons.append(f"{shorter.folder}: {reason or f'has no good {CHECKPOINTS[0]} (they are not committed)'}")
-    return None, f"starts anew, without {reasons[0]}" if reasons else ""
+            return continued(run, shorter, state), f"continues {shorter.folder} after epoch {state['epoch']}"
+        reasons.append(f"{shorter.folder}: {reason or f'has no valid {CHECKPOINTS[0]} (git ignores these files)'}")
+    return None, f"starts from epoch 1 and does not continue {reasons[0]}" if reasons else ""
 
 
 def continued(run: RunDirectory, shorter: RunDirectory, state: dict[str, Any]) -> dict[str, Any]:

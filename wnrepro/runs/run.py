@@ -139,10 +139,10 @@ class Training:
                         self.save(event.epoch)
                         self.write(epoch=event.epoch)
                     elif isinstance(event, Progress) and signals.checkpoint_wanted():
-                        text = "keeps the checkpoint of its last epoch, for its state within an epoch is not saved"
+                        text = "keeps the checkpoint of its last epoch: its state within an epoch cannot be saved"
                         if saves_within:
                             self.save(self.record["epoch"])
-                            text = f"checkpoint written in epoch {event.epoch}, after {event.done} of {event.total}"
+                            text = f"wrote a checkpoint in epoch {event.epoch}, after {event.done} of {event.total}"
                         show(Note(text))
                     show(event)
                     signals.check()
@@ -206,13 +206,13 @@ class Run(RunDirectory):
             epoch, diverged, tables.text = checkpoint["epoch"], checkpoint["diverged"], checkpoint["tables"]
             record = record or json.loads(checkpoint["record"])
         (self.folder / WEIGHTS).unlink(missing_ok=True)  # soon of an earlier epoch
-        damaged += [f"{self.folder / name}: not as the checkpoint has it" for name in tables.restore()]
+        damaged += [f"{self.folder / name}: differs from the checkpoint" for name in tables.restore()]
 
         training = Training(self, experiment, tables, self.new_record(record, experiment, epoch, damaged), diverged)
         training.write(status="running", message="", epoch=epoch)
         show(Start(epoch, training.record))
         for sentence in damaged:
-            show(Note(f"{sentence}; resuming from the checkpoint of epoch {epoch}"))
+            show(Note(f"{sentence}; the run resumes from the checkpoint of epoch {epoch}"))
         try:
             training.run(show)
         except Exception as error:
@@ -235,9 +235,9 @@ class Run(RunDirectory):
             if tables.sha256() == sha256:
                 for name in damaged:
                     write_atomic(self.folder / name, tables.text[name.removesuffix(".csv")].encode())
-                return [f"{self.folder / name}: was changed; restored from the checkpoint" for name in damaged]
-        todo = "and no checkpoint of the finished run is there to restore it from; put one there, or train again"
-        return [f"{self.folder / name}: was changed, {todo} with --fresh" for name in damaged]
+                return [f"{self.folder / name}: was changed; it is restored from the checkpoint" for name in damaged]
+        todo = "cannot be restored without the run's checkpoint; copy that there, or train again with --fresh"
+        return [f"{self.folder / name}: was changed and {todo}" for name in damaged]
 
     def continue_shorter(self, experiment: Experiment, show: Callable[[News], None]) -> dict[str, Any] | None:
         """Begin with the checkpoint and tables of a finished run of fewer epochs, if one is this run's beginning."""
@@ -288,7 +288,7 @@ class Run(RunDirectory):
             except DamagedError as error:
                 damaged.append(str(error))
         if damaged:
-            raise UserError(f"{'; '.join(damaged)}; put a good copy there, or {self.restart_advice}")
+            raise UserError(f"{'; '.join(damaged)}; replace it by a good copy, or {self.restart_advice}")
         return None, []
 
     def refuse_without_checkpoint(self, record: dict[str, Any] | None) -> None:
@@ -297,8 +297,8 @@ class Run(RunDirectory):
         rows = len(read_text(path).splitlines()) - 1 if path.exists() else 0
         if rows > 1 or (record and record["epoch"]):  # a kill before the first checkpoint may leave one row
             raise UserError(
-                f"{self.folder}: has epochs behind it, but no checkpoint to resume from (they are not committed, "
-                f"and {WEIGHTS} holds too little); put its checkpoint.pt there, or {self.restart_advice}"
+                f"{self.folder}: has completed epochs, but no checkpoint to resume from (git ignores checkpoints, and "
+                f"{WEIGHTS} has only the weights); copy its checkpoint.pt there, or {self.restart_advice}"
             )
 
     def load_state(self, experiment: Experiment, checkpoint: dict[str, Any]) -> None:
@@ -314,8 +314,8 @@ class Run(RunDirectory):
             yield
         except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"{self.folder}: its checkpoint does not fit this version of wnrepro; resume with the version whose "
-                f"commit run.json has, or {self.restart_advice}"
+                f"{self.folder}: its checkpoint does not fit this version of wnrepro; resume with the version of the "
+                f"commit in run.json, or {self.restart_advice}"
             ) from error
 
     def add_facts(self, load: Callable[[], Experiment], measure: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -331,7 +331,7 @@ class Run(RunDirectory):
         """Return the run's newest checkpoint. Raises UserError if it is damaged or missing."""
         checkpoint = self.stored(load_checkpoint, CHECKPOINTS[0])
         if checkpoint is None:
-            raise UserError(f"{self.folder}: has no checkpoint.pt (they are not committed); train the run first")
+            raise UserError(f"{self.folder}: has no checkpoint.pt (git ignores checkpoints); train the run first")
         return checkpoint
 
     def stored(self, read: Callable[[Path, str], dict[str, Any] | None], name: str) -> dict[str, Any] | None:
@@ -339,7 +339,7 @@ class Run(RunDirectory):
         try:
             return read(self.folder / name, self.config["hash"])
         except DamagedError as error:
-            raise UserError(f"{error}; put a good copy there, or train the run again with --fresh") from error
+            raise UserError(f"{error}; replace it by a good copy, or train the run again with --fresh") from error
 
     def restore(self, experiment: Any) -> str:
         """Restore the experiment from the newest checkpoint or, without one, from the weights; return the file's name.
@@ -360,7 +360,7 @@ class Run(RunDirectory):
         record, checkpoint = self.record(), self.newest()
         assert record is not None
         if "within" in checkpoint["experiment"]:
-            raise UserError(f"{self.folder}: stopped within an epoch; resume it until the epoch's end first")
+            raise UserError(f"{self.folder}: stopped within an epoch; resume it to the end of that epoch first")
         content = weights_archive(checkpoint)
         write_atomic(self.folder / WEIGHTS, content)
         self.write_record(record | {"weights_sha256": hashlib.sha256(content).hexdigest()})
@@ -379,17 +379,17 @@ def open_run(folder: Path) -> Run:
         run = Run(folder.parents[3], experiment, scale, scale_settings(experiment, scale, **values))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, UserError) as error:
         what = f"no {error.args[0]}" if isinstance(error, KeyError) else error
-        raise UserError(f"{path}: not of a run of this version ({what}); train it again") from error
+        raise UserError(f"{path}: is not of a run of this version ({what}); train the run again") from error
     if run.settings.param not in ABOUT:
         given = ", ".join(ABOUT.keys() - {*PARAMS})
         raise UserError(
-            f"{path}: no code of {run.settings.param} is loaded from there{f', {given} is other code' * bool(given)}; "
-            f"give it as --param FILE.py:CLASS (the folder has a copy, {SOURCE})"
+            f"{path}: the code of {run.settings.param} is not loaded{f' ({given} is other code)' * bool(given)}; add "
+            f"--param FILE.py:CLASS (the folder has a copy, {SOURCE})"
         )
     if run.folder != folder:
         raise UserError(f"{folder}: its settings belong to {run.folder}; move it there")
     if not run.matches(content):
         names = run.differing(content)
-        raise UserError(f"{path}: its settings are not those of a run of this version ({names}); train it again")
+        raise UserError(f"{path}: its settings do not fit this version ({names}); train the run again")
     run.config = content
     return run

@@ -33,13 +33,13 @@ def add(folder: Path) -> str:
     """Load a run's weights for `source`, and return their digest. Raises UserError if there are none."""
     run = open_run(folder)
     if run.finished() == "diverged":
-        raise UserError(f"--init-from {folder}: the run diverged; give another run")
+        raise UserError(f"--init-from {folder}: the run diverged; use another run")
     if (state := run.stored(load_checkpoint, CHECKPOINTS[0])) is not None:
         weights = tested_weights(state["experiment"])
     elif (state := run.stored(load_weights, WEIGHTS)) is not None:
         weights = state["weights"]
     else:
-        raise UserError(f"--init-from {folder}: has neither {CHECKPOINTS[0]} nor {WEIGHTS}; give another run")
+        raise UserError(f"--init-from {folder}: has neither {CHECKPOINTS[0]} nor {WEIGHTS}; use another run")
     name = digest(weights)
     SOURCES[name] = Source(run, state["epoch"], weights)
     return name
@@ -60,14 +60,14 @@ def check(cls: type[Settings], planned: Iterable[Settings]) -> None:
     for settings in planned:
         source = SOURCES[getattr(settings, "init_from", "")].run
         if source.experiment != cls.name:
-            raise UserError(f"--init-from {source.folder}: is a run of {source.experiment}; give one of {cls.name}")
+            raise UserError(f"--init-from {source.folder}: is a run of {source.experiment}; use a run of {cls.name}")
         found = [name for name in names if getattr(settings, name, None) != getattr(source.settings, name, None)]
         if found:
-            raise UserError(f"--init-from {source.folder}: has another {listed(found)}; give a run with the same")
+            raise UserError(f"--init-from {source.folder}: has a different {listed(found)}; use a run with the same")
 
 
 def source(name: str) -> Source:
     """Return the source with this digest. Raises UserError unless `add` has loaded it."""
     if name not in SOURCES:
-        raise UserError(f"--init-from: the weights {name} are not loaded; give the folder of their run as an option")
+        raise UserError(f"--init-from: the weights {name} are not loaded; add --init-from with the folder of their run")
     return SOURCES[name]

@@ -22,7 +22,7 @@ if __name__ == "__main__":
     versions = json.loads(RULES.read_text()) if RULES.exists() else []
     rules = {claim.id: claim.hash for claim in CLAIMS}
     if versions and versions[-1]["rules"] == rules:
-        sys.exit(f"version {versions[-1]['version']} has these rules already")
+        sys.exit(f"version {versions[-1]['version']} already has these rules")
     if git("status", "--porcelain", "wnrepro/report/claims", "wnrepro/report/stats.py"):
         sys.exit("the rules have uncommitted changes: commit them first")
     commit, date = git("log", "-1", "--date=format-local:%Y-%m-%dT%H:%M:%SZ", "--format=%H %cd").split()
