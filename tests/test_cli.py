@@ -484,7 +484,7 @@ def test_a_finished_vae_needs_no_data_and_its_importance_samples_no_training(
     code, printed, error = run(*words, "--importance-samples", 3)
     facts = record_in(folder)["facts"]
     estimate = facts["log_likelihood_nats"]
-    assert (code, error) == (0, "") and f"{estimate:.2f} nats" in printed
+    assert (code, error) == (0, "") and f"{estimate:.2f} nats".replace("-", "−") in printed
     assert facts == record["facts"] | {"log_likelihood_nats": estimate, "importance_samples": 3}
     after = state(folder)
     assert {name for name in before if before[name][1] != after[name][1]} == {"run.json"}
@@ -557,7 +557,7 @@ def test_binarization_follows_the_files(
     words = [vae, *few, "--data-dir", tmp_path, "--results", tmp_path / "results"]
     if files == "mnist":
         refused = run(*words, "--binarization", "larochelle")
-        assert_refused(refused, "--binarization seeded")
+        assert_refused(refused, "wnrepro data fetch mnist")
         assert all(path in refused[2] for path in DATASETS["binarized_mnist"])
         assert not (tmp_path / "results").exists()
     code, _, error = run(*words)

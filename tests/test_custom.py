@@ -246,7 +246,7 @@ def test_name_is_of_the_content(mine: Callable[..., str], tmp_path: Path) -> Non
     name, body = "CentredWeightNormalization", "(Parameterization):\n    label = 'a'\n"
     text = f"from wnrepro.parameterization import Parameterization\nclass {name}A{body}class {name}B{body}"
     (tmp_path / "mine.py").write_text(text, encoding="utf-8-sig")
-    with pytest.raises(UserError, match="another has its name"):
+    with pytest.raises(UserError, match=f"mine.py:{name}B: another class"):
         custom.params([f"{tmp_path}/mine.py:{name}A,{tmp_path}/mine.py:{name}B"])
 
 
@@ -295,7 +295,7 @@ HIDDEN = "    def build(self, layer):\n        layer.register_buffer('u', layer.
         (LAYER_NORM.replace("affine = False", "affine = True"), "affine = False"),
         (SPECTRAL.replace("v):\n", "v):\n        self.updated(layer)\n"), "`updated`"),
         ("    def normalise(self, layer, t, time):\n        return t\n", "`normalize`"),
-        ("    note = 'nothing else'\n", "overrides nothing"),
+        ("    note = 'nothing else'\n", "overrides no"),
         ("    def applies(self, layer):\n        return False\n", "applies"),
         (ADDED, "changes itself"),
         (HIDDEN, "persistent"),

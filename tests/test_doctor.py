@@ -116,7 +116,7 @@ def test_data_sets(tmp_path: Path) -> None:
     cifar10, mnist, binarized = doctor.data_sets(tmp_path)
     assert cifar10.state == binarized.state == "note" and "data_batch_1 missing" in cifar10.detail
     assert mnist.state == "problem" and "t10k-labels-idx1-ubyte corrupt" in mnist.detail
-    assert "wnrepro data fetch mnist" in mnist.mend and "cvae --binarization seeded" in mnist.costs
+    assert "wnrepro data fetch mnist" in mnist.mend and "--binarization seeded" in mnist.costs
     (unreadable,) = doctor.data_sets(tmp_path / (300 * "a"))
     assert unreadable.state == "problem" and "--data-dir" in unreadable.mend
 

@@ -167,8 +167,8 @@ def test_numbers_beyond_all_bounds(tmp_path: Path) -> None:
     ("folder", "board", "exit_code", "said"),
     [
         *(("{run}", "{tmp}/board", 2, name) for name in ("config.json", "run.json", "metrics.csv", "layers.csv")),
-        *((one, "{tmp}/board", 2, f"{one}: holds no run") for one in ("/", "{tmp}/none", "{tmp}/file", "{tmp}/circle")),
-        ("{run}/..", "{tmp}/board", 2, "wn_lr0.003: holds no run"),
+        *((one, "{tmp}/board", 2, f"{one}: has no run") for one in ("/", "{tmp}/none", "{tmp}/file", "{tmp}/circle")),
+        ("{run}/..", "{tmp}/board", 2, "wn_lr0.003: has no run"),
         *(("{run}", board, 1, f"--tensorboard {board}: ") for board in ("/proc/none", "{tmp}/file/board")),
         ("{run}", "{tmp}/" + 300 * "a", 1, "--tensorboard {tmp}/aaa"),
         ("{run}", "{tmp}/file", 2, "--tensorboard {tmp}/file: "),

@@ -54,7 +54,7 @@ def test_days_begin_after_a_question_on_a_terminal(
         announce(1, seconds, yes)
     assert len(asked) == (answer is not None)
     out, error = capsys.readouterr()
-    assert not out and error.count("\n") == 1 and "1 run at scale paper needs" in error
+    assert not out and error.count("\n") == 1 and "1 run at scale paper" in error
 
 
 def test_the_time_is_that_of_the_epochs_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,10 +95,10 @@ def test_only_a_terminal_that_can_is_redrawn(
 
 def test_figures_and_times_in_words() -> None:
     assert [figure(*one) for one in (("test_error", 0.5), ("test_bound_nats", -98.7654), ("loss", NAN))] == [
-        *("50.00%", "-98.765", "nan")
+        *("50.00%", "−98.765", "nan")
     ]
-    assert brief({"train_bound_nats": -98.7654, "test_bound_nats": -INF}) == "test -inf train -98.77"
-    assert brief({"test_bound_nats": -18714.3, "train_error": 0.123}) == "test -18714 train 12.3%"
+    assert brief({"train_bound_nats": -98.7654, "test_bound_nats": -INF}) == "test −inf train −98.77"
+    assert brief({"test_bound_nats": -18714.3, "train_error": 0.123}) == "test −18714 train 12.3%"
     seconds = [None, 0.4, 89, 95, 500, 600, 5300, 5500, 86400 * 2.9, 86400 * 4]
     said = ["–", "0 s", "89 s", "1.6 min", "8.3 min", "10 min", "88 min", "1.5 h", "69.6 h", "4 days"]
     assert [duration(one) for one in seconds] == said

@@ -132,7 +132,7 @@ def test_loose_images_of_any_kind_and_size_have_a_class_each(train: Callable[...
     assert code == 0 and found["resized"] == 3 and "error" not in found
     assert {one["file"] for one in found["images"]} == {path.name for path in Path("mine").iterdir()}
     assert all(0.1 <= one["probability"] <= 1 for one in found["images"])
-    assert "3 images cut" in run("evaluate", folder, "--data", "mine")[1]
+    assert "3 images cropped" in run("evaluate", folder, "--data", "mine")[1]
 
 
 @pytest.mark.parametrize("kind", ["none", "empty", "text", "cut", "mixed", "unknown", "file"])

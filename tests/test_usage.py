@@ -150,6 +150,10 @@ def test_bash_completes_commands_options_and_values(tmp_path: Path) -> None:
         ("cifar wn", "wn"),
         ("sample", "RUN"),
         ("sample run --count 0", "--count 0"),
+        ("reproduce --jobs 0", "at least 1"),
+        ("cifar --param wn --epochs 0", "at least 1"),
+        ("cvae --param wn --dataset imagenet", "cifar10, all"),
+        ("cifar --param wn --scale quick --train-examples 200 --device cpu", "--init-examples to 200"),
         ("sample run --seed 1 --seed 2", "--seed"),  # would show those of the second alone
         ("cifar --param wn --scale quick --scale short", "--scale"),
         ("reprodce", "'reproduce'"),

@@ -521,12 +521,12 @@ def problems(results: Results) -> list[str]:
 
 
 def _inconsistent(runs: Iterable[Run]) -> list[str]:
-    return [f"{run.name}: {problem}" for run in runs for problem in _problems(run)]
+    return [f"{run.name}: {problem}." for run in runs for problem in _problems(run)]
 
 
 def _most(found: list[str]) -> list[str]:
     more = len(found) - MOST_PROBLEMS
-    return found if more <= 0 else [*found[:MOST_PROBLEMS], f"and {more} more problems"]
+    return found if more <= 0 else [*found[:MOST_PROBLEMS], f"And {more} more problems."]
 
 
 def _problems(run: Run) -> Iterator[str]:

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import socket
 import tarfile
 import time
@@ -122,7 +123,7 @@ def test_failed_download_names_files_folder_and_checksums(
     message = fetch_fails(tmp_path, dataset)
     assert str(tmp_path) in message
     for path, checksum in files.DATASETS[dataset].items():
-        assert f"{path}  {checksum.replace(':', ' ')}" in message
+        assert re.search(rf"{re.escape(path)} +(missing|corrupt) +{checksum.replace(':', ' ')}", message)
     assert "present" not in states(tmp_path, dataset) and socket.getdefaulttimeout() is None
 
 
@@ -190,12 +191,15 @@ def test_data_root_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 @pytest.mark.parametrize("dataset", SETS)
 def test_missing_files_are_named_with_folder_checksums_and_remedies(tmp_path: Path, dataset: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(files.MissingDataError) as caught:
         files.require(dataset, tmp_path)
-    said = str(caught.value)
-    assert all(f"{path}  {checksum.replace(':', ' ')}" in said for path, checksum in files.DATASETS[dataset].items())
-    assert all(part in said for part in (str(tmp_path), f"data fetch {dataset}", "--data-dir", "WNREPRO_DATA"))
-    assert ("--binarization seeded" in said) == (dataset == "binarized_mnist")
+    said, plain = str(caught.value), caught.value.plain
+    for path, checksum in files.DATASETS[dataset].items():
+        assert f"{path}  missing  {checksum.replace(':', ' ')}" in said
+    for one in (said, plain):
+        assert all(part in one for part in (str(tmp_path), f"data fetch {dataset}", "--data-dir", "WNREPRO_DATA"))
+    assert ("data fetch mnist`" in said.replace(f"data fetch {dataset}`", "")) == (dataset == "binarized_mnist")
+    assert "--scale" in said and "--scale" not in plain
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -220,7 +224,7 @@ def test_damaged_file_is_named_before_anything_is_parsed(
     path, content = list(contents.items())[-1]
     (tmp_path / path).write_bytes(DAMAGE[damage](content))
     read = {"cifar10": images.cifar10, "mnist": images.seeded_mnist, "binarized_mnist": images.binarized_mnist}
-    with pytest.raises(UserError, match=f"{Path(path).name} corrupt"):
+    with pytest.raises(UserError, match=f"{Path(path).name} +corrupt"):
         read[dataset](tmp_path)
     assert parsed == []
 
@@ -231,11 +235,11 @@ def test_summary_says_which_sets_are_complete_and_completes_the_others(
     folder = tmp_path / "a folder"
     for name in files.DATASETS:
         small_data(monkeypatch, name, folder)
-    assert files.summary(files.status(folder), folder) == "all 3 data sets complete"
+    assert files.summary(files.status(folder), folder) == "all 3 data sets are complete"
     (folder / "MNIST/raw/train-labels-idx1-ubyte").unlink()
     (folder / "MNIST/raw/t10k-labels-idx1-ubyte").write_bytes(b"?")
     said = files.summary(files.status(folder), folder)
-    assert said.startswith("2 of 3 data sets complete; incomplete: mnist (1 missing, 1 corrupt)")
+    assert said.startswith("2 of 3 data sets are complete; incomplete: mnist (1 missing, 1 corrupt)")
     assert f"`wnrepro data fetch mnist --data-dir '{folder}'`" in said
 
 
@@ -257,7 +261,7 @@ def test_file_is_hashed_once_and_again_after_a_change(tmp_path: Path, monkeypatc
     path.write_bytes(DAMAGE["one bit flipped"](content))
     os.utime(path, ns=(modified, modified))  # as a copy that keeps the time has it
     for _ in range(2):
-        with pytest.raises(UserError, match=r"binarized_mnist_valid\.amat corrupt"):
+        with pytest.raises(UserError, match=r"binarized_mnist_valid\.amat +corrupt"):
             files.require("binarized_mnist", tmp_path)
     time.sleep(0.02)
     path.write_bytes(content)

@@ -60,7 +60,7 @@ def test_compressed_checkpoint_is_not_expanded(stopped: Run) -> None:
 def test_checkpoint_of_another_version_is_refused(stopped: Run, changes: dict[str, Any]) -> None:
     save_checkpoint(stopped.folder, newest(stopped) | changes)
     (stopped.folder / CHECKPOINTS[1]).unlink()
-    with stopped, pytest.raises(UserError, match=r"not fit this version|not of this version"):
+    with stopped, pytest.raises(UserError, match=str(stopped.folder)):
         stopped.execute(Walk)
 
 
@@ -69,7 +69,7 @@ def test_files_of_another_run_are_never_mixed_in(stopped: Run, tmp_path: Path, n
     other = stop_walk(walk_run(tmp_path / "other", seed=2), 3)
     shutil.copyfile(other.folder / name, stopped.folder / name)
     (stopped.folder / CHECKPOINTS[1]).unlink()
-    with stopped, pytest.raises(UserError, match=rf"{stopped.folder / name}: of a run with other settings"):
+    with stopped, pytest.raises(UserError, match=rf"{stopped.folder / name}: belongs to a run"):
         stopped.execute(Walk)
 
 
@@ -79,7 +79,7 @@ def test_run_without_a_good_checkpoint_does_not_start_over_by_itself(stopped: Ru
     for name in CHECKPOINTS:
         (stopped.folder / name).write_bytes(b"") if empty else (stopped.folder / name).unlink()
     for _ in range(2):
-        with stopped, pytest.raises(UserError, match="start over with --fresh"):
+        with stopped, pytest.raises(UserError, match="--fresh"):
             stopped.execute(Walk)
         (stopped.folder / "run.json").unlink(missing_ok=True)
     assert (stopped.folder / "metrics.csv").read_bytes() == before

@@ -62,12 +62,12 @@ def test_numbers_that_are_not_finite_are_null_in_json(tmp_path: Path) -> None:
 def test_second_process_learns_who_holds_the_run(tmp_path: Path, hold: Hold) -> None:
     made = walk_run(tmp_path)
     holder = hold(made)
-    with pytest.raises(LockedError, match=rf"^{made.folder}: process {holder.pid} on [\w.-]+, since "), made:
+    with pytest.raises(LockedError, match=rf"^{made.folder}: .*process {holder.pid} on [\w.-]+, since "), made:
         pass
     assert made.locked()
     for text in (b"\xff", b"", b"{}", b'{"pid": 1, "host": "\x1b[31m"}', b'{"pid": 0, "host": "here"}', b"[" * 10**5):
         made.lock.owner_path.write_bytes(text)
-        with pytest.raises(LockedError, match=rf"^{made.folder}: another process is at this run"), made:
+        with pytest.raises(LockedError, match=rf"^{made.folder}: .*another process"), made:
             pass
     holder.kill()  # a dead process holds nothing
     holder.wait()

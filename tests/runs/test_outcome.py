@@ -21,8 +21,8 @@ HEADS = {
     ("model", "lines", "said", "last"),
     [
         ("cifar", ["1,2,0.5,0.25", "2,2,0.3,0.125"], "test error 12.50 % after 2 epochs", "test 12.5% train 30.0%"),
-        ("cvae mnist", ["1,2,-99.5,-98.765"], "test bound −98.765 nats after 1 epoch", "test -98.77 train -99.5"),
-        ("cvae cifar10", ["1,2,-9,-8,6.25"], "bits per dimension 6.25 after 1 epoch", "test -8 train -9"),
+        ("cvae mnist", ["1,2,-99.5,-98.765"], "test bound −98.765 nats after 1 epoch", "test −98.77 train −99.5"),
+        ("cvae cifar10", ["1,2,-9,-8,6.25"], "bits per dimension 6.25 after 1 epoch", "test −8 train −9"),
         ("dqn", ["1,2,30", "2,2,7.5"], "best epoch's test score 30 after 2 epochs", "test 7.5"),
         ("cifar", ["1,2,0.5,0.25", "2,2,0.3,"], "", ""),  # no numbers
         ("cifar", [], "", ""),
