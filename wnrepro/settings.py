@@ -118,7 +118,8 @@ SHARED: dict[str, tuple[Any, str, str, dict[str, Any]]] = {  # settings of sever
     ),
     "binarization": (
         "larochelle",
-        "binarization of MNIST: `larochelle`, Larochelle's fixed files; `seeded`, each pixel drawn once from its grey value",
+        "binarization of MNIST: `larochelle`, Larochelle's fixed files; `seeded`, each pixel drawn once from its grey "
+        "value",
         "authors' code",
         {"choices": ("larochelle", "seeded"), "panel": "Data", "rare": True},
     ),
