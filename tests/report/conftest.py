@@ -42,5 +42,8 @@ def read(everything: Path) -> Results:
     with pytest.MonkeyPatch.context() as monkeypatch:
         set_scale_short(monkeypatch)
         results = load(everything, "short")
-        assert all(run.defaults for run in results.runs) and results.parts  # kept, whatever the scale is later
+        assert results.published and results.parts
+        assert all(
+            run.defaults for run in (*results.runs, *results.published.runs)
+        )  # kept, whatever the scale is later
         return results

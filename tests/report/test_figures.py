@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 from factories import edit, make_dqn, make_draw, make_run, make_vae
+from matplotlib.markers import CARETLEFT, CARETRIGHT
 
 from wnrepro.report import declared, figures
 from wnrepro.report.canvas import STYLE, Sheet
@@ -104,3 +105,14 @@ def test_many_variants_make_no_long_texts(tmp_path: Path) -> None:
     sheet = sheet_of("figure3", read)
     assert legend(sheet)[-1] == "and 5 more" and len(set(sheet.sentences[-1].split(", "))) <= 22
     assert len(sheet_of("learning_rates", read).axes[0].get_xticks()) <= 9
+
+
+def test_an_interval_of_two_runs_is_cut_with_arrows(tmp_path: Path) -> None:
+    for seed, bound in ((1, -157.0), (2, -173.0)):
+        make_draw(tmp_path, "normal", seed=seed, bound=bound)
+    make_draw(tmp_path, "wn", bound=-130.0)
+    sheet = sheet_of("overview", tmp_path)
+    arrows = [line for line in sheet.axes[0].lines if line.get_marker() in (CARETLEFT, CARETRIGHT)]
+    ends = [float(np.asarray(line.get_xdata())[0]) for line in arrows]
+    assert tuple(sorted(ends)) == sheet.axes[0].get_xlim() and ends[1] - ends[0] < 100
+    assert legend(sheet) == ["the interval continues"]

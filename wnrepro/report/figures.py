@@ -253,8 +253,8 @@ def _draw(sheet: Sheet, axes: Axes, curves: Sequence[Curve]) -> None:
         place = np.clip(one.y.iloc[end], low, high)
         below = place == bottom != one.y.iloc[end]
         if sign := "x" if one.diverged else ">" if not one.done else "v" if below else "":
-            beside = 0.05 * sum(line.get_marker() == "v" for line in axes.lines) if sign == "v" else 0
-            x = one.y.index[end] * (1 - beside)
+            others = {line.get_color() for line in axes.lines if line.get_marker() == sign == "v"} - {look.colour}
+            x = one.y.index[end] * (1 - 0.05 * len(others))  # so that none hides another
             (end_,) = axes.plot(x, place, marker=sign, color=look.colour, clip_on=False, **SIGN)
             sheet.mark(end_, one.group, param, False, one.run.name)
     if done:

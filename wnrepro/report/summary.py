@@ -5,6 +5,7 @@ A claim's finding is that of the largest scale with runs for it.
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from wnrepro.report.tables import differences, section_of
 from wnrepro.results import Results, Run, load, scales_with_runs
 from wnrepro.runs.directory import write_atomic
 from wnrepro.settings import SETTINGS
-from wnrepro.text import listed
+from wnrepro.text import listed, printable
 
 README, PAGE = "README.md", "docs/results.md"
 START, END = "<!-- results: wnrepro report --published --readme -->", "<!-- end of results -->"
@@ -249,10 +250,10 @@ def _command(run: Run) -> str:
     own |= {name: getattr(run, name) for name in ("lr", "seed") if getattr(run, name) != run.defaults[name]}
     options = ({part: run.dataset} if part else {}) | own | {"scale": run.config.scale}
     said = (
-        f"--{name.replace('_', '-')} {f'{value:g}' if isinstance(value, float) else value}"
+        f"--{name.replace('_', '-')} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}"
         for name, value in options.items()
     )
-    return " ".join(["wnrepro", run.experiment, *said])
+    return printable(" ".join(["wnrepro", run.experiment, *said]))
 
 
 def _link(path: Path, folder: Path) -> str:
