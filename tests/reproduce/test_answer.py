@@ -43,7 +43,7 @@ def test_named_claims_have_their_verdict_and_all_are_counted(
     results: Path, text_only: None, words: list[str], claims: list[str], files: list[str]
 ) -> None:
     found, page = findings(load(results, "short")), results / "short/report.html"
-    *lines, counts = (line for line in said(results, words, False) if not line.startswith("open "))
+    *lines, counts = (line for line in said(results, words, False) if not line.startswith("see "))
     assert [line.split()[0] for line in lines] == claims
     assert all(f"{name}  {found[name].verdict}" in line for name, line in zip(claims, lines, strict=True))
     sums: dict[str, int] = {}
@@ -52,7 +52,7 @@ def test_named_claims_have_their_verdict_and_all_are_counted(
         sums[verdict] = sums.get(verdict, 0) + int(number)
     assert sums.pop("checks") + sums.pop("claims") == len(found) == sum(sums.values())
     assert sums == {verdict: [one.verdict for one in found.values()].count(verdict) for verdict in sums}
-    opened = [line.removeprefix("open ") for line in said(results, words, False) if line.startswith("open ")]
+    opened = [line.removeprefix("see ") for line in said(results, words, False) if line.startswith("see ")]
     assert opened == [*(str(results / "short" / name) for name in files), str(page)] and page.exists()
 
 

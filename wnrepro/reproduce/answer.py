@@ -50,7 +50,7 @@ def answer(
                 by_claim = {claim: command + own for claim, command in commands(scale).items()}
                 report.write_report(results, scale, precision, by_claim, warn=complain)
         for path in (*files(page.parent, words), page):
-            say(printable(f"open {path}"))
+            say(printable(f"see {path}"))
     except (UserError, OSError) as error:  # OSError: another process has removed a file
         complain(f"wnrepro: the report was not written: {error}", error)
 
