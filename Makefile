@@ -6,7 +6,8 @@ BIN := .venv/bin
 
 install: .venv/installed
 
-# First the reasons why a fresh machine cannot install: each ends it with one sentence. A .venv of another Python is replaced.
+# First the reasons why a fresh machine cannot install, each in one sentence. A .venv that is unfinished, because an install was
+# interrupted, or that has another Python is made anew.
 .venv/installed: pyproject.toml requirements.txt
 	@stop() { echo "make install: $$*" >&2; exit 1; }; \
 	version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || \
@@ -21,7 +22,7 @@ install: .venv/installed
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		stop "$(PYTHON) lacks the module ensurepip; on Debian and Ubuntu install it first: apt install python$$version-venv"; \
 	echo "Installing $$(grep -c '^[a-z].*==' requirements.txt) packages into .venv: on Linux about 3 GB to download and 7 GB on disk. This takes minutes."; \
-	[ -x .venv/bin/python$$version ] && clear= || clear=--clear; \
+	[ -e $@ ] && [ -x .venv/bin/python$$version ] && clear= || clear=--clear; \
 	rm -f $@; $(PYTHON) -m venv $$clear .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

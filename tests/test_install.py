@@ -114,11 +114,13 @@ def test_an_install_says_what_comes_and_what_there_is(
     assert make(clone)[:2] == (0, "make: Nothing to be done for 'install'.\n")
 
 
-def test_only_a_venv_of_another_python_is_cleared(clone: Path, python: Callable[..., None]) -> None:
-    for version, cleared in (("3.11", True), ("3.11", False), ("3.12", True)):
+def test_only_a_finished_venv_of_the_same_python_is_kept(clone: Path, python: Callable[..., None]) -> None:
+    for version, finished, cleared in (("3.11", False, True), ("3.11", True, False), ("3.12", True, True)):
         python(version)
-        (clone / ".venv/installed").unlink(missing_ok=True)
         (clone / "log").unlink(missing_ok=True)
+        assert (clone / ".venv/installed").exists() == finished
+        if finished:
+            os.utime(clone / ".venv/installed", (1, 1))  # older than the pins
         assert make(clone)[0] == 0
         assert ("--clear" in (clone / "log").read_text().splitlines()[0]) == cleared
 
@@ -140,7 +142,7 @@ def test_an_interrupted_install_is_done_again(clone: Path, python: Callable[...,
     working = (clone / "fake-pip").read_text()
     if again:
         assert make(clone)[0] == 0
-        os.utime(clone / "requirements.txt")
+        os.utime(clone / ".venv/installed", (1, 1))  # older than the pins
     write_program(clone / "fake-pip", "#!/bin/sh\necho > reached\nexec sleep 60\n")
     with start(clone) as process:
         while not (clone / "reached").exists():
