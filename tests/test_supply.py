@@ -1,8 +1,8 @@
-"""What is installed: pinned with hashes, listed with its licence in docs/licences.md.
+"""What is installed: pinned with hashes, listed with its licence in docs/licences.md and docs/licences/extras.md.
 
 The pins are those of requirements.txt; under `make test-lowest` those of tests/requirements-lowest.txt come first.
 
-`python tests/test_supply.py` on Linux x86-64, where every pin is installed, prints the rows of docs/licences.md anew.
+`python tests/test_supply.py` on Linux x86-64 prints the rows of both pages anew. Pins of other systems keep their rows.
 """
 
 import re
@@ -18,12 +18,10 @@ from packaging.utils import canonicalize_name
 TOP = Path(__file__).parent.parent
 PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"].values()
-TEXTS = [
-    *PROJECT["build-system"]["requires"],
-    *PROJECT["project"]["dependencies"],
-    *(one for of in EXTRAS for one in of),
-]
-DIRECT = [Requirement(text) for text in TEXTS if not text.startswith("wnrepro")]
+OWN = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
+TEXTS = [*PROJECT["build-system"]["requires"], *(one for of in EXTRAS for one in of)]
+DIRECT = [*OWN, *(Requirement(text) for text in TEXTS if not text.startswith("wnrepro"))]
+PAGES = ("docs/licences.md", "docs/licences/extras.md")  # of OWN and what they need; of the rest
 LOWEST = "tests/requirements-lowest.txt"
 
 
@@ -47,10 +45,10 @@ def instead() -> dict[str, Requirement]:
     return pins(LOWEST) if Path(sys.prefix).name == ".venv-lowest" else {}
 
 
-def needed() -> set[str]:
-    """The names of all that wnrepro needs here with all its extras, and what those need in turn."""
+def needed(direct: list[Requirement] = DIRECT) -> set[str]:
+    """The names of all that these need here, and what those need in turn."""
     seen: set[tuple[str, str]] = set()
-    left = [(requirement, "") for requirement in DIRECT]
+    left = [(requirement, "") for requirement in direct]
     while left:
         requirement, extra = left.pop()
         if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
@@ -88,13 +86,26 @@ def test_the_pins_satisfy_pyproject() -> None:
         assert wanted.specifier.contains(number(pin)), f"{wanted}, but {pin} is pinned"
 
 
+def listed(page: str) -> dict[str, tuple[str, str]]:
+    """Version and licence by name, as a page of docs lists them."""
+    rows = re.findall(r"^\| (\S+) \| (\d\S*) \| (.+) \|$", (TOP / page).read_text(), re.MULTILINE)
+    return {name: (version, text) for name, version, text in rows}
+
+
 def test_the_licence_of_every_pin_is_listed_as_its_metadata_state_it() -> None:
-    rows = re.findall(r"^\| (\S+) \| (\d\S*) \| (.+) \|$", (TOP / "docs/licences.md").read_text(), re.MULTILINE)
-    assert {name: listed for name, listed, _ in rows} == {name: number(pin) for name, pin in pins().items()}
+    own, extras = map(listed, PAGES)
+    assert not own.keys() & extras.keys() and needed(OWN) <= own.keys()
+    rows = own | extras
+    assert {name: version for name, (version, _) in rows.items()} == {name: number(pin) for name, pin in pins().items()}
     here = needed() - {*instead()}
-    for name, _, text in rows:
+    for name, (_, text) in rows.items():
         assert name not in here or text == licence(name), name
 
 
 if __name__ == "__main__":
-    print("\n".join(f"| {name} | {version(name)} | {licence(name)} |" for name in sorted(pins())))
+    own, here, rows = needed(OWN), needed(), listed(PAGES[0]) | listed(PAGES[1])
+    for page in PAGES:
+        print(f"\n{page}")
+        for name, pin in sorted(pins().items()):
+            if (name in own) == (page == PAGES[0]):
+                print(f"| {name} | {number(pin)} | {licence(name) if name in here else rows[name][1]} |")
