@@ -223,7 +223,8 @@ def _ours(one: Found, says: Mapping[str, Any]) -> str:
     words = [f"{says['measure']} {words[0]}", *words[1:]] if words and "measure" in says else words
     remarks = one.finding.measured.split("; ")[len(one.finding.estimates) :] if one.finding.used else []
     wanted = says.get("remark")
-    return "; ".join([*words, *(remark for remark in remarks if wanted and re.match(wanted, remark))])
+    remarks = [remark for remark in remarks if wanted and re.match(wanted, remark)]
+    return "; ".join([*words, *remarks] if not (remarks and says.get("remark_alone")) else remarks)
 
 
 def _n(one: Found, says: Mapping[str, Any]) -> str:
