@@ -92,7 +92,7 @@ def test_a_checkpoint_on_request_is_where_a_killed_run_continues(tmp_path: Path)
         with pytest.raises(SystemExit):
             killed.execute(signalled(load, signal.SIGUSR1, update=13), kill)
         assert [event.text for event in told if isinstance(event, Note)] == [
-            "checkpoint written in epoch 2, after 60 of 200"
+            "wrote a checkpoint in epoch 2, after 60 of 200"
         ]
         made = load()
         killed.restore(made)

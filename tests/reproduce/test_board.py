@@ -105,5 +105,5 @@ def test_finished_runs_keep_their_results_after_a_resume(tmp_path: Path) -> None
     tasks, text = plan(tmp_path, runs), io.StringIO()
     with Board(Console(file=text), tasks, {}, quiet=False):
         pass
-    said = [f"{task.name}  done before, test -98.5 train -99.5" for task in tasks[:2]]
+    said = [f"{task.name}  already done, test −98.5 train −99.5" for task in tasks[:2]]
     assert text.getvalue().splitlines() == said
