@@ -299,7 +299,7 @@ def test_real_runs_end_within_a_budget_and_resume_without_a_change(tmp_path: Pat
 def test_ctrl_c_ends_the_command_and_its_workers(tmp_path: Path) -> None:
     with start(tiny_grid(), tmp_path, "--jobs", 2) as process:
         assert process.stdout is not None
-        assert sum("begins" in process.stdout.readline() for _ in range(3)) == 2
+        assert sum("starts" in process.stdout.readline() for _ in range(3)) == 2
         there = workers(process.pid)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
