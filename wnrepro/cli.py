@@ -384,7 +384,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="classify the images in DIR or DIR/<class>/ with a run of cifar, in place of the test images",
+            help="images in DIR or DIR/<class> to classify with a run of cifar, instead of the test images",
             callback=expanded,
         ),
     ] = None,
@@ -395,7 +395,7 @@ def evaluate(
 ) -> None:
     """Compute the test metrics of a run's newest checkpoint or of its published weights.
 
-    They are shown beside those of metrics.csv. The command writes no file.
+    The command prints them beside those of metrics.csv, and writes no file.
     """
     read_config(run)
     load_torch()

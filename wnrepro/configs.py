@@ -72,11 +72,11 @@ def read(cls: type[Settings], file: Path) -> tuple[ScaleName, list[Settings]]:
     for run in runs:
         if run.get("experiment", cls.name) != cls.name:
             other = printable(str(run["experiment"]), 60)
-            raise UserError(f"{where}: is of experiment {other}; run `wnrepro {other} --config {printable(str(file))}`")
+            raise UserError(f"{where}: is a run of {other}; use `wnrepro {other} --config {printable(str(file))}`")
     scales = {str(run.get("scale", "paper")) for run in runs}
     if len(scales) > 1 or not scales <= {*SCALE_NAMES}:
         known = ", ".join(SCALE_NAMES)
-        raise UserError(f"{where}: is of scale {printable(', '.join(sorted(scales)), 60)}; use one scale of {known}")
+        raise UserError(f"{where}: has scale {printable(', '.join(sorted(scales)), 60)}; use one of {known}")
     scale = next(name for name in SCALE_NAMES if name in scales)
     return scale, [whole(cls, scale, run, where) for run in runs]
 

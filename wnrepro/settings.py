@@ -390,7 +390,7 @@ CVAE_CIFAR10: dict[str, Any] = {
 @register
 @dataclass(frozen=True)
 class CvaeSettings(Settings):
-    """The convolutional variational auto-encoders of MNIST and CIFAR-10 (§5.2, figure 2)."""
+    """The convolutional variational autoencoders of MNIST and CIFAR-10 (§5.2, figure 2)."""
 
     name = "cvae"
     implementation = "wnrepro.experiments.cvae:Cvae"
@@ -433,7 +433,9 @@ class CvaeSettings(Settings):
     )
     hidden: int | None = setting(450, "units of the dense layer", "§5.2", least=1, only="mnist")
     latents: int = setting(32, "latent units (CIFAR-10: latent maps of each residual unit)", "IAF paper", least=1)
-    iaf_depth: int = setting(2, "autoregressive steps of the posterior; 0 is a diagonal Gaussian", "IAF paper", least=0)
+    iaf_depth: int = setting(
+        2, "steps of the posterior's inverse autoregressive flow (IAF); 0: a diagonal Gaussian", "IAF paper", least=0
+    )
     iaf_width: int = setting(
         320, "units or maps of the autoregressive network's hidden layers", "IAF paper", least=1, rare=True
     )
@@ -540,7 +542,7 @@ class DrawSettings(Settings):
     binarization: str | None = shared("binarization")
     train_examples: int = shared("train_examples")
     test_examples: int = shared("test_examples")
-    attention: bool = setting(True, "read and write through attention windows, or the whole image", "§5.3")
+    attention: bool = setting(True, "read and write through attention windows, not the whole image", "§5.3")
     time_steps: int = setting(64, "time steps in which the model reads and draws an image", "authors' code", least=1)
     units: int = setting(256, "units of the encoder LSTM and of the decoder LSTM", "authors' code", least=1)
     latents: int = setting(100, "latent units per time step", "authors' code", least=1)

@@ -1,7 +1,7 @@
 """Images as tensors: CIFAR-10, binarized MNIST, and bundled sets that need no download.
 
 Pixels are uint8, N×3×32×32 in 0..255 or N×1×28×28 in 0..1. The input of the classifiers is `(x − 127.5) / 128`,
-ZCA-whitened (§5.1). The input of the auto-encoders is the pixels.
+ZCA-whitened (§5.1). The input of the autoencoders is the pixels.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Training of the convolutional variational auto-encoders (§5.2, figure 2); settings in `settings.CvaeSettings`.
+"""Training of the convolutional variational autoencoders (§5.2, figure 2); settings in `settings.CvaeSettings`.
 
 Details not in the paper follow openai/iaf, the code of its "manuscript in preparation". All terms are in nats.
 """

@@ -1,4 +1,4 @@
-"""The variational auto-encoders of MNIST and CIFAR-10 (§5.2): distributions, autoregressive steps, models.
+"""The variational autoencoders of MNIST and CIFAR-10 (§5.2): distributions, autoregressive steps, models.
 
 Details not in the paper follow openai/iaf, the code of its "manuscript in preparation".
 Shapes: B examples, L latent units (MNIST) or maps (CIFAR-10), H×W pixels. All terms of the bound are in nats.
