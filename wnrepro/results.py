@@ -252,11 +252,10 @@ class Results:
                 }
                 if counts:
                     left_out = ", ".join(f"{name} {n}" for name, n in counts.items())
-                    hint = f" `--precision {other}` judges those." if setting == "precision" else ""
+                    hint = f" To judge those, use `--precision {other}`." if setting == "precision" else ""
                     runs = count(sum(counts.values()), "run")
-                    found.append(
-                        f"The {setting} {judged} is judged. Left out: {runs} of {setting} {other} ({left_out}).{hint}"
-                    )
+                    also = f"leaves out {runs} of {setting} {other} ({left_out}).{hint}"
+                    found.append(f"The report judges {setting} {judged} and {also}")
         return tuple(found)
 
     @functools.cached_property

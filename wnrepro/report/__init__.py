@@ -96,7 +96,7 @@ def _write(results: Path, scale: str, files: Mapping[str, bytes]) -> None:
     folder, top = results / scale, os.path.realpath(results)
     for place in sorted({(folder / name).parent for name in files}):
         if os.path.commonpath([top, os.path.realpath(place)]) != top:
-            raise UserError(f"{place} leads out of {results}, where nothing is written: move that link away.")
+            raise UserError(f"{place}: is a link out of {results}, and no report is written there; remove the link")
     try:
         for name, content in files.items():
             path = folder / name

@@ -232,7 +232,8 @@ def differences(results: Results, experiment: str, most: int) -> list[str]:
             ours, papers = part.defaults, scale_defaults(experiment, "paper", part.runs[0].dataset)
             changed = [key for key in ours if ours[key] != papers[key]]
             said = [f"{key.replace('_', ' ')} {ours[key]} (paper: {papers[key]})" for key in changed]
-            found.setdefault(listed(said, most=most), []).append(name)
+            rest = [f"and {count(len(said) - most, 'other setting')}"] * (len(said) > most)
+            found.setdefault(", ".join([*said[:most], *rest]), []).append(name)
     scale, several = f"At scale `{results.scale}`", len(found) > 1
     return [f"{scale}{f', {listed(of)}' * several}: {words}." for words, of in found.items() if words]
 
