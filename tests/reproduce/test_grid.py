@@ -88,7 +88,7 @@ def test_a_custom_parameterization_has_the_runs_of_wn_without_claims_or_variants
     plain = {run.settings for run in wn if not {"C15", "C19"} & {*run.serves} or len(run.serves) > 2}
     assert {run.settings for run in runs} == {dataclasses.replace(one, param="Mine-01234567") for one in plain}
     assert {name for run in runs for name in run.serves} == {"table 2", "figure 1"}
-    with pytest.raises(UserError, match="--param Mine-01234567: .*C15"):
+    with pytest.raises(UserError, match=r"--param Mine-01234567: .*C15"):
         planned("quick", ["C15"], ["Mine-01234567"])
 
 
