@@ -26,8 +26,10 @@ install: .venv/installed
 	rm -f $@; $(PYTHON) -m venv $$clear .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@$(BIN)/wnrepro doctor | grep -E "^problem|packages:|torch:|gpu:"
-	@echo "Ready: make reproduce-quick. For single commands: source .venv/bin/activate, then wnrepro --help."
+	@said=$$($(BIN)/wnrepro doctor | grep -E "^problem|packages:|torch:|gpu:") || exit 1; \
+	echo "$$said"; \
+	if echo "$$said" | grep -q ^problem; then echo "Installed, but with problems: .venv/bin/wnrepro doctor says how to fix them."; \
+	else echo "Ready: make reproduce-quick. For single commands: source .venv/bin/activate, then wnrepro --help."; fi
 	@touch $@
 
 # Minutes on two CPU cores, without any download of data. Its numbers mean nothing beside the paper's.

@@ -24,7 +24,7 @@ case "$*" in
 esac
 """
 DOCTOR = """#!/bin/sh
-echo "problem  torch: does not load"
+echo "ok       torch: loads"
 """
 Make = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -105,9 +105,10 @@ def test_an_install_says_what_comes_and_what_there_is(
 ) -> None:
     python(version, name="python9")
     code, printed, said = make(clone, "PYTHON=python9")
-    first, problem, _ready = printed.splitlines()
+    first, torch, ready = printed.splitlines()
     pins = sum("==" in line and line[0].isalpha() for line in (clone / "requirements.txt").read_text().splitlines())
-    assert code == 0 and f" {pins} packages" in first and problem == "problem  torch: does not load"
+    assert code == 0 and f" {pins} packages" in first
+    assert torch == "ok       torch: loads" and "reproduce-quick" in ready
     assert (version in said) == warned == bool(said)
     venv, pinned, own = (clone / "log").read_text().splitlines()
     assert venv.endswith(".venv") and "--require-hashes" in pinned and "--no-deps" in own
@@ -123,6 +124,13 @@ def test_only_a_finished_venv_of_the_same_python_is_kept(clone: Path, python: Ca
             os.utime(clone / ".venv/installed", (1, 1))  # older than the pins
         assert make(clone)[0] == 0
         assert ("--clear" in (clone / "log").read_text().splitlines()[0]) == cleared
+
+
+def test_an_install_with_a_problem_does_not_call_itself_ready(clone: Path, python: Callable[..., None]) -> None:
+    python()
+    write_program(clone / "fake-wnrepro", "#!/bin/sh\necho 'problem  torch: does not load'\nexit 1\n")
+    code, printed, _ = make(clone)
+    assert code == 0 and "problem  torch: does not load" in printed and "reproduce-quick" not in printed
 
 
 @pytest.mark.parametrize("program", ["pip", "wnrepro"])

@@ -525,7 +525,7 @@ def _inconsistent(runs: Iterable[Run]) -> list[str]:
 
 def _most(found: list[str]) -> list[str]:
     more = len(found) - MOST_PROBLEMS
-    return found if more <= 0 else [*found[:MOST_PROBLEMS], f"And {more} more problems."]
+    return found if more <= 0 else [*found[:MOST_PROBLEMS], f"And {count(more, 'more problem')}."]
 
 
 def _problems(run: Run) -> Iterator[str]:

@@ -88,7 +88,7 @@ def test_readme_and_page_are_written(clone: Path, run: Run) -> None:
     assert run(*options)[0] == 0 and snapshot(clone) == before
 
 
-@pytest.mark.parametrize("text", ["# No marker\n", f"{END}\n{START}\n", f"{START}\n", None])
+@pytest.mark.parametrize("text", ["# No marker\n", f"{END}\n{START}\n", f"{START}\n", f"{START}\n{END}\n" * 2, None])
 def test_without_markers_nothing_is_written(clone: Path, run: Run, text: str | None) -> None:
     (clone / "README.md").unlink() if text is None else (clone / "README.md").write_text(text)
     before = snapshot(clone)

@@ -72,6 +72,7 @@ def test_a_recording_is_drawn_again(tmp_path: Path) -> None:
         ("kill -TERM $$", 143),
         (f"echo on {socket.gethostname()}.", 1),
         ("pwd", 1),
+        (f"printf '{socket.gethostname()[:1]}\\033[1m{socket.gethostname()[1:]}'", 1),  # in two colours
         (f": {Path.cwd()}", 1),
     ],
 )

@@ -264,12 +264,13 @@ def _link(path: Path, folder: Path) -> str:
 def placed(path: Path, block: str = "") -> str:
     """Return the text of README.md with this block. Raises UserError if it has no place for one."""
     try:
-        before, start, rest = read_text(path).partition(START)
+        text = read_text(path)
     except FileNotFoundError:
         raise UserError(f"--readme: there is no {path}; run this in a clone of the repository") from None
+    before, _, rest = text.partition(START)
     _, end, after = rest.partition(END)
-    if not (start and end):
-        raise UserError(f"--readme: {path} lacks the lines `{START}` and, below it, `{END}`; add them")
+    if not end or text.count(START) > 1 or text.count(END) > 1:
+        raise UserError(f"--readme: {path} must have the lines `{START}` and, below it, `{END}`, each once; add them")
     return f"{before}{START}\n{block}{END}{after}"
 
 
@@ -284,6 +285,6 @@ def write_summary(published: Path, top: Path) -> list[Path]:
         try:
             path.parent.mkdir(exist_ok=True)
         except OSError as error:
-            raise DiskError(f"{path.parent} cannot be made ({error.strerror}): make the folder writable.") from error
+            raise DiskError(f"{path.parent}: cannot be made ({error.strerror}); make its folder writable") from error
         write_atomic(path, text.encode())
     return list(texts)

@@ -93,12 +93,12 @@ def pages() -> dict[str, str]:
 
 
 def main() -> None:
-    docs = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS
+    docs, made = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS, pages()
     (docs / "cli").mkdir(parents=True, exist_ok=True)
     for path in (docs / "cli").glob("*.md"):
         path.unlink()
-    for name, text in pages().items():
-        (docs / name).write_text(text)
+    for name, text in made.items():
+        (docs / name).write_bytes(text.encode())
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def read(terminal: int) -> bytes:
 
 def private(cast: Cast) -> list[str]:
     """Return the words in a recording that name this machine, its user or its folders."""
-    text = "".join([cast.command, "\n", *(part for _, part in cast.output)])
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "".join([cast.command, "\n", *(part for _, part in cast.output)]))
     folders = map(str, (Path.cwd(), Path.home(), tempfile.gettempdir(), sys.prefix))
     words = sorted({socket.gethostname(), getpass.getuser(), *folders})
     return [word for word in words if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
