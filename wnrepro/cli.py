@@ -181,8 +181,8 @@ def report(
         bool,
         typer.Option(
             "--check",
-            help="only check that the files of each run are consistent (exit code 1 if not) and that each rule is "
-            "older than its runs",
+            help="only check that the files of each run are consistent (exit code 1 if not), and say "
+            "whether each rule is older than its runs",
         ),
     ] = False,
     compare: Annotated[
@@ -211,7 +211,7 @@ def report(
     The files of a scale are report.html, report.md, tables/*.csv, and figures/ with PNG and PDF files. --compare writes
     comparison.html and comparison.md.
     """
-    check_results(results, must_exist=True, write=False)
+    check_results(results, must_exist=not published, write=False)
     given: dict[str, object] = {"--check": check, "--serve": serve, "--compare": compare, "--export": export}
     if sum(map(bool, given.values())) > 1:
         raise UserError("--check, --compare, --export and --serve exclude each other; use one of them")

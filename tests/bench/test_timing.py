@@ -1,8 +1,12 @@
 """The benchmark: what it times and reports, its file, its command; the contenders here, or each in its process."""
 
+import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,8 @@ import torch
 from factories import InProcess, timed_small
 
 from wnrepro.bench import timing
-from wnrepro.bench.ours import timed_settings
+from wnrepro.bench.counting import WHOLE
+from wnrepro.bench.ours import our_steps, timed_settings
 from wnrepro.bench.plain import PLAIN, check_plain
 from wnrepro.errors import UserError
 from wnrepro.experiments.dqn import Dqn
@@ -78,6 +83,19 @@ def test_measure_in_processes_and_store(
     stored = json.loads(path.read_text())
     assert stored["another"]["rounds"] == 1 and stored[experiment]["ratios"] == figures["ratios"]
     assert stored["device_name"] == stored[experiment]["device_name"] and "commit" in stored[experiment]["git"]
+
+
+@pytest.mark.slow
+def test_interrupt_ends_the_contenders_without_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C reaches them too, which changes nothing; the main process ends them."""
+    entrants = {"wn": (functools.partial(timing.prepare, our_steps), timed_small("cifar"))}
+    with contextlib.suppress(KeyboardInterrupt), timing.contenders(entrants, CPU, 1, print) as started:
+        process = started["wn"].process
+        os.kill(process.pid or 0, signal.SIGINT)
+        started["wn"].ask(WHOLE)
+        assert started["wn"].answer() > 0
+        raise KeyboardInterrupt
+    assert process.exitcode == -signal.SIGTERM and "Traceback" not in capfd.readouterr().err
 
 
 def test_settings_have_the_precision_in_which_they_are_judged() -> None:

@@ -14,6 +14,7 @@ import datetime
 import functools
 import multiprocessing
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -125,7 +126,11 @@ class Contender:
         self.settings, self.parts, self.facts, self.memory_bytes = settings, list[str](), dict[str, Any](), 0
         arguments = (theirs, prepare, settings, device, threads, about(settings.param).source)
         self.process = context.Process(target=run_contender, args=arguments, daemon=True)
-        self.process.start()
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process inherits it: Ctrl-C is for `leave`
+        try:
+            self.process.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
         theirs.close()  # so that reading raises EOFError after the process has ended
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -147,6 +152,12 @@ class Contender:
             self.pipe.send(None)
         self.process.join()
 
+    def leave(self, error: type[BaseException] | None, *_: object) -> None:
+        """End the process, after an error at once."""
+        if error is not None:
+            self.process.terminate()
+        self.end()
+
 
 @contextlib.contextmanager
 def contenders(
@@ -158,7 +169,7 @@ def contenders(
         for name, (prepare, settings) in entrants.items():
             show(f"warming up {name}")
             started[name] = Contender(prepare, settings, device, threads)
-            ending.callback(started[name].end)
+            ending.push(started[name].leave)
             started[name].wait()
         yield started
 

@@ -55,7 +55,7 @@ def improved(evidence: Evidence, results: Results) -> None:
             epochs = shared_epochs(*used[0], *used[1])
             scores = ([max_score(run, epochs) for run in runs] for runs in used)
             ours, theirs = (score(float(np.mean(some or [math.nan]))) for some in scores)
-            evidence.remarks.append(f"{name}: wn {ours}, normal {theirs} after {count(epochs, 'epoch')}")
+            evidence.remarks.append(f"{name}: best test score of {count(epochs, 'epoch')} wn {ours}, normal {theirs}")
     if missing := [paper.game_name(game) for game in paper.TABLE3 if not evidence.values.get(game)]:
         evidence.remarks.append(f"no pair of runs on {listed(missing)}")
 
