@@ -34,7 +34,7 @@ from wnrepro.report.tables import differences, section_of
 from wnrepro.results import Results, Run, load, scales_with_runs
 from wnrepro.runs.directory import write_atomic
 from wnrepro.settings import SETTINGS
-from wnrepro.text import listed, printable
+from wnrepro.text import count, listed, printable
 
 README, PAGE = "README.md", "docs/results.md"
 START, END = "<!-- results: wnrepro report --published --readme -->", "<!-- end of results -->"
@@ -128,12 +128,14 @@ class Summary:
         sections.sort(key=lambda one: not any(self.found[id].claim.check for row in one.rows for id in row.ids))
         about = [sentence for scale in self.read for sentence in declared.CONTENT["warnings"].get(scale, ())]
         on_gpu = any(run.record.device.startswith("cuda") for read in self.read.values() for run in read.runs)
+        late = sum(one.finding.after_the_fact for one in self.found.values())
         reports = {scale: _link(self.published / scale / "report.md", folder) for scale in self.read}
         return render(
             "results.md.jinja",
             counts=self.counts(),
             about=" ".join([*about, *["No published run used a GPU."] * (not on_gpu)]),
             reports=reports,
+            late=late and count(late, "claim"),
             sections=[one for one in sections if one.rows or one.picture],
             says=SAYS,
         )
