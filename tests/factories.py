@@ -306,6 +306,9 @@ class InProcess:
     def end(self) -> None:
         pass
 
+    def leave(self, *_: object) -> None:
+        pass
+
 
 # ------------------------------------------------------------------------------- made-up runs
 

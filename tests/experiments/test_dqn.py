@@ -251,7 +251,7 @@ def test_rows_are_of_the_steps_and_games_of_each_epoch() -> None:
     assert made.mean_q() == epochs[-1].metrics["mean_q"]
 
     note, *_, last = resumed.train()
-    assert isinstance(note, Note) and "100 steps of play by the policy of epoch 1" in note.text
+    assert isinstance(note, Note) and "100 steps" in note.text and "epoch 1" in note.text
     assert resumed.facts["refilled_after_epochs"] == [1]
     assert resumed.replay.appended == 220, "100 to fill it, 120 of the epoch"
     assert isinstance(last, Epoch) and (last.metrics["agent_steps"], last.metrics["updates"]) == (240, 35)
@@ -275,11 +275,11 @@ def test_resume_with_the_replay_is_exact(actors: int, changes: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("changes", "free", "words"),
     [
-        ({"replay_steps": 1_000_000}, 4e9, "--replay-steps 1000000: needs 7.1 GB of memory, 4.0 GB are free"),
-        ({"replay_steps": 1_000_000, "checkpoint_replay": True}, 9e9, "needs 14.1 GB of memory, 9.0 GB are free"),
-        ({"replay_start": 500}, 4e9, "--replay-start 500: the replay holds 400 steps"),
-        ({"batch_size": 100}, 4e9, "--batch-size 100: the replay starts with 100 steps"),
-        ({"epsilon_last": 1.5}, 4e9, "--epsilon-last 1.5: give a number of at most 1"),
+        ({"replay_steps": 1_000_000}, 4e9, "--replay-steps 1000000: needs 7.1 GB .* 4.0 GB are free"),
+        ({"replay_steps": 1_000_000, "checkpoint_replay": True}, 9e9, "--replay-steps 1000000: needs 14.1 GB .* 9.0 GB are free"),
+        ({"replay_start": 500}, 4e9, "--replay-start 500: .* 400"),
+        ({"batch_size": 100}, 4e9, "--batch-size 100: .* 99"),
+        ({"epsilon_last": 1.5}, 4e9, "--epsilon-last 1.5: must be at most 1"),
         ({"init": "deep_q_rl"}, 4e9, "--init deep_q_rl: has no effect on wn"),
     ],
 )
