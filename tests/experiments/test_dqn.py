@@ -276,7 +276,7 @@ def test_resume_with_the_replay_is_exact(actors: int, changes: dict[str, Any]) -
     ("changes", "free", "words"),
     [
         ({"replay_steps": 1_000_000}, 4e9, "--replay-steps 1000000: needs 7.1 GB .* 4.0 GB are free"),
-        ({"replay_steps": 1_000_000, "checkpoint_replay": True}, 9e9, "--replay-steps 1000000: needs 14.1 GB .* 9.0 GB are free"),
+        ({"replay_steps": 1_000_000, "checkpoint_replay": True}, 9e9, "needs 14.1 GB .* 9.0 GB are free"),
         ({"replay_start": 500}, 4e9, "--replay-start 500: .* 400"),
         ({"batch_size": 100}, 4e9, "--batch-size 100: .* 99"),
         ({"epsilon_last": 1.5}, 4e9, "--epsilon-last 1.5: must be at most 1"),
