@@ -40,7 +40,8 @@ reproduce-quick: install
 reproduce-all: install
 	$(BIN)/wnrepro reproduce
 
-# Everything that is generated: docs/cli.md and docs/cli/, the published report, the results in the README, docs/results.md.
+# Everything that is generated: docs/cli.md and docs/cli/, the published report, the results in the README, docs/results.md,
+# and the pages of docs/ whose templates are in wnrepro/report/pages.
 docs: install
 	$(BIN)/python -m wnrepro.tools.cli_pages
 	$(BIN)/wnrepro report --published --readme
@@ -54,7 +55,7 @@ test-all: install
 
 # The tests of what is compiled, captured and computed, or those of TESTS, with the lowest torch that pyproject.toml allows;
 # everything else is that of .venv.
-TESTS := tests/parameterization tests/experiments tests/test_optim.py tests/test_compiling.py tests/test_cuda_graphs.py
+TESTS := tests/parameterization tests/experiments tests/test_optim.py tests/test_compiling.py tests/test_cuda_graphs.py tests/test_lockstep.py
 LOWEST := .venv-lowest/bin
 
 test-lowest: .venv-lowest/installed

@@ -1,5 +1,6 @@
 """Fixtures that several test modules share; --few and --soak; checks of shapes."""
 
+import math
 import pickle
 import signal
 import subprocess
@@ -104,12 +105,26 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process save after every epoch, for tests that read their files or stop them after some epoch."""
+    monkeypatch.setattr("wnrepro.runs.run.SAVE_SHARE", math.inf)
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """No checks of annotations, which torch.compile cannot trace."""
     jaxtyping_config.update("jaxtyping_disable", True)
     yield
     jaxtyping_config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for torch's graphs, so that steps are recorded on the CPU."""
+    from graph_factories import record_graphs
+
+    record_graphs(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -295,7 +295,7 @@ class InProcess:
     def wait(self, seconds: float | None = None) -> bool:
         return True
 
-    def ask(self, part: str, at_least: float = 0.0) -> None:
+    def ask(self, part: str, at_least: float = 0.0, threads: int | None = None) -> None:
         began = time.perf_counter()
         self.steps[part]()
         self.seconds = time.perf_counter() - began
@@ -731,9 +731,11 @@ class FakeEngine(Engine):
         memory: int | None = None,
         seconds: Any = (),
         loading: float = 0,
+        unsaved: Collection[int] = (),
     ) -> None:
         super().__init__(["cpu"], jobs, 1, memory_bytes=memory)
         self.results, self.lives, self.seconds, self.loading = results, lives, dict(seconds), loading
+        self.unsaved = unsaved  # epochs that are not written to disk
         self.clock, self.stopped = 0.0, False
         self.living: dict[str, tuple[Job, list[float | str]]] = {}
         self.due: list[tuple[float, int, str]] = []
@@ -770,11 +772,17 @@ class FakeEngine(Engine):
             if now in ("done", "diverged"):
                 put_run(self.results, job.run, now)
             return name, Event(job.run.settings.epochs, f"it is {now}", now)
-        if now == int(now) and now:
+        if now == int(now) and now and now not in self.unsaved:
             put_run(self.results, job.run, "running", epoch=int(now))
             self.saved.setdefault(name, []).append(self.clock)
         self.later(name, 0.0 if isinstance(life[0], str) else self.seconds.get(name, 0.0))
         return name, Event(now, f"epoch {now}")
+
+    def pause(self, name: str) -> None:
+        self.ended[name] = self.clock
+        self.living[name] = self.living[name][0], ["lost"]
+        self.due = [one for one in self.due if one[2] != name]
+        self.later(name, 0.0)
 
     def end(self, *names: str) -> None:
         for name in names:

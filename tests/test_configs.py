@@ -55,6 +55,8 @@ def test_options_override_a_config(run: Command, planned: list[Any]) -> None:
     Path("wn.json").write_text(printed)
     run("cifar", "--config", "wn.json", "--seed", 5, "--seed", 6, "--lr", 0.1)
     assert [(s.seed, s.lr, s.g_exp, s.epochs) for s in planned[0][0]] == [(5, 0.1, 3, 150), (6, 0.1, 3, 150)]
+    run("cifar", "--config", "wn.json", "--seeds", "6,5", "--lr", 0.1)
+    assert planned.pop() == planned[0]
     run("cifar", "--config", "wn.json", "--scale", "quick")  # what the file does not change is the new scale's
     (settings,), scale = planned[1]
     assert (settings.g_exp, settings.epochs, settings.width, settings.dataset) == (3, 150, 16, "bundled")
@@ -85,6 +87,68 @@ def test_a_config_keeps_its_precision_on_a_gpu(run: Command, planned: list[Any])
     run("cifar", "--config", "cpu.json", "--device", "cuda")
     run("cifar", "--config", "cpu.json", "--device", "cuda", "--scale", "short")
     assert [one[0][0].precision for one in planned] == ["bf16", "fp32", "fp32"]
+
+
+FLAGS = {"avx512_bf16": True, "amx_bf16 avx2": True, "avx2 avx512f amx_tile": False, "": False}
+LEARNT = {"cifar": [True], "cvae": [True, False], "draw": [True], "dqn": [True, False, False, False]}
+
+
+def put_flags(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
+    """Fake the processor of this machine; "": an unknown one."""
+    Path("cpuinfo").unlink(missing_ok=True)
+    if flags:
+        Path("cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\nbugs\t\t: bf16\n\n" * 2)
+    monkeypatch.setattr("wnrepro.machine.CPUINFO", Path("cpuinfo"))
+
+
+@pytest.mark.parametrize(("flags", "has"), FLAGS.items())
+@pytest.mark.parametrize("experiment", SETTINGS)
+def test_auto_is_bf16_where_the_processor_has_it_and_it_learns(
+    run: Command, planned: list[Any], monkeypatch: pytest.MonkeyPatch, experiment: str, flags: str, has: bool
+) -> None:
+    put_flags(monkeypatch, flags)
+    part = SETTINGS[experiment].part
+    words = (experiment, "--param", "wn", *(("--" + part, "all") if part else ()), "--precision", "auto")
+    assert run(*words, "--device", "cpu")[0] == run(*words, "--device", "cuda")[0] == 0
+    (on_cpu, _), (on_gpu, _) = planned
+    assert [s.precision for s in on_cpu] == ["bf16" if has and learnt else "fp32" for learnt in LEARNT[experiment]]
+    assert {s.precision for s in on_gpu} == {SETTINGS[experiment].gpu_precision}
+    code, printed, said = run(*words, "--device", "cpu", "--print-config")
+    configs = json.loads(printed)
+    found = [one["settings"]["precision"] for one in (configs if isinstance(configs, list) else [configs])]
+    assert code == 0 and found == [s.precision for s in on_cpu]
+    assert said.count("auto: ") == 1 and all(f"{precision} for {experiment}" in said for precision in set(found))
+    assert run(*words, "--device", "cpu", "--quiet") == (0, "", "")
+
+
+def test_auto_is_an_option_and_no_setting(run: Command, planned: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    put_flags(monkeypatch, "amx_bf16")
+    words = ("draw", "--param", "wn", "--device", "cpu")
+    code, _, error = run(*words, "--precision", "auto", "--precision", "fp32")
+    assert code == 2 and "--precision auto" in error and not planned
+    _, printed, _ = run(*words, "--precision", "fp32", "--precision", "bf16", "--print-config")
+    Path("two.json").write_text(printed)
+    run("draw", "--config", "two.json", "--precision", "auto", "--device", "cpu")
+    assert [s.precision for s in planned[0][0]] == ["bf16"]  # both of the file's
+    write({"experiment": "draw", "scale": "paper", "settings": {"param": "wn", "precision": "auto"}})
+    code, _, error = run("draw", "--config", "config.json", "--device", "cpu")
+    assert code == 2 and "--precision auto" in error and len(planned) == 1
+
+
+def test_auto_for_a_grid(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("reproduce", "--scale", "short", "--plan", "--device", "cpu", "--json", "--precision")
+    plans = {}
+    for flags in ("avx512_bf16", "avx2"):
+        put_flags(monkeypatch, flags)
+        code, printed, _ = run(*words, "auto")
+        assert code == 0
+        plans[flags] = [one["run"] for one in json.loads(printed)["grid"]]
+    assert plans["avx2"] == [one["run"] for one in json.loads(run(*words, "fp32")[1])["grid"]]
+    in_bf16 = {name for name in plans["avx512_bf16"] if "precision-bf16" in name}
+    learnt = tuple(f"results/short/{model}" for model in ("cifar/", "cvae/mnist", "draw/", "dqn/breakout"))
+    assert in_bf16 == {name for name in plans["avx512_bf16"] if name.startswith(learnt)}
+    assert in_bf16 and len(in_bf16) < len(plans["avx2"]) == len(plans["avx512_bf16"])
 
 
 def test_a_config_may_leave_settings_out(run: Command, planned: list[Any]) -> None:

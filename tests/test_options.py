@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from wnrepro.options import default_text, given_settings
-from wnrepro.settings import PARAMS, SETTINGS, CifarSettings, register
+from wnrepro.errors import UserError
+from wnrepro.options import MOST_SEEDS, default_text, given_settings, seeds_of
+from wnrepro.settings import LARGEST_SEED, PARAMS, SETTINGS, CifarSettings, register
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -40,6 +41,30 @@ def test_several_values_are_several_runs() -> None:
     planned = list(given_settings(CifarSettings, "quick", options))
     assert [(s.param, s.lr) for s in planned] == [(p, lr) for p in ("wn", "bn") for lr in (0.1, 0.2)]
     assert {s.noise_epochs for s in planned} == {(1, 2)}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [
+        ("1-8", [1, 2, 3, 4, 5, 6, 7, 8]),
+        ("1,3,5-8", [1, 3, 5, 6, 7, 8]),
+        ("7, 2-4,3,7", [2, 3, 4, 7]),
+        ("0", [0]),
+        (f"{LARGEST_SEED - 1}-{LARGEST_SEED}", [LARGEST_SEED - 1, LARGEST_SEED]),
+        (f"1-{MOST_SEEDS},5", [*range(1, MOST_SEEDS + 1)]),
+    ],
+)
+def test_seeds_are_ranges_and_lists(text: str, seeds: list[int]) -> None:
+    assert seeds_of(text) == seeds
+
+
+WRONG = ("", "8-1", "a-b", "1,,2", "1-", "-1", "1-2-3", "1.5", "1;2", "٣", f"0-{LARGEST_SEED + 1}", "9" * 5000)
+
+
+@pytest.mark.parametrize("text", [*WRONG, f"1-{MOST_SEEDS + 1}", f"1-{MOST_SEEDS},{MOST_SEEDS + 1}"])
+def test_other_texts_are_no_seeds(text: str) -> None:
+    with pytest.raises(UserError, match="--seeds"):
+        seeds_of(text)
 
 
 def test_a_registered_experiment_has_a_command(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,9 @@ import typer
 from wnrepro import errors, signals
 from wnrepro.configs import printed, selected
 from wnrepro.errors import DiskError, InstallError, UserError, complain, describe
-from wnrepro.machine import may_be_gpu
+from wnrepro.machine import has_bf16, may_be_gpu
 from wnrepro.options import (
+    AUTO,
     PARAM_LIST,
     DataDir,
     Device,
@@ -35,6 +36,7 @@ from wnrepro.options import (
     complete_dataset,
     complete_param,
     expanded,
+    seeds_of,
     set_options,
 )
 from wnrepro.preflight import (
@@ -105,6 +107,10 @@ def experiment_command(cls: type[Settings]) -> Callable[..., None]:
         options = RunOptions(**{name: given.pop(name) for name in names & given.keys()})
         given = {name: value for name, value in given.items() if value not in (None, [])}
         quiet = options.quiet or options.as_json
+        if options.seeds is not None:
+            if "seed" in given:
+                raise UserError("--seeds: excludes --seed; use one of the two")
+            given["seed"] = seeds_of(options.seeds)
         check_results(options.results)
         may_be_gpu(options.device)
         if "param" in given:
@@ -116,10 +122,14 @@ def experiment_command(cls: type[Settings]) -> Callable[..., None]:
             from wnrepro.runs import warm_start
 
             given["init_from"] = [warm_start.add(Path(folder)) for folder in given["init_from"]]
+        auto = AUTO in given.get("precision", ())
+        if auto and len({*given.pop("precision")}) > 1:
+            raise UserError(f"--precision {AUTO}: excludes other precisions; give one")
         scale, planned, names = selected(cls, options.scale, given, options.config)
         options = dataclasses.replace(options, scale=scale)
-        on_gpu = "precision" not in names and is_gpu(options.device, quiet)
-        planned = complete_settings(planned, names, on_gpu, options.data_dir, quiet)
+        on_gpu = (auto or "precision" not in names) and is_gpu(options.device, quiet)
+        planned = complete_settings(planned, names, on_gpu, options.data_dir, quiet, auto, auto and has_bf16())
+        planned = list(dict.fromkeys(planned))  # a file's runs may differ in their precisions only
         if "init_from" in given:
             warm_start.check(cls, planned)
         if options.print_config:
@@ -175,7 +185,7 @@ def report(
         typer.Option("--published", help="report on the repository's runs, in published/ of --results"),
     ] = False,
     readme: Annotated[
-        bool, typer.Option("--readme", help="with --published: also write the results in README.md and docs/results.md")
+        bool, typer.Option("--readme", help="with --published: also write the results in README.md and docs/")
     ] = False,
     check: Annotated[
         bool,
@@ -498,11 +508,12 @@ def bench(
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Time a training step of each parameterization and of a plain PyTorch loop.
+    """Time a training step of each parameterization, of a plain PyTorch loop, and of public programs.
 
     The steps alternate, and their ratios have intervals. A step's FLOPs and bytes are compared with a large matrix
-    product and a copy. The command also measures peak memory and the speed of several processes at a time. For dqn, it
-    times emulation, acting and learning alone too. It times cvae on MNIST and dqn on Breakout.
+    product and a copy. The command also measures peak memory, the speed of 1, 2, 4 and 8 seeds at a time, and the
+    energy of a step if the device counts it. For dqn, it times emulation, acting and learning alone too. It times cvae
+    on MNIST and dqn on Breakout. It compares cvae with pythae and dqn with Stable-Baselines3 if they are installed.
     """
     if experiment not in (*SETTINGS, "all"):
         raise UserError(f"bench {experiment}: unknown; use one of {', '.join(SETTINGS)}, all")
@@ -534,8 +545,8 @@ def bench(
         set_precision(name, torch_device)
     for name in names:
         plain.check_plain(name)
-    if not precision and "bf16" not in precisions:
-        console.print("bf16 is not timed: this processor has no bf16 instructions (--precision bf16 times it anyway)")
+    for note in timing.left_out(names, precision or [], precisions):
+        console.print(note, highlight=False, soft_wrap=True)
     measured: dict[str, Any] = {}
     path = None
     for name in names:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from wnrepro.cuda_graphs import here
 from wnrepro.device import float64_device, random_generators
 from wnrepro.events import Note
 
@@ -104,7 +105,8 @@ def compiled(function: Callable[..., Any], gradients: Gradients, precision: str)
         return Compilation(refused=fault)
     result = Compilation()
     try:
-        torch.compiler.reset()  # torch keeps at most eight compiled versions of a function in a process
+        if not here.meet:  # else another run may have compiled the same code
+            torch.compiler.reset()  # torch keeps at most eight compiled versions of a function in a process
         checked = check_gradients(result.faster(function), gradients, precision)
         result.error, result.refused = checked.error, result.refused or checked.refused
         result.function = None if result.refused else checked.function

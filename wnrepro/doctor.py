@@ -13,6 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from wnrepro import machine
 from wnrepro.data import files
 from wnrepro.errors import UserError
 from wnrepro.settings import GAMES
@@ -20,7 +21,7 @@ from wnrepro.text import count
 
 MEMORY_BYTES = 4e9  # whitened CIFAR-10 (0.8 GB), its pixels, torch, one minibatch's activations, and a reserve
 DISK_BYTES = 5e9  # a checkpoint of the paper's CIFAR-10 VAE has 0.7 GB, and the next is written beside it
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+BF16_FLAGS = machine.BF16_FLAGS | {"bf16"}  # with ARM's
 USES = {  # the commands that read a data set
     "cifar10": "cifar and cvae with --dataset cifar10",
     "mnist": "cvae and draw with --binarization seeded",
@@ -147,7 +148,7 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     if flags & BF16_FLAGS:
         return Finding("cpu", "ok", detail)
     costs = "--precision bf16 works, but is many times slower, because this CPU has no bf16 instructions"
-    return Finding("cpu", "note", detail, costs, "use --precision fp32, the default on a CPU")
+    return Finding("cpu", "note", detail, costs, "use --precision fp32, the default on a CPU, or auto")
 
 
 def memory() -> Finding:

@@ -10,6 +10,8 @@ from pathlib import Path
 from wnrepro.errors import UserError
 from wnrepro.text import count, printable
 
+CPUINFO = Path("/proc/cpuinfo")  # Linux only
+BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # of x86 processors with instructions for bf16
 GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")  # one exists if Linux or WSL has a GPU
 
 
@@ -50,7 +52,7 @@ def processor_name() -> str:
     """Return the name of this machine's processor."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return name
 
@@ -58,6 +60,16 @@ def processor_name() -> str:
 def processor(threads: int) -> str:
     """Return the processor's name and a number of threads: a CPU's name in run.json and in estimates."""
     return f"{processor_name()}, {count(threads, 'thread')}"
+
+
+def has_bf16() -> bool:
+    """Test whether this machine's processor has instructions for bf16, as far as is known: on Linux."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return not BF16_FLAGS.isdisjoint(flags)
 
 
 def available_memory() -> int | None:

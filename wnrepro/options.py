@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import itertools
+import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import typer
 
 from wnrepro.errors import UserError
 from wnrepro.settings import (
+    LARGEST_SEED,
     PANELS,
     PARAMS,
     SCALE_NAMES,
@@ -30,7 +32,10 @@ GPU_PRECISIONS = ", ".join(
     for precision, group in itertools.groupby(SETTINGS.values(), key=lambda cls: cls.gpu_precision)
 )
 PARAM_LIST = ", ".join([*PARAMS, "all", "FILE.py:CLASS"])
+AUTO = "auto"  # a value of --precision, which is not one of the setting
+AUTO_MEANING = "`auto`: on a CPU with bf16 instructions bf16, where it learnt as well as fp32; otherwise the default"
 METAVARS = {int: "N", float: "X"}
+MOST_SEEDS = 1000  # of one command
 COMMON, MODEL, DATA, START, OUTPUT = PANELS
 
 
@@ -100,6 +105,15 @@ class RunOptions:
     """The options of an experiment's command besides its settings."""
 
     scale: Scale = "paper"
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="seeds to train side by side, such as 1-8 or 1,3,5-8; on a CPU each is a process with one thread, or "
+            "OMP_NUM_THREADS",
+            rich_help_panel=COMMON,
+        ),
+    ] = None
     results: Results = Path("results")
     data_dir: DataDir = None
     device: Device = "auto"
@@ -189,9 +203,11 @@ class ReproduceOptions:
         ),
     ] = None
     precision: Annotated[
-        PrecisionName | None,
+        Literal[PrecisionName, "auto"] | None,
         typer.Option(
-            help="precision of all runs", show_default=f"fp32; on a GPU {GPU_PRECISIONS}", rich_help_panel=COMMON
+            help=f"precision of all runs; {AUTO_MEANING}",
+            show_default=f"fp32; on a GPU {GPU_PRECISIONS}",
+            rich_help_panel=COMMON,
         ),
     ] = None
     device: Device = "auto"
@@ -258,6 +274,24 @@ class ReproduceOptions:
         return self.engine == "local"
 
 
+def seeds_of(text: str) -> list[int]:
+    """Return the seeds of a text such as `1,3,5-8`, ascending and each once. Raises UserError for other text."""
+    found: set[int] = set()
+    for part in text.split(","):
+        ends = re.fullmatch(r"(\d{1,10})(?:-(\d{1,10}))?", part.strip(), re.ASCII)
+        first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (1, 0)
+        if not (first <= last <= LARGEST_SEED and last - first < MOST_SEEDS):
+            found.clear()
+            break
+        found.update(range(first, last + 1))
+    if not 0 < len(found) <= MOST_SEEDS:
+        raise UserError(
+            f"--seeds {printable(text, 60)}: must be ascending ranges of numbers from 0 to {LARGEST_SEED}, such "
+            f"as 1-8 or 1,3,5-8, with at most {MOST_SEEDS} seeds"
+        )
+    return sorted(found)
+
+
 def set_options(command: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> Callable[..., None]:
     """Set the signature of a command with arbitrary keyword arguments, so that typer derives its options."""
     signature = inspect.Signature(list(parameters))
@@ -286,7 +320,8 @@ def command_parameters(cls: type[Settings]) -> list[inspect.Parameter]:
     for field in dataclasses.fields(cls):
         kind, name, rules = types[field.name], option(field), field.metadata
         usual = METAVARS.get(value_type(kind), "TEXT")
-        choices = (*rules.get("choices", ()), *(("all",) if field.name in (cls.part, "param") else ()))
+        further = {"param": ("all",), cls.part: ("all",), "precision": (AUTO,)}.get(field.name, ())
+        choices = (*rules.get("choices", ()), *further)
         declared = typer.Option(
             f"{name}/--no-{name[2:]}" if kind is bool else name,
             metavar="NAME" if field.name == "param" else "|".join(choices) or rules.get("metavar", usual),
@@ -315,7 +350,8 @@ def value_type(kind: Any) -> Any:
 
 def setting_meaning(field: dataclasses.Field[Any]) -> str:
     """Return what a setting means, for the help."""
-    return str(field.metadata["help"]) + (f": {PARAM_LIST}" if field.name == "param" else "")
+    further = {"param": f": {PARAM_LIST}", "precision": f"; {AUTO_MEANING}"}.get(field.name, "")
+    return str(field.metadata["help"]) + further
 
 
 def default_text(

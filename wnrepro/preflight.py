@@ -109,16 +109,49 @@ def device_type(device: str, quiet: bool = False) -> str:
     return choose_device(device).type
 
 
+def auto_precision(settings: Settings, on_gpu: bool, bf16: bool) -> str:
+    """Return the precision of `--precision auto`: a GPU's default; on a CPU bf16 if it is fast and shown to learn.
+
+    bf16: whether the CPU has instructions for it.
+    """
+    if on_gpu:
+        return settings.gpu_precision
+    part = getattr(settings, settings.part) if settings.part else None
+    return "bf16" if bf16 and part in settings.bf16_parts else "fp32"
+
+
+def say_precisions(planned: Iterable[Settings], on_gpu: bool, bf16: bool) -> None:
+    """Say which precision `--precision auto` has chosen for each model, and for fp32 on a CPU why."""
+    models: dict[str, dict[str, None]] = {}
+    for settings in planned:
+        model = f"{settings.name} {getattr(settings, settings.part)}" if settings.part else settings.name
+        models.setdefault(settings.precision, {})[model] = None
+    chosen = "; ".join(f"{precision} for {', '.join(names)}" for precision, names in models.items())
+    why = "it has not been shown to learn as well in bf16" if bf16 else "this processor has no known bf16 instructions"
+    print(f"--precision auto: {chosen}{f' ({why})' * ('fp32' in models and not on_gpu)}", file=sys.stderr)
+
+
 def complete_settings(
-    planned: Iterable[Settings], given: Collection[str], on_gpu: bool, data_dir: Path | None, quiet: bool
+    planned: Iterable[Settings],
+    given: Collection[str],
+    on_gpu: bool,
+    data_dir: Path | None,
+    quiet: bool,
+    auto: bool = False,
+    bf16: bool = False,
 ) -> list[Settings]:
-    """Return settings with this machine's defaults for values not given: a GPU's precision, MNIST's binarization."""
+    """Return settings with this machine's defaults for values not given: a GPU's precision, MNIST's binarization.
+
+    auto: choose the precision of each, and say so. bf16: whether the CPUs that compute have instructions for it.
+    """
     from wnrepro.data.files import data_root, present_binarization
 
     completed = []
     for settings in planned:
         changes: dict[str, Any] = {}
-        if on_gpu and "precision" not in given:
+        if auto:
+            changes["precision"] = auto_precision(settings, on_gpu, bf16)
+        elif on_gpu and "precision" not in given:
             changes["precision"] = settings.gpu_precision
         if hasattr(settings, "binarization") and "binarization" not in given:
             is_mnist = settings.data == "real" and getattr(settings, "dataset", "mnist") == "mnist"  # type: ignore[attr-defined]
@@ -131,6 +164,8 @@ def complete_settings(
                 )
                 quiet = True
         completed.append(dataclasses.replace(settings, **changes))
+    if auto and not quiet:
+        say_precisions(completed, on_gpu, bf16)
     return completed
 
 

@@ -66,6 +66,7 @@ class Provenance(Content):
     git: GitState = GitState()
     versions: Versions = Versions()
     device_name: DeviceName = "unknown device"
+    together: Annotated[int, Field(ge=1)] = 1  # runs in the process, which share its seconds and peak memory
 
 
 class Facts(Content):
@@ -142,8 +143,23 @@ class ReplayMemory(Content):
     peak_bytes: Count | None = None
 
 
+ByRuns = dict[Annotated[int, Field(strict=False)], Amount]  # a number by runs at a time
+
+
+class Energy(Content):
+    """Joules per step, by contender, and by the number of runs in processes of their own or in one."""
+
+    counter: str = ""
+    joules: dict[str, Amount] = {}
+    side_by_side: ByRuns = {}
+    lockstep: ByRuns = {}
+
+
 class StepTimes(Provenance):
-    """One experiment's numbers in a benchmark."""
+    """One experiment's numbers in a benchmark.
+
+    side_by_side, lockstep: the total steps per second by the number of runs, in processes of their own or in one.
+    """
 
     device: str = ""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -151,7 +167,9 @@ class StepTimes(Provenance):
     ratios: dict[str, Ratio]
     memory: dict[str, Count] = {}
     replay_memory: ReplayMemory | None = None
-    side_by_side: dict[Annotated[int, Field(strict=False)], Amount] = {}  # steps per second by number of processes
+    side_by_side: ByRuns = {}
+    lockstep: ByRuns = {}
+    energy: Energy = Energy()
     work: dict[str, Work] = {}
 
     @model_validator(mode="after")

@@ -201,6 +201,7 @@ class Settings:
     part_scales: ClassVar[dict[str, Scales]] = {}  # for parts whose scales differ
     cost: ClassVar[tuple[str, ...]]  # the settings that determine the time of an example, besides param
     gpu_precision: ClassVar[str] = "tf32"  # default on a GPU, where results are judged in this precision
+    bf16_parts: ClassVar[tuple[str | None, ...]] = ()  # parts that bf16 learnt as well as fp32: docs/log/step-times.md
     init_default: ClassVar[str] = "authors"  # default of `init` for parameterizations that use it
     unit: ClassVar[str] = "images"  # of progress displays
     epoch_setting: ClassVar[str] = "train_examples"  # the setting with an epoch's number of units
@@ -283,6 +284,7 @@ class CifarSettings(Settings):
     }
     cost = ("batch_size", "width", "precision")
     gpu_precision = "bf16"  # the fastest; it learns as well as fp32 at equal epochs
+    bf16_parts = (None,)
 
     param: str = shared("param")
     lr: float = setting(0.003, "learning rate of Adam", "figure 1", above=0, panel="Common")
@@ -410,6 +412,7 @@ class CvaeSettings(Settings):
         *("dataset", "batch_size", "maps", "depths", "hidden", "latents"),
         *("iaf_depth", "iaf_width", "precision"),
     )
+    bf16_parts = ("mnist",)
     init_default = "folded"
     estimates_likelihood = True
 
@@ -532,6 +535,7 @@ class DrawSettings(Settings):
         *("batch_size", "attention", "time_steps", "units", "latents"),
         *("read_window", "write_window", "precision"),
     )
+    bf16_parts = (None,)
 
     param: str = shared("param")
     lr: float = setting(0.0003, "learning rate of Adam", "authors' code", above=0, panel="Common")
@@ -614,6 +618,7 @@ class DqnSettings(Settings):
         for game in GAMES
     }
     cost = ("batch_size", "update_every", "actors", "maps", "hidden", "precision")
+    bf16_parts = ("breakout",)
     init_default = "folded"
     unit = "agent steps"
     epoch_setting = "epoch_steps"

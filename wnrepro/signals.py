@@ -35,16 +35,26 @@ class Requests:
         self.patience = 0  # how many of them may wait
         self.once = False  # whether only the first ending signal counts
         self.ended = False  # whether one has come
-        self.checkpoint = False  # whether a checkpoint is wanted
+        self.checkpoints = 0  # the number of checkpoints that signals have asked for
 
 
 requests = Requests()
 
 
+class Seen(threading.local):
+    """The number of requests for a checkpoint that this thread has seen, or that came before it began to look."""
+
+    def __init__(self) -> None:
+        self.count = requests.checkpoints
+
+
+seen = Seen()
+
+
 def receive(number: int, _: object) -> None:
     """Handle a signal."""
     if number == CHECKPOINT:
-        requests.checkpoint = True
+        requests.checkpoints += 1
         return
     repeated, requests.ended = requests.ended, True
     if requests.once and repeated:
@@ -65,7 +75,7 @@ def handled(once: bool = False) -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (*ENDING, CHECKPOINT)}
-    outer, requests.once, requests.ended, requests.checkpoint = requests.once, once, False, False
+    outer, requests.once, requests.ended, seen.count = requests.once, once, False, requests.checkpoints
     try:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
@@ -79,7 +89,13 @@ def handled(once: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred(patience: int = 1) -> Iterator[None]:
-    """Let this number of ending signals wait, and raise Pause after the block if one still waits."""
+    """Let this number of ending signals wait, and raise Pause after the block if one still waits.
+
+    Only the main thread's block counts: it holds for the threads that it has started, too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     requests.waiting, requests.patience = [], patience
     try:
         yield
@@ -90,7 +106,7 @@ def deferred(patience: int = 1) -> Iterator[None]:
 
 def wanted() -> bool:
     """Test whether a signal waits, or asks for a checkpoint."""
-    return bool(requests.waiting) or requests.checkpoint
+    return bool(requests.waiting) or seen.count < requests.checkpoints
 
 
 def check() -> None:
@@ -100,9 +116,9 @@ def check() -> None:
 
 
 def checkpoint_wanted() -> bool:
-    """Test whether a checkpoint is wanted, once for each request."""
-    asked, requests.checkpoint = requests.checkpoint, False
-    return asked
+    """Test whether a checkpoint is wanted. Each thread is told once after a request."""
+    before, seen.count = seen.count, requests.checkpoints
+    return before < seen.count
 
 
 def exit_code(error: KeyboardInterrupt) -> int:

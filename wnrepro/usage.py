@@ -43,7 +43,7 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {  # of every command; a test parses
     "wnrepro": ("wnrepro cifar --param wn --scale quick", "wnrepro reproduce --plan", "wnrepro report --published"),
     "cifar": (
         "wnrepro cifar --param all --scale quick",
-        "wnrepro cifar --param wn --lr 0.001 --lr 0.003 --seed 1 --seed 2",
+        "wnrepro cifar --param wn --lr 0.001 --lr 0.003 --seeds 1-8",
         "wnrepro cifar --param my_norms.py:CentredWN --scale short",
     ),
     "cvae": (
@@ -54,7 +54,7 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {  # of every command; a test parses
     "draw": (
         "wnrepro draw --param wn --scale quick",
         "wnrepro draw --param wn --no-attention --epochs 20",
-        "wnrepro draw --param wn --g-start 1 --seed 1 --seed 2",
+        "wnrepro draw --param wn --g-start 1 --seeds 1,3,5-8",
     ),
     "dqn": (
         "wnrepro dqn --param wn --scale quick",
@@ -109,7 +109,7 @@ RANGES = {r"(\d+)<=x<=(\d+)": r"{} to {}", r"x>=(\d+)": "at least {}"}  # in the
 def examples(name: str) -> tuple[str, ...]:
     """Return three commands that show what a command does; those of a custom experiment are general."""
     general = f"wnrepro {name} --param wn"
-    return EXAMPLES.get(name, (f"{general} --scale quick", f"{general} --print-config", f"{general} --seed 1 --seed 2"))
+    return EXAMPLES.get(name, (f"{general} --scale quick", f"{general} --print-config", f"{general} --seeds 1-8"))
 
 
 class Row(NamedTuple):

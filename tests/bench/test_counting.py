@@ -35,8 +35,9 @@ ALL, ROW = 4 * 200, 4 * 20
         (lambda: (a.T.view(-1, 5, 10)[0].detach(), torch.empty_like(a), a.shape), 0),
     ],
 )
-def test_bytes_of_an_operation(operation: Callable[[], object], moved: int) -> None:
-    assert count_work(operation)["bytes"] == moved
+def test_bytes_and_kernels_of_an_operation(operation: Callable[[], object], moved: int) -> None:
+    counted = count_work(operation)
+    assert (counted["bytes"], counted["kernels"]) == (moved, 1 if moved else 0)
 
 
 def test_paper_classifier_needs_239_gflop() -> None:

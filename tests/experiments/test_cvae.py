@@ -1,12 +1,14 @@
 """The convolutional VAEs: the bound and the likelihood, evaluation, pictures."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from factories import make_pixels, tiny_cvae
 from torch import nn
 
+from wnrepro.compiling import Compilation
 from wnrepro.events import Epoch
 from wnrepro.experiments.cvae import Cvae, log_mean_exp
 from wnrepro.experiments.vae import log_normal
@@ -37,7 +39,7 @@ def test_bound_is_below_the_models_likelihood_and_two_samples_come_closer(
     model = experiment.net.eval()
     grid = torch.linspace(-12, 12, 1201)[:, None]
     log_mass = log_normal(grid[:, 0].double()) + math.log(24 / 1200)  # of a standard normal, at every point
-    monkeypatch.setattr(torch, "randn_like", lambda mean: grid)
+    monkeypatch.setattr(model, "noise", lambda x: grid)
     for image in experiment.train_x[:3].permute(0, 3, 1, 2).float():
         with torch.no_grad():
             logits = model.decoder(grid)
@@ -51,6 +53,22 @@ def test_bound_is_below_the_models_likelihood_and_two_samples_come_closer(
         assert bound < of_two < truth and truth - bound > 0.01
         # The weights' expectation is p(x) itself, which the estimate climbs towards.
         assert (log_mass + log_weights).logsumexp(0).item() == pytest.approx(truth, abs=1e-4)
+
+
+def test_bf16_starts_near_fp32_with_terms_in_fp32() -> None:
+    gradients = []
+    for precision in ("fp32", "bf16"):
+        experiment = make(precision=precision)
+        experiment.ready()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            terms = experiment.net(experiment.train_x[:20].permute(0, 3, 1, 2))
+        assert [term.dtype for term in terms] == [torch.float32] * 2
+        experiment.step(torch.arange(20))
+        gradients.append([p.grad for p in experiment.net.parameters()])
+    for full, low in zip(*gradients, strict=True):
+        assert low.dtype == torch.float32 and (low - full).norm() < 0.15 * full.norm()
+    assert any(not torch.equal(low, full) for low, full in zip(*gradients, strict=True))
 
 
 @pytest.mark.slow
@@ -92,6 +110,26 @@ def test_pictures_show_samples_and_originals_beside_reconstructions(dataset: str
     assert all(images.min() >= 0 and images.max() <= 1 for images in pictures.values())
     assert torch.equal(again["samples"], pictures["samples"])
     assert not torch.equal(others["samples"], pictures["samples"])
+
+
+@pytest.mark.parametrize("param", PARAMS)
+def test_compiled_terms_train_with_the_noise_of_plain_steps(param: str) -> None:
+    calls, told = [], []
+    plain, made = make(param), make(param)
+
+    def compiled(*inputs: Any) -> Any:
+        calls.append(inputs)
+        return made.net.terms(*inputs)
+
+    assert all(map(torch.equal, made.gradients(compiled, "fp32"), plain.gradients(None, "fp32"))) and len(calls) == 1
+    assert made.compilation.function is None  # few updates are not worth compiling
+    made.compilation = Compilation(compiled)
+    for each in (plain, made):
+        torch.manual_seed(0)
+        told.append([each.step(torch.arange(20 * k, 20 * k + 20))[0] for k in range(3)])
+    assert told[0] == told[1] and len(calls) == 4
+    made.test(made.net)
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize("param", PARAMS)

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from wnrepro.events import Epoch, Note
 from wnrepro.experiments import atari, checks, dqn
 from wnrepro.experiments.atari import SIZE, STACK, Batch, Games, Replay
 from wnrepro.experiments.dqn import Dqn, DqnNet
+from wnrepro.parameterization import fold
 from wnrepro.settings import PARAMS, scale_settings
+from wnrepro.tools.dqn_overlap import finish_first
 
 CPU = torch.device("cpu")
 
@@ -107,6 +110,14 @@ def test_bf16_starts_near_fp32_and_learns_on_fp32_weights() -> None:
     assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in rough.net.parameters())
 
 
+def test_bf16_target_gives_the_values_of_one_that_autocast_casts() -> None:
+    made, states = experiment(precision="bf16"), states_of(5)
+    made.sync_target()
+    assert {p.dtype for p in made.target.parameters()} == {torch.bfloat16}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(made.target(states), fold(made.net)(states))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("param", PARAMS)
 def test_agent_learns_the_rewarded_actions(param: str) -> None:
@@ -171,6 +182,52 @@ def test_update_comes_every_four_steps_before_the_last_steps_outcome_is_known(
     assert made.agent_steps == played and made.replay.appended == played // actors
     assert made.updates == (played - 100) // 4 > 10
     assert all(stored == agent_steps - actors for agent_steps, stored in known)
+
+
+def test_draws_updates_and_stores_are_in_the_agents_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the emulators play an action, the agent learns from the steps before it."""
+    made = Dqn(tiny_dqn(replay_start=100, update_every=4), CPU)
+    made.initialize(states_of(40))
+    told: list[str] = []
+
+    def tell(of: Any, name: str, letter: str) -> None:
+        before = getattr(of, name)
+
+        def called(*given: Any) -> Any:
+            told.append(letter)
+            return before(*given)
+
+        monkeypatch.setattr(of, name, called)
+
+    parts = (
+        (made, "act"),
+        (made.training, "send"),
+        (made.replay, "sample"),
+        (made, "captured_step"),
+        (made, "sync_target"),
+    )
+    parts += (made, "captured_sync"), (made.training, "receive"), (made.replay, "append")
+    for (of, name), letter in zip(parts, "asdutprA", strict=True):
+        tell(of, name, letter)
+    list(made.play(140, learn=True))
+    assert made.settings.target_every == 10 and made.updates == 10
+    assert "".join(told) == "asrA" * 103 + ("asduprA" + "asrA" * 3) * 9 + "asdutprA"
+
+
+def test_overlap_changes_no_number() -> None:
+    """Emulators that finish before the agent learns give the same replay and weights, to the last bit."""
+    agents = [Dqn(tiny_dqn(actors=2, replay_start=100, epsilon_steps=50, update_every=4), CPU) for _ in range(2)]
+    for made, context in zip(agents, (nullcontext(), finish_first(agents[1].training)), strict=True):
+        torch.manual_seed(1)
+        made.initialize(states_of(40))
+        with context:
+            list(made.play(220, learn=True))
+    one, other = (made.state_dict() | made.replay.state_dict() for made in agents)
+    assert agents[0].updates > 20 and one["rng"] == other["rng"]
+    for name in ("frames", "actions", "rewards", "terminals", "appended"):
+        np.testing.assert_array_equal(one[name], other[name])
+    for name, value in one["net"].items():
+        assert torch.equal(value, other["net"][name]), name
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The rows of init.csv and layers.csv against direct computation, and the identities, which notice mistakes."""
 
+import math
 from typing import Any
 
 import pytest
@@ -8,7 +9,13 @@ from layer_factories import mixed_model
 from torch import Tensor, nn
 
 from wnrepro.experiments import measurements
-from wnrepro.experiments.measurements import eq3_gradients, identity_residuals, layer_rows, measured_init
+from wnrepro.experiments.measurements import (
+    eq3_gradients,
+    first_non_finite,
+    identity_residuals,
+    layer_rows,
+    measured_init,
+)
 from wnrepro.parameterization import (
     BatchNorm,
     MeanOnly,
@@ -18,6 +25,7 @@ from wnrepro.parameterization import (
     norm,
 )
 from wnrepro.settings import PARAMS
+from wnrepro.tools.epoch_ends import Waits
 
 WHAT = ("mean", "min", "max")
 
@@ -70,6 +78,52 @@ def test_layer_rows_are_of_each_units_norm_and_g(param: str, g_exp: float | None
         expected = [each for values in (norms, g) for each in (values.mean(), values.min(), values.max())]
         assert list(row) == ["epoch", "layer", *(f"{of}_{what}" for of in ("v_norm", "g") for what in WHAT)]
         assert list(row.values()) == [7, name, *(pytest.approx(value.item(), rel=1e-5) for value in expected)]
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32,) * 3, (torch.float64, torch.float32, torch.bfloat16)])
+def test_layer_rows_are_to_the_last_digit_those_of_each_layer(dtypes: tuple[torch.dtype, ...]) -> None:
+    model = mixed_model("wn")
+    for (_, layer), dtype in zip(layers(model), dtypes * 9, strict=False):
+        layer.to(dtype)
+    with Waits() as waits:
+        rows = layer_rows(model, 1)
+    assert waits.number == 1
+    for row, (_, layer) in zip(rows, layers(model), strict=True):
+        for label, values in (("v_norm", layer.v_norm().detach()), ("g", layer.g.detach())):
+            assert [row[f"{label}_{name}"] for name in WHAT] == [getattr(values, name)().item() for name in WHAT]
+
+
+def test_first_value_that_is_not_finite_is_named_and_all_finite_ones_are_read_at_once() -> None:
+    """Of tensors of every kind: the largest that are finite, integers, empty ones, one number."""
+    model = mixed_model("bn")
+    model.register_buffer("largest", torch.full((3,), torch.finfo(torch.float64).max, dtype=torch.float64))
+    model.register_buffer("short", torch.full((2,), -torch.finfo(torch.bfloat16).max, dtype=torch.bfloat16))
+    model.register_buffer("pairs", torch.ones(2, dtype=torch.complex64))
+    model.register_buffer("steps", torch.tensor(2**40))
+    model.register_buffer("nothing", torch.empty(0, 3))
+    optimizer = torch.optim.Adam(model.parameters())
+    sum(p.square().sum() for p in model.parameters()).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    rows = layer_rows(model, 1)
+    with Waits() as waits:
+        assert first_non_finite(model, optimizer, rows) == ""
+    assert waits.number == 1
+    of_p = {p: name for name, p in model.named_parameters()}
+    parts = [(f"{name} is", tensor) for name, tensor in model.state_dict().items()]
+    parts += [
+        (f"a moment of {of_p[p]}'s gradient is", m) for p, state in optimizer.state.items() for m in state.values()
+    ]
+    parts = [(start, tensor) for start, tensor in parts if tensor.numel() and tensor.dtype != torch.int64]
+    assert len(parts) > 30
+    for number, (start, tensor) in enumerate(reversed(parts)):
+        with torch.no_grad():
+            tensor.view(-1)[-1] = (math.nan, math.inf, -math.inf)[number % 3]
+        assert first_non_finite(model, optimizer, rows) == f"{start} not finite"  # the first of those that are not
+    fine = mixed_model("bn")
+    rows = layer_rows(fine, 1)
+    rows[1]["g_max"] = math.inf
+    found = first_non_finite(fine, torch.optim.SGD(fine.parameters()), rows)
+    assert rows[1]["layer"] in found and rows[0]["layer"] not in found
 
 
 # ------------------------------------------------------------------------------- identities

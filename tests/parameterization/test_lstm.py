@@ -118,3 +118,32 @@ def test_recurrent_nets_export_and_have_gradients_of_each_sample() -> None:
         each(inputs)[0].square().sum().backward()
         for name, p in params.items():
             close(found[name].sum(0), p.grad)
+
+
+@pytest.mark.usefixtures("float64")
+@each_param
+def test_cell_takes_its_input_in_parts(param: str) -> None:
+    """Also in one product, whose gradients are those of two."""
+    cell, x, h = LSTMCell(5, 4, param), torch.randn(6, 5), torch.randn(6, 4)
+    assert cell.one_product == (param in ("normal", "wn"))
+    state, found = (h, torch.randn(6, 4)), []
+    gates = cell.input(x) + cell.recurrent(h)
+    i, f, g, o = gates.chunk(4, 1)
+    c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+    expected = (o.sigmoid() * c.tanh()).square().sum()
+    for output in (cell(x, state), cell(list(x.split([2, 3], 1)), state, cell.unrolled())):
+        close(output[1], c)
+        found.append(output[0].square().sum())
+    for value in found:
+        close(value, expected)
+        gradients = (torch.autograd.grad(one, list(cell.parameters()), retain_graph=True) for one in (value, expected))
+        for one, right in zip(*gradients, strict=True):
+            close(one, right)
+
+
+def test_biases_of_one_product_have_gradients_of_their_own() -> None:
+    """Else clipping the norm of all gradients in place would scale them twice."""
+    cell = LSTMCell(3, 4, "wn")
+    cell(torch.randn(2, 3))[0].sum().backward()
+    storages = [p.grad.untyped_storage().data_ptr() for p in cell.parameters() if p.grad is not None]
+    assert len(set(storages)) == len(storages) == 6

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from factories import same_tables, tiny_cvae, tiny_draw
@@ -221,3 +222,10 @@ def test_files_of_a_node_stay_in_the_runs_folder(tmp_path: Path) -> None:
     (folder / "noise.csv").symlink_to(folder / "metrics.csv")
     (folder / "My Notes.csv").touch()
     assert cluster.changes(folder, {}).keys() == inside
+
+
+def test_runs_on_nodes_save_after_every_epoch() -> None:
+    """No signal reaches them before they are cancelled."""
+    job = Job(Planned("draw", "quick", tiny_draw()), Path("results"), None, 1)
+    nodes = Mock(cluster.Cluster, bring_back=True)
+    assert not job.each_epoch and cluster.Cluster.launch(nodes, job).job.each_epoch

@@ -111,6 +111,16 @@ def test_which_runs_are_tried_again(tmp_path: Path, go: Drive, lives: list[Life]
     assert ("without CUDA graphs (try 1)" in text.getvalue()) == (captured < starts)
 
 
+def test_a_run_that_repeats_unsaved_epochs_makes_no_progress(tmp_path: Path, go: Drive) -> None:
+    """An epoch counts once, or a run that fails at the same place each time would start again without an end."""
+    (task,), reached = plan(tmp_path, seeds(1)), list[int]()
+    again: Life = [2, 3, "failed"]
+    lives: list[Life] = [[1, 2, 3, "failed"], *(list(again) for _ in range(9))]
+    engine = FakeEngine(tmp_path, {task.name: lives}, unsaved={2, 3})
+    go([task], engine, lambda task, news: reached.append(task.reached) if news == "retry" else None)
+    assert (len(engine.started), task.state, reached) == (1 + TRIES, "failed", [1] * TRIES)
+
+
 def test_a_run_that_another_process_holds_is_left_to_it(
     tmp_path: Path, go: Drive, monkeypatch: pytest.MonkeyPatch, hold: Hold
 ) -> None:

@@ -80,6 +80,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, list[Plan
 
 def test_process_reports_the_progress_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: Hold) -> None:
     monkeypatch.setattr(work, "PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr("wnrepro.runs.run.SAVE_SHARE", 1e-12)  # without `each_epoch` only the first and the last
     run, told = Planned("draw", "quick", tiny_draw(epochs=2)), list[Event]()
     there = run.directory(tmp_path)
 
@@ -87,7 +88,7 @@ def test_process_reports_the_progress_of_its_run(tmp_path: Path, monkeypatch: py
         told.append(event)
         assert int(event.epochs) == json.loads((there.folder / "run.json").read_text())["epoch"]  # on disk before
 
-    work.work(job_of(run, tmp_path), send)
+    work.work(job_of(run, tmp_path, each_epoch=True), send)
     assert [(event.epochs, event.outcome) for event in told] == [(0.5, ""), (1, ""), (1.5, ""), (2, ""), (2, "done")]
     assert compute(run, tmp_path) == [Event(2, "", "done")]  # what is done is not done again
     hold(there)
@@ -120,20 +121,24 @@ def test_process_ends_with_its_driver_and_reports_a_kill(tmp_path: Path, forks: 
     assert orphan.process.wait(60) == work.ORPHANED
     orphan.printed.close()
     killed.kill()
-    (event,) = killed.events()
+    *_, event = killed.events()
     assert event.outcome == "lost" and "signal 9" in event.text
 
 
 @pytest.mark.slow
 def test_ended_process_first_writes_a_checkpoint(tmp_path: Path) -> None:
+    """With all epochs so far, though it saves only the first of such short ones."""
     run = Planned("draw", "quick", tiny_draw(epochs=1000, time_steps=40))
-    process, path = Process(job_of(run, tmp_path)), run.directory(tmp_path).folder / "checkpoint.pt"
+    process, there = Process(job_of(run, tmp_path)), run.directory(tmp_path)
     events = process.events()
-    assert next(events).epochs > 0
+    reached = next(int(event.epochs) for event in events if event.epochs >= 4)
     process.end()
     *_, event = events
     assert event.outcome == "lost" and "code 143" in event.text
-    assert 0 < torch.load(path)["experiment"]["within"]["logged"].shape[1] <= 10
+    checkpoint = torch.load(there.folder / "checkpoint.pt")
+    within = checkpoint["experiment"].get("within")  # None if the signal came at the end of an epoch
+    assert within is None or 0 < within["logged"].shape[1] <= 10
+    assert checkpoint["epoch"] == (there.record() or {})["epoch"] == rows(tmp_path) - 1 >= reached
 
 
 @pytest.mark.parametrize(("graphs", "variable"), [(True, "1"), (False, "0")])
@@ -164,6 +169,38 @@ def test_a_forked_process_compiles(tmp_path: Path) -> None:
     process.kill()
     assert [event.outcome for event in events][-1] == "lost"
     assert (run.directory(tmp_path).record() or {})["facts"]["compiled"] is True
+
+
+# A program with an experiment in its main file, as examples/char_lstm.py.
+MAIN = """
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from factories import tiny_draw
+from wnrepro.reproduce.grid import Planned
+from wnrepro.reproduce.work import Job, Process
+from wnrepro.settings import DrawSettings, register
+
+@register
+@dataclass(frozen=True)
+class OwnSettings(DrawSettings):
+    name = "own"
+
+if __name__ == "__main__":
+    run = Planned("own", "quick", OwnSettings(**vars(tiny_draw(epochs=1))))
+    *_, last = Process(Job(run, Path(sys.argv[1]), None, 1, "cpu"), bool(sys.argv[2])).events()
+    print(last.outcome, last.text, last.traceback)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forks", ["", "forks"])
+def test_an_experiment_of_the_main_file_is_known_to_its_processes(tmp_path: Path, forks: str) -> None:
+    (tmp_path / "main.py").write_text(MAIN)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    command = [sys.executable, str(tmp_path / "main.py"), str(tmp_path), forks]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("done"), done.stdout + done.stderr
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")

@@ -57,7 +57,7 @@ def live(folder: Path, experiment: str, epochs: int, leaks: bool) -> None:
 
     gc.freeze()  # ignores what exists before the run
     with (folder / "lines.jsonl").open("w") as lines, run:
-        run.execute(load, measure)
+        run.execute(load, measure, each_epoch=True)
 
 
 def growth(folder: Path, experiment: str, epochs: int, leaks: bool = False) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The floating-point operations and bytes of a training step, and the device's limits for both."""
+"""The floating-point operations, bytes and kernels of a training step, and the device's limits."""
 
 import math
 from collections.abc import Callable
@@ -48,19 +48,20 @@ def ceilings(settings: Settings, device: torch.device) -> Steps:
 
 
 def count_work(step: Step) -> dict[str, int]:
-    """Count the FLOPs of a step's matrix products and convolutions, and the bytes of all its operations."""
+    """Count the FLOPs of a step's matrix products and convolutions, and the bytes and number of its operations."""
     in_place = {torch.ops.aten.addmm_: lambda _sum, a, b, **_: 2 * math.prod(a) * b[1]}  # missing in torch's table
     with FlopCounterMode(display=False, custom_mapping=in_place) as flops, Traffic() as traffic:
         step()
-    return {"flops": flops.get_total_flops(), "bytes": traffic.bytes}
+    return {"flops": flops.get_total_flops(), "bytes": traffic.bytes, "kernels": traffic.kernels}
 
 
 class Traffic(TorchDispatchMode):
-    """A counter of the `bytes` that each of torch's operations reads and writes.
+    """A counter of torch's operations, `kernels`, and of the `bytes` that they read and write.
 
     An operation reads its inputs and writes its results. A tensor changed in place counts as read and written; an
     overwritten one only as written. A view moves nothing, and a broadcast dimension counts once. An operation that
-    picks rows reads only these rows. The count ignores caches and kernels that read their inputs twice.
+    picks rows reads only these rows. The count ignores caches and kernels that read their inputs twice. Views and
+    empty tensors are not kernels. A GPU may run an operation as several kernels, for example a convolution's gradient.
     """
 
     OVERWRITE = ("copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "random_", "exponential_")
@@ -68,7 +69,7 @@ class Traffic(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = 0
+        self.bytes = self.kernels = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -77,6 +78,7 @@ class Traffic(TorchDispatchMode):
         results, name = func(*args, **given), func._schema.name.removeprefix("aten::")
         if func.is_view or name == "_unsafe_view" or name.startswith(("empty", "new_empty")):
             return results
+        self.kernels += 1
         given.pop("out", None)
         shape_alone = name.endswith("_like") or name.startswith("new_")
         read = tree_leaves((args[shape_alone or name in self.OVERWRITE + self.PICK :], given))

@@ -11,9 +11,10 @@ from wnrepro.settings import SETTINGS, DqnSettings, Settings, scale_settings
 
 EMULATION, ACTING, LEARNING = "emulation", "acting", "learning"
 AGENT_STEPS = 40  # DQN agent steps in one timing
-# DQN: a small replay filled by random play, and the final ε. cifar: enough epochs for its layers to be compiled.
+# DQN: a small replay filled by random play, and the final ε. Others: enough epochs for compiled steps, as at `paper`.
 CHANGES: dict[str, dict[str, Any]] = {
     "cifar": {"epochs": 1000},
+    "cvae": {"epochs": 1000},
     "dqn": {"game": "breakout", "replay_steps": 5000, "replay_start": 5000, "epsilon_steps": 1},
 }
 

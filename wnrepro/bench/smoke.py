@@ -1,4 +1,7 @@
-"""A quick check for a GPU: for every model, captured and compiled training steps must equal plain ones."""
+"""A quick check for a GPU: for every model, captured and compiled training steps must equal plain ones.
+
+Captured steps must do so alone and in a graph with another run's.
+"""
 
 import contextlib
 import copy
@@ -16,6 +19,7 @@ from wnrepro.bench.timing import Contender, Show
 from wnrepro.compiling import Compilation, check_gradients, relative_error
 from wnrepro.cuda_graphs import Captured
 from wnrepro.experiments.checks import check_rom
+from wnrepro.lockstep import Lockstep
 from wnrepro.machine import cores
 from wnrepro.settings import PARAMS, SETTINGS, Settings, scale_settings
 
@@ -61,27 +65,38 @@ def check_again(experiment: Any) -> Compilation:
     return compilation if compilation.refused else again
 
 
+def train(experiment: Any, start: dict[str, Any], captures: bool) -> list[torch.Tensor]:
+    """Train STEPS steps from this state, and return the changes of all parameters and buffers. captures: use graphs."""
+    experiment.load_state_dict(copy.deepcopy(start))
+    before = [value.clone() for value in experiment.net.state_dict().values()]
+    for one in vars(experiment).values():
+        if isinstance(one, Captured):
+            one.captures = captures
+    torch.manual_seed(1)
+    for _ in range(STEPS):
+        experiment.train_once()
+    return [new - old for new, old in zip(experiment.net.state_dict().values(), before, strict=True)]
+
+
 def compare(settings: Settings, device: torch.device) -> tuple[dict[str, Step], dict[str, Any]]:
-    """Prepare a contender: return its step and the relative errors of captured steps and compiled gradients."""
+    """Prepare a contender: return its step and the relative errors of captured steps and compiled gradients.
+
+    `together` is that of captured steps beside those of another seed, against those alone.
+    """
     experiment, step = our_training(settings, device)
     compilation = getattr(experiment, "compilation", None) or Compilation()
     if compilation.function:
         compilation = check_again(experiment)
-    captures = [one for one in vars(experiment).values() if isinstance(one, Captured)]
-    start, captured = copy.deepcopy(experiment.state_dict()), any(one.captures for one in captures)
-    moved = []
-    for graphs in (False, captured):
-        experiment.load_state_dict(copy.deepcopy(start))
-        before = [value.clone() for value in experiment.net.state_dict().values()]
-        for one in captures:
-            one.captures = graphs
-        torch.manual_seed(1)
-        for _ in range(STEPS):
-            step()
-        after = experiment.net.state_dict().values()
-        moved.append([new - old for new, old in zip(after, before, strict=True)])
+    start, captured = copy.deepcopy(experiment.state_dict()), experiment.captured_step.captures
+    other, _ = our_training(dataclasses.replace(settings, seed=settings.seed + 1), device)
+    plain, alone = (train(experiment, start, captures) for captures in (False, captured))
+    others = copy.deepcopy(other.state_dict())
+    together, _ = Lockstep(device).run(
+        [lambda: train(experiment, start, captured), lambda: train(other, others, captured)]
+    )
     return {WHOLE: step}, {
-        "captured": relative_error(moved[1], moved[0]) if captured else None,
+        "captured": relative_error(alone, plain) if captured else None,
+        "together": relative_error(together.result(), alone),
         "compiled": compilation.error if compilation.function or compilation.refused else None,
         "refused": compilation.refused or ("" if captured else "nothing captured"),
     }
@@ -118,7 +133,8 @@ def smoke(
                 if contender.parts:
                     contender.ask(WHOLE, 0.5)
                     row |= {"seconds": contender.answer(), "memory_bytes": contender.memory_bytes}
-            good = "seconds" in row and not row["refused"] and row["captured"] <= TOLERANCE
+            good = "seconds" in row and not row["refused"]
+            good = good and all(row[name] <= TOLERANCE for name in ("captured", "together"))
             rows.append(row | {"good": good})
             contender.process.kill()
             contender.process.join()
@@ -127,6 +143,17 @@ def smoke(
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Format the rows as a text table."""
-    columns = ["model", "param", "precision", "captured", "compiled", "seconds", "memory_bytes", "good", "refused"]
+    columns = [
+        "model",
+        "param",
+        "precision",
+        "captured",
+        "together",
+        "compiled",
+        "seconds",
+        "memory_bytes",
+        "good",
+        "refused",
+    ]
     frame = pd.DataFrame(rows, columns=columns).replace({"good": {True: "good", False: "BAD"}})
     return frame.to_string(index=False, float_format="{:.3g}".format, na_rep="-")

@@ -1,4 +1,4 @@
-"""Step times of the parameterizations and a plain PyTorch loop, interleaved in one benchmark.
+"""Step times of the parameterizations, a plain PyTorch loop and public programs, interleaved in one benchmark.
 
 Every contender has its own process. A round times one training step of each, in a new random order. Ratios are paired
 within the round; the result is the median ratio, its interval and n. Every round also times a large matrix product and
@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import itertools
 import multiprocessing
 import re
 import signal
@@ -27,13 +28,16 @@ import torch
 from scipy.stats import quantile_test
 
 from wnrepro.bench.counting import COPIED_BYTES, COPY, PRODUCT, PRODUCT_SIZE, WHOLE, Step, Steps, ceilings, count_work
+from wnrepro.bench.energy import Meter, find_meter
 from wnrepro.bench.ours import AGENT_STEPS, LEARNING, our_steps
 from wnrepro.bench.plain import plain_steps
+from wnrepro.bench.public import missing, public_steps
 from wnrepro.compiling import cache_fault
 from wnrepro.custom import use
 from wnrepro.device import set_precision
 from wnrepro.experiments.atari import Replay
 from wnrepro.experiments.dqn import Dqn, replay_device
+from wnrepro.lockstep import Lockstep
 from wnrepro.machine import available_memory
 from wnrepro.mps import mps
 from wnrepro.runs.directory import now, read_json, write_json
@@ -43,8 +47,8 @@ from wnrepro.settings import PARAMS, PRECISIONS, DqnSettings, Settings, Source, 
 WARM_UP_STEPS = {"cpu": 1, "mps": 5, "cuda": 5}  # after the counted step; on a GPU the first steps are not yet a graph
 PLAIN = "plain wn"
 BASE = PARAMS[0]  # the denominator of the ratios
-SIDE_SECONDS = 10.0  # duration of a measurement of processes side by side
-MOST_ON_A_GPU = 8  # largest number of processes side by side on a GPU
+SEEDS = (1, 2, 4, 8)  # numbers of runs at a time
+SEEDS_SECONDS = 5.0  # shortest duration of a measurement of several runs
 CONTEXT_BYTES = 10**9  # GPU memory that a process needs besides its tensors
 FULL_REPLAY = DqnSettings.replay_steps
 SPARE_BYTES = 2 * 10**9  # memory that a run of DQN needs besides its replay
@@ -61,6 +65,13 @@ def fast_precisions(device: torch.device) -> list[str]:
     if device.type == "mps":
         return ["fp32"]
     return ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["fp32"]
+
+
+def left_out(names: Sequence[str], wanted: Sequence[str], precisions: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence for each thing that is not timed here. names: experiments; wanted: precisions on request."""
+    if not wanted and "bf16" not in precisions:
+        yield "bf16 is not timed: this processor has no bf16 instructions (--precision bf16 times it anyway)"
+    yield from filter(None, map(missing, names))
 
 
 # ------------------------------------------------------------------------------- contenders
@@ -103,7 +114,7 @@ def run_contender(
 ) -> None:
     """Run a contender in its process: prepare, send the steps' names and the facts, then time steps on request.
 
-    The answer to a request (step, seconds) is the time of a step and the peak memory. None ends the process.
+    The answer to a request (step, seconds, threads) is the time of a step and the peak memory. None ends the process.
     """
     torch.set_num_threads(threads)
     set_precision(settings.precision, device)
@@ -113,7 +124,9 @@ def run_contender(
     steps, facts = prepare(settings, device)
     pipe.send((list(steps), facts))
     while asked := pipe.recv():
-        part, at_least = asked
+        part, at_least, threads = asked
+        if threads is not None and threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
         pipe.send((step_seconds(steps[part], device, at_least), peak_memory_bytes(device)))
 
 
@@ -139,8 +152,9 @@ class Contender:
             self.parts, self.facts = self.pipe.recv()
         return prepared
 
-    def ask(self, part: str, at_least: float = 0.0) -> None:
-        self.pipe.send((part, at_least))
+    def ask(self, part: str, at_least: float = 0.0, threads: int | None = None) -> None:
+        """Request the time of a step, computed with this number of threads; None: the last one."""
+        self.pipe.send((part, at_least, threads))
 
     def answer(self) -> float:
         """Return the seconds per step of the requested part."""
@@ -161,16 +175,29 @@ class Contender:
 
 @contextlib.contextmanager
 def contenders(
-    entrants: dict[str, tuple[Prepare, Settings]], device: torch.device, threads: int, show: Show
+    entrants: dict[str, tuple[Prepare, Settings]], device: torch.device, threads: int, show: Show, at_once: bool = False
 ) -> Iterator[dict[str, Contender]]:
-    """Start and prepare a process for each entrant, one after another, and end them after the block."""
+    """Start and prepare a process for each entrant, one after another or all at once, and end them after the block.
+
+    One after another, a public program whose process dies is left out. Raises EOFError if another one dies.
+    """
     with contextlib.ExitStack() as ending:
         started = {}
         for name, (prepare, settings) in entrants.items():
             show(f"warming up {name}")
             started[name] = Contender(prepare, settings, device, threads)
             ending.push(started[name].leave)
-            started[name].wait()
+            if at_once:
+                continue
+            try:
+                started[name].wait()
+            except EOFError:
+                if name not in public_steps(settings.name):
+                    raise
+                del started[name]
+        if at_once:
+            for contender in started.values():
+                contender.wait()
         yield started
 
 
@@ -216,8 +243,12 @@ def measure(
             entrants[param + labels[precision]] = ours, dataclasses.replace(here, param=param)
         entrants[PLAIN + labels[precision]] = plain, here
         entrants[f"ceilings {precision}"] = limits, here
+    public = public_steps(settings.name) if "fp32" in precisions else {}
+    for name, make in public.items():
+        entrants[name] = functools.partial(prepare, make), dataclasses.replace(settings, precision="fp32")
+    meter = find_meter(device)
     with contenders(entrants, device, torch.get_num_threads(), show) as running:
-        seconds = time_rounds(running, rounds, settings.param, show)
+        seconds, spent = time_rounds(running, rounds, settings.param, meter, show)
     updates = running[PLAIN + labels[main]].facts["updates"]
 
     flops = 2 * PRODUCT_SIZE[device.type] ** 3
@@ -228,6 +259,7 @@ def measure(
     bytes_per_second = median_interval(2 * COPIED_BYTES / np.array(seconds[f"ceilings {precisions[0]}", COPY]))
     peaks = {"flops_per_second": flops_per_second, "bytes_per_second": bytes_per_second}
     times: dict[str, list[float]] = {}
+    joules: dict[str, float] = {}
     memory: dict[str, int] = {}
     work: dict[str, dict[str, float]] = {}
     for (name, part), values in seconds.items():
@@ -235,16 +267,23 @@ def measure(
             continue
         contender, entry = running[name], name if part == WHOLE else f"{name}, {part}"
         times[entry] = [value / updates for value in values]
+        joules[entry] = spent[name, part] / (rounds * STEPS_TOGETHER[device.type] * updates)
         memory[name] = contender.memory_bytes
         if part == (LEARNING if LEARNING in contender.parts else WHOLE):
             typical = float(np.median(times[entry]))
             work[entry] = compare_work(peaks, contender.settings.precision, contender.facts["work"], typical)
-    fastest = {f"{PLAIN} / {settings.param}{label}": settings.param + label for label in labels.values()}
-    ratios = {name: ratio(times[PLAIN], times[entry]) for name, entry in fastest.items() if PLAIN in times}
+    ours_in = [settings.param + label for label in labels.values()]
+    ratios = {
+        f"{theirs} / {entry}": ratio(times[theirs], times[entry])
+        for theirs in (PLAIN, *public)
+        for entry in ours_in
+        if theirs in times
+    }
     for param in params[1:]:
         ratios[f"{param} / {BASE}"] = ratio(times[param + labels[main]], times[BASE + labels[main]])
     one = settings.param + labels[main]
-    rates = side_by_side(running[one].settings, device, memory[one], show)
+    rates, joules_each = side_by_side(running[one].settings, device, memory[one], meter, show)
+    in_one = lockstep(running[one].settings, device, memory[one], show) if device.type == "cuda" else ({}, {})
     figures = {
         "rounds": rounds,
         "precision": main,
@@ -260,7 +299,13 @@ def measure(
         "work": work,
         "memory": memory,
         "side_by_side": {count: updates * rate for count, rate in rates.items()},
+        "lockstep": in_one[0],
+        "energy": {"left_out": meter.missing},
+        "left_out": sorted(public.keys() - running.keys()),
     }
+    if meter.counters:
+        side = {count: value / updates for count, value in joules_each.items()}
+        figures["energy"] = {"counter": meter.name, "joules": joules, "side_by_side": side, "lockstep": in_one[1]}
     if isinstance(settings, DqnSettings):
         figures["step"] = f"{settings.update_every} agent steps and their update, or one part of these"
         show("filling the replay")
@@ -269,23 +314,29 @@ def measure(
 
 
 def time_rounds(
-    running: dict[str, Contender], rounds: int, param: str, show: Show
-) -> dict[tuple[str, str], list[float]]:
-    """Time every contender's steps; return seconds by contender and step. Parts are timed only for `param`."""
+    running: dict[str, Contender], rounds: int, param: str, meter: Meter, show: Show
+) -> tuple[dict[tuple[str, str], list[float]], dict[tuple[str, str], float]]:
+    """Time every contender's steps. Return the seconds and the sum of joules by contender and step.
+
+    Parts are timed only for `param`.
+    """
     seconds: dict[tuple[str, str], list[float]] = {
         (name, part): []
         for name, contender in running.items()
         for part in contender.parts
         if part == WHOLE or contender.settings.param == param
     }
+    joules = dict.fromkeys(seconds, 0.0)
     order, entries = np.random.default_rng(0), list(seconds)
     for number in range(rounds):
         show(f"round {number + 1} of {rounds}")
         for k in order.permutation(len(entries)):
             name, part = entries[k]
+            before = meter.read()
             running[name].ask(part)
             seconds[name, part].append(running[name].answer())
-    return seconds
+            joules[name, part] += meter.joules_since(before)
+    return seconds, joules
 
 
 def compare_work(peaks: dict[str, Any], precision: str, work: dict[str, int], seconds: float) -> dict[str, float]:
@@ -306,32 +357,88 @@ def compare_work(peaks: dict[str, Any], precision: str, work: dict[str, int], se
     }
 
 
-def side_by_side(settings: Settings, device: torch.device, memory_bytes: int, show: Show) -> dict[str, float]:
-    """Measure the total steps per second of 1, 2, 4, … processes, as far as processors and memory allow.
+def whole_step(settings: Settings, device: torch.device) -> Steps:
+    """Return the experiment's training step alone, for `side_by_side`."""
+    return Steps({WHOLE: our_steps(settings, device).timed[WHOLE]})
 
-    On a CPU they share the threads; on a GPU they compute at the same time if MPS is available. `memory_bytes` is the
-    memory of one process.
+
+def fit(device: torch.device, memory_bytes: int) -> Iterator[int]:
+    """Yield the numbers of runs of SEEDS that fit into the free memory, if a run needs `memory_bytes`."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    return itertools.takewhile(lambda count: free is None or count * memory_bytes <= free, SEEDS)
+
+
+def side_by_side(
+    settings: Settings, device: torch.device, memory_bytes: int, meter: Meter, show: Show
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Measure the total steps per second of SEEDS processes at a time, as memory allows, and the joules per step.
+
+    On a CPU they share the threads; each has at least one. On a GPU they compute at the same time if MPS is available.
+    `memory_bytes` is the memory of one process.
     """
-    threads = torch.get_num_threads()
-    most, free = threads, available_memory()
-    if device.type == "cuda":
-        most, free = MOST_ON_A_GPU, torch.cuda.mem_get_info(device)[0]
-        memory_bytes += CONTEXT_BYTES
-    ours = functools.partial(prepare, our_steps)
+    threads, train = torch.get_num_threads(), functools.partial(prepare, whole_step)
     rates: dict[str, float] = {}
-    count = 1
-    with mps([str(device)], show):
-        while count <= most and (free is None or count * memory_bytes <= free):
+    joules: dict[str, float] = {}
+    with mps([str(device)], show), contextlib.ExitStack() as ending:
+        running: list[Contender] = []
+        for count in fit(device, memory_bytes + (CONTEXT_BYTES if device.type == "cuda" else 0)):
+            share = max(threads // count, 1)
             entrants: dict[str, tuple[Prepare, Settings]] = {
-                f"process {k + 1} of {count}": (ours, settings) for k in range(count)
+                f"process {k + 1} of {count}": (train, settings) for k in range(len(running), count)
             }
-            with contenders(entrants, device, max(threads // count, 1), show) as running:
-                show(f"{count} processes at a time")
-                for contender in running.values():
-                    contender.ask(WHOLE, SIDE_SECONDS)
-                rates[str(count)] = sum(1 / contender.answer() for contender in running.values())
-            count *= 2
-    return rates
+            at_once = device.type == "cpu"  # on a GPU cuDNN tries its algorithms
+            running += ending.enter_context(contenders(entrants, device, share, show, at_once)).values()
+            show(f"processes at a time: {count}")
+            before, began = meter.read(), time.perf_counter()
+            for contender in running:
+                contender.ask(WHOLE, SEEDS_SECONDS, share)
+            rates[str(count)] = rate = sum(1 / contender.answer() for contender in running)
+            joules[str(count)] = meter.joules_since(before) / (time.perf_counter() - began) / rate
+    return rates, joules
+
+
+def lockstep(
+    settings: Settings, device: torch.device, memory_bytes: int, show: Show
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Measure the total updates per second of SEEDS runs in one process, as memory allows, and the joules per update.
+
+    Each number of runs has a separate process. `memory_bytes` is the memory of one run.
+    """
+    rates: dict[str, float] = {}
+    joules: dict[str, float] = {}
+    for count in fit(device, memory_bytes):
+        show(f"runs in one process: {count}")
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            task = process.submit(train_in_lockstep, settings, device, count)
+            rates[str(count)], joules[str(count)] = task.result()
+    return rates, joules
+
+
+def train_in_lockstep(settings: Settings, device: torch.device, count: int) -> tuple[float, float]:
+    """Train seeds 1 to `count` in lockstep, after a warm-up for at least SEEDS_SECONDS.
+
+    Returns the total updates per second, and the joules per update.
+    """
+    set_precision(settings.precision, device)
+    cache_fault()
+    runs = [our_steps(dataclasses.replace(settings, seed=seed), device) for seed in range(1, count + 1)]
+    meter = find_meter(device)
+    over: list[tuple[float, float]] = []  # the first run ends the measurement
+
+    def train(steps: Steps) -> None:
+        for _ in range(WARM_UP_STEPS[device.type]):
+            step_seconds(steps.timed[WHOLE], device)
+        before, began, updates = meter.read(), time.perf_counter(), 0
+        while not over:
+            step_seconds(steps.timed[WHOLE], device)
+            updates += STEPS_TOGETHER[device.type] * steps.updates * count
+            seconds = time.perf_counter() - began
+            if steps is runs[0] and seconds >= SEEDS_SECONDS:
+                over.append((updates / seconds, meter.joules_since(before) / updates))
+
+    for future in Lockstep(device).run([functools.partial(train, steps) for steps in runs]):
+        future.result()
+    return over[0]
 
 
 def full_replay_memory(settings: DqnSettings, device: torch.device) -> dict[str, Any]:
@@ -382,7 +489,7 @@ def store(
 
 def table(figures: dict[str, Any]) -> str:
     """Format the figures as text tables."""
-    limits, full = figures["ceilings"], figures.get("replay_memory")
+    limits, full, energy = figures["ceilings"], figures.get("replay_memory"), figures["energy"]
     of = f"median, 95 % interval, n = {figures['rounds']}"
     speeds = [f"{limit['median'] / 1e9:.4g} GFLOP/s {name}" for name, limit in limits["flops_per_second"].items()]
     blocks: dict[str, Any] = {
@@ -396,15 +503,30 @@ def table(figures: dict[str, Any]) -> str:
         f"of the product, distance is the step's time over that floor, and the shares are of the two "
         f"speeds": figures["work"],
         "peak memory of a process": {name: {"GB": peak / 1e9} for name, peak in figures["memory"].items()},
-        "processes of wn at a time": {
-            count: {"steps per second": rate} for count, rate in figures["side_by_side"].items()
-        },
+        "seeds of wn at a time: seconds in which all advance by a step, and per step and seed": seeds_table(figures),
     }
+    if "joules" in energy:
+        joules = {name: {"joules": value} for name, value in energy["joules"].items()}
+        blocks[f"energy per step ({energy['counter']}; mean)"] = joules
     lines = []
     for title, rows in blocks.items():
         frame = pd.DataFrame.from_dict(rows, orient="index")
         lines += [title, frame.to_string(float_format="{:.4g}".format)]
+    lines += [f"{name} is not timed: its process died" for name in figures["left_out"]]
+    if "left_out" in energy:
+        lines.append(f"energy was not measured: {energy['left_out']}")
     if full is not None:
         peak = f"{full['peak_bytes'] / 1e9:.2f} GB" if "peak_bytes" in full else f"not measured: {full['left_out']}"
         lines.append(f"peak memory of training with a full replay of {full['replay_steps']} steps: {peak}")
     return "\n".join(lines)
+
+
+def seeds_table(figures: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the rows of the table of seeds at a time: in processes of their own, and in one process."""
+    rows = {}
+    for how, name in (("side_by_side", "a process each"), ("lockstep", "in one process")):
+        for seeds, rate in figures[how].items():
+            row = rows[f"{seeds}, {name}"] = {"all": int(seeds) / rate, "each": 1 / rate}
+            if seeds in (joules := figures["energy"].get(how, {})):
+                row["joules each"] = joules[seeds]
+    return rows

@@ -5,7 +5,7 @@ Details not in the paper follow openai/iaf, the code of its "manuscript in prepa
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from wnrepro.compiling import Compilation, compiled, gradients_of
 from wnrepro.cuda_graphs import Captured
 from wnrepro.data.images import Pixels, load_pixels, random_pixels
-from wnrepro.device import autocast, float64_device, image_format, random_generators
+from wnrepro.device import autocast, float64_device, image_format, random_generators, set_precision
 from wnrepro.experiments.loop import COMPARED, Experiment, Exported, Rows, minibatch, to_rows
 from wnrepro.experiments.measurements import measured_init
 from wnrepro.experiments.vae import LadderVae, MnistVae
@@ -23,6 +24,7 @@ from wnrepro.optim import Adamax, PolyakAverage
 from wnrepro.settings import CvaeSettings
 
 DIVERGED_FACTOR = 2  # limit of the loss, in units of the loss of guessing every pixel
+COMPILED_FROM = 10_000  # updates from which compiling saves time
 
 
 def log_mean_exp(log_weights: Float[Tensor, "K B"]) -> Float[Tensor, " B"]:
@@ -35,6 +37,7 @@ class Cvae(Experiment[CvaeSettings]):
 
     net: MnistVae | LadderVae
     average: PolyakAverage
+    compilation: Compilation
     objective = "bound"
 
     def __init__(self, settings: CvaeSettings, pixels: Pixels, device: torch.device) -> None:
@@ -45,11 +48,16 @@ class Cvae(Experiment[CvaeSettings]):
         self.net = model(settings).to(device).to(memory_format=image_format(device))
         self.limit = -DIVERGED_FACTOR * self.net.guess_nats
         self.optimizer = Adamax(self.net.parameters(), settings.lr)
-        self.average = PolyakAverage(self.net, settings.polyak_epochs * (len(self.train_x) // settings.batch_size))
+        updates = len(self.train_x) // settings.batch_size
+        self.average = PolyakAverage(self.net, settings.polyak_epochs * updates)
         self.average.eval()
         self.captured_terms = {
             net: Captured(functools.partial(self.terms, net), device) for net in (self.net, self.average.module)
         }
+        self.compilation = Compilation()
+        long = settings.epochs * updates >= COMPILED_FROM
+        if long and isinstance(self.net, MnistVae) and device.type != "mps":  # its compiler is a prototype
+            self.compilation = compiled(self.net.terms, self.gradients, settings.precision)
         self.describe(pixels.source)
 
     @classmethod
@@ -69,10 +77,27 @@ class Cvae(Experiment[CvaeSettings]):
 
     def step(self, index: Int[Tensor, " B"]) -> tuple[Float[Tensor, ""]]:
         """Train on the images of this index, and return their mean bound."""
-        with autocast(self.settings.precision, self.device):
-            log_p_x, kl = self.net(minibatch(self.train_x, index))
-        self.optimize(self.penalty(kl) - log_p_x.mean())
-        return ((log_p_x.detach() - kl.detach().sum(1)).mean(),)
+        loss, bound = self.loss(index, self.compilation.function)
+        self.optimize(loss)
+        return (bound,)
+
+    def loss(
+        self, index: Int[Tensor, " B"], terms: Callable[..., Any] | None, precision: str = ""
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Compute the loss and the mean bound of the training images of this index; terms: see `MnistVae`."""
+        with autocast(precision or self.settings.precision, self.device):
+            x = minibatch(self.train_x, index)
+            log_p_x, kl = self.net(x) if terms is None else self.net(x, terms)
+        return self.penalty(kl) - log_p_x.mean(), (log_p_x.detach() - kl.detach().sum(1)).mean()
+
+    def gradients(self, terms: Callable[..., Any] | None, precision: str) -> list[Tensor]:
+        """Compute `gradients_of` the first minibatch; terms: replaces the model's method unless it is None."""
+        set_precision(precision, self.device)
+        index = torch.arange(self.settings.batch_size, device=self.device)
+        try:
+            return gradients_of(self.net, lambda: self.loss(index, terms, precision)[0], self.device)
+        finally:
+            set_precision(self.settings.precision, self.device)
 
     def penalty(self, kl: Float[Tensor, "B L"]) -> Float[Tensor, ""]:
         """Sum the KL over latent units or maps, for each the minibatch's mean but at least `free_bits` nats."""

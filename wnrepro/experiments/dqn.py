@@ -109,14 +109,17 @@ class Dqn(Experiment[DqnSettings]):
         self.actions = self.training.actions
         self.net = DqnNet(s, self.actions).to(device)
         self.policy, self.target = fold(self.net), fold(self.net)  # plain layers; the policy is the current network
+        for layer in self.target.modules() if s.precision == "bf16" else ():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.bfloat16()  # else autocast would cast its weights at every update
         self.optimizer = Adamax(self.net.parameters(), s.lr, beta1=s.beta1)
         self.replay = Replay(s.replay_steps, s.actors, device=replay_device(s.replay_steps, device))
         self.agent_steps = self.updates = 0
         self.epoch_updates = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=float64_device(device))
         self.losses: list[tuple[int, Tensor]] = []  # of every `log_steps`-th update of the epoch
-        self.captured_q = Captured(lambda states: (self.policy(states),), device)
-        self.captured_sync = Captured(self.sync_policy, device)
+        self.captured_q = Captured(lambda states: (self.policy(states),), device, together=False)
+        self.captured_sync = Captured(self.sync_policy, device, together=False)
         self.facts = {
             "parameters": sum(p.numel() for p in self.net.parameters()),
             "actions": self.actions,

@@ -202,7 +202,7 @@ class DrawNet(nn.Module):
             *(cell.unrolled(dtype) for cell in (self.encoder, self.decoder)),
             *(layer.w().to(dtype) for layer in (self.statistics, self.heads)),
         )
-        start = (noise.new_zeros(noise.shape[1], s.units),) * 2
+        start = (noise.new_zeros(noise.shape[1], s.units, dtype=dtype), noise.new_zeros(noise.shape[1], s.units))
         canvas = noise.new_zeros(noise.shape[1], SIZE, SIZE)
         *_, banks = self.attend(self.heads(start[0], weights[3]))
         state = State(start, start, canvas, banks)
@@ -223,7 +223,7 @@ class DrawNet(nn.Module):
         encoder_state, decoder_state, canvas, banks = state
         z, kl = noise, None
         if x is not None:
-            seen = torch.cat([*self.read(x, canvas, banks), decoder_state[0]], 1)
+            seen = [*self.read(x, canvas, banks), decoder_state[0]]
             encoder_state = self.encoder(seen, encoder_state, encoder, number)
             z, kl = Sample.apply(self.statistics(encoder_state[0], statistics), noise)
         decoder_state = self.decoder(z, decoder_state, decoder, number)

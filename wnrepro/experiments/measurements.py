@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from wnrepro.device import kept_generators
 from wnrepro.parameterization import Linear, bound_v_norm, data_dependent_init, layers, weight_norm
 
 EXAMPLES, INPUTS, UNITS = 64, 12, 5  # sizes of the layer for the identities
+LAYER_COLUMNS = [f"{label}_{statistic}" for label in ("v_norm", "g") for statistic in ("mean", "min", "max")]
 LARGE = 1e6  # factor of v for wn ≡ bn, at which the ε of batch normalization is below rounding
 
 
@@ -46,33 +48,40 @@ def measured_init(model: nn.Module, x: Tensor, v_norm_max: float | None = None) 
     return output, rows
 
 
+@torch.no_grad()
 def layer_rows(model: nn.Module, epoch: int) -> list[dict[str, Any]]:
-    """Compute the rows of layers.csv: mean, minimum and maximum over units of every layer's ‖v‖ and g."""
-    rows = []
+    """Compute the rows of layers.csv: mean, minimum and maximum over units of every layer's ‖v‖ and g.
+
+    It waits once for the device.
+    """
+    rows, values = [], list[Tensor]()
     for name, layer in layers(model):
-        row: dict[str, Any] = {"epoch": epoch, "layer": name}
-        for label, values in (("v_norm", layer.v_norm().detach()), ("g", layer.g.detach())):
-            row |= {
-                f"{label}_mean": values.mean().item(),
-                f"{label}_min": values.min().item(),
-                f"{label}_max": values.max().item(),
-            }
-        rows.append(row)
+        rows.append({"epoch": epoch, "layer": name})
+        for units in (layer.v_norm(), layer.g):
+            values += units.mean(), units.min(), units.max()
+    numbers = iter(torch.stack(values).tolist() if values else ())
+    for row in rows:
+        row |= {column: next(numbers) for column in LAYER_COLUMNS}
     return rows
 
 
+@torch.no_grad()
 def first_non_finite(model: nn.Module, optimizer: torch.optim.Optimizer, rows: list[dict[str, Any]]) -> str:
     """Name the first parameter, buffer, gradient moment, ‖v‖ or g that is not finite; return "" if all are finite.
 
     rows: `layer_rows` of the model. The loss does not always show this: a unit whose ‖v‖ overflows has the weight 0,
-    and Adam no longer changes a parameter whose squared gradient has overflowed.
+    and Adam no longer changes a parameter whose squared gradient has overflowed. It waits once for the device if all
+    are finite.
     """
-    for name, tensor in model.state_dict().items():
-        if not tensor.isfinite().all():
-            return f"{name} is not finite"
+    named = {f"{name} is not finite": [tensor] for name, tensor in model.state_dict().items()}
     for name, p in model.named_parameters():
-        if not all(moment.isfinite().all() for moment in optimizer.state.get(p, {}).values()):
-            return f"a moment of {name}'s gradient is not finite"
+        named[f"a moment of {name}'s gradient is not finite"] = [*optimizer.state.get(p, {}).values()]
+    tensors = [tensor for some in named.values() for tensor in some if tensor.numel()]
+    inexact = [tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+    if not get_total_norm(inexact, math.inf).isfinite():
+        for sentence, some in named.items():
+            if not all(tensor.isfinite().all() for tensor in some):
+                return sentence
     for row in rows:
         if not all(map(math.isfinite, list(row.values())[2:])):
             return f"‖v‖ or g of {row['layer']} is not finite"

@@ -5,7 +5,7 @@ Shapes: B examples, L latent units (MNIST) or maps (CIFAR-10), H×W pixels. All 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -37,10 +37,10 @@ def log_normal(
 
 
 def sample_normal(
-    mean: Float[Tensor, "*B"], log_std: Float[Tensor, "*B"]
+    mean: Float[Tensor, "*B"], log_std: Float[Tensor, "*B"], noise: Float[Tensor, "*B"] | None = None
 ) -> tuple[Float[Tensor, "*B"], Float[Tensor, "*B"]]:
-    """Sample z ~ N(mean, exp(log_std)²), and return it and its log density by element."""
-    noise = torch.randn_like(mean)
+    """Sample z ~ N(mean, exp(log_std)²), and return it and its log density by element. noise: N(0, 1), or drawn."""
+    noise = torch.randn_like(mean) if noise is None else noise
     return mean + torch.exp(log_std) * noise, -0.5 * (math.log(2 * math.pi) + noise.square()) - log_std
 
 
@@ -91,10 +91,10 @@ class Made(nn.Module):
     def forward(
         self, z: Float[Tensor, "B L"], context: Float[Tensor, "B context"]
     ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
-        h = torch.cat([z, context], 1)
+        h = torch.cat([z.to(context.dtype), context], 1)
         for layer in self.layers:
             h = F.elu(layer(h))
-        m, s = (AUTOREGRESSIVE * self.out(h)).chunk(2, 1)
+        m, s = (AUTOREGRESSIVE * self.out(h).to(z.dtype)).chunk(2, 1)
         return m, s
 
 
@@ -224,15 +224,27 @@ class MnistVae(nn.Module):
             Conv2d(s.maps[0], 1, 3, param, padding=1, **options),
         )
 
-    def encode(self, x: Float[Tensor, "B 1 28 28"]) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
-        """Sample z from the posterior of x, and return it and log q(z|x) by unit."""
+    def encode(self, x: Float[Tensor, "B 1 28 28"], noise: Tensor) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
+        """Sample z from the posterior of x, and return it and log q(z|x) by unit. noise: `noise` of x."""
         context = self.encoder(x)
         mean, log_std = (STATISTICS * self.statistics(context)).float().chunk(2, 1)
-        return autoregress(self.steps, *sample_normal(mean, log_std), context)
+        return autoregress(self.steps, *sample_normal(mean, log_std, noise), context)
 
-    def forward(self, x: Shaped[Tensor, "B 1 28 28"]) -> tuple[Float[Tensor, " B"], Float[Tensor, "B L"]]:
+    def noise(self, x: Tensor) -> Float[Tensor, "B L"]:
+        """Draw the noise of z for images x, outside `terms`, so that compiled terms have the same."""
+        return torch.randn(len(x), self.latents, device=x.device)
+
+    def forward(
+        self, x: Shaped[Tensor, "B 1 28 28"], terms: Callable[..., Any] | None = None
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, "B L"]]:
+        """Compute log p(x|z) and KL. terms: the compiled method `terms`, for training."""
         x = x.to(torch.float32, memory_format=image_format(x.device))  # one map does not determine the strides
-        z, log_q = self.encode(x)
+        log_p_x, kl = (terms or self.terms)(x, self.noise(x))
+        return log_p_x, kl
+
+    def terms(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute log p(x|z) and KL by this noise."""
+        z, log_q = self.encode(x, noise)
         logits = self.decoder(z).float()
         log_p_x = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((1, 2, 3))
         return log_p_x, log_q - log_normal(z)
@@ -256,7 +268,7 @@ class MnistVae(nn.Module):
 
     def reconstruct(self, x: Shaped[Tensor, "B 1 28 28"]) -> Float[Tensor, "B 1 28 28"]:
         """Compute the pixels' probabilities for one z from the posterior of each x."""
-        return torch.sigmoid(self.decoder(self.encode(x.float())[0]))
+        return torch.sigmoid(self.decoder(self.encode(x.float(), self.noise(x))[0]))
 
     def show(self, x: Tensor) -> Tensor:
         """Convert images to values in 0..1."""

@@ -320,7 +320,7 @@ def over_processes(x: Same, op: Any = None) -> Same:
 
 
 class Linear(Parameterized):
-    """Dense layer. If w and v differ in precision, the products are computed in w's."""
+    """Dense layer. If w and v differ in precision, the products are computed in w's, and y has v's."""
 
     feature_dim = -1
 
@@ -330,7 +330,7 @@ class Linear(Parameterized):
     def weighted_sum(self, x: Float[Tensor, "*B I"], w: Float[Tensor, "C I"], b: Units | None) -> Float[Tensor, "*B C"]:
         if w.dtype == self.v.dtype:
             return F.linear(x, w, b)
-        t = F.linear(x.to(w.dtype), w).to(x.dtype)
+        t = F.linear(x.to(w.dtype), w).to(self.v.dtype)
         return t if b is None else t + b
 
     def plain_layer(self) -> nn.Module:

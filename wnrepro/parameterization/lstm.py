@@ -18,6 +18,8 @@ class LSTMCell(nn.Module):
 
     Only the input-to-hidden product has the batch statistics of `param`, if there are any. The recurrent product has
     the parameterization `elsewhere(param)`. The gates are in torch's order i, f, g, o. Without a state, h and c are 0.
+    h has the products' precision. x may be a list of tensors, whose concatenation is the input. Without batch
+    statistics, the two products are one.
     """
 
     def __init__(
@@ -33,24 +35,39 @@ class LSTMCell(nn.Module):
         super().__init__()
         self.input = Linear(inputs, 4 * units, param, time_steps=time_steps, v=v[0], **options)
         self.recurrent = Linear(units, 4 * units, elsewhere(param), v=v[1], **options)
+        self.one_product = self.input.norm.linear and self.recurrent.norm.linear
 
-    def unrolled(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Compute both weights once, for `forward` at many time steps. dtype: the products' precision; default: v's."""
-        w_input, w_recurrent = self.input.w(), self.recurrent.w()
-        return w_input.to(dtype or w_input.dtype), w_recurrent.to(dtype or w_recurrent.dtype)
+    def unrolled(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        """Compute the weights once, for `forward` at many time steps. dtype: the products' precision; default: v's.
+
+        They are both layers' weights or, if the two products are one, its weight (4·units, inputs + units) and bias.
+        """
+        w_input, w_recurrent = (layer.w().to(dtype or layer.v.dtype) for layer in (self.input, self.recurrent))
+        if not self.one_product:
+            return w_input, w_recurrent
+        first, second = self.input.b, self.recurrent.b
+        b = first if second is None else second if first is None else first + second
+        return torch.cat([w_input, w_recurrent], 1), b
 
     def forward(
         self,
-        x: Float[Tensor, "B I"],
+        x: Float[Tensor, "B I"] | list[Tensor],
         state: tuple[Float[Tensor, "B U"], Float[Tensor, "B U"]] | None = None,
-        weights: tuple[Tensor, Tensor] | None = None,
+        weights: tuple[Tensor, Tensor | None] | None = None,
         time: Time = ...,
     ) -> tuple[Float[Tensor, "B U"], Float[Tensor, "B U"]]:
-        h, c = state or (x.new_zeros(len(x), self.recurrent.v.shape[1]),) * 2
-        w_input, w_recurrent = weights or self.unrolled()
-        i, f, g, o = (self.input(x, w_input, time) + self.recurrent(h, w_recurrent)).chunk(4, 1)
+        parts = x if isinstance(x, list) else [x]
+        h, c = state or (parts[0].new_zeros(len(parts[0]), self.recurrent.v.shape[1]),) * 2
+        w, other = weights or self.unrolled()
+        parts = [part.to(w.dtype) for part in parts]
+        if self.one_product:
+            gates = self.input.weighted_sum(torch.cat([*parts, h], 1), w, other)
+        else:
+            seen = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+            gates = self.input(seen, w, time) + self.recurrent(h, other)
+        i, f, g, o = gates.chunk(4, 1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        return (torch.sigmoid(o) * torch.tanh(c)).to(w.dtype), c
 
     def folded(self) -> list[nn.Parameter]:
         """Compute the plain cell's parameters: both weights and, if one product has a bias, both biases."""

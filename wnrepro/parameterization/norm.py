@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, no_type_check
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from wnrepro.settings import PARAMS
 
@@ -40,15 +40,30 @@ def unit_norm(v: Float[Tensor, "..."], unit_dim: int) -> Float[Tensor, "..."]:
 def weight_norm(v: Same, g: Units, unit_dim: int = 0) -> Same:
     """Compute w = g·v/‖v‖ (eq. 2), with v's strides if v is channels_last.
 
-    A unit with v = 0 has w = 0 and zero gradients.
+    A unit with ‖v‖ = 0 has w = 0 and zero gradients.
     """
-    dead = (v == 0).flatten(1).all(1) if unit_dim == 0 else (v == 0).transpose(0, 1).flatten(1).all(1)
-    v, g = torch.where(along(dead, v, unit_dim), 1.0, v), torch.where(dead, 0.0, g)
-    if unit_dim == 0:  # torch's fused kernel supports the first dimension and contiguous tensors
-        if v.ndim == 4 and v.stride(1) == 1:  # also for one input map: strides decide a convolution's format
-            return torch._weight_norm(v.permute(0, 2, 3, 1), along(g, v, 0), 0).permute(0, 3, 1, 2)
-        return torch._weight_norm(v, along(g, v, 0), 0)
-    return v * (along(g, v, unit_dim) / unit_norm(v, unit_dim))
+    if unit_dim == 0 and values_are_at_hand(v):
+        w, norm = fused_weight_norm(v, g)
+        if norm.all():
+            return w
+    dead = unit_norm(v.detach(), unit_dim) == 0
+    v, g = v + dead.to(v.dtype), torch.where(dead.flatten(), 0.0, g)  # adding costs less than `where` and its gradient
+    return fused_weight_norm(v, g)[0] if unit_dim == 0 else v * (along(g, v, unit_dim) / unit_norm(v, unit_dim))
+
+
+def values_are_at_hand(x: Tensor) -> bool:
+    """Test whether code may depend on x's values at no cost: on a CPU, unless a tracer or torch.func runs the code."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    traced = traced or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None  # of make_fx
+    return x.is_cpu and type(x) in (Tensor, nn.Parameter) and not traced  # another type: of FakeTensorMode
+
+
+def fused_weight_norm(v: Same, g: Units) -> tuple[Same, Float[Tensor, "..."]]:
+    """Compute w and ‖v‖ of units in the first dimension by torch's kernel, which takes contiguous tensors."""
+    if v.ndim == 4 and v.stride(1) == 1:  # also for one input map: strides decide a convolution's format
+        w, norm = torch._weight_norm_interface(v.permute(0, 2, 3, 1).contiguous(), along(g, v, 0), 0)
+        return w.permute(0, 3, 1, 2), norm
+    return torch._weight_norm_interface(v.contiguous(), along(g, v, 0), 0)
 
 
 class Parameterization:

@@ -1,6 +1,7 @@
 """The display of the grid: live rows on a terminal, plain lines elsewhere; and the printed plan."""
 
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +11,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from wnrepro.progress import duration
+from wnrepro import errors
+from wnrepro.errors import complain
+from wnrepro.events import Epoch, News, Note, Progress
+from wnrepro.progress import TimeLeft, brief, duration
 from wnrepro.reproduce.plan import Promise, Task, time_left, totals
 from wnrepro.text import count, printable
 
@@ -131,6 +135,37 @@ class Board:
         text = Text.assemble(bar(share / len(self.tasks)), f"  {over} of {len(self.tasks)} runs ended{about}")
         text.no_wrap = True
         return text
+
+
+class TaskShow:
+    """The display of a run that this process executes, to call with every event of the run."""
+
+    def __init__(self, board: Board, task: Task) -> None:
+        self.board, self.task = board, task
+        task.state, task.began = "running", time.monotonic()
+        self.time_left = task.time_left = TimeLeft(task.run.settings.epochs, task.reached, task.began)
+        board.show(task, "start")
+
+    def __call__(self, event: News) -> None:
+        task, now = self.task, time.monotonic()
+        if isinstance(event, Note):
+            self.board.line(f"{task.name}  {event.text}", "", "")
+        elif isinstance(event, Progress):
+            task.epochs = event.epoch - 1 + event.done / event.total
+            self.time_left.tick(task.epochs, now)
+        elif isinstance(event, Epoch):
+            task.epochs, task.text = float(event.epoch), brief(event.metrics)
+            self.time_left.epoch(event.epoch, now)
+
+
+def complain_of_failures(tasks: Sequence[Task]) -> int:
+    """Print why each failed run has failed, on standard error, and return the number of failed runs."""
+    failed = [task for task in tasks if task.state == "failed"]
+    for task in failed:
+        hint = f"; {errors.HINT}" if task.traceback and not errors.DEBUG else ""
+        what = "" if task.found.name == "odd" else f"{task.directory.folder}: failed, "
+        complain(f"{what}{printable(task.text, 300)}{hint}", task.traceback)
+    return len(failed)
 
 
 def print_plan(

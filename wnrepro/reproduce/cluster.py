@@ -185,7 +185,7 @@ class Cluster(Engine):
             job.results.mkdir(parents=True, exist_ok=True)
             self.shared = job.results / self.token
             self.shared.touch()
-        return NodeRun(self, job)
+        return NodeRun(self, dataclasses.replace(job, each_epoch=True))
 
     def stop(self, seconds: float = 0.0) -> None:
         """End every run, and leave the cluster."""

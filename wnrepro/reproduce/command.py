@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wnrepro import errors, mps, signals
+from wnrepro import mps, signals
 from wnrepro.errors import UserError, complain
-from wnrepro.options import ReproduceOptions
+from wnrepro.machine import has_bf16
+from wnrepro.options import AUTO, ReproduceOptions
 from wnrepro.preflight import (
     LONG,
     announce,
@@ -23,11 +24,10 @@ from wnrepro.preflight import (
 )
 from wnrepro.progress import open_console
 from wnrepro.reproduce.answer import answer
-from wnrepro.reproduce.board import Board, print_plan, summary
+from wnrepro.reproduce.board import Board, complain_of_failures, print_plan, summary
 from wnrepro.reproduce.drive import drive, seconds_of
 from wnrepro.reproduce.grid import Planned, left_out, planned
 from wnrepro.reproduce.plan import Task, as_json, estimate_all, packing, plan, promises, time_left
-from wnrepro.text import printable
 
 if TYPE_CHECKING:
     from wnrepro.reproduce.engines import Engine
@@ -42,6 +42,8 @@ def reproduce(options: ReproduceOptions) -> int:
     console = open_console(quiet=quiet)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     params = load_params(options.param or ["all"], quiet)
+    auto = options.precision == AUTO
+    options = dataclasses.replace(options, precision=None) if auto else options
     precision = {"precision": options.precision} if options.precision else {}
     runs = planned(options.scale, options.words or (), params, **precision)
     with contextlib.ExitStack() as stack:  # on exit, stops what was started for the runs
@@ -50,7 +52,9 @@ def reproduce(options: ReproduceOptions) -> int:
             engine = connect(options, stack)
             options = dataclasses.replace(options, device=engine.devices[0])
         on_gpus = is_gpu(options.device, quiet) if options.local else options.device == "cuda"
-        settings = complete_settings((run.settings for run in runs), precision, on_gpus, options.data_dir, quiet)
+        bf16 = auto and options.local and has_bf16()  # the nodes' processors are not known
+        each = (run.settings for run in runs)
+        settings = complete_settings(each, precision, on_gpus, options.data_dir, quiet, auto, bf16)
         runs = [dataclasses.replace(run, settings=one) for run, one in zip(runs, settings, strict=True)]
         tasks = plan(options.results, runs)
         if not all(task.over for task in tasks):
@@ -91,12 +95,7 @@ def reproduce(options: ReproduceOptions) -> int:
         if not quiet and not options.budget:
             write = after is not tasks
             answer(console, options.results, options.scale, options.words or (), options.precision, write, say)
-    failed = [task for task in tasks if task.state == "failed"]
-    for task in failed:
-        hint = f"; {errors.HINT}" if task.traceback and not errors.DEBUG else ""
-        what = "" if task.found.name == "odd" else f"{task.directory.folder}: failed, "
-        complain(f"{what}{printable(task.text, 300)}{hint}", task.traceback)
-    return 1 if failed else 0
+    return 1 if complain_of_failures(tasks) else 0
 
 
 def check(options: ReproduceOptions) -> None:

@@ -6,7 +6,7 @@ It starts no run whose next epoch would end after the time budget. This module d
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ def drive(
     data_dir: Path | None,
     show: Show,
     deadline: float = math.inf,
+    **of_jobs: Any,
 ) -> None:
     """Execute these runs, in this order as far as the engine has room.
 
@@ -57,22 +58,31 @@ def drive(
     after an interruption, they first write checkpoints.
 
     deadline: the time, on time.monotonic's clock, when all runs must have ended. A run starts if its next checkpoint is
-    expected before then, or its speed is unknown. It stops when the next one is not, and frees its place.
+    expected before then, or its speed is unknown. When its next epoch is not, it writes a checkpoint, stops, and frees
+    its place. of_jobs: further fields of every Job.
     """
-    Driver(tasks, engine, results, data_dir, show, deadline - engine.stop_seconds).run()
+    Driver(tasks, engine, results, data_dir, show, deadline - engine.stop_seconds, of_jobs).run()
 
 
 class Driver:
     """The state of `drive`, the longest times that this command's processes have taken, and their speeds."""
 
     def __init__(
-        self, tasks: Sequence[Task], engine: "Engine", results: Path, data_dir: Path | None, show: Show, until: float
+        self,
+        tasks: Sequence[Task],
+        engine: "Engine",
+        results: Path,
+        data_dir: Path | None,
+        show: Show,
+        until: float,
+        of_jobs: Mapping[str, Any],
     ) -> None:
         self.tasks, self.engine, self.show, self.until = {task.name: task for task in tasks}, engine, show, until
-        self.results, self.data_dir = results.absolute(), data_dir and data_dir.absolute()
+        self.results, self.data_dir, self.of_jobs = results.absolute(), data_dir and data_dir.absolute(), of_jobs
         self.loading: dict[str, float] = {}  # seconds until a process's first event, by experiment
         self.example: dict[tuple[Any, ...], float] = {}  # seconds of an example or agent step, by `cost`
         self.speeds, self.starts = Speeds(), Speeds()  # of epochs and of starts, beside their estimates
+        self.pausing: set[str] = set()  # runs that write their last checkpoint within the budget
 
     def run(self) -> None:
         try:
@@ -129,8 +139,10 @@ class Driver:
             self.hold(task)
         else:
             source = about(task.run.settings.param).source
-            job = Job(task.run, self.results, self.data_dir, self.engine.threads, graphs=task.graphs, source=source)
+            one = {"graphs": task.graphs, "source": source, **self.of_jobs}
+            job = Job(task.run, self.results, self.data_dir, self.engine.threads, **one)
             task.epochs, task.tries = float(found.epoch), task.tries + 1
+            task.furthest = max(task.furthest, found.epoch)
             task.began, task.time_left = time.monotonic(), None
             self.engine.start(task.name, job)
             self.set_state(task, "running", "start")
@@ -149,14 +161,15 @@ class Driver:
             task.time_left.tick(event.epochs, now)
             self.show(task, "progress")
             return
-        task.tries = 0
+        if task.reached > task.furthest:  # else it repeats epochs that a process that died had not saved
+            task.tries, task.furthest = 0, task.reached
         seconds = task.time_left.epoch(task.reached, now)
         self.example[cost(run)] = max(self.example.get(cost(run), 0.0), seconds / run.settings.epoch_size)
         self.learn(task)
         self.show(task, "epoch")
-        if task.reached < run.settings.epochs and now + seconds > self.until:
-            self.engine.end(task.name)
-            self.set_state(task, "stopped", "stop")
+        if task.reached < run.settings.epochs and now + seconds > self.until and task.name not in self.pausing:
+            self.pausing.add(task.name)
+            self.engine.pause(task.name)
 
     def learn(self, task: Task) -> None:
         """Update the estimates of all runs by the epoch that a run has just completed."""
@@ -181,6 +194,9 @@ class Driver:
         if event.outcome == "held":
             self.hold(task)
             return
+        if event.outcome == "lost" and task.name in self.pausing:
+            self.set_state(task, "stopped", "stop")
+            return
         task.text, task.traceback = event.text or task.text, event.traceback
         if event.outcome in FINISHED:
             task.epochs = event.epochs
@@ -191,6 +207,7 @@ class Driver:
         if event.outcome == "refused" or task.tries >= TRIES:
             self.set_state(task, "failed", "end")
         else:
+            task.epochs = float(state(task.directory).epoch)  # without those that it had not saved
             task.not_before = time.monotonic() + RETRY_SECONDS
             self.set_state(task, "waiting", "retry")
 

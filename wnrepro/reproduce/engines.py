@@ -29,7 +29,7 @@ def threads(default: int) -> int:
     """Return the number of threads of each run: OMP_NUM_THREADS, or the default. Raises UserError if it is invalid."""
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # further numbers are for nested loops
     if given and not (given.isascii() and given.isdecimal() and len(given) < 5 and int(given) > 0):
-        raise UserError(f"reproduce: OMP_NUM_THREADS={given[:20]} must be an integer above 0; change or unset it")
+        raise UserError(f"OMP_NUM_THREADS={given[:20]} must be an integer above 0; change or unset it")
     return int(given) if given else default
 
 
@@ -164,13 +164,17 @@ class Engine:
         return run.name, event
 
     def end(self, *names: str) -> None:
-        """End these runs, which can resume from their last epochs later."""
+        """Kill these runs, which can resume from their last checkpoints later."""
         ended = [self.running.pop(name) for name in names]
         for run in ended:
             run.worker.kill()
         until = time.monotonic() + END_SECONDS
         for run in ended:
             run.join(max(0.0, until - time.monotonic()))
+
+    def pause(self, name: str) -> None:
+        """Let this run write a checkpoint and end, with a last event `lost`."""
+        self.running[name].worker.end()
 
     def save(self) -> None:
         """Let every run that has begun write a checkpoint."""

@@ -140,6 +140,11 @@ class Planned:
         return str(getattr(self.settings, self.settings.part)) if self.settings.part else ""
 
     @property
+    def name(self) -> str:
+        """<experiment>/<variant>/seed-<n>, as in `results.Run`"""
+        return str(self.directory(Path()).folder.relative_to(self.scale))
+
+    @property
     def names(self) -> set[str]:
         """The words that select the run: `cvae`, `mnist`, `figure2`, `C9` or `C9a`."""
         forms = {form for name in self.serves for form in (name.replace(" ", ""), name.rstrip("abc"))}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wnrepro.report.claims.claim import Power
 
 # done, diverged, failed: as in run.json. running: a process holds the lock. stopped: no process does, and the run can
-# resume from its last epoch. missing: there is no run.json. odd: the folder has other settings, or damaged files.
+# resume from its last checkpoint. missing: there is no run.json. odd: the folder has other settings, or damaged files.
 STATES = ("done", "diverged", "running", "stopped", "failed", "missing", "odd")
 
 LONGEST_SECONDS = 1e6  # plausible limit for an example
@@ -92,6 +92,7 @@ class Task:
     text: str = ""
     traceback: str = ""
     tries: int = 0  # since the last new epoch
+    furthest: int = 0  # the most epochs that any process has completed, saved or not
     graphs: bool = True  # whether its steps may be CUDA graphs; False after a failed capture
     not_before: float = 0.0  # on time.monotonic's clock, like `began`
     began: float = 0.0  # the start of its current process
@@ -177,7 +178,8 @@ def measured(results: Path, device: str) -> list[Measured]:
             config, _ = read_model(path.with_name("config.json"), RunConfig)
             settings = settings_from(config.experiment, config.settings.model_dump())
             run = Planned(config.experiment, config.scale, settings)
-            if record.seconds and record.epoch > 0:
+            alone = all(start.together == 1 for start in (record, *record.resumed))
+            if record.seconds and record.epoch > 0 and alone:
                 seconds = record.seconds / (record.epoch * settings.epoch_size)
                 found.append(Measured(run, record.device_name, seconds, record.peak_memory_bytes, "run"))
     for _, bench in files(results, "bench/*.json", Benchmark, device):
@@ -238,9 +240,13 @@ def from_prior(run: Planned, device: str, here: Speeds) -> Estimate:
     return Estimate(seconds, None, source, ratio * found.start, shipped=True)
 
 
-def estimates(runs: Sequence[Planned], results: Path, device: str) -> list[Estimate]:
-    """Estimate runs on this device (a `device_name` as in run.json), from what was measured on it, or as shipped."""
+def estimates(runs: Sequence[Planned], results: Path, device: str, by_bench: bool = False) -> list[Estimate]:
+    """Estimate runs on this device (a `device_name` as in run.json), from what was measured on it, or as shipped.
+
+    by_bench: leave out its runs, which may have shared it with other work.
+    """
     known, here, found = measured(results, device), Speeds(), []
+    known = [one for one in known if one.source == "bench" or not by_bench]
     for one in known:
         if expected := prior(one.run, device):
             here.add(one.run, one.seconds / expected.example)

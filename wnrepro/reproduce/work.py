@@ -1,8 +1,8 @@
 """One run of the grid in a separate process: the code of that process, and `Process` for its driver.
 
 The process receives a Job on a socket, and sends Events back. It ends at once when the driver closes the socket or
-dies, so no run outlives its driver. The run can then resume from its last epoch. After SIGTERM it first writes a
-checkpoint. Only that process imports torch. On this machine's CPU it forks from one that has imported it already.
+dies, so no run outlives its driver. The run can then resume from its last checkpoint. After SIGTERM it first writes
+one. Only that process imports torch. On this machine's CPU it forks from one that has imported it already.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
 
 from wnrepro import signals
@@ -51,6 +52,10 @@ class Job:
     device: str = ""  # chosen by the engine
     graphs: bool = True  # whether a GPU's steps may be CUDA graphs
     source: Source | None = None  # of a custom parameterization
+    log_steps: int | None = None  # updates between two rows of steps.csv
+    anew: bool = False  # whether the run must not continue a shorter one
+    warm_starts: tuple[Path, ...] = ()  # folders of the runs whose weights `init_from` may name
+    each_epoch: bool = False  # save after every epoch, since no signal can ask the process for it
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
     from wnrepro.cuda_graphs import capture_failed
     from wnrepro.device import choose_device
     from wnrepro.experiments import experiment_class
+    from wnrepro.runs import warm_start
     from wnrepro.runs.run import Run
 
     last, text = 0.0, ""
@@ -104,11 +110,14 @@ def work(job: Job, send: Callable[[Event], None]) -> None:
     try:
         if job.source is not None:
             use(job.source, tried=True)
+        for folder in job.warm_starts:
+            warm_start.add(folder)
         device, experiment_cls = choose_device(job.device), experiment_class(experiment)
         settings.check(job.data_dir, str(device))
         load = functools.partial(experiment_cls.load, settings, job.data_dir, device)
         with signals.handled(once=True), Run(job.results, experiment, job.run.scale, settings) as run:
-            status = run.execute(load, show)["status"]
+            run.anew = job.anew
+            status = run.execute(load, show, job.log_steps, job.each_epoch)["status"]
         send(Event(settings.epochs, text, status))
     except UserError as error:
         send(refusal(error))
@@ -191,7 +200,8 @@ class Process:
         self.printed = tempfile.TemporaryFile()  # noqa: SIM115 (closed after the last event)
         environment = os.environ | {"OMP_NUM_THREADS": str(job.threads)}
         environment |= {} if job.graphs else {"WNREPRO_GRAPHS": "0"}
-        code = f"from {__name__} import Connection, main; main(Connection({theirs.fileno()}))"
+        code = f"from multiprocessing.spawn import prepare; from {__name__} import Connection, main; "
+        code += f"driver = Connection({theirs.fileno()}); prepare(driver.recv()); main(driver)"
         self.process: Forked | subprocess.Popen[bytes]
         with theirs:
             if forks:
@@ -207,6 +217,10 @@ class Process:
                     start_new_session=True,  # only the driver receives Ctrl-C
                 )
         with contextlib.suppress(OSError):  # it has died already; `events` reports that
+            if not forks:  # multiprocessing prepares a forked one
+                own = type(job.run.settings).__module__ == "__main__"  # an experiment of the program's main file
+                names = ("sys_path", "init_main_from_name", "init_main_from_path") if own else ()
+                self.connection.send({name: one for name, one in get_preparation_data("").items() if name in names})
             self.connection.send(job)
 
     def events(self) -> Iterator[Event]:
@@ -236,5 +250,5 @@ class Process:
         self.process.send_signal(signals.CHECKPOINT)
 
     def kill(self) -> None:
-        """Kill the process. The run can resume from its last epoch."""
+        """Kill the process. The run can resume from its last checkpoint."""
         self.process.send_signal(signal.SIGKILL)

@@ -278,7 +278,7 @@ class RunDirectory:
                 self.lock.release()
                 raise
         except filelock.Timeout:
-            what = f"is in use by {self.lock.holder()}; wait for it, or end it{self.lock.remedy}"
+            what = f"is in use by {self.lock.holder().rstrip(',')}; wait for it, or end it{self.lock.remedy}"
             raise LockedError(f"{self.folder}: {what}") from None
         except OSError as error:
             raise disk_error(self.folder, error) from error

@@ -47,8 +47,11 @@ def device_name(device: "torch.device", threads: int | None = None) -> str:
 
 
 def provenance(device: "torch.device") -> dict[str, Any]:
-    """Return the device, the commit, the package versions, and whether steps may be CUDA graphs."""
-    from wnrepro.cuda_graphs import graphs_allowed
+    """Return the device, the commit, the package versions, and whether steps may be CUDA graphs.
+
+    `together`: the number of runs in this process, if there are several.
+    """
+    from wnrepro.cuda_graphs import graphs_allowed, here
 
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -60,6 +63,7 @@ def provenance(device: "torch.device") -> dict[str, Any]:
         "graphs": device.type == "cuda" and graphs_allowed(),
         "git": git_state(),
         "versions": versions,
+        **({"together": here.together} if here.together > 1 else {}),
     }
 
 

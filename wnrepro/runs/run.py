@@ -1,10 +1,12 @@
 """The execution of a run, which resumes without losing, repeating or changing a row of its tables.
 
-Every file is written atomically. After each epoch, the run writes its tables, then its checkpoint, then run.json. A
-checkpoint contains everything that resuming needs, including the tables' text and run.json, and its own checksum. The
-previous checkpoint is kept. A signal makes the run write a checkpoint within an epoch, too. Therefore a run can be
-killed and its directory copied at any moment, and a table or checkpoint may be damaged. The run resumes from its last
-good checkpoint and reports what was damaged.
+Every file is written atomically. A save writes the tables, then a checkpoint, then run.json. A checkpoint contains
+everything that resuming needs, including the tables' text and run.json, and its own checksum. The previous checkpoint
+is kept. Therefore a run can be killed and its directory copied at any moment, and a table or checkpoint may be damaged.
+The run resumes from its last good checkpoint and reports what was damaged.
+
+A run saves after its epochs, but if these are short, only as often as takes SAVE_SHARE of the time. After a kill it
+repeats the epochs since the last save. A signal makes it save at once, within an epoch too.
 """
 
 import contextlib
@@ -12,6 +14,8 @@ import csv
 import hashlib
 import io
 import json
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +24,7 @@ from typing import Any, Protocol
 import torch
 
 from wnrepro import signals
+from wnrepro.cuda_graphs import here
 from wnrepro.errors import DiskError, UserError
 from wnrepro.events import Epoch, News, Note, Progress, Start
 from wnrepro.records import RunSettings, read_text
@@ -48,6 +53,8 @@ from wnrepro.runs.longer import beginning
 from wnrepro.runs.provenance import peak_memory_bytes, provenance
 from wnrepro.settings import ABOUT, PARAMS, SETTINGS, about, filled, scale_settings
 
+SAVE_SHARE = 0.02  # largest share of a run's time that saving takes after its first epoch
+
 
 class Experiment(Protocol):
     """What a run executes: train() yields events, and the state dict contains all that resuming needs.
@@ -69,10 +76,13 @@ class Experiment(Protocol):
 
 
 class Tables:
-    """The run's CSV files. `text` maps each file's name without .csv to its content."""
+    """The run's CSV files.
+
+    text: the content of each table, by the file's name without .csv; written: the content of the files.
+    """
 
     def __init__(self, folder: Path, text: dict[str, str]) -> None:
-        self.folder, self.text = folder, text
+        self.folder, self.text, self.written = folder, text, dict[str, str]()
 
     def restore(self) -> list[str]:
         """Reset the files to `text`, and return the names of the files that did not begin with it."""
@@ -89,10 +99,12 @@ class Tables:
                 damaged.append(path.name)
             if found != content:
                 write_atomic(path, content)
+        self.written = dict(self.text)
         return damaged
 
-    def append(self, epoch: Epoch) -> None:
-        """Add an epoch's rows and write the files."""
+    def add(self, epoch: Epoch) -> None:
+        """Add an epoch's rows to `text`, or none of them if there is an error."""
+        added = {}
         for name, rows in {"metrics": [epoch.metrics], **epoch.tables}.items():
             if rows:
                 old = self.text.get(name, "")
@@ -102,61 +114,102 @@ class Tables:
                 if not old:
                     writer.writeheader()
                 writer.writerows(rows)
-                self.text[name] = old + text.getvalue()
-                write_atomic(self.folder / f"{name}.csv", self.text[name].encode())
+                added[name] = old + text.getvalue()
+        self.text |= added
+
+    def write(self) -> None:
+        """Write the files whose text has changed."""
+        for name, text in self.text.items():
+            if self.written.get(name) != text:
+                write_atomic(self.folder / f"{name}.csv", text.encode())
+        self.written = dict(self.text)
 
     def seconds(self) -> float:
-        """Return the total seconds of the epochs."""
-        rows = csv.DictReader(io.StringIO(self.text.get("metrics", "")))
+        """Return the total seconds of the epochs in the files."""
+        rows = csv.DictReader(io.StringIO(self.written.get("metrics", "")))
         return round(sum(float(row["seconds"]) for row in rows), 3)
 
     def sha256(self) -> dict[str, str]:
-        """Return the files' sha256 by file name."""
+        """Return the sha256 of each table's text, by file name."""
         return {f"{name}.csv": hashlib.sha256(text.encode()).hexdigest() for name, text in self.text.items()}
 
 
 @dataclass
 class Training:
-    """A run's experiment, tables and record while this process trains it. diverged: how it has diverged, if it has."""
+    """A run's experiment, tables and record while this process trains it.
+
+    epoch: the number of completed epochs; diverged: how it has diverged, if it has; each_epoch: whether it saves after
+    every epoch; saved: when its last save ended, by time.monotonic; save_seconds: the duration of that save.
+    """
 
     directory: "Run"
     experiment: Experiment
     tables: Tables
     record: dict[str, Any]
-    diverged: str
+    epoch: int = 0
+    diverged: str = ""
+    each_epoch: bool = False
+    saved: float = -math.inf
+    save_seconds: float = 0.0
 
     def run(self, show: Callable[[Progress | Epoch | Note], None]) -> None:
-        """Train to the end, and write a checkpoint after every epoch and when a signal asks for one."""
+        """Train to the end, and save after epochs, when a signal asks for it, and at the end."""
         if self.diverged:  # it was killed after the checkpoint of its divergence
             return
-        saves_within = self.experiment.saves_within_epochs
+        saves_within, complete = self.experiment.saves_within_epochs, True
         with signals.deferred(int(saves_within)):
             try:
                 for event in self.experiment.train():
                     if isinstance(event, Epoch):
-                        self.tables.append(event)
-                        self.diverged = event.diverged
-                        self.save(event.epoch)
-                        self.write(epoch=event.epoch)
+                        complete = False  # the experiment's state is that of an epoch without rows
+                        self.tables.add(event)
+                        self.epoch, self.diverged, complete = event.epoch, event.diverged, True
+                        asked = signals.checkpoint_wanted()
+                        if asked or not saves_within or self.due():  # else a signal would lose the epoch
+                            self.save()
+                        if asked:
+                            show(Note(f"wrote a checkpoint after epoch {event.epoch}"))
                     elif isinstance(event, Progress) and signals.checkpoint_wanted():
                         text = "keeps the checkpoint of its last epoch: its state within an epoch cannot be saved"
                         if saves_within:
-                            self.save(self.record["epoch"])
+                            self.save()
                             text = f"wrote a checkpoint in epoch {event.epoch}, after {event.done} of {event.total}"
                         show(Note(text))
                     show(event)
                     signals.check()
-            except signals.Pause:
-                if self.experiment.within:
-                    with contextlib.suppress(DiskError):  # the signal counts; the checkpoint before stays
-                        self.save(self.record["epoch"])
+                if self.unsaved:
+                    self.save()
+            except (signals.Pause, Exception) as error:
+                within = self.experiment.within  # whose state is complete only if a signal has waited for it
+                paused = saves_within and isinstance(error, signals.Pause)
+                if paused if within else self.unsaved and complete:
+                    with contextlib.suppress(DiskError):  # the error counts; the checkpoint before stays
+                        self.save()
                 raise
 
-    def save(self, epoch: int) -> None:
-        """Write a checkpoint. epoch: the number of completed epochs."""
-        state = {"epoch": epoch, "diverged": self.diverged, "config_hash": self.directory.config["hash"]}
+    @property
+    def unsaved(self) -> bool:
+        """Whether epochs have been completed since the last save."""
+        return self.epoch > self.record["epoch"]
+
+    def due(self) -> bool:
+        """Test whether to save after an epoch: the first of this process, or if that takes little of the time.
+
+        Runs that compute in turn wait for each other's saves.
+        """
+        pause = here.together * self.save_seconds / SAVE_SHARE
+        return self.each_epoch or time.monotonic() - self.saved >= pause
+
+    def save(self) -> None:
+        """Write the tables, a checkpoint and run.json."""
+        began = time.monotonic()
+        self.tables.write()
+        state = {"epoch": self.epoch, "diverged": self.diverged, "config_hash": self.directory.config["hash"]}
         state |= {"tables": self.tables.text, "record": json.dumps(self.record), "rng": rng_state()}
         save_checkpoint(self.directory.folder, state | {"experiment": self.experiment.state_dict()})
+        self.write(epoch=self.epoch)
+        self.saved = time.monotonic()
+        self.save_seconds = self.saved - began
 
     def write(self, **changes: Any) -> None:
         """Change the record and write it to run.json."""
@@ -178,12 +231,14 @@ class Run(RunDirectory):
         load: Callable[[], Experiment],
         show: Callable[[News], None] = lambda _: None,
         log_steps: int | None = None,
+        each_epoch: bool = False,
     ) -> dict[str, Any]:
         """Start or resume the run, train to its end, and return the content of run.json.
 
-        show: called with a Start and every event of train(). A finished run stays unchanged: another process may just
-        have completed it. An exception sets the status `failed` and is raised. A signal that ends the run leaves
-        `running`, and a checkpoint of the last minibatch if the experiment saves its state within epochs.
+        show: called with a Start and every event of train(). each_epoch: save after every epoch, however short. A
+        finished run stays unchanged: another process may just have completed it. An exception sets the status `failed`
+        and is raised. A signal that ends the run leaves `running`, and a checkpoint of the last minibatch if the
+        experiment saves its state within epochs.
         """
         record = self.record()
         if record and record["status"] in FINISHED:
@@ -208,7 +263,8 @@ class Run(RunDirectory):
         (self.folder / WEIGHTS).unlink(missing_ok=True)  # soon of an earlier epoch
         damaged += [f"{self.folder / name}: differs from the checkpoint" for name in tables.restore()]
 
-        training = Training(self, experiment, tables, self.new_record(record, experiment, epoch, damaged), diverged)
+        record = self.new_record(record, experiment, epoch, damaged)
+        training = Training(self, experiment, tables, record, epoch, diverged, each_epoch)
         training.write(status="running", message="", epoch=epoch)
         show(Start(epoch, training.record))
         for sentence in damaged:
