@@ -1,4 +1,4 @@
-"""The results of README.md and docs/results.md: those committed are those of results/published, and made-up ones."""
+"""The results of README.md and docs/: those committed are those of results/published, and made-up ones."""
 
 import io
 import re
@@ -22,7 +22,7 @@ from factories import (
 )
 from PIL import Image
 
-from wnrepro.report import summary
+from wnrepro.report import measured
 from wnrepro.report.canvas import Drawn
 from wnrepro.report.claims import CLAIMS
 from wnrepro.report.claims.claim import (
@@ -34,22 +34,26 @@ from wnrepro.report.claims.claim import (
     REPRODUCED,
     VERDICTS,
 )
-from wnrepro.report.summary import END, START, Summary, placed
+from wnrepro.report.summary import END, START, Summary
 
 TOP = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.mark.parametrize("name", [summary.README, summary.PAGE])
-def test_the_committed_results_are_those_of_the_published_runs(name: str) -> None:
-    made = Summary(TOP / "results" / "published", TOP)
-    text = placed(TOP / name, made.block()) if name == summary.README else made.page()
-    assert (TOP / name).read_text() == text, "stale: run `wnrepro report --published --readme`"
+def test_the_committed_results_are_those_of_the_published_runs() -> None:
+    texts = Summary(TOP / "results" / "published", TOP).texts()
+    assert {"README.md", "results.md", "performance.md", "draw.md"} <= {path.name for path in texts}
+    for path, text in texts.items():
+        assert path.read_text() == text, f"{path} is stale: run `make docs`"
 
 
 @pytest.fixture
 def clone(tmp_path: Path, made_up_scale: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A README with markers beside published runs, some with images; figures are an image of a pixel."""
+    """A README with markers beside published runs, some with images; figures are an image of a pixel.
+
+    No other page has a template.
+    """
+    monkeypatch.setattr(measured, "PAGES", tmp_path / "pages")
     published = tmp_path / "results" / "published"
     make_run(published)
     make_run(published, "normal", status="diverged", logged=2, lr=0.003)
@@ -57,6 +61,8 @@ def clone(tmp_path: Path, made_up_scale: None, monkeypatch: pytest.MonkeyPatch) 
     make_draw(published, g_start=1.0)
     make_dqn(published)
     make_media(published)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "evidence.md").touch()  # to which docs/results.md links
     (tmp_path / "README.md").write_text(f"# Title\n\n{START}\nold\n{END}\n\nThe end.\n")
     pixel = io.BytesIO()
     Image.new("RGB", (1, 1)).save(pixel, "PNG")

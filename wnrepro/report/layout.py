@@ -14,11 +14,11 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from wnrepro.records import read_bytes
+from wnrepro.records import Ratio, read_bytes
 from wnrepro.report.declared import FIGURES
 from wnrepro.report.tables import Report
 from wnrepro.results import Results
-from wnrepro.text import printable
+from wnrepro.text import interval, plain, printable
 
 NUMBER = re.compile(r"[+−-]?\d[\d ]*(\.\d+)?(e[+−-]?\d+)?( of \d+| ± \d+(\.\d+)?)?")
 NONE = ("", "–", "not finite")  # texts that a column of numbers may contain
@@ -93,7 +93,9 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {use.__name__: use for use in (anchor, figure_name, literal, marked, numeric, short)}
+    environment.filters |= {
+        use.__name__: use for use in (anchor, figure_name, literal, marked, numeric, plain, short, within)
+    }
     environment.filters |= {"digest": _digest, "quoted": quote, "own": Markup}
     return environment
 
@@ -130,6 +132,11 @@ def short(measured: str) -> str:
 def anchor(heading: str) -> str:
     """Return the anchor of a heading: `Table 2: test error` → `table-2-test-error`."""
     return "-".join(re.findall(r"\w+", heading.lower()))
+
+
+def within(ratio: Ratio, digits: int) -> str:
+    """Format a ratio with its interval: `1.11 [0.97, 1.18]`."""
+    return f"{plain(ratio.median, f'.{digits}f')} {interval(ratio.low, ratio.high, digits)}"
 
 
 def numeric(rows: Sequence[Sequence[str]]) -> list[bool]:

@@ -1,6 +1,7 @@
-"""The published results in short: a block of README.md, and docs/results.md. report.toml says what they show.
+"""The published results in short: a block of README.md, docs/results.md, and the pages of measured.py.
 
-A claim's finding is that of the largest scale with runs for it.
+report.toml says what the first two show. A claim's finding is that of the largest scale with finished runs for it or,
+without one, with any runs; a check's is a failure or, without one, that of the scale with most runs.
 """
 
 import os
@@ -25,10 +26,14 @@ from wnrepro.report.claims.claim import (
     NOT_TESTABLE,
     NOT_YET,
     REPRODUCED,
+    SCALE,
+    VERDICTS,
     Claim,
     Finding,
 )
 from wnrepro.report.layout import figure_name, render
+from wnrepro.report.measured import Measured, pages
+from wnrepro.report.missing import missing
 from wnrepro.report.stats import LEVEL, Estimate
 from wnrepro.report.tables import differences, section_of
 from wnrepro.results import Results, Run, load, scales_with_runs
@@ -102,7 +107,7 @@ class Section(NamedTuple):
 
 
 class Summary:
-    """The results in published/, for README.md and docs/results.md in the folder `top`."""
+    """The results in published/, for README.md and docs/ in the folder `top`."""
 
     def __init__(self, published: Path, top: Path) -> None:
         """Read the runs of every scale. Raises UserError if a scale has none that can be read."""
@@ -111,9 +116,10 @@ class Summary:
         every = {scale: findings(read) for scale, read in self.read.items()}
         self.found: dict[str, Found] = {}
         for claim in CLAIMS:
-            scales = [scale for scale in every if every[scale][claim.id].verdict != NOT_RUN]
-            scale = [*scales, *every][0]
+            scale = min(every, key=lambda scale: _last(claim, every[scale][claim.id]))
             self.found[claim.id] = Found(claim, every[scale][claim.id], scale)
+        shown = [one for one in self.found.values() if not one.claim.check and "session" not in one.finding.n]
+        self.scales = {one.scale for one in shown if one.finding.verdict != NOT_RUN}  # of the claims with runs
 
     def block(self) -> str:
         """Render the block of README.md between its markers."""
@@ -135,23 +141,46 @@ class Summary:
             counts=self.counts(),
             about=" ".join([*about, *["No published run used a GPU."] * (not on_gpu)]),
             reports=reports,
+            judged=self._judged(folder),
             late=late and count(late, "claim"),
             sections=[one for one in sections if one.rows or one.picture],
             says=SAYS,
         )
+
+    def _judged(self, folder: Path) -> str:
+        """Say how many runs at the paper's scale have finished, with a link to what is missing; empty if none began."""
+        if SCALE not in self.read:
+            return ""
+        runs = self.read[SCALE].runs
+        report = _link(self.published / SCALE / "report.md", folder)
+        done = sum(run.over for run in runs)
+        link = f"[what is missing]({report}#what-is-missing)"
+        return f"At scale `{SCALE}`, {done} of {count(len(runs), 'run')} finished ({link})."
+
+    def texts(self) -> dict[Path, str]:
+        """Return the text of README.md, docs/results.md and every page with measured numbers, by path.
+
+        Raises UserError as `placed` and `pages` do.
+        """
+        sessions = next(iter(self.read.values())).bench
+        left = {row["id"]: row for row in missing(self.read[SCALE])} if SCALE in self.read else {}
+        others = pages(Measured(self.published, sessions), claim=lambda id: self._row([id]), left=left.get)
+        readme, page = self.top / README, self.top / PAGE
+        written = {readme: placed(readme, self.block()), page: self.page()}
+        return written | {page.parent / name: text for name, text in others.items()}
 
     def counts(self) -> str:
         """Count the verdicts in two sentences."""
         of = list(self.found.values())
         checks = Counter(one.finding.verdict for one in of if one.claim.check)
         claims = Counter(one.finding.verdict for one in of if not one.claim.check)
-        untested = {f"`{one.scale}`" for one in of if one.finding.verdict == NOT_TESTABLE}
         all_pass = checks[REPRODUCED] == checks.total()
         said = f"All {checks.total()} implementation checks pass."
         if not all_pass:
             said = f"Of the {checks.total()} implementation checks, {_counted(checks, CHECKS_COUNTED)}."
         decided = any(claims[verdict] for verdict in DECIDED)
         start = "Of the paper's {} claims," if decided else "None of the paper's {} claims has a verdict yet:"
+        untested = {f"`{one.scale}`" for one in of if one.finding.verdict == NOT_TESTABLE}
         counted = _counted(claims, COUNTED).format(" and ".join(sorted(untested)))
         return f"{said} {start.format(claims.total())} {counted}."
 
@@ -162,7 +191,7 @@ class Summary:
         verdicts = Counter(map(_verdict, of))
         several = [f"{n} {verdict}" for verdict, n in verdicts.items()]
         ours = "; ".join(filter(None, (_ours(one, says) for one in of)))
-        smaller = len(self.read) > 1 and of[0].finding.verdict == NOT_TESTABLE
+        smaller = len(self.scales) > 1 and of[0].finding.verdict == NOT_TESTABLE
         return Row(
             ids=list(claims),
             text=says.get("text", of[0].claim.claim),
@@ -182,8 +211,8 @@ class Summary:
         )
 
     def _picture(self, name: str, folder: Path) -> Picture | None:
-        """Return a figure of the largest scale that has it."""
-        for scale in self.read:
+        """Return a figure of the largest scale that has it, if possible with finished runs."""
+        for scale in sorted(self.read, key=lambda scale: not any(run.over for run in self.read[scale].runs)):
             path = self.published / scale / "figures" / name
             if path.with_name(f"{name}.png").is_file():
                 dark = path.with_name(f"{name}_dark.png").is_file()
@@ -205,6 +234,13 @@ class Summary:
                     there = Path("results") / read.scale / run.name
                     return Images(shown, caption, [_command(run), f"wnrepro {says['command']} {there}"])
         return None
+
+
+def _last(claim: Claim, finding: Finding) -> tuple[int, int]:
+    """Order a claim's findings at several scales: the first is shown, and of equals that of the largest scale."""
+    if claim.check:
+        return (NOT_REPRODUCED, REPRODUCED, *VERDICTS).index(finding.verdict), -len(finding.used)
+    return {NOT_YET: 1, NOT_RUN: 2}.get(finding.verdict, 0), 0
 
 
 def _counted(counts: Mapping[str, int], words: Mapping[str, tuple[str, str]]) -> str:
@@ -277,15 +313,14 @@ def placed(path: Path, block: str = "") -> str:
 
 
 def write_summary(published: Path, top: Path) -> list[Path]:
-    """Write the block of <top>/README.md, and <top>/docs/results.md. Returns their paths.
+    """Write the block of <top>/README.md, and the pages of <top>/docs. Returns their paths.
 
-    Raises UserError as `placed` and `load` do, and DiskError if they are not writable.
+    Raises UserError as `Summary` and its `texts` do, and DiskError if they are not writable.
     """
-    summary = Summary(published, top)
-    texts = {top / README: placed(top / README, summary.block()), top / PAGE: summary.page()}
+    texts = Summary(published, top).texts()
     for path, text in texts.items():
         try:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DiskError(f"{path.parent}: cannot be made ({error.strerror}); make its folder writable") from error
         write_atomic(path, text.encode())

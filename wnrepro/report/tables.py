@@ -24,6 +24,7 @@ from wnrepro.report.claims.beyond import comparisons
 from wnrepro.report.claims.claim import COMMON, SCALE, VERDICTS, Claim, Finding
 from wnrepro.report.claims.dqn import max_score
 from wnrepro.report.figures import PUBLISHED
+from wnrepro.report.missing import missing
 from wnrepro.results import Results, Run, counted, longest, problems, random_scores, scale_defaults
 from wnrepro.settings import PARAMS, PRECISIONS, SETTINGS, scale_settings
 from wnrepro.text import NOT_FINITE, count, interval, listed, plain, score
@@ -554,5 +555,5 @@ def final_numbers(experiment: str, results: Results) -> Iterator[Row]:
 
 MAKERS = {
     make.__name__: make
-    for make in (table2, variants, bounds, draw_bounds, table3, interquartile_means, step_time, floors, beyond)
+    for make in (table2, variants, bounds, draw_bounds, table3, interquartile_means, step_time, floors, missing, beyond)
 } | {"settings": settings, "runs": runs}
