@@ -5,6 +5,7 @@ python -m wnrepro.tools.library_table
 
 import copy
 import datetime
+import gc
 import io
 import os
 import pickle
@@ -118,38 +119,42 @@ def has_gradients_of_each_sample(param: str) -> None:
         torch.testing.assert_close(found[name].sum(0), p.grad)
 
 
+def _agrees(rank: int, param: str) -> bool:
+    """Return whether the weights agree in both processes throughout, and the loss falls."""
+    model, x = make(param)
+    x = (1 + rank) * x + rank  # other data in each process
+    ddp = DistributedDataParallel(model)
+    y = data_dependent_init(ddp, x)
+    mean, square = y.mean(0), y.square().mean(0)
+    for part in (mean, square):
+        dist.all_reduce(part)
+    right = torch.allclose(mean, torch.zeros_like(mean)) and torch.allclose(square / 2, torch.ones_like(square))
+    optimizer, losses = torch.optim.SGD(ddp.parameters(), lr=0.01), []
+    for _ in range(5):
+        for p in model.parameters():
+            both = [torch.empty_like(p) for _ in range(2)]
+            dist.all_gather(both, p.detach())
+            right = right and torch.equal(*both)
+        optimizer.zero_grad()
+        loss = (ddp(x) - x.mean((1, 2, 3))[:, None]).square().mean()
+        loss.backward()
+        optimizer.step()
+        dist.all_reduce(total := loss.detach().clone())
+        losses.append(total.item())
+    return right and losses[-1] < 0.9 * losses[0]
+
+
 def _rank(rank: int, folder: str) -> None:
-    """Run one of two processes, and save which parameterizations agree in both throughout and lower the loss."""
+    """Run one of two processes, and save the parameterizations that work."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     options = {"rank": rank, "world_size": 2, "timeout": datetime.timedelta(seconds=120)}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", **options)
-    works = {}
-    for param in PARAMS:
-        model, x = make(param)
-        x = (1 + rank) * x + rank  # other data in each process
-        ddp = DistributedDataParallel(model)
-        y = data_dependent_init(ddp, x)
-        mean, square = y.mean(0), y.square().mean(0)
-        for part in (mean, square):
-            dist.all_reduce(part)
-        right = torch.allclose(mean, torch.zeros_like(mean)) and torch.allclose(square / 2, torch.ones_like(square))
-        optimizer, losses = torch.optim.SGD(ddp.parameters(), lr=0.01), []
-        for _ in range(5):
-            for p in model.parameters():
-                both = [torch.empty_like(p) for _ in range(2)]
-                dist.all_gather(both, p.detach())
-                right = right and torch.equal(*both)
-            optimizer.zero_grad()
-            loss = (ddp(x) - x.mean((1, 2, 3))[:, None]).square().mean()
-            loss.backward()
-            optimizer.step()
-            dist.all_reduce(total := loss.detach().clone())
-            losses.append(total.item())
-        works[param] = right and losses[-1] < 0.9 * losses[0]
+    works = {param: _agrees(rank, param) for param in PARAMS}
     if rank == 0:
         torch.save(works, f"{folder}/works")
     dist.destroy_process_group()
+    gc.collect()  # the models refer to the group; if it is left to the interpreter's end, torch 2.11 may abort
 
 
 def run_in_two_processes() -> dict[str, bool]:
