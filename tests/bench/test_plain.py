@@ -101,7 +101,7 @@ def test_timing_of_dqn_has_40_agent_steps_and_10_updates_of_both_agents(monkeypa
 
 
 def test_plain_draw_is_the_same_function_as_ours() -> None:
-    """Bound, KL of every time step and all gradients, with weights so large that the windows differ."""
+    """Bound, KL of every time step, all gradients, and five updates, with weights so large that the windows differ."""
     torch.manual_seed(0)
     settings: Any = timed_small("draw")
     our_net, net = DrawNet(settings), PlainDraw(settings)
@@ -134,6 +134,17 @@ def test_plain_draw_is_the_same_function_as_ours() -> None:
     (expected[1].sum(0) - expected[0]).mean().backward()
     for theirs, our, rows in same:
         torch.testing.assert_close(theirs.grad, our.grad[rows].view_as(theirs), rtol=1e-3, atol=1e-3)
+    optimizers = [torch.optim.Adam(each.parameters(), 0.01) for each in (our_net, net)]
+    for _ in range(5):
+        noise, losses = torch.randn(3, 10, 3), []
+        for each, optimizer in zip((our_net, net), optimizers, strict=True):
+            optimizer.zero_grad()
+            log_p_x, kl = each(x, noise)
+            losses.append(loss := (kl.sum(0) - log_p_x).mean())
+            loss.backward()
+            nn.utils.clip_grad_norm_(each.parameters(), 10.0)
+            optimizer.step()
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-4)
 
 
 def test_update_of_the_plain_dqn_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
